@@ -1,0 +1,1 @@
+"""Shared vocabulary of every package: errors, boxes, files, lazy imports, untrusted input, determinism."""

@@ -1,0 +1,57 @@
+"""Imports of heavy or optional packages, with a remedy when one is missing."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import Any
+
+from base.errors import MissingDependencyError
+
+__all__ = ["lazy_attributes", "require"]
+
+# Import name -> what to install, where the two differ or need a word of explanation.
+_HOW_TO_GET: dict[str, str] = {
+    "tensorrt": "NVIDIA's TensorRT 10 or 11 wheel ('pip install tensorrt'), or run with --config=tensorrt",
+    "tensorrt_rtx_bindings": "'pip install tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings'",
+    "cuda.bindings": "'pip install cuda-python'",
+    "onnxruntime": "'pip install onnxruntime' (or onnxruntime-gpu for CUDA)",
+    "mmcv": "'pip install mmcv-lite==2.1.0', or a compiled mmcv",
+}
+
+
+def require(module: str, purpose: str) -> ModuleType:
+    """Imports `module`, or says what needs it and how to get it.
+
+    Args:
+        module: Dotted import name.
+        purpose: What the caller wants it for, to complete the sentence "… is needed <purpose>".
+
+    Raises:
+        MissingDependencyError: the package is not installed, or one that it imports is not.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        top = module.split(".")[0]
+        remedy = _HOW_TO_GET.get(module) or _HOW_TO_GET.get(top) or f"'pip install {top}'"
+        raise MissingDependencyError(
+            f"Python package '{module}' is needed {purpose}, but importing it failed: {error}. "
+            f"Get it with {remedy}, or use ./bazelw, whose environment has it."
+        ) from error
+
+
+def lazy_attributes(package: str, exports: dict[str, str]) -> Any:
+    """A module-level `__getattr__` that imports public names when they are first used.
+
+    Args:
+        package: `__name__` of the package.
+        exports: Public name -> module (relative to the package, without dots) that defines it.
+    """
+
+    def attribute(name: str) -> Any:
+        if name not in exports:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(f"{package}.{exports[name]}"), name)
+
+    return attribute
