@@ -1,0 +1,28 @@
+"""What the network is: its specification, how it is built, loaded, cut into components and trained."""
+
+from __future__ import annotations
+
+from base.lazy import lazy_attributes
+
+__all__ = [
+    "BackboneNeckHead",
+    "ModelSpec",
+    "VoxelEncoder",
+    "build_model",
+    "extract_components",
+    "load_checkpoint",
+    "load_model_config",
+]
+
+__getattr__ = lazy_attributes(
+    __name__,
+    {
+        "BackboneNeckHead": "components",
+        "ModelSpec": "spec",
+        "VoxelEncoder": "components",
+        "build_model": "build",
+        "extract_components": "components",
+        "load_checkpoint": "build",
+        "load_model_config": "config",
+    },
+)

@@ -1,0 +1,122 @@
+"""Building the stock mmdet3d model and filling it with trained or seeded weights."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from base.determinism import set_determinism
+from base.errors import CheckpointError, ConfigError
+from base.lazy import require
+from base.untrusted import load_weights_file
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["build_model", "import_mmdet3d", "load_checkpoint"]
+
+_LISTED_KEYS = 5
+
+
+def import_mmdet3d() -> Any:
+    """Imports mmdet3d's models with mmcv's extension in place, and returns its `registry` module.
+
+    Raises:
+        MissingDependencyError: mmdet3d or one of its parts is not installed.
+    """
+    from third_party import mmcv_ext
+
+    mmcv_ext.install()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        require("mmdet3d.models", "to build the PyTorch model")
+    registry = require("mmdet3d.registry", "to build the PyTorch model")
+    # Modules resolve their types in the default scope of the current mmengine session.
+    require("mmengine.registry", "to build the PyTorch model").init_default_scope("mmdet3d")
+    return registry
+
+
+def build_model(cfg: Any, seed: int = 0) -> nn.Module:
+    """Builds `cfg.model` with seeded random weights, on the CPU, in evaluation mode.
+
+    Args:
+        cfg: Model config (`models.config.load_model_config`).
+        seed: Seed of the initial weights; equal seeds give equal weights.
+
+    Raises:
+        ConfigError: mmdet3d does not know a type, or refuses an argument, of the config.
+    """
+    registry = import_mmdet3d()
+    set_determinism(seed)
+    try:
+        model: nn.Module = registry.MODELS.build(copy.deepcopy(cfg.model))
+    except (KeyError, TypeError, AssertionError, ValueError) as error:
+        raise ConfigError(f"mmdet3d cannot build the model of '{cfg.filename}': {error}") from error
+    cast(Any, model).init_weights()
+    _randomize_batch_norm(model)
+    return model.eval()
+
+
+def load_checkpoint(model: nn.Module, path: str | Path) -> dict[str, Any]:
+    """Fills `model` with a checkpoint's weights; every key and shape must match.
+
+    Args:
+        model: A model from `build_model`; changed in place.
+        path: `.pth` file with `{'state_dict': …}` or a bare state dict; half-precision weights are widened.
+
+    Returns:
+        The checkpoint's `meta` (empty where it has none).
+
+    Raises:
+        CheckpointError: the file is missing, unsafe or of another architecture; the message names the keys.
+    """
+    checkpoint = load_weights_file(path)
+    state = checkpoint.get("state_dict", checkpoint)
+    if not isinstance(state, Mapping):
+        raise CheckpointError(f"Checkpoint '{path}': 'state_dict' is a {type(state).__name__}, not a dictionary.")
+    expected = model.state_dict()
+    missing = sorted(set(expected) - set(state))
+    unexpected = sorted(set(state) - set(expected))
+    wrong = [
+        f"{key} {tuple(getattr(state[key], 'shape', ()))}, model has {tuple(value.shape)}"
+        for key, value in expected.items()
+        if key in state and tuple(getattr(state[key], "shape", ())) != tuple(value.shape)
+    ]
+    if missing or unexpected or wrong:
+        raise CheckpointError(
+            f"Checkpoint '{path}' belongs to another architecture than the model config: "
+            f"{_listed('missing', missing)}; {_listed('unexpected', unexpected)}; {_listed('of another shape', wrong)}"
+            ". Use the model config that it was trained with."
+        )
+    model.load_state_dict(state, strict=True)
+    broken = [key for key, value in model.state_dict().items() if not bool(value.isfinite().all())]
+    if broken:
+        raise CheckpointError(f"Checkpoint '{path}' holds NaN or infinite values in {_listed('tensors', broken)}.")
+    meta = checkpoint.get("meta", {})
+    return dict(meta) if isinstance(meta, Mapping) else {}
+
+
+def _listed(what: str, names: list[str]) -> str:
+    shown = ", ".join(names[:_LISTED_KEYS]) + (", …" if len(names) > _LISTED_KEYS else "")
+    return f"{len(names)} {what}" + (f" ({shown})" if names else "")
+
+
+def _randomize_batch_norm(model: nn.Module) -> None:
+    """Gives seeded running statistics to every BatchNorm, so that an untrained model exercises what a trained one does.
+
+    With the initial statistics (mean 0, variance 1) a wrong folding or a swapped channel would go unnoticed.
+    """
+    import torch
+    from torch import nn
+
+    generator = torch.Generator().manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            shape = module.running_mean.shape
+            module.running_mean.copy_(torch.randn(shape, generator=generator) * 0.05)
+            module.running_var.copy_(torch.rand(shape, generator=generator) * 0.5 + 0.75)

@@ -1,0 +1,68 @@
+"""The two exported parts of a CenterPoint, as views of the stock mmdet3d model that share its weights."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from torch import nn
+
+from base.errors import ConfigError
+from models.spec import BACKBONE_NECK_HEAD, VOXEL_ENCODER, ModelSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["BackboneNeckHead", "VoxelEncoder", "extract_components"]
+
+
+class VoxelEncoder(nn.Module):
+    """`input_features (N, P, F) float32 -> pillar_features (N, 1, C) float32`.
+
+    The layers of mmdet3d's PillarFeatureNet without the decoration of the points, which the runtime does.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.pfn_layers = cast(Any, model).pts_voxel_encoder.pfn_layers
+
+    def forward(self, input_features: Tensor) -> Tensor:
+        """(N, P, F) decorated points, zero in padded rows -> (N, 1, C)."""
+        features = input_features
+        for layer in self.pfn_layers:
+            features = layer(features)
+        return features
+
+
+class BackboneNeckHead(nn.Module):
+    """`spatial_features (1, C, H, W) float32 -> (heatmap, reg, height, dim, rot, vel)`, raw, in graph order."""
+
+    def __init__(self, model: nn.Module, spec: ModelSpec) -> None:
+        super().__init__()
+        stock = cast(Any, model)
+        self.pts_backbone = stock.pts_backbone
+        self.pts_neck = stock.pts_neck
+        self.pts_bbox_head = stock.pts_bbox_head
+        self.head_names = tuple(head.name for head in spec.heads)
+
+    def forward(self, spatial_features: Tensor) -> tuple[Tensor, ...]:
+        """Logits, cell offsets, metres, log metres, (sin, cos) and m/s, each (1, channels, h, w)."""
+        features = self.pts_neck(self.pts_backbone(spatial_features))
+        (task,) = self.pts_bbox_head(features)
+        (outputs,) = task
+        return tuple(outputs[name] for name in self.head_names)
+
+
+def extract_components(model: nn.Module, spec: ModelSpec) -> dict[str, nn.Module]:
+    """Cuts `model` into its exported components, in the order in which they run; weights are shared, not copied.
+
+    Raises:
+        ConfigError: the model is no CenterPoint with the parts that the components need.
+    """
+    for part in ("pts_voxel_encoder", "pts_middle_encoder", "pts_backbone", "pts_neck", "pts_bbox_head"):
+        if getattr(model, part, None) is None:
+            raise ConfigError(f"{type(model).__name__} has no '{part}'; only a pillar CenterPoint can be exported.")
+    components: dict[str, nn.Module] = {
+        VOXEL_ENCODER: VoxelEncoder(model),
+        BACKBONE_NECK_HEAD: BackboneNeckHead(model, spec),
+    }
+    return {name: module.eval() for name, module in components.items()}
