@@ -1,0 +1,12 @@
+"""Where frames come from: the T4 dataset reader and a synthetic generator."""
+
+from __future__ import annotations
+
+from base.lazy import lazy_attributes
+
+__all__ = ["Frame", "FrameSource", "T4Dataset", "open_frames", "read_points"]
+
+__getattr__ = lazy_attributes(
+    __name__,
+    {"Frame": "frames", "FrameSource": "frames", "T4Dataset": "t4", "open_frames": "frames", "read_points": "points"},
+)

@@ -1,0 +1,227 @@
+"""Renders scenes into a T4 dataset: point files, sweeps and info files."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import pickle
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from base.errors import ConfigError, DataError
+from base.files import atomic_dir
+from base.progress import progress
+from datasets.synthetic.lidar import SPIN_PERIOD_S, Lidar, measure, trace
+from datasets.synthetic.raycast import count_points_in_boxes
+from datasets.synthetic.scene import CLASSES, Scene, make_scene
+
+SPLITS = ("train", "val")
+PICKLE_PROTOCOL = 4
+LABEL_RANGE_M = 121.0
+_EPOCH_S = 1_700_000_000.0
+
+
+@dataclass(frozen=True)
+class DatasetConfig:
+    """What to generate.
+
+    Attributes:
+        scenes: number of scenes of each split; 0 leaves its info file out.
+        frames_per_scene: key frames of a scene.
+        seed: everything follows from it; scene i of a split is the same however many there are.
+        beams: 64 or 128.
+        key_every: a key frame every so many revolutions of 0.1 s; the others serve as sweeps.
+        sweeps: earlier revolutions listed with each key frame; the first key frame has them too.
+    """
+
+    scenes: dict[str, int]
+    frames_per_scene: int
+    seed: int = 0
+    beams: int = 64
+    key_every: int = 1
+    sweeps: int = 1
+
+    def __post_init__(self) -> None:
+        """Raises: ConfigError: a value out of range."""
+        for split, count in self.scenes.items():
+            if split not in SPLITS or count < 0:
+                raise ConfigError(f"scenes must count {' and '.join(SPLITS)} from 0, got {split}: {count}")
+        if not any(self.scenes.values()):
+            raise ConfigError("nothing to generate: --train-scenes and --val-scenes are both 0")
+        for name, low in (("frames_per_scene", 1), ("seed", 0), ("key_every", 1), ("sweeps", 0)):
+            if getattr(self, name) < low:
+                raise ConfigError(f"{name} must be at least {low}, got {getattr(self, name)}")
+        if self.beams not in (64, 128):
+            raise ConfigError(f"beams must be 64 or 128, got {self.beams}")
+
+
+def _token(*parts: object) -> str:
+    return hashlib.sha256("/".join(map(str, parts)).encode()).hexdigest()[:32]
+
+
+def sweep_to_key(key_pose: NDArray[np.float64], sweep_pose: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`lidar2sensor` (4, 4) of a sweep, such that mmdet3d's loader brings its points exactly into the key frame.
+
+    The loader computes `p @ R - t` from `lidar2sensor = [R | t]`. With `p_key = A p + b` that takes R = A^T and
+    t = -b. (The true inverse, R = A^T and t = -A^T b, would be off whenever the vehicle turns.)
+    """
+    sweep2key = np.linalg.inv(key_pose) @ sweep_pose
+    out = np.eye(4)
+    out[:3, :3] = sweep2key[:3, :3].T
+    out[:3, 3] = -sweep2key[:3, 3]
+    return out
+
+
+def _instances(scene: Scene, time_s: float, points: NDArray[np.float32]) -> list[dict[str, Any]]:
+    boxes = np.round(scene.boxes(time_s), 4)
+    counts = count_points_in_boxes(points, boxes[:, :7])
+    instances = []
+    for actor, box, count in zip(scene.actors, boxes, counts, strict=True):
+        if np.abs(box[:2]).max() > LABEL_RANGE_M:
+            continue
+        label = CLASSES.index(actor.class_name)
+        instances.append(
+            {
+                "bbox_3d": box[:7].tolist(),
+                "bbox_label": label,
+                "bbox_label_3d": -1 if actor.ignored else label,
+                "velocity": box[7:9].tolist(),
+                "num_lidar_pts": int(count),
+                "num_radar_pts": 0,
+                "bbox_3d_isvalid": bool(count > 0),
+                "gt_nusc_name": actor.class_name,
+                "gt_attrs": list(actor.attributes),
+            }
+        )
+    return instances
+
+
+def render_scene(config: DatasetConfig, split: str, index: int, root: Path) -> list[dict[str, Any]]:
+    """Write a scene's point files under `root/lidar` and return the infos of its key frames."""
+    name = f"{split}_{index:04d}"
+    lidar = Lidar.with_beams(config.beams)
+    seeds = np.random.SeedSequence(config.seed, spawn_key=(SPLITS.index(split), index))
+    world_seed, noise_seed = seeds.spawn(2)
+    last = (config.frames_per_scene - 1) * config.key_every
+    lead_in = config.sweeps
+    scene = make_scene(world_seed, last * SPIN_PERIOD_S, lead_in * SPIN_PERIOD_S)
+    epoch = _EPOCH_S + 1000.0 * index + (0.0 if split == "train" else 5.0e7)
+    # Only the revolutions that something refers to are rendered.
+    keys = set(range(0, last + 1, config.key_every))
+    needed = sorted({k - back for k in keys for back in range(config.sweeps + 1)})
+    clouds: dict[int, dict[str, Any]] = {}
+    infos = []
+    for tick in needed:
+        time_s = tick * SPIN_PERIOD_S
+        # Ticks of the lead-in are negative; a noise stream per tick keeps frames independent of each other.
+        stream = np.random.SeedSequence(noise_seed.entropy, spawn_key=(*noise_seed.spawn_key, tick + lead_in))
+        returns = trace(lidar, scene, time_s, int(stream.generate_state(1, np.uint64)[0]))
+        points = measure(lidar, scene, returns, np.random.default_rng(stream))
+        path = f"lidar/{name}_{tick + lead_in:05d}.bin"
+        points.tofile(root / path)
+        pose = scene.ego_pose(time_s)
+        clouds[tick] = {"timestamp": round(epoch + time_s, 6), "path": path, "pose": pose}
+        if tick not in keys:
+            continue
+        sweeps = []
+        for back in range(1, config.sweeps + 1):
+            cloud = clouds[tick - back]
+            sweeps.append(
+                {
+                    "timestamp": cloud["timestamp"],
+                    "sample_data_token": _token(config.seed, name, "cloud", tick - back),
+                    "ego2global": cloud["pose"].tolist(),
+                    "lidar_points": {
+                        "lidar_path": cloud["path"],
+                        "lidar2ego": np.eye(4).tolist(),
+                        "num_pts_feats": 5,
+                        "lidar2sensor": sweep_to_key(pose, cloud["pose"]).tolist(),
+                    },
+                }
+            )
+        infos.append(
+            {
+                "sample_idx": len(infos),
+                "token": _token(config.seed, name, "sample", tick),
+                "timestamp": clouds[tick]["timestamp"],
+                "scene_token": _token(config.seed, name, "scene"),
+                "scene_name": name,
+                "location": "synthetic",
+                "city": "synthetic",
+                "vehicle_type": "synthetic",
+                "ego2global": pose.tolist(),
+                "lidar_points": {"num_pts_feats": 5, "lidar_path": path, "lidar2ego": np.eye(4).tolist()},
+                "lidar_sources": {},
+                "radar_points": {},
+                "lidar_sweeps": sweeps,
+                "image_sweeps": [],
+                "images": {},
+                "instances": _instances(scene, time_s, points),
+                "instances_ignore": [],
+                "pts_semantic_mask_path": None,
+            }
+        )
+    return infos
+
+
+def _render_job(job: tuple[DatasetConfig, str, int, str]) -> bytes:
+    config, split, index, root = job
+    # As bytes, so that the info file does not depend on whether a scene came from another process.
+    return pickle.dumps(render_scene(config, split, index, Path(root)), protocol=PICKLE_PROTOCOL)
+
+
+def _results(jobs: list[tuple[DatasetConfig, str, int, str]], workers: int) -> Iterator[bytes]:
+    if workers <= 1 or len(jobs) <= 1:
+        yield from map(_render_job, jobs)
+        return
+    # Forked workers inherit the compiled kernels: compile them once, here, before forking.
+    method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
+    yield _render_job(jobs[0])
+    with ProcessPoolExecutor(min(workers, len(jobs) - 1), multiprocessing.get_context(method)) as pool:
+        yield from pool.map(_render_job, jobs[1:])
+
+
+def generate(config: DatasetConfig, out: Path, workers: int | None = None, overwrite: bool = False) -> dict[str, int]:
+    """Generate a dataset at `out`, which appears only when it is whole.
+
+    Args:
+        workers: processes; None for one per CPU. The bytes written do not depend on it.
+        overwrite: replace an `out` that exists; else that is an error.
+
+    Returns:
+        Key frames written per split.
+
+    Raises:
+        DataError: `out` exists, or cannot be written.
+    """
+    if out.exists() and not overwrite and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"'{out}' already exists. Choose another --out, or --overwrite to replace it.")
+    if workers is None:
+        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    written: dict[str, int] = {}
+    try:
+        with atomic_dir(out) as root:
+            (root / "lidar").mkdir()
+            jobs = [(config, s, i, str(root)) for s in SPLITS for i in range(config.scenes.get(s, 0))]
+            data: dict[str, list[dict[str, Any]]] = {s: [] for s in SPLITS if config.scenes.get(s, 0)}
+            results = progress(_results(jobs, workers), label="generating scenes", total=len(jobs), unit="scene")
+            for (_, split, _, _), packed in zip(jobs, results, strict=True):
+                data[split].extend(pickle.loads(packed))
+            for split, data_list in data.items():
+                info = {
+                    "data_list": data_list,
+                    "metainfo": {"classes": list(CLASSES), "version": "synthetic_v1", "dataset": "t4"},
+                }
+                path = root / f"centerpoint_infos_{split}.pkl"
+                path.write_bytes(pickle.dumps(info, protocol=PICKLE_PROTOCOL))
+                written[split] = len(data_list)
+    except OSError as error:
+        raise DataError(f"Cannot write the dataset to '{out}': {error.strerror or error}. Nothing was kept.") from error
+    return written
