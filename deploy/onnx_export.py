@@ -1,0 +1,226 @@
+"""PyTorch components to ONNX files: checked, named, whole or absent, and equal to the last byte on every run."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from base.errors import ExportError
+from base.files import atomic_path, sha256_file
+from base.lazy import require
+from base.progress import progress
+from deploy.components import CenterPointComponentExtractor, ExportableComponent
+from deploy.onnx_checks import check_component, simplify
+from deploy.onnx_graph import canonicalize_, set_metadata_
+from deploy.precision import PRECISIONS, convert_precision
+from deploy.rotation import fold_rot_y_axis_reference
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+    from torch import nn
+
+    from models.spec import ModelSpec
+
+__all__ = ["CenterPointONNXExportPipeline", "OnnxArtifact", "OnnxExportSettings", "export_components"]
+
+MIN_OPSET = 13
+# Newest operator set that torch's TorchScript exporter writes.
+MAX_OPSET = 20
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class OnnxExportSettings:
+    """How components become ONNX files.
+
+    Attributes:
+        opset_version: ONNX operator set, 13 to 20.
+        do_constant_folding: Fold constant expressions while tracing.
+        keep_initializers_as_inputs: List weights among the graph inputs too (consumers of ONNX IR below 4).
+        simplify: Run onnx-simplifier; its failure is an error.
+        precision: "fp32", or "fp16": FP16 inside with FP32 inputs and outputs.
+        static_voxels: Number of pillars fixed in the voxel encoder; None leaves that axis dynamic.
+        rot_y_axis_reference: Fold Autoware's yaw and size convention into the last layers of `rot` and `dim`.
+        provenance: Further entries of the files' metadata, such as the checkpoint's sha256. Nothing that changes
+            from run to run belongs here.
+    """
+
+    opset_version: int = 17
+    do_constant_folding: bool = True
+    keep_initializers_as_inputs: bool = False
+    simplify: bool = False
+    precision: str = "fp32"
+    static_voxels: int | None = None
+    rot_y_axis_reference: bool = False
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not MIN_OPSET <= self.opset_version <= MAX_OPSET:
+            raise ExportError(
+                f"opset_version is {self.opset_version}; this exporter writes {MIN_OPSET} to {MAX_OPSET}. Use 17 unless a "
+                "consumer asks for another."
+            )
+        if self.precision not in PRECISIONS:
+            raise ExportError(f"precision is '{self.precision}'; an export is one of {', '.join(PRECISIONS)}.")
+
+
+@dataclass(frozen=True)
+class OnnxArtifact:
+    """One written ONNX file."""
+
+    component: str
+    path: Path
+    sha256: str
+    num_bytes: int
+    precision: str
+    seconds: float
+
+
+def export_components(
+    model: nn.Module,
+    spec: ModelSpec,
+    out_dir: str | Path,
+    settings: OnnxExportSettings | None = None,
+    samples: Mapping[str, np.ndarray] | None = None,
+) -> tuple[OnnxArtifact, ...]:
+    """Exports every component of `model` to `<out_dir>/<component>.onnx`.
+
+    Args:
+        model: Stock mmdet3d CenterPoint on the CPU; left as it is.
+        spec: What its config says about it.
+        out_dir: Folder of the files; made where it does not exist.
+        settings: See `OnnxExportSettings`.
+        samples: Input name -> real input to trace with; seeded random numbers where left out.
+
+    Raises:
+        ExportError: a component cannot be traced, converted, simplified or written, or its graph is not what the
+            model config implies. No file is left half written.
+    """
+    settings = settings or OnnxExportSettings()
+    if settings.rot_y_axis_reference:
+        model, spec = fold_rot_y_axis_reference(model, spec)
+    extractor = CenterPointComponentExtractor(model, spec, static_voxels=settings.static_voxels)
+    components = extractor.extract(samples)
+    artifacts = []
+    for component in progress(components, "exporting ONNX", unit="component"):
+        started = time.monotonic()
+        onnx_model = component_to_onnx(component, spec, settings)
+        path = Path(out_dir) / component.file_name
+        _write(onnx_model, path)
+        artifact = OnnxArtifact(
+            component=component.name,
+            path=path,
+            sha256=sha256_file(path),
+            num_bytes=path.stat().st_size,
+            precision=settings.precision,
+            seconds=time.monotonic() - started,
+        )
+        _logger.info("%s: %.1f MB in %.1f s", path, artifact.num_bytes / 1e6, artifact.seconds)
+        artifacts.append(artifact)
+    return tuple(artifacts)
+
+
+def component_to_onnx(component: ExportableComponent, spec: ModelSpec, settings: OnnxExportSettings) -> onnx.ModelProto:
+    """Traces one component and takes it through simplification, precision, naming and checks."""
+    model = _trace(component, settings)
+    canonicalize_(model, component.name)
+    if settings.simplify:
+        model = simplify(model, component.name)
+        canonicalize_(model, component.name)
+    check_component(model, component.spec)
+    if settings.precision != "fp32":
+        model = convert_precision(model, settings.precision)
+        check_component(model, component.spec)
+    set_metadata_(
+        model,
+        {
+            **settings.provenance,
+            "component": component.name,
+            "model": spec.name,
+            "precision": settings.precision,
+            "rot_convention": "y_axis_clockwise" if spec.rot_y_axis_reference else "x_axis_counterclockwise",
+            "spec": json.dumps(spec.to_dict(), sort_keys=True),
+            "spec_sha256": spec.fingerprint(),
+        },
+    )
+    if settings.keep_initializers_as_inputs:
+        _list_initializers_as_inputs(model)
+        check_component(model, component.spec)
+    return model
+
+
+def _trace(component: ExportableComponent, settings: OnnxExportSettings) -> onnx.ModelProto:
+    torch = require("torch", "to export ONNX")
+    onnx = require("onnx", "to export ONNX")
+    buffer = io.BytesIO()
+    with torch.no_grad(), warnings.catch_warnings():
+        # The TorchScript exporter announces its successor at every call, and mmdet3d's layers compare shapes in Python,
+        # which tracing turns into the constants that they are here.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        try:
+            torch.onnx.export(
+                component.module,
+                component.sample_inputs,
+                buffer,
+                # The newer exporter records stack traces, and its graphs differ with the version of three packages.
+                dynamo=False,
+                opset_version=settings.opset_version,
+                do_constant_folding=settings.do_constant_folding,
+                input_names=list(component.input_names),
+                output_names=list(component.output_names),
+                # Only the number of pillars. The points of a pillar (axis 1) look dynamic too, but must not be: a padded row
+                # is zero before the first layer and, through its normalization, a constant after it, and takes part in the
+                # maximum. Fewer rows would give another function, not a faster one.
+                dynamic_axes=component.dynamic_axes,
+            )
+        except (torch.onnx.errors.OnnxExporterError, RuntimeError, ValueError, TypeError) as error:
+            raise ExportError(
+                f"Component '{component.name}' cannot be traced to ONNX opset {settings.opset_version}: {error}"
+            ) from error
+    model: onnx.ModelProto = onnx.load_from_string(buffer.getvalue())
+    return model
+
+
+def _list_initializers_as_inputs(model: onnx.ModelProto) -> None:
+    import onnx
+
+    for tensor in model.graph.initializer:
+        model.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+
+
+def _write(model: onnx.ModelProto, path: Path) -> None:
+    data = model.SerializeToString(deterministic=True)
+    try:
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(data)
+    except OSError as error:
+        raise ExportError(
+            f"Cannot write '{path}' ({len(data) / 1e6:.1f} MB): {error.strerror or error}. Free space or choose another folder."
+        ) from error
+
+
+class CenterPointONNXExportPipeline:
+    """Exports a CenterPoint to a folder of ONNX files, one for each component."""
+
+    def __init__(self, settings: OnnxExportSettings | None = None) -> None:
+        self.settings = settings or OnnxExportSettings()
+
+    def run(
+        self,
+        model: nn.Module,
+        spec: ModelSpec,
+        out_dir: str | Path,
+        samples: Mapping[str, np.ndarray] | None = None,
+    ) -> tuple[OnnxArtifact, ...]:
+        """See `export_components`."""
+        return export_components(model, spec, out_dir, self.settings, samples)

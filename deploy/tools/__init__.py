@@ -1,0 +1,1 @@
+"""Single steps of a deployment as commands; build actions run these."""

@@ -1,0 +1,94 @@
+"""Exports a model's components to ONNX: `python -m deploy.tools.export_onnx --model-config CFG --out DIR`.
+
+Reads nothing but the files it is given and writes nothing but `--out`, the same bytes on every run: a build action.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from base.determinism import set_determinism
+from base.errors import UserError
+from base.files import sha256_file, user_path
+from deploy.manifest import build_manifest, write_manifest
+from deploy.onnx_export import OnnxExportSettings, export_components
+from deploy.precision import PRECISIONS
+
+__all__ = ["main"]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="export_onnx", description="Export a CenterPoint's components to ONNX files.")
+    parser.add_argument("--model-config", required=True, type=Path, help="mmengine model config")
+    weights = parser.add_mutually_exclusive_group()
+    weights.add_argument("--checkpoint", type=Path, help="trained weights (.pth)")
+    weights.add_argument("--seed", type=int, default=0, help="seed of random weights without --checkpoint (default 0)")
+    parser.add_argument("--out", required=True, type=Path, help="folder for the .onnx files and manifest.json")
+    parser.add_argument("--opset", type=int, default=17, help="ONNX operator set (default 17)")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="precision inside the graphs")
+    parser.add_argument("--simplify", action="store_true", help="run onnx-simplifier; its failure is an error")
+    parser.add_argument(
+        "--static-voxels",
+        type=int,
+        metavar="N",
+        help="fix the encoder's number of pillars; 0 takes max_voxels of the model config",
+    )
+    parser.add_argument("--rot-y-axis-reference", action="store_true", help="fold Autoware's yaw convention")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads for tracing (default 1)")
+    parser.add_argument("--log-level", default="INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code: 0, or 2 for wrong input."""
+    args = _parser().parse_args(argv)
+    logging.basicConfig(level=args.log_level, format="%(levelname)s %(message)s")
+    try:
+        _export(args)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - a command's last word
+        return 2
+    return 0
+
+
+def _export(args: argparse.Namespace) -> None:
+    from models.build import build_model, load_checkpoint
+    from models.config import load_model_config
+    from models.spec import ModelSpec
+
+    set_determinism(0, threads=args.threads)
+    config_path, out = user_path(args.model_config), user_path(args.out)
+    cfg = load_model_config(config_path)
+    spec = ModelSpec.from_config(cfg)
+    model = build_model(cfg, seed=args.seed)
+    inputs, provenance = {"model_config": config_path}, {"weights": f"seed {args.seed}"}
+    if args.checkpoint is not None:
+        checkpoint = user_path(args.checkpoint)
+        load_checkpoint(model, checkpoint)
+        inputs["checkpoint"] = checkpoint
+        provenance = {"weights": f"sha256 {sha256_file(checkpoint)}"}
+    settings = OnnxExportSettings(
+        opset_version=args.opset,
+        simplify=args.simplify,
+        precision=args.precision,
+        static_voxels=spec.max_voxels if args.static_voxels == 0 else args.static_voxels,
+        rot_y_axis_reference=args.rot_y_axis_reference,
+        provenance=provenance,
+    )
+    artifacts = export_components(model, spec, out, settings)
+    manifest = build_manifest(
+        kind="onnx",
+        inputs=inputs,
+        outputs={artifact.path.name: artifact.path for artifact in artifacts},
+        settings={"onnx": settings, "spec": spec.to_dict(), "weights": provenance["weights"]},
+        packages=("torch", "onnx", "onnxsim", "mmdet3d", "numpy"),
+    )
+    write_manifest(out / "manifest.json", manifest)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
