@@ -1,0 +1,152 @@
+"""Frames for evaluation and calibration: exactly what the model config's own test pipeline feeds the network."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from base.boxes import Boxes3D
+from base.errors import ConfigError, DataError
+from base.files import user_path
+from base.lazy import require
+
+if TYPE_CHECKING:
+    from datasets.t4 import T4Dataset
+
+__all__ = ["Frame", "FrameSource", "open_frames"]
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One key frame.
+
+    Attributes:
+        token: unique name of the sample.
+        scene: name of the scene it belongs to.
+        timestamp_s: seconds.
+        points: (N, C) float32 after the test pipeline: sweeps merged, range filtered; columns as the network's
+            `in_channels`, usually x, y, z (metres, ego frame), intensity, time lag in seconds.
+        ground_truth: boxes with velocity, score 1, and `num_points`.
+    """
+
+    token: str
+    scene: str
+    timestamp_s: float
+    points: NDArray[np.float32]
+    ground_truth: Boxes3D
+
+
+class FrameSource:
+    """Frames by index, loaded when asked for; the same index gives the same frame every time."""
+
+    def __init__(self, dataset: T4Dataset) -> None:
+        self._dataset = dataset
+        self.class_names: tuple[str, ...] = tuple(dataset.metainfo["classes"])
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __iter__(self) -> Iterator[Frame]:
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, index: int) -> Frame:
+        """Loads a frame.
+
+        Raises:
+            IndexError: no such frame.
+            DataError: its files are missing or broken.
+        """
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"frame {index} of {len(self)}")
+        index %= len(self)
+        info = self._dataset.get_data_info(index)
+        packed = self._dataset.prepare_data(index)
+        truth = info.get("eval_ann_info") or info["ann_info"]
+        boxes = truth["gt_bboxes_3d"]
+        values = boxes.tensor.numpy().astype(np.float32).copy()
+        # mmdet3d keeps the centre of the bottom face; the field, and our boxes, the centre.
+        values[:, 2] += values[:, 5] / 2
+        if values.shape[1] == 7:
+            values = np.concatenate([values, np.zeros((len(values), 2), np.float32)], axis=1)
+        return Frame(
+            token=str(info["token"]),
+            scene=str(info.get("scene_name", "")),
+            timestamp_s=float(info["timestamp"]),
+            points=np.ascontiguousarray(packed["inputs"]["points"].numpy(), dtype=np.float32),
+            ground_truth=Boxes3D(
+                values, np.ones(len(values), np.float32), truth["gt_labels_3d"], truth["num_lidar_pts"]
+            ),
+        )
+
+
+def open_frames(model_cfg: Any, split: str = "val", data_root: str | None = None) -> FrameSource:
+    """Opens a split of the dataset that a model config names.
+
+    Whatever the split, points go through the config's *test* pipeline (`val_dataloader.dataset.pipeline`): training
+    frames come without augmentation, and no frame depends on chance.
+
+    Args:
+        model_cfg: `mmengine.Config` with `train_dataloader` and `val_dataloader` (and `test_dataloader` where wanted).
+        split: "train", "val" or "test".
+        data_root: Folder of the dataset, in place of the config's; relative to where the command was typed.
+
+    Raises:
+        ConfigError: the config has no such split, or a pipeline step that draws at random.
+        DataError: the dataset is missing or broken.
+    """
+    require("mmdet3d", "to read a T4 dataset")
+    from mmengine.registry import DefaultScope
+
+    from datasets.t4 import T4Dataset
+
+    splits = ("train", "val", "test")
+    if split not in splits or f"{split}_dataloader" not in model_cfg:
+        have = [s for s in splits if f"{s}_dataloader" in model_cfg]
+        raise ConfigError(f"The model config has no split '{split}': it has {have}.")
+    if "val_dataloader" not in model_cfg:
+        raise ConfigError("The model config has no val_dataloader, whose pipeline every frame goes through.")
+    wanted = copy.deepcopy(dict(_innermost(model_cfg[f"{split}_dataloader"]["dataset"])))
+    kind = wanted.pop("type")
+    if str(kind).rsplit(".", 1)[-1] != "T4Dataset":
+        raise ConfigError(f"{split}_dataloader.dataset.type is '{kind}'; frames are read from a 'T4Dataset'.")
+    wanted["pipeline"] = copy.deepcopy(list(_innermost(model_cfg["val_dataloader"]["dataset"])["pipeline"]))
+    _check_deterministic(wanted["pipeline"])
+    wanted["test_mode"] = True
+    wanted["load_eval_anns"] = True
+    root = data_root if data_root is not None else wanted.get("data_root")
+    if root is None:
+        raise ConfigError("The model config names no data_root; give one with --data-root.")
+    wanted["data_root"] = str(user_path(root))
+    # mmdet3d's transforms are looked up in its own scope, whatever the process did before.
+    with DefaultScope.overwrite_default_scope("mmdet3d"):
+        dataset = T4Dataset(**wanted)
+    if len(dataset) == 0:
+        raise DataError(f"'{dataset.ann_file}' holds no sample.")
+    return FrameSource(dataset)
+
+
+def _innermost(dataset: Any) -> Any:
+    """The dataset inside wrappers such as CBGSDataset or RepeatDataset."""
+    while "dataset" in dataset:
+        dataset = dataset["dataset"]
+    return dataset
+
+
+_RANDOM_STEPS = frozenset(
+    {"RandomFlip3D", "GlobalRotScaleTrans", "ObjectNoise", "ObjectSample", "PointShuffle", "PointSample", "RandomDropPointsColor"}
+)
+
+
+def _check_deterministic(pipeline: list[Any]) -> None:
+    for step in pipeline:
+        name = str(step.get("type", "")).rsplit(".", 1)[-1]
+        if name in _RANDOM_STEPS:
+            raise ConfigError(f"The test pipeline holds '{name}', which draws at random: frames would differ from run to run.")
+        if name == "LoadPointsFromMultiSweeps" and not step.get("test_mode", False):
+            # Without it mmdet3d draws sweeps at random when a frame has more than sweeps_num.
+            step["test_mode"] = True

@@ -1,0 +1,61 @@
+"""Pipeline steps that load points with errors that name the file, in place of mmdet3d's own.
+
+`T4Dataset` puts them where a config names mmdet3d's `LoadPointsFromFile` and `LoadPointsFromMultiSweeps`; results are the
+same on sound files. mmdet3d alone fails on a truncated file with a reshape error that names no file, and lets NaN through.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from mmdet3d.datasets.transforms import LoadPointsFromFile, LoadPointsFromMultiSweeps
+from mmdet3d.registry import TRANSFORMS
+from numpy.typing import NDArray
+
+from base.errors import DataError
+from datasets.points import parse_points, read_points
+
+__all__ = ["CheckedLoadPoints", "CheckedLoadSweeps", "checked_pipeline"]
+
+
+def _load(path: str, load_dim: int, backend_args: Any) -> NDArray[np.float32]:
+    if backend_args is None:
+        return read_points(path, load_dim).reshape(-1)
+    # A config may read from object storage; mmengine knows how.
+    from mmengine.fileio import get
+
+    try:
+        data = get(path, backend_args=backend_args)
+    except OSError as error:
+        raise DataError(f"Cannot read point file '{path}': {error}.") from error
+    return parse_points(data, load_dim, path).reshape(-1)
+
+
+@TRANSFORMS.register_module(name="LoadPoints")
+class CheckedLoadPoints(LoadPointsFromFile):  # type: ignore[misc]
+    """mmdet3d's `LoadPointsFromFile` on `datasets.points.read_points`."""
+
+    def _load_points(self, pts_filename: str) -> NDArray[np.float32]:
+        return _load(pts_filename, self.load_dim, self.backend_args)
+
+
+@TRANSFORMS.register_module(name="LoadSweeps")
+class CheckedLoadSweeps(LoadPointsFromMultiSweeps):  # type: ignore[misc]
+    """mmdet3d's `LoadPointsFromMultiSweeps` on `datasets.points.read_points`."""
+
+    def _load_points(self, pts_filename: str) -> NDArray[np.float32]:
+        return _load(pts_filename, self.load_dim, self.backend_args)
+
+
+_CHECKED = {"LoadPointsFromFile": "LoadPoints", "LoadPointsFromMultiSweeps": "LoadSweeps"}
+
+
+def checked_pipeline(pipeline: list[Any]) -> list[Any]:
+    """A copy of a pipeline config whose loading steps are the checked ones."""
+    steps = []
+    for step in pipeline:
+        if isinstance(step, dict) and str(step.get("type", "")).removeprefix("mmdet3d.") in _CHECKED:
+            step = {**step, "type": _CHECKED[str(step["type"]).removeprefix("mmdet3d.")]}
+        steps.append(step)
+    return steps
