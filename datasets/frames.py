@@ -99,6 +99,9 @@ def open_frames(model_cfg: Any, split: str = "val", data_root: str | None = None
         ConfigError: the config has no such split, or a pipeline step that draws at random.
         DataError: the dataset is missing or broken.
     """
+    from third_party import mmcv_ext
+
+    mmcv_ext.install()  # before mmdet3d, which imports mmcv's operators
     require("mmdet3d", "to read a T4 dataset")
     from mmengine.registry import DefaultScope
 

@@ -7,13 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mmdet3d.datasets import Det3DDataset
-from mmdet3d.registry import DATASETS
-from mmdet3d.structures import LiDARInstance3DBoxes
 
 from base.errors import DataError
 from base.untrusted import load_info_pickle
-from datasets.transforms import checked_pipeline
+from third_party import mmcv_ext
+
+mmcv_ext.install()  # before mmdet3d, which imports mmcv's operators
+
+from mmdet3d.datasets import Det3DDataset  # noqa: E402
+from mmdet3d.registry import DATASETS  # noqa: E402
+from mmdet3d.structures import LiDARInstance3DBoxes  # noqa: E402
+
+from datasets.transforms import checked_pipeline  # noqa: E402
 
 __all__ = ["T4Dataset"]
 

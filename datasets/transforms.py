@@ -9,12 +9,16 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from mmdet3d.datasets.transforms import LoadPointsFromFile, LoadPointsFromMultiSweeps
-from mmdet3d.registry import TRANSFORMS
 from numpy.typing import NDArray
 
 from base.errors import DataError
 from datasets.points import parse_points, read_points
+from third_party import mmcv_ext
+
+mmcv_ext.install()  # before mmdet3d, which imports mmcv's operators
+
+from mmdet3d.datasets.transforms import LoadPointsFromFile, LoadPointsFromMultiSweeps  # noqa: E402
+from mmdet3d.registry import TRANSFORMS  # noqa: E402
 
 __all__ = ["CheckedLoadPoints", "CheckedLoadSweeps", "checked_pipeline"]
 
