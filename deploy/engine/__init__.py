@@ -1,0 +1,32 @@
+"""ONNX to TensorRT engines: one request, one result, two builders."""
+
+from __future__ import annotations
+
+from base.lazy import lazy_attributes
+
+__all__ = [
+    "BUILDERS",
+    "CenterPointTensorRTExportPipeline",
+    "EngineBuilder",
+    "EngineRequest",
+    "EngineResult",
+    "EngineSettings",
+    "ShapeProfile",
+    "default_profiles",
+    "open_engine_builder",
+]
+
+__getattr__ = lazy_attributes(
+    __name__,
+    {
+        "BUILDERS": "selection",
+        "CenterPointTensorRTExportPipeline": "pipeline",
+        "EngineBuilder": "request",
+        "EngineRequest": "request",
+        "EngineResult": "request",
+        "EngineSettings": "pipeline",
+        "ShapeProfile": "request",
+        "default_profiles": "profiles",
+        "open_engine_builder": "selection",
+    },
+)

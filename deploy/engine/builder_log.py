@@ -1,0 +1,61 @@
+"""What a TensorRT builder says, kept in a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from base.errors import EngineBuildError
+from base.files import atomic_path
+
+__all__ = ["BuilderLog"]
+
+
+class BuilderLog:
+    """A logger for TensorRT that keeps messages from INFO up, in order.
+
+    Args:
+        trt: The library's module.
+    """
+
+    def __init__(self, trt: Any) -> None:
+        self.lines: list[str] = []
+        self.errors: list[str] = []
+        levels = {trt.ILogger.INTERNAL_ERROR: "FATAL", trt.ILogger.ERROR: "ERROR", trt.ILogger.WARNING: "WARNING"}
+        levels[trt.ILogger.INFO] = "INFO"
+        log = self
+
+        class Logger(trt.ILogger):  # type: ignore[misc] # the base class is known at run time only
+            def __init__(self) -> None:
+                # pybind11 wants its own initializer, not super().
+                trt.ILogger.__init__(self)
+
+            def log(self, severity: Any, message: str) -> None:
+                level = levels.get(severity)
+                if level is None:
+                    return
+                log.lines.append(f"{level:<7} {message}")
+                if level in ("FATAL", "ERROR"):
+                    log.errors.append(message)
+
+        self.logger = Logger()
+
+    def note(self, message: str) -> None:
+        """Adds a line of our own."""
+        self.lines.append(f"NOTE    {message}")
+
+    def last_error(self) -> str:
+        """The newest error, or nothing."""
+        return self.errors[-1].strip() if self.errors else ""
+
+    def write(self, path: Path) -> None:
+        """Writes all lines to `path`.
+
+        Raises:
+            EngineBuildError: the file cannot be written.
+        """
+        try:
+            with atomic_path(path) as temporary:
+                temporary.write_text("".join(f"{line}\n" for line in self.lines), encoding="utf-8")
+        except OSError as error:
+            raise EngineBuildError(f"Cannot write builder log '{path}': {error.strerror or error}.") from error

@@ -1,0 +1,115 @@
+"""Opening an engine builder by name, and running its builds in a process of their own."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from base.errors import EngineBuildError, ExportError
+from base.lazy import require
+from deploy.engine.dialects import DIALECTS, TENSORRT, TENSORRT_RTX
+from deploy.engine.network import Dialect, traits_of
+from deploy.engine.policy import plan_precision
+from deploy.engine.profiles import check_profiles, graph_inputs
+from deploy.engine.request import EngineBuilder, EngineRequest, EngineResult
+from deploy.engine.worker import ERROR_KINDS
+from deploy.onnx_checks import check_model, read_onnx
+from deploy.precision import graph_precision
+
+__all__ = ["BUILDERS", "open_engine_builder"]
+
+BUILDERS = ("auto", *DIALECTS)
+
+
+def open_engine_builder(name: str = "auto") -> EngineBuilder:
+    """The engine builder called `name`.
+
+    Args:
+        name: "tensorrt_rtx", "tensorrt", or "auto": `tensorrt` where it and a GPU are present, else `tensorrt_rtx`.
+
+    Raises:
+        EngineBuildError: no builder has that name, or the installed version is not supported.
+        MissingDependencyError: the library is not installed.
+    """
+    if name not in BUILDERS:
+        raise EngineBuildError(f"There is no engine builder '{name}'; known are {', '.join(BUILDERS)}.")
+    if name == "auto":
+        installed = importlib.util.find_spec(TENSORRT.module) is not None
+        name = TENSORRT.name if installed and _has_gpu() else TENSORRT_RTX.name
+    return _ProcessBuilder(DIALECTS[name])
+
+
+class _ProcessBuilder:
+    """Checks a request here, builds it in `deploy.engine.worker`."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        trt = require(dialect.module, f"to build engines with {dialect.title}")
+        self.name = dialect.name
+        self._traits = traits_of(trt, dialect)
+        self._version = str(trt.__version__)
+
+    @property
+    def version(self) -> str:
+        """Version of the installed library."""
+        return self._version
+
+    def build(self, request: EngineRequest) -> EngineResult:
+        """See `EngineBuilder.build`."""
+        try:
+            model = read_onnx(request.onnx_path)
+            check_model(model, request.onnx_path.name)
+        except ExportError as error:
+            raise EngineBuildError(str(error)) from error
+        precision = graph_precision(model)
+        check_profiles(graph_inputs(model), request.profiles, request.onnx_path.name)
+        plan_precision(request.precision_policy, precision, self._traits, request.onnx_path.name)
+        task = {"builder": self.name, "precision": precision, "request": request.to_dict()}
+        return _answer(self._run(task, request), request)
+
+    def _run(self, task: dict[str, object], request: EngineRequest) -> str:
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path)}
+        done = subprocess.run(
+            [sys.executable, "-m", "deploy.engine.worker"],
+            input=json.dumps(task),
+            capture_output=True,
+            text=True,
+            env=environment,
+            check=False,
+        )
+        if done.returncode < 0:
+            name = signal.Signals(-done.returncode).name
+            raise EngineBuildError(
+                f"{self._traits.title} died of {name} while it built '{request.onnx_path}'. SIGKILL usually means that memory "
+                "ran out."
+            )
+        if done.returncode != 0:
+            tail = "\n".join(done.stderr.strip().splitlines()[-5:])
+            raise EngineBuildError(
+                f"{self._traits.title} failed with exit code {done.returncode} while it built '{request.onnx_path}':\n{tail}"
+            )
+        return done.stdout
+
+
+def _answer(text: str, request: EngineRequest) -> EngineResult:
+    answer = json.loads(text)
+    if "error" in answer:
+        raise ERROR_KINDS[answer["error"]["kind"]](answer["error"]["message"])
+    values = answer["result"]
+    paths = {key: Path(values[key]) for key in ("engine_path", "onnx_path", "log_path")}
+    return EngineResult(**{**values, **paths})
+
+
+def _has_gpu() -> bool:
+    """Asks the CUDA driver, which needs no package."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    count = ctypes.c_int(0)
+    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0

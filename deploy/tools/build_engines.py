@@ -1,0 +1,104 @@
+"""Builds engines from ONNX files: `python -m deploy.tools.build_engines --onnx-dir DIR --out DIR`.
+
+With `tensorrt_rtx` no GPU is needed and equal inputs give equal bytes: a build action.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from base.errors import BackendUnavailable, DataError, EngineBuildError, UserError
+from base.files import read_json, user_path
+from deploy.engine.pipeline import CenterPointTensorRTExportPipeline, EngineSettings
+from deploy.engine.request import DEFAULT_WORKSPACE_BYTES, PRECISION_POLICIES, ShapeProfile
+from deploy.engine.selection import BUILDERS
+from deploy.manifest import build_manifest, write_manifest
+
+__all__ = ["main"]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="build_engines", description="Build TensorRT engines from ONNX files.")
+    parser.add_argument("--onnx-dir", required=True, type=Path, help="folder with both components' ONNX files")
+    parser.add_argument("--out", required=True, type=Path, help="folder for engines, logs and manifest.json")
+    parser.add_argument("--builder", choices=BUILDERS, default="auto", help="engine builder (default auto)")
+    parser.add_argument("--precision-policy", choices=PRECISION_POLICIES, default="auto")
+    parser.add_argument(
+        "--workspace", type=int, default=DEFAULT_WORKSPACE_BYTES, metavar="BYTES", help="GPU memory for tactics"
+    )
+    parser.add_argument(
+        "--profiles", type=Path, help='JSON: {"input": {"min": [...], "opt": [...], "max": [...]}}; default: as implied'
+    )
+    parser.add_argument("--timing-cache", type=Path, help="file of measured tactics (tensorrt only)")
+    parser.add_argument(
+        "--compute-capability", action="append", default=[], metavar="X.Y", help="GPU to build for (tensorrt_rtx only)"
+    )
+    parser.add_argument("--optimization-level", type=int, help="0 to 5; default: the builder's own")
+    parser.add_argument("--log-level", default="INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code: 0, or 2 for wrong input or a machine that cannot build."""
+    args = _parser().parse_args(argv)
+    logging.basicConfig(level=args.log_level, format="%(levelname)s %(message)s")
+    try:
+        _build(args)
+    except (UserError, BackendUnavailable) as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - a command's last word
+        return 2
+    return 0
+
+
+def _build(args: argparse.Namespace) -> None:
+    settings = EngineSettings(
+        builder=args.builder,
+        precision_policy=args.precision_policy,
+        workspace_bytes=args.workspace,
+        profiles=_read_profiles(user_path(args.profiles)) if args.profiles else {},
+        timing_cache=user_path(args.timing_cache) if args.timing_cache else None,
+        compute_capabilities=tuple(args.compute_capability),
+        optimization_level=args.optimization_level,
+    )
+    out = user_path(args.out)
+    results = CenterPointTensorRTExportPipeline(settings).run(user_path(args.onnx_dir), out)
+    manifest = build_manifest(
+        kind="engines",
+        inputs={result.onnx_path.name: result.onnx_path for result in results},
+        outputs={result.engine_path.name: result.engine_path for result in results},
+        settings={
+            "builder": results[0].builder,
+            "builder_version": results[0].version,
+            "compute_capabilities": settings.compute_capabilities,
+            "optimization_level": settings.optimization_level,
+            "precision_policy": settings.precision_policy,
+            "profiles": settings.profiles,
+            "workspace_bytes": settings.workspace_bytes,
+        },
+        packages=("onnx",),
+    )
+    write_manifest(out / "manifest.json", manifest)
+
+
+def _read_profiles(path: Path) -> dict[str, ShapeProfile]:
+    values = read_json(path)
+    try:
+        return {
+            name: ShapeProfile(*(tuple(int(size) for size in shapes[key]) for key in ("min", "opt", "max")))
+            for name, shapes in values.items()
+        }
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"'{path}' is no profile file ({type(error).__name__}: {error}); expected "
+            '{"input": {"min": [...], "opt": [...], "max": [...]}}.'
+        ) from error
+    except EngineBuildError as error:
+        raise EngineBuildError(f"'{path}': {error}") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())
