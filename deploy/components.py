@@ -12,6 +12,7 @@ from models.spec import ComponentSpec, ModelSpec, TensorSpec
 
 if TYPE_CHECKING:
     import numpy as np
+    import numpy.typing as npt
     from torch import Tensor, nn
 
 __all__ = ["CenterPointComponentExtractor", "ExportableComponent"]
@@ -83,7 +84,7 @@ class CenterPointComponentExtractor:
         self.static_voxels = static_voxels
         self.seed = seed
 
-    def extract(self, samples: Mapping[str, np.ndarray] | None = None) -> tuple[ExportableComponent, ...]:
+    def extract(self, samples: Mapping[str, npt.NDArray[np.float32]] | None = None) -> tuple[ExportableComponent, ...]:
         """The components in the order in which they run.
 
         Args:
@@ -121,7 +122,7 @@ class CenterPointComponentExtractor:
 
         return ComponentSpec(component.name, fixed(component.inputs), fixed(component.outputs))
 
-    def _sample(self, tensor: TensorSpec, given: np.ndarray | None) -> Tensor:
+    def _sample(self, tensor: TensorSpec, given: npt.NDArray[np.float32] | None) -> Tensor:
         torch = require("torch", "to trace the model")
         if given is None:
             generator = torch.Generator().manual_seed(self.seed)

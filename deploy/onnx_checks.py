@@ -23,7 +23,9 @@ def read_onnx(path: str | Path) -> onnx.ModelProto:
     Raises:
         ExportError: the file is missing, truncated or not ONNX.
     """
-    onnx = require("onnx", "to read ONNX files")
+    require("onnx", "to read ONNX files")
+    import onnx
+
     decode_error = require("google.protobuf.message", "to read ONNX files").DecodeError
     path = Path(path)
     if not path.is_file():
@@ -50,7 +52,9 @@ def check_model(model: onnx.ModelProto, what: str) -> onnx.ModelProto:
     Raises:
         ExportError: the graph is not valid ONNX or its shapes contradict each other.
     """
-    onnx = require("onnx", "to check exported graphs")
+    require("onnx", "to check exported graphs")
+    import onnx
+
     try:
         onnx.checker.check_model(model, full_check=True)
         inferred: onnx.ModelProto = onnx.shape_inference.infer_shapes(
@@ -76,7 +80,8 @@ def check_component(model: onnx.ModelProto, component: ComponentSpec) -> None:
     ]
     if differences:
         raise ExportError(
-            f"The ONNX graph of '{component.name}' differs from what the model config implies: {'; '.join(differences)}."
+            f"The ONNX graph of '{component.name}' differs from what the model config implies: "
+            f"{'; '.join(differences)}."
         )
 
 

@@ -24,6 +24,7 @@ from deploy.rotation import fold_rot_y_axis_reference
 
 if TYPE_CHECKING:
     import numpy as np
+    import numpy.typing as npt
     import onnx
     from torch import nn
 
@@ -66,7 +67,8 @@ class OnnxExportSettings:
     def __post_init__(self) -> None:
         if not MIN_OPSET <= self.opset_version <= MAX_OPSET:
             raise ExportError(
-                f"opset_version is {self.opset_version}; this exporter writes {MIN_OPSET} to {MAX_OPSET}. Use 17 unless a "
+                f"opset_version is {self.opset_version}; this exporter writes {MIN_OPSET} to {MAX_OPSET}. Use "
+                "17 unless a "
                 "consumer asks for another."
             )
         if self.precision not in PRECISIONS:
@@ -90,7 +92,7 @@ def export_components(
     spec: ModelSpec,
     out_dir: str | Path,
     settings: OnnxExportSettings | None = None,
-    samples: Mapping[str, np.ndarray] | None = None,
+    samples: Mapping[str, npt.NDArray[np.float32]] | None = None,
 ) -> tuple[OnnxArtifact, ...]:
     """Exports every component of `model` to `<out_dir>/<component>.onnx`.
 
@@ -160,7 +162,9 @@ def component_to_onnx(component: ExportableComponent, spec: ModelSpec, settings:
 
 def _trace(component: ExportableComponent, settings: OnnxExportSettings) -> onnx.ModelProto:
     torch = require("torch", "to export ONNX")
-    onnx = require("onnx", "to export ONNX")
+    require("onnx", "to export ONNX")
+    import onnx
+
     buffer = io.BytesIO()
     with torch.no_grad(), warnings.catch_warnings():
         # The TorchScript exporter announces its successor at every call, and mmdet3d's layers compare shapes in Python,
@@ -178,9 +182,9 @@ def _trace(component: ExportableComponent, settings: OnnxExportSettings) -> onnx
                 do_constant_folding=settings.do_constant_folding,
                 input_names=list(component.input_names),
                 output_names=list(component.output_names),
-                # Only the number of pillars. The points of a pillar (axis 1) look dynamic too, but must not be: a padded row
-                # is zero before the first layer and, through its normalization, a constant after it, and takes part in the
-                # maximum. Fewer rows would give another function, not a faster one.
+                # Only the number of pillars. The points of a pillar (axis 1) look dynamic too, but must not
+                # be: a padded row is zero before the first layer and, through its normalization, a constant
+                # after it, and takes part in the maximum. Fewer rows would give another function, not a faster one.
                 dynamic_axes=component.dynamic_axes,
             )
         except (torch.onnx.errors.OnnxExporterError, RuntimeError, ValueError, TypeError) as error:
@@ -205,7 +209,8 @@ def _write(model: onnx.ModelProto, path: Path) -> None:
             temporary.write_bytes(data)
     except OSError as error:
         raise ExportError(
-            f"Cannot write '{path}' ({len(data) / 1e6:.1f} MB): {error.strerror or error}. Free space or choose another folder."
+            f"Cannot write '{path}' ({len(data) / 1e6:.1f} MB): {error.strerror or error}. Free space or choose "
+            "another folder."
         ) from error
 
 
@@ -220,7 +225,7 @@ class CenterPointONNXExportPipeline:
         model: nn.Module,
         spec: ModelSpec,
         out_dir: str | Path,
-        samples: Mapping[str, np.ndarray] | None = None,
+        samples: Mapping[str, npt.NDArray[np.float32]] | None = None,
     ) -> tuple[OnnxArtifact, ...]:
         """See `export_components`."""
         return export_components(model, spec, out_dir, self.settings, samples)

@@ -16,6 +16,7 @@ from base.lazy import require
 
 if TYPE_CHECKING:
     import numpy as np
+    import numpy.typing as npt
     import onnx
 
 __all__ = ["PRECISIONS", "WeightRounding", "convert_precision", "graph_precision", "weight_rounding"]
@@ -95,7 +96,9 @@ def convert_precision(model: onnx.ModelProto, precision: str) -> onnx.ModelProto
         ExportError: unknown precision; the graph is not FP32; a weight overflows FP16; an operator carries FP32 values
             in a way that cannot be converted.
     """
-    onnx = require("onnx", "to convert precision")
+    require("onnx", "to convert precision")
+    import onnx
+
     if precision not in PRECISIONS:
         raise ExportError(f"precision is '{precision}'; a graph can be converted to {' or '.join(PRECISIONS)}.")
     result: onnx.ModelProto = onnx.ModelProto()
@@ -128,7 +131,8 @@ def _check_convertible(model: onnx.ModelProto) -> None:
         for attribute in node.attribute:
             if attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS):
                 raise ExportError(
-                    f"Node '{node.name}' ({node.op_type}) holds a subgraph, which FP16 conversion does not enter. Export this "
+                    f"Node '{node.name}' ({node.op_type}) holds a subgraph, which FP16 conversion does not "
+                    "enter. Export this "
                     "component in FP32."
                 )
 
@@ -173,8 +177,6 @@ def _convert_to_fp16(model: onnx.ModelProto) -> None:
                 attribute.t.CopyFrom(onnx.numpy_helper.from_array(half, attribute.t.name))
             elif node.op_type == "Cast" and attribute.name == "to" and attribute.i == float32:
                 attribute.i = float16
-            elif node.op_type == "ConstantOfShape" and attribute.name == "value":
-                continue
         if node.op_type == "ConstantOfShape" and not node.attribute:
             # Without a value the operator makes FP32 zeros.
             node.attribute.append(
@@ -215,7 +217,7 @@ def _convert_to_fp16(model: onnx.ModelProto) -> None:
     graph.node.extend(nodes)
 
 
-def _rounding(name: str, values: np.ndarray) -> WeightRounding:
+def _rounding(name: str, values: npt.NDArray[np.float32]) -> WeightRounding:
     import numpy as np
 
     magnitude = np.abs(values.astype(np.float64))

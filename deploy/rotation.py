@@ -2,9 +2,9 @@
 
 mmdet3d's head gives `dim = [l, w, h]` and `rot = [sin t, cos t]`, with t counter-clockwise from +x. The node decodes
 `[w, l, h] = exp(dim)` and `yaw = atan2(rot[0], rot[1])`, clockwise from +y, which is -t - pi/2. With
-sin(-t - pi/2) = -cos t and cos(-t - pi/2) = -sin t the wanted channels are `[-cos t, -sin t]`: a permutation and a change
-of sign of the last convolution's output channels. Applied to its weights the conversion costs nothing at run time and is
-exact to the last bit.
+sin(-t - pi/2) = -cos t and cos(-t - pi/2) = -sin t the wanted channels are `[-cos t, -sin t]`: a permutation
+and a change of sign of the last convolution's output channels. Applied to its weights the conversion costs
+nothing at run time and is exact to the last bit.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,10 @@ from base.errors import EngineBuildError
 from base.files import atomic_path
 
 __all__ = ["BuilderLog"]
+
+# Durations alone differ between equal builds; without them the log is as reproducible as the engine. The time
+# of the whole build is `EngineResult.seconds`.
+_DURATION = re.compile(r"\b\d+(?:\.\d+)?(?:e[+-]?\d+)? ?(?:ms|us|s|seconds|milliseconds)\b")
 
 
 class BuilderLog:
@@ -56,6 +61,7 @@ class BuilderLog:
         """
         try:
             with atomic_path(path) as temporary:
-                temporary.write_text("".join(f"{line}\n" for line in self.lines), encoding="utf-8")
+                text = "".join(f"{_DURATION.sub('(time)', line)}\n" for line in self.lines)
+                temporary.write_text(text, encoding="utf-8")
         except OSError as error:
             raise EngineBuildError(f"Cannot write builder log '{path}': {error.strerror or error}.") from error

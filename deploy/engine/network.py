@@ -54,7 +54,8 @@ def traits_of(trt: Any, dialect: Dialect) -> BuilderTraits:
     version = _version(trt)
     if version < dialect.oldest:
         raise EngineBuildError(
-            f"{dialect.title} {trt.__version__} is installed; {dialect.oldest[0]}.{dialect.oldest[1]} or newer is needed."
+            f"{dialect.title} {trt.__version__} is installed; {dialect.oldest[0]}.{dialect.oldest[1]} or newer "
+            "is needed."
         )
     # TensorRT 11 kept the creation flag but ignores it, and took the FP16 and INT8 switches away.
     weak = not dialect.always_strongly_typed and version < (11, 0)
@@ -90,7 +91,8 @@ def build_engine(trt: Any, dialect: Dialect, request: EngineRequest, precision: 
                 temporary.write_bytes(engine)
         except OSError as error:
             raise EngineBuildError(
-                f"Cannot write '{request.engine_path}' ({len(engine) / 1e6:.1f} MB): {error.strerror or error}. Free space or "
+                f"Cannot write '{request.engine_path}' ({len(engine) / 1e6:.1f} MB): {error.strerror or error}. "
+                "Free space or "
                 "choose another folder."
             ) from error
     finally:
@@ -202,7 +204,8 @@ def _load_timing_cache(dialect: Dialect, request: EngineRequest, config: Any, lo
     cache = config.create_timing_cache(data)
     if cache is None or not config.set_timing_cache(cache, False):
         raise EngineBuildError(
-            f"Timing cache '{path}' is broken or of another TensorRT version or GPU. Delete it; the build makes a new one."
+            f"Timing cache '{path}' is broken or of another TensorRT version or GPU. Delete it; the build makes "
+            "a new one."
         )
     return cache
 

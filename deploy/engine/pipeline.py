@@ -97,7 +97,8 @@ class CenterPointTensorRTExportPipeline:
         """What `run` will ask of the builder; checks that the files exist and the profiles' names are known."""
         if not onnx_dir.is_dir():
             raise EngineBuildError(
-                f"ONNX folder '{onnx_dir}' does not exist. Export first (mode 'onnx' or 'both'), or set export.onnx_path."
+                f"ONNX folder '{onnx_dir}' does not exist. Export first (mode 'onnx' or 'both'), or set "
+                "export.onnx_path."
             )
         settings, requests, known = self.settings, [], []
         for name in COMPONENTS:

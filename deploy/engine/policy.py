@@ -1,7 +1,8 @@
 """Precision policies against the precision of the graph.
 
-The graph decides: its types are the engine's types, on every builder. A policy therefore is a statement about the graph,
-and one that does not hold is an error. TensorRT 10 alone can still be told to run an FP32 graph in FP16 where it likes.
+The graph decides: its types are the engine's types, on every builder. A policy therefore is a statement about
+the graph, and one that does not hold is an error. TensorRT 10 alone can still be told to run an FP32 graph in
+FP16 where it likes.
 """
 
 from __future__ import annotations
@@ -86,6 +87,7 @@ def _own_policy(precision: str) -> str:
 
 def _contradiction(policy: str, precision: str, traits: BuilderTraits, onnx_name: str, advice: str) -> str:
     return (
-        f"precision_policy '{policy}' contradicts '{onnx_name}', whose graph is {precision}: {traits.title} builds what the "
+        f"precision_policy '{policy}' contradicts '{onnx_name}', whose graph is {precision}: {traits.title} "
+        "builds what the "
         f"graph says. {advice}."
     )

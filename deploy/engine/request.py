@@ -56,8 +56,8 @@ class EngineRequest:
         precision_policy: One of `PRECISION_POLICIES`.
         timing_cache: File of measured tactics to read and extend, for builders that measure; None: no cache.
         log_path: Where the builder's messages go; None: beside the engine, with the suffix `.log`.
-        compute_capabilities: GPUs to build for, such as ("8.6", "8.9"), where the builder has the choice; empty: its own.
-        optimization_level: 0 (fast build) to 5 (fast engine); None: the builder's own.
+        compute_capabilities: GPUs to build for, such as ("8.6", "8.9"), where the builder has the choice;
+        empty: its own. optimization_level: 0 (fast build) to 5 (fast engine); None: the builder's own.
     """
 
     onnx_path: Path

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from base.errors import EngineBuildError, ExportError
@@ -72,7 +73,7 @@ class _ProcessBuilder:
         task = {"builder": self.name, "precision": precision, "request": request.to_dict()}
         return _answer(self._run(task, request), request)
 
-    def _run(self, task: dict[str, object], request: EngineRequest) -> str:
+    def _run(self, task: Mapping[str, object], request: EngineRequest) -> str:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path)}
         done = subprocess.run(
             [sys.executable, "-m", "deploy.engine.worker"],
@@ -85,13 +86,15 @@ class _ProcessBuilder:
         if done.returncode < 0:
             name = signal.Signals(-done.returncode).name
             raise EngineBuildError(
-                f"{self._traits.title} died of {name} while it built '{request.onnx_path}'. SIGKILL usually means that memory "
+                f"{self._traits.title} died of {name} while it built '{request.onnx_path}'. SIGKILL usually "
+                "means that memory "
                 "ran out."
             )
         if done.returncode != 0:
             tail = "\n".join(done.stderr.strip().splitlines()[-5:])
             raise EngineBuildError(
-                f"{self._traits.title} failed with exit code {done.returncode} while it built '{request.onnx_path}':\n{tail}"
+                f"{self._traits.title} failed with exit code {done.returncode} while it built "
+                f"'{request.onnx_path}':\n{tail}"
             )
         return done.stdout
 
