@@ -43,7 +43,8 @@ class Road:
     def pose(self, s: float, lateral: float = 0.0) -> tuple[float, float, float]:
         """(x, y, heading) at arc length `s`, `lateral` metres left of the centre line.
 
-        Positions are interpolated between points and the heading likewise, so both are continuous in `s`.
+        Positions and headings are interpolated between points; where the curvature changes, the heading may step by
+        half of the change over one point, a milliradian or so.
         """
         u = min(max(s / self.spacing, 0.0), len(self.points) - 2.0)
         i = min(int(u), len(self.points) - 3) if len(self.points) > 2 else 0
