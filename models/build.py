@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -55,7 +57,8 @@ def build_model(cfg: Any, seed: int = 0) -> nn.Module:
         model: nn.Module = registry.MODELS.build(copy.deepcopy(cfg.model))
     except (KeyError, TypeError, AssertionError, ValueError) as error:
         raise ConfigError(f"mmdet3d cannot build the model of '{cfg.filename}': {error}") from error
-    cast(Any, model).init_weights()
+    with _quiet_mmengine():
+        cast(Any, model).init_weights()
     _randomize_batch_norm(model)
     return model.eval()
 
@@ -97,6 +100,20 @@ def load_checkpoint(model: nn.Module, path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"Checkpoint '{path}' holds NaN or infinite values in {_listed('tensors', broken)}.")
     meta = checkpoint.get("meta", {})
     return dict(meta) if isinstance(meta, Mapping) else {}
+
+
+@contextmanager
+def _quiet_mmengine() -> Iterator[None]:
+    """`init_weights` logs a paragraph for every parameter at INFO."""
+    from mmengine.logging import MMLogger
+
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _listed(what: str, names: list[str]) -> str:

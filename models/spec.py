@@ -185,7 +185,7 @@ class ModelSpec:
         if set(values) - known or known - set(values):
             raise ConfigError(
                 f"Model specification has unknown fields {sorted(set(values) - known)} and lacks "
-                f"{sorted(known - set(values))}; it was written by another version of this project. Export the model again."
+                f"{sorted(known - set(values))}; it is of another version of this project. Export the model again."
             )
         converted: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
