@@ -1,0 +1,101 @@
+"""What the command lines share: argument groups, overrides of the configuration, logging, exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from base.errors import ConfigError, MissingDependencyError, UserError
+
+__all__ = [
+    "DEFAULT_DEPLOY_CONFIG",
+    "DEFAULT_MODEL_CONFIG",
+    "EXIT_FAILED",
+    "EXIT_USAGE",
+    "LOG_LEVELS",
+    "add_common_arguments",
+    "add_override_arguments",
+    "overrides_of",
+    "run_command",
+]
+
+DEFAULT_DEPLOY_CONFIG = "configs/deploy/deploy_config.py"
+DEFAULT_MODEL_CONFIG = "configs/model/centerpoint_t4_demo.py"
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+EXIT_FAILED, EXIT_USAGE, _EXIT_INTERRUPTED = 1, 2, 130
+
+# Option -> key of the configuration that it overrides.
+_OVERRIDES = {
+    "mode": "export.mode",
+    "checkpoint": "checkpoint_path",
+    "work_dir": "export.work_dir",
+    "onnx_path": "export.onnx_path",
+    "data_root": "runtime_io.data_root",
+    "num_samples": "evaluation.num_samples",
+    "num_verify_samples": "verification.num_verify_samples",
+}
+# Precision of the command line -> policy of the configuration.
+_PRECISIONS = {"fp32": "auto", "fp16": "fp16"}
+
+_logger = logging.getLogger(__name__)
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options that every deploy command has."""
+    parser.add_argument(
+        "--rot-y-axis-reference",
+        action="store_true",
+        help="export dim as (width, length, height) and yaw clockwise from the y axis, as Autoware expects",
+    )
+    parser.add_argument("--log-level", choices=LOG_LEVELS, default="INFO", help="default %(default)s")
+
+
+def add_override_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options that override keys of the deploy config."""
+    group = parser.add_argument_group("overrides of the deploy config")
+    group.add_argument("--mode", choices=("onnx", "trt", "both", "none"), help="what to export")
+    group.add_argument("--checkpoint", metavar="PTH", help="trained weights")
+    group.add_argument("--work-dir", metavar="DIR", help="folder of everything the run writes")
+    group.add_argument("--onnx-path", metavar="DIR", help="folder with existing ONNX files, for --mode=trt")
+    group.add_argument("--data-root", metavar="DIR", help="T4 dataset to verify and evaluate on")
+    group.add_argument("--num-samples", type=int, metavar="N", help="frames to evaluate; -1 is all")
+    group.add_argument("--num-verify-samples", type=int, metavar="N", help="frames to verify on")
+    group.add_argument("--precision", choices=tuple(_PRECISIONS), help="what the exported network computes in")
+
+
+def overrides_of(args: argparse.Namespace) -> dict[str, Any]:
+    """Key path -> value of the options that were given."""
+    given = {
+        key: getattr(args, option) for option, key in _OVERRIDES.items() if getattr(args, option, None) is not None
+    }
+    if getattr(args, "precision", None) is not None:
+        given["backend_config.common_config.precision_policy"] = _PRECISIONS[args.precision]
+    if args.rot_y_axis_reference:
+        given["export.rot_y_axis_reference"] = True
+    return given
+
+
+def run_command(command: Callable[[], int], log_level: str) -> int:
+    """Runs a command and turns the errors a user can meet into a message and an exit code.
+
+    Returns:
+        The command's own code, 2 for wrong input or configuration, 130 when interrupted.
+    """
+    logging.basicConfig(
+        level=log_level, format="%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S", force=True
+    )
+    for chatty in ("matplotlib", "numba", "PIL", "mmengine"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    try:
+        return command()
+    except UserError as error:
+        kind = {ConfigError: "configuration", MissingDependencyError: "installation"}.get(type(error), "input")
+        # Without a traceback: the message says what to do, and the code that found out does not help with that.
+        print(f"error ({kind}): {error}", file=sys.stderr)  # noqa: T201 - the command's last word
+        return EXIT_USAGE
+    except KeyboardInterrupt:
+        print("interrupted; finished files are whole, unfinished ones were removed", file=sys.stderr)  # noqa: T201
+        return _EXIT_INTERRUPTED

@@ -1,0 +1,107 @@
+"""A deploy configuration against the model it is to deploy: shapes, output names, tolerances."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from base.errors import ConfigError
+from deploy.config.parsing import nearest
+from deploy.config.schema import DeployConfig, ShapeRange
+
+if TYPE_CHECKING:
+    from models.spec import ModelSpec, TensorSpec
+
+__all__ = ["check_against_model", "optimization_profiles"]
+
+# Pillars of an ordinary frame as a share of `max_voxels`: what engines are tuned for unless the config says otherwise.
+_TYPICAL_SHARE = 0.25
+
+
+def check_against_model(config: DeployConfig, spec: ModelSpec, source: str) -> None:
+    """Holds shapes and names of the configuration against the model.
+
+    Raises:
+        ConfigError: an optimization profile does not fit the model's grid, features or pillar limit, or a tolerance names
+            an output that the model does not have.
+    """
+    optimization_profiles(config, spec, source)
+    tolerance = config.verification.tolerance
+    if isinstance(tolerance, Mapping):
+        known = [tensor.name for component in spec.components for tensor in component.outputs]
+        for name in tolerance:
+            if name not in known:
+                guess = nearest(name, known)
+                suggestion = f" Did you mean '{guess}'?" if guess else ""
+                raise ConfigError(
+                    f"{source}: 'verification.tolerance.{name}' names no output of model '{spec.name}'.{suggestion} "
+                    f"Its "
+                    f"outputs are {', '.join(known)}."
+                )
+
+
+def optimization_profiles(config: DeployConfig, spec: ModelSpec, source: str) -> dict[str, dict[str, ShapeRange]]:
+    """Component -> input -> shapes of the optimization profile, from the configuration or else from the model.
+
+    Raises:
+        ConfigError: a configured shape does not fit the model.
+    """
+    entries = config.backend_config.model_inputs
+    given = dict(entries[0].input_shapes) if entries else {}
+    inputs = {tensor.name: tensor for component in spec.components for tensor in component.inputs}
+    for name, shapes in given.items():
+        where = f"backend_config.model_inputs[0].input_shapes.{name}"
+        if name not in inputs:
+            guess = nearest(name, inputs)
+            suggestion = f" Did you mean '{guess}'?" if guess else ""
+            raise ConfigError(
+                f"{source}: '{where}' names no input of model '{spec.name}'.{suggestion} Its inputs are "
+                f"{', '.join(inputs)}."
+            )
+        _check_shapes(shapes, inputs[name], spec, where, source)
+    return {
+        component.name: {tensor.name: given.get(tensor.name) or _default(tensor, spec) for tensor in component.inputs}
+        for component in spec.components
+    }
+
+
+def _default(tensor: TensorSpec, spec: ModelSpec) -> ShapeRange:
+    def shape(dynamic: int) -> tuple[int, ...]:
+        return tuple(dynamic if size is None else size for size in tensor.shape)
+
+    return ShapeRange(shape(1), shape(max(1, round(spec.max_voxels * _TYPICAL_SHARE))), shape(spec.max_voxels))
+
+
+def _check_shapes(shapes: ShapeRange, tensor: TensorSpec, spec: ModelSpec, where: str, source: str) -> None:
+    expected = ["voxels" if size is None else size for size in tensor.shape]
+    for key in ("min_shape", "opt_shape", "max_shape"):
+        shape = getattr(shapes, key)
+        if len(shape) != len(tensor.shape):
+            raise ConfigError(
+                f"{source}: '{where}.{key}' is {list(shape)}, but '{tensor.name}' of model '{spec.name}' has "
+                f"{len(tensor.shape)} axes: {expected}."
+            )
+        for axis, (size, wanted) in enumerate(zip(shape, tensor.shape, strict=True)):
+            if wanted is not None and size != wanted:
+                raise ConfigError(
+                    f"{source}: '{where}.{key}' is {list(shape)}, but model '{spec.name}' has {expected}: axis {axis} "
+                    f"({_meaning(tensor, axis)}) must be {wanted}. Correct it, or leave '{tensor.name}' out to take "
+                    f"the "
+                    "shapes from the model config."
+                )
+    for axis, wanted in enumerate(tensor.shape):
+        if wanted is None and shapes.max_shape[axis] < spec.max_voxels:
+            raise ConfigError(
+                f"{source}: '{where}.max_shape' allows {shapes.max_shape[axis]} pillars, but model '{spec.name}' "
+                f"makes up to "
+                f"{spec.max_voxels} (max_voxels): a dense frame would not run. Raise max_shape to "
+                f"{spec.max_voxels}, or lower max_voxels in the model config."
+            )
+
+
+def _meaning(tensor: TensorSpec, axis: int) -> str:
+    names = {
+        "input_features": ("pillars", "points per pillar", "features per point"),
+        "spatial_features": ("batch", "channels", "grid cells along y", "grid cells along x"),
+    }
+    return names[tensor.name][axis]

@@ -1,0 +1,115 @@
+"""The steps of a run: what each did, how long it took and how much memory it needed at its peak."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import resource
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from base.errors import BackendUnavailable
+
+__all__ = ["FAILED", "NOT_RUN", "PASSED", "SKIPPED", "Step", "StepRecorder", "peak_rss_bytes"]
+
+PASSED, FAILED, SKIPPED, NOT_RUN = "PASSED", "FAILED", "SKIPPED", "NOT RUN"
+
+_logger = logging.getLogger(__name__)
+_CLEAR_PEAK = "5"
+
+
+@dataclass
+class Step:
+    """One step of a run.
+
+    Attributes:
+        name: What was done.
+        status: PASSED, FAILED, SKIPPED, or NOT RUN while it has not ended.
+        reason: Why it failed or was skipped.
+        seconds: Wall time.
+        peak_rss_bytes: Largest resident memory of this process during the step.
+    """
+
+    name: str
+    status: str = NOT_RUN
+    reason: str = ""
+    seconds: float = 0.0
+    peak_rss_bytes: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return asdict(self)
+
+    def fail(self, reason: str) -> None:
+        """Marks a step that ran to its end with a result that is not good enough."""
+        self.status, self.reason = FAILED, reason
+
+    def skip(self, reason: str) -> None:
+        """Marks a step that cannot run here."""
+        self.status, self.reason = SKIPPED, reason
+
+
+class StepRecorder:
+    """Keeps every step in order, whatever becomes of it."""
+
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+
+    @contextlib.contextmanager
+    def step(self, name: str) -> Iterator[Step]:
+        """Runs the body as one step.
+
+        `BackendUnavailable` from the body makes the step SKIPPED and is not passed on; any other exception
+        makes it FAILED and is passed on.
+        """
+        step = Step(name)
+        self.steps.append(step)
+        _logger.info("── %s", name)
+        _reset_peak_rss()
+        started = time.monotonic()
+        try:
+            yield step
+            if step.status == NOT_RUN:
+                step.status = PASSED
+        except BackendUnavailable as unavailable:
+            step.skip(str(unavailable))
+        except BaseException as error:
+            step.fail(f"{type(error).__name__}: {error}")
+            raise
+        finally:
+            step.seconds = time.monotonic() - started
+            step.peak_rss_bytes = peak_rss_bytes()
+            reason = f": {step.reason}" if step.reason else ""
+            level = {FAILED: logging.ERROR, SKIPPED: logging.WARNING}.get(step.status, logging.INFO)
+            memory = step.peak_rss_bytes / 2**20
+            _logger.log(
+                level, "   %s %s in %.1f s, peak memory %.0f MiB%s", name, step.status, step.seconds, memory, reason
+            )
+
+    def skipped(self, name: str, reason: str) -> None:
+        """Records a step of which it is clear beforehand that it cannot run."""
+        with self.step(name) as step:
+            step.skip(reason)
+
+    def with_status(self, status: str) -> list[Step]:
+        """The steps in one state."""
+        return [step for step in self.steps if step.status == status]
+
+
+def _reset_peak_rss() -> None:
+    # Linux lets a process reset its own high-water mark; elsewhere the peak is that of the process so far.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text(_CLEAR_PEAK, encoding="ascii")
+
+
+def peak_rss_bytes() -> int:
+    """Peak resident memory since the last step began (Linux), else since the process began."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
