@@ -1,0 +1,159 @@
+"""What a change of backend does to the boxes: matched, moved, lost, gained."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from base.boxes import Boxes3D
+from base.errors import ConfigError
+
+__all__ = ["BoxComparator", "BoxComparison", "BoxTolerance", "default_box_tolerance"]
+
+
+@dataclass(frozen=True)
+class BoxTolerance:
+    """When two backends' boxes count as the same.
+
+    Attributes:
+        min_score: Boxes below it on both sides are not judged; a partner may score less.
+        max_center_m: A pair whose centres are at most this far apart, in space, is matched; beyond it, moved.
+        search_radius_m: A box without a partner of its class within this distance is lost or gained.
+        min_matched_share: Least share of matched boxes among matched, moved, lost and gained.
+    """
+
+    min_score: float = 0.3
+    max_center_m: float = 0.01
+    search_radius_m: float = 0.5
+    min_matched_share: float = 0.99
+
+
+# FP32 differences move a centre by micrometres; 1 cm fails only where another cell became the peak. With 11 significant
+# bits, `reg` (cells of up to 0.5 m) and `height` err by about 1 % of their range, and near-ties of the heatmap flip.
+_DEFAULTS = {
+    "fp32": BoxTolerance(),
+    "fp32_tf32": BoxTolerance(max_center_m=0.05, min_matched_share=0.97),
+    "fp16": BoxTolerance(max_center_m=0.05, min_matched_share=0.97),
+}
+
+
+def default_box_tolerance(precision: str) -> BoxTolerance:
+    """Limits for a precision.
+
+    Raises:
+        ConfigError: there are none for this precision.
+    """
+    if precision not in _DEFAULTS:
+        raise ConfigError(f"no box tolerance for precision '{precision}'; there is one for {', '.join(_DEFAULTS)}")
+    return _DEFAULTS[precision]
+
+
+@dataclass(frozen=True)
+class BoxComparison:
+    """Boxes of two backends over all compared frames; errors are the largest over matched and moved pairs.
+
+    Attributes:
+        num_reference: Boxes of the reference with enough score.
+        num_test: Boxes of the tested backend with enough score.
+        matched: Pairs within the tolerance.
+        moved: Pairs of which the centres are farther apart.
+        lost: Boxes of the reference without a partner.
+        gained: Boxes of the tested backend without a partner.
+        max_center_m: Largest distance of centres.
+        max_size_m: Largest difference of a length, width or height.
+        max_yaw_rad: Largest difference of yaw, in [0, π].
+        max_velocity_mps: Largest difference of velocity.
+        max_score: Largest difference of scores.
+    """
+
+    num_reference: int
+    num_test: int
+    matched: int
+    moved: int
+    lost: int
+    gained: int
+    max_center_m: float
+    max_size_m: float
+    max_yaw_rad: float
+    max_velocity_mps: float
+    max_score: float
+
+    @property
+    def matched_share(self) -> float:
+        """Matched among all; NaN where no box has enough score on either side."""
+        total = self.matched + self.moved + self.lost + self.gained
+        return self.matched / total if total else math.nan
+
+    def violations(self, tolerance: BoxTolerance) -> tuple[str, ...]:
+        """What is beyond the tolerance, in words; no boxes at all is not, since the outputs are compared as well."""
+        if math.isnan(self.matched_share) or self.matched_share >= tolerance.min_matched_share:
+            return ()
+        return (
+            f"boxes: {self.matched_share:.2%} of the boxes with score >= {tolerance.min_score:g} agree within "
+            f"{tolerance.max_center_m * 100:g} cm, {tolerance.min_matched_share:.0%} are needed: "
+            f"{self.matched} matched, {self.moved} moved, {self.lost} lost, {self.gained} gained",
+        )
+
+
+class BoxComparator:
+    """Pairs the boxes of two backends frame by frame: nearest first, one to one, same class."""
+
+    def __init__(self, tolerance: BoxTolerance) -> None:
+        self.tolerance = tolerance
+        self._counts = np.zeros(6, np.int64)
+        self._errors = np.zeros(5)
+
+    def add(self, reference: Boxes3D, test: Boxes3D) -> None:
+        """Adds one frame."""
+        floor = self.tolerance.min_score
+        strong_a, strong_b = reference.scores >= floor, test.scores >= floor
+        pairs = _nearest_pairs(reference, test, self.tolerance.search_radius_m)
+        # A pair below the score on both sides is not judged.
+        a, b = pairs[strong_a[pairs[:, 0]] | strong_b[pairs[:, 1]]].T
+        errors = _errors(reference.select(a), test.select(b))
+        matched = int((errors[0] <= self.tolerance.max_center_m).sum())
+        lost = strong_a.copy()
+        lost[a] = False
+        gained = strong_b.copy()
+        gained[b] = False
+        counts = [strong_a.sum(), strong_b.sum(), matched, len(a) - matched, lost.sum(), gained.sum()]
+        self._counts += np.array(counts, np.int64)
+        if len(a):
+            self._errors = np.maximum(self._errors, errors.max(axis=1))
+
+    def result(self) -> BoxComparison:
+        """The comparison over all frames so far."""
+        return BoxComparison(*(int(value) for value in self._counts), *(float(value) for value in self._errors))
+
+
+def _nearest_pairs(a: Boxes3D, b: Boxes3D, radius_m: float) -> NDArray[np.int64]:
+    """(K, 2) one-to-one pairs of one class within the radius, the closest pair chosen first."""
+    delta = a.boxes[:, None, :3].astype(np.float64) - b.boxes[None, :, :3]
+    distance = np.sqrt((delta**2).sum(axis=2))
+    rows, columns = np.nonzero((distance <= radius_m) & (a.labels[:, None] == b.labels[None]))
+    free_a, free_b = np.ones(len(a), bool), np.ones(len(b), bool)
+    chosen = []
+    for index in np.argsort(distance[rows, columns], kind="stable"):
+        row, column = rows[index], columns[index]
+        if free_a[row] and free_b[column]:
+            free_a[row] = free_b[column] = False
+            chosen.append((row, column))
+    return np.array(chosen, np.int64).reshape(-1, 2)
+
+
+def _errors(a: Boxes3D, b: Boxes3D) -> NDArray[np.float64]:
+    """(5, K) centre, size, yaw, velocity and score differences of pairs."""
+    delta = np.abs(a.boxes.astype(np.float64) - b.boxes)
+    turn = np.mod(delta[:, 6], 2 * np.pi)
+    return np.stack(
+        [
+            np.sqrt((delta[:, :3] ** 2).sum(axis=1)),
+            delta[:, 3:6].max(axis=1, initial=0.0),
+            np.minimum(turn, 2 * np.pi - turn),
+            np.hypot(delta[:, 7], delta[:, 8]),
+            np.abs(a.scores.astype(np.float64) - b.scores),
+        ]
+    )

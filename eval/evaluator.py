@@ -1,0 +1,175 @@
+"""One backend over a dataset: accuracy and latency together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from base.errors import ConfigError, DataError
+from eval.frames import FramesLike, first_frames
+from eval.machine import MachineInfo
+from eval.metrics import DEFAULT_THRESHOLDS_M, DetectionMetrics, FrameResult, default_ranges, evaluate_detections
+from runtime.latency import LatencyRecorder, LatencyStats
+
+if TYPE_CHECKING:
+    from runtime.pipeline import Pipeline
+
+__all__ = ["BackendEvaluation", "EvaluationSummary", "InputCounts", "evaluate"]
+
+
+@dataclass(frozen=True)
+class InputCounts:
+    """What did not enter the network, over all frames.
+
+    Attributes:
+        mean_voxels: Mean number of pillars of a frame.
+        dropped_voxels: Pillars beyond the model's maximum.
+        frames_with_dropped_voxels: Frames in which that happened.
+        dropped_points: Points in range for which no pillar had room.
+        outside_points: Points outside the model's range.
+        invalid_points: Points with NaN or infinite values.
+    """
+
+    mean_voxels: float
+    dropped_voxels: int
+    frames_with_dropped_voxels: int
+    dropped_points: int
+    outside_points: int
+    invalid_points: int
+
+
+@dataclass(frozen=True)
+class EvaluationSummary:
+    """The numbers of one backend.
+
+    Attributes:
+        backend: "pytorch", "onnx" or "tensorrt".
+        device: "cpu" or "cuda:N".
+        precision: "fp32", "fp16", ...
+        num_frames: Frames scored.
+        warmup_frames: Of these, the first ones whose latency does not count.
+        metrics: Detection metrics.
+        latency: Stage -> milliseconds; "total" last.
+        samples_ms: Total time of each frame that counts, in order.
+        inputs: What did not enter the network.
+        machine: Where it was measured.
+    """
+
+    backend: str
+    device: str
+    precision: str
+    num_frames: int
+    warmup_frames: int
+    metrics: DetectionMetrics
+    latency: dict[str, LatencyStats]
+    samples_ms: tuple[float, ...]
+    inputs: InputCounts
+    machine: MachineInfo
+
+    @property
+    def label(self) -> str:
+        """Short name for tables: "onnx fp32 (cpu)"."""
+        return f"{self.backend} {self.precision} ({self.device})"
+
+
+@dataclass(frozen=True, eq=False)
+class BackendEvaluation:
+    """`EvaluationSummary` with the detections it was made from.
+
+    Attributes:
+        summary: The numbers.
+        frames: Detections and ground truth of every frame, in order.
+    """
+
+    summary: EvaluationSummary
+    frames: tuple[FrameResult, ...]
+
+    @property
+    def metrics(self) -> DetectionMetrics:
+        """Detection metrics."""
+        return self.summary.metrics
+
+    @property
+    def latency(self) -> dict[str, LatencyStats]:
+        """Stage -> milliseconds."""
+        return self.summary.latency
+
+
+def evaluate(
+    pipeline: Pipeline,
+    frames: FramesLike,
+    *,
+    num_samples: int = -1,
+    warmup: int = 2,
+    precision: str = "fp32",
+    ranges_m: Sequence[tuple[float, float]] | None = None,
+    thresholds_m: Sequence[float] = DEFAULT_THRESHOLDS_M,
+    min_num_points: int = 0,
+    show_progress: bool = True,
+) -> BackendEvaluation:
+    """Runs the pipeline on frames, scores its detections and measures every stage.
+
+    Args:
+        pipeline: Backend with preprocessing and decoding.
+        frames: Where the frames come from; the first `num_samples` are used.
+        num_samples: -1 uses all.
+        warmup: First frames whose latency does not count; they are scored. Where fewer frames are run, the first
+            frame is repeated beforehand so that one latency is left.
+        precision: Of the backend, for the result.
+        ranges_m: Distance ranges; by default the usual ones within the model's grid.
+        thresholds_m: Matching thresholds.
+        min_num_points: Ground truth with fewer points does not count.
+        show_progress: Whether to show a progress bar.
+
+    Raises:
+        DataError: no frames, or one that cannot be read or processed; it is named, never left out.
+    """
+    if warmup < 0:
+        raise ConfigError(f"warmup is {warmup}; give 0 or more frames")
+    spec, backend = pipeline.spec, pipeline.backend
+    if ranges_m is None:
+        reach = max(abs(spec.point_cloud_range[axis]) for axis in (0, 1, 3, 4))
+        ranges_m = default_ranges(reach)
+    count = len(frames) if num_samples == -1 else num_samples
+    inside = min(warmup, max(count - 1, 0))
+    latency = LatencyRecorder(inside)
+    results: list[FrameResult] = []
+    inferences: list[tuple[int, ...]] = []
+    for frame in first_frames(frames, num_samples, f"evaluating {backend.name}", show_progress):
+        try:
+            if not results:
+                for _ in range(warmup - inside):
+                    pipeline(frame.points)
+            inference = pipeline(frame.points)
+        except DataError as error:
+            raise DataError(f"evaluating {backend.name}: frame '{frame.token}': {error}") from error
+        latency.add(inference.stages_ms, inference.total_ms)
+        results.append(FrameResult(frame.token, inference.detections, frame.ground_truth))
+        inferences.append(
+            (
+                inference.num_voxels,
+                inference.num_dropped_voxels,
+                inference.num_dropped_voxels > 0,
+                inference.num_dropped_points,
+                inference.num_outside_points,
+                inference.num_invalid_points,
+            )
+        )
+    metrics = evaluate_detections(
+        results, spec.class_names, thresholds_m=thresholds_m, ranges_m=ranges_m, min_num_points=min_num_points
+    )
+    sums = [sum(column) for column in zip(*inferences, strict=True)]
+    summary = EvaluationSummary(
+        backend.name,
+        backend.device,
+        precision,
+        len(results),
+        inside,
+        metrics,
+        latency.summary(),
+        tuple(round(value, 3) for value in latency.samples_ms()),
+        InputCounts(sums[0] / len(results), *sums[1:]),
+        MachineInfo.current(),
+    )
+    return BackendEvaluation(summary, tuple(results))

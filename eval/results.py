@@ -1,0 +1,136 @@
+"""The record of a run: `results.json`, of which `results.schema.json` is the schema."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from base.errors import DataError
+from base.files import read_json, write_json
+from eval.codec import from_json, json_schema, to_json
+from eval.evaluator import EvaluationSummary
+from eval.verification import VerificationResult
+
+__all__ = [
+    "SCHEMA_PATH",
+    "SCHEMA_VERSION",
+    "ArtifactRecord",
+    "RunResults",
+    "StepResult",
+    "StepStatus",
+    "read_results",
+    "results_schema",
+    "write_results",
+]
+
+SCHEMA_VERSION = 1
+SCHEMA_PATH = Path(__file__).with_name("results.schema.json")
+
+StepStatus = Literal["PASSED", "FAILED", "SKIPPED"]
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """One step of a run.
+
+    Attributes:
+        name: "export onnx", "verify pytorch vs onnx", ...
+        status: PASSED, FAILED or SKIPPED.
+        reason: Why it failed or was skipped; empty otherwise.
+        seconds: Wall time; None where it did not run.
+        peak_rss_mb: Peak resident memory of the process up to its end, MB; None where it did not run.
+    """
+
+    name: str
+    status: StepStatus
+    reason: str = ""
+    seconds: float | None = None
+    peak_rss_mb: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.status != "PASSED" and not self.reason:
+            raise ValueError(f"step '{self.name}' is {self.status} without a reason")
+
+
+@dataclass(frozen=True)
+class ArtifactRecord:
+    """A file that the run made.
+
+    Attributes:
+        path: Relative to the work folder.
+        kind: "onnx", "engine", ...
+        precision: "fp32", "fp16", ...; empty where it has none.
+        sha256: Of its bytes.
+        bytes: Its size.
+    """
+
+    path: str
+    kind: str
+    precision: str
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class RunResults:
+    """Everything a run found out.
+
+    Attributes:
+        title: What was deployed: the model's name.
+        run: Configuration of the run as the user would recognize it: mode, precision, checkpoint, dataset, ...
+        steps: In the order in which they ran.
+        verifications: One per scenario that ran.
+        evaluations: One per backend that ran, the reference first.
+        artifacts: Files made.
+        versions: Package -> version.
+        schema_version: Of this document.
+    """
+
+    title: str
+    run: dict[str, Any]
+    steps: tuple[StepResult, ...]
+    verifications: tuple[VerificationResult, ...] = ()
+    evaluations: tuple[EvaluationSummary, ...] = ()
+    artifacts: tuple[ArtifactRecord, ...] = ()
+    versions: dict[str, str] = field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def passed(self) -> bool:
+        """Something ran, and nothing failed. Skipped steps do not fail a run; a run of skipped steps alone does."""
+        statuses = [step.status for step in self.steps]
+        clean = "FAILED" not in statuses and all(item.passed for item in self.verifications)
+        return clean and "PASSED" in statuses
+
+    def count(self, status: StepStatus) -> int:
+        """Steps of this status."""
+        return sum(step.status == status for step in self.steps)
+
+
+def results_schema() -> dict[str, Any]:
+    """JSON schema of `results.json`."""
+    return json_schema(RunResults, "CenterPoint deployment results")
+
+
+def write_results(results: RunResults, path: str | Path) -> None:
+    """Writes `results.json` atomically: equal results give equal bytes."""
+    write_json(path, to_json(results))
+
+
+def read_results(path: str | Path) -> RunResults:
+    """Reads what `write_results` wrote.
+
+    Raises:
+        DataError: the file is missing, no JSON, of another schema version, or does not fit the schema.
+    """
+    value = read_json(path)
+    version = value.get("schema_version") if isinstance(value, dict) else None
+    if version != SCHEMA_VERSION:
+        raise DataError(f"'{path}' has schema_version {version!r}; this version reads {SCHEMA_VERSION}")
+    return from_json(RunResults, value, str(path))
+
+
+if __name__ == "__main__":
+    # Regenerates the schema file after a change of the dataclasses: python -m eval.results
+    write_json(SCHEMA_PATH, results_schema())
