@@ -1,0 +1,157 @@
+#!/usr/bin/env bash
+# provision.sh PYTHON: makes sure that the user's cache holds a root with Bazel 7.7.1; prints the root's path.
+#
+# The packages come from the machine's own Debian mirror, unstable suite, through apt-get with every state folder of its
+# own: the system's package database is neither read nor written. apt checks the suite's signature with Debian's
+# keyring and every package by its hash. Nothing of a package is executed while it is unpacked.
+# Killed half-way: the next call starts the unfinished step again (work goes to a temporary folder and is renamed).
+# Two at once: the second waits for the first's lock.
+#   CENTERPOINT_DEBIAN_MIRROR=URL   the mirror, where the machine's apt configuration names none
+set -euo pipefail
+
+REVISION=7.7.1-r1  # raise it when the list of packages or the layout changes
+PACKAGES=(bazel-bootstrap bazel-rules-shell bubblewrap bash coreutils sed grep findutils tar gzip diffutils mawk
+  hostname util-linux)
+# What the packages ask for and Bazel does not need to build and test Python: compilers, the JDK (the JRE stays),
+# Perl, Debian's own Python (the machine's 3.11 is bound in), documentation.
+UNNEEDED='^(gcc|g\+\+|cpp|binutils|make|patch|build-essential|dpkg-dev|perl|python3|linux-libc-dev|openjdk-[0-9]+-jdk'
+UNNEEDED+='|default-jdk|debconf|node-|libjs-|media-types|netbase|readline-common|libpam|openssl|bzip2|libpython3|libperl'
+UNNEEDED+='|libc6-dev|libc-dev|libc-gconv|libgcc-[0-9]+-dev|libstdc\+\+-[0-9]+-dev|libdpkg'
+UNNEEDED+='|lib(asan|lsan|tsan|ubsan|hwasan|itm|quadmath|cc1-|isl|mpfr|mpc|gmp|binutils|ctf|sframe|gprofng))'
+
+python=$1
+cache=$CENTERPOINT_CACHE
+root=$cache/bazel-$REVISION
+say() { printf 'bazelw: %s\n' "$*" >&2; }
+fail() { say "$*"; exit 1; }
+
+debian_mirror() {
+  if [[ -n "${CENTERPOINT_DEBIAN_MIRROR:-}" ]]; then echo "$CENTERPOINT_DEBIAN_MIRROR"; return; fi
+  local codename
+  codename=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
+  apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT) $(CREATED_BY)' 2>/dev/null |
+    awk -v suite="$codename" '($2 == suite || $2 == "stable" || $2 == "unstable") && $3 == "main" { print $1; exit }'
+}
+
+# apt-get with folders of its own: $1 is that folder, the rest are apt-get's arguments.
+private_apt() {
+  local state=$1
+  shift
+  apt-get -q -c "$state/apt.conf" "$@"
+}
+
+configure_apt() {
+  local state=$1 mirror keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+  mirror=$(debian_mirror)
+  [[ -n "$mirror" ]] || fail "apt's configuration names no Debian mirror; set CENTERPOINT_DEBIAN_MIRROR to one"
+  [[ -r "$keyring" ]] || fail "$keyring is missing (package debian-archive-keyring): signatures cannot be checked"
+  mkdir -p "$state/lists/partial" "$state/cache/archives/partial"
+  : >"$state/status"
+  echo "deb [signed-by=$keyring] $mirror unstable main" >"$state/sources.list"
+  cat >"$state/apt.conf" <<CONF
+#clear APT::Update::Pre-Invoke;
+#clear APT::Update::Post-Invoke;
+#clear APT::Update::Post-Invoke-Success;
+#clear DPkg::Pre-Invoke;
+#clear DPkg::Post-Invoke;
+#clear DPkg::Pre-Install-Pkgs;
+#clear APT::Default-Release;
+Dir::State "$state";
+Dir::State::Lists "$state/lists";
+Dir::State::status "$state/status";
+Dir::Cache "$state/cache";
+Dir::Etc::SourceList "$state/sources.list";
+Dir::Etc::SourceParts "/dev/null";
+Dir::Etc::Preferences "/dev/null";
+Dir::Etc::PreferencesParts "/dev/null";
+Acquire::Check-Valid-Until "false";
+Acquire::Languages "none";
+APT::Sandbox::User "$(id -un)";
+CONF
+  say "reading the package lists of the unstable suite from $mirror"
+  private_apt "$state" update >"$state/log" 2>&1 || { tail -5 "$state/log" >&2; fail "apt-get update failed"; }
+}
+
+download() {
+  local state=$1 wanted=()
+  mapfile -t wanted < <(private_apt "$state" -s install --no-install-recommends "${PACKAGES[@]}" |
+    awk '$1 == "Inst" { version = $3; sub(/^\(/, "", version); print $2 "=" version }' | grep -vE "$UNNEEDED")
+  [[ ${#wanted[@]} -gt 50 ]] || fail "the unstable suite offers no installable bazel-bootstrap"
+  say "downloading ${#wanted[@]} packages (about 210 MB)"
+  (cd "$state/cache/archives" && private_apt "$state" download "${wanted[@]}") >"$state/log" 2>&1 ||
+    { tail -5 "$state/log" >&2; fail "the download failed; call bazelw again to resume it"; }
+}
+
+unpack() {
+  local state=$1 target=$2 package count=0 total directory
+  local packages=("$state"/cache/archives/*.deb)
+  total=${#packages[@]}
+  mkdir -p "$target"/usr/{bin,sbin,lib,lib64} "$target"/{etc,proc,dev,sys,tmp}
+  for directory in bin sbin lib lib64; do ln -s "usr/$directory" "$target/$directory"; done
+  for package in "${packages[@]}"; do
+    dpkg-deb --fsys-tarfile "$package" | tar -x -C "$target" --no-same-owner --exclude='./usr/share/doc/*' \
+      --exclude='./usr/share/man/*' --exclude='./usr/share/locale/*' --exclude='./usr/share/info/*' ||
+      fail "$package cannot be unpacked; remove $state and call bazelw again"
+    count=$((count + 1))
+    ((count % 50)) || say "unpacked $count of $total packages"
+  done
+  # Links that maintainer scripts would have made.
+  ln -sf bash "$target/usr/bin/sh"
+  ln -sf mawk "$target/usr/bin/awk"
+  [[ ! -e "$target/usr/bin/which.debianutils" ]] || ln -sf which.debianutils "$target/usr/bin/which"
+  # Debian's own settings less a JDK (there is only a JRE) and less a C compiler (nothing here is compiled, but
+  # Bazel's Python rules ask for a C toolchain to be configured).
+  cat >"$target/etc/bazel/bazelrc" <<RC
+startup --install_base=/usr/share/bazel --trust_install_base
+startup --server_javabase=/usr/lib/jvm/default-java
+common --repo_env=CC=/usr/bin/true
+$(grep '^common --override_module' "$target/etc/bazel/bazelrc")
+RC
+}
+
+# The machine's Python and git need shared libraries that the root may lack: copy those, never the C library's own.
+adopt_host_programs() {
+  local stamp library programs name
+  stamp="$python $(stat -Lc '%Y %s' "$python")"
+  [[ "$(cat "$root/.host-programs" 2>/dev/null || true)" != "$stamp" ]] || return 0
+  programs=("$python" "$("$python" -c 'import sysconfig; print(sysconfig.get_path("platstdlib"))')"/lib-dynload/*.so)
+  [[ ! -x /usr/bin/git ]] || programs+=(/usr/bin/git)
+  for library in $(ldd "${programs[@]}" 2>/dev/null | awk '$2 == "=>" && $3 ~ /^\// { print $3 }' | sort -u); do
+    name=$(basename "$library")
+    case "$library" in /lib/* | /usr/lib/*) ;; *) continue ;; esac  # elsewhere: visible in the root as it is
+    [[ -e $(echo "$root"/usr/lib/*-linux-gnu)/$name ]] ||
+      cp -L "$library" "$(echo "$root"/usr/lib/*-linux-gnu)/$name"
+  done
+  rm -f "$root"/usr/bin/python3 "$root"/usr/bin/python3.11
+  case "$python" in
+    /usr/bin/*) ln -s "$(basename "$python")" "$root/usr/bin/python3" ;;
+    *) ln -s "$python" "$root/usr/bin/python3"; ln -s "$python" "$root/usr/bin/python3.11" ;;
+  esac
+  echo "$stamp" >"$root/.host-programs"
+}
+
+ready() { [[ -f "$root/.host-programs" && "$(cat "$root/.host-programs")" == "$python $(stat -Lc '%Y %s' "$python")" ]]; }
+
+if ready; then echo "$root"; exit 0; fi
+mkdir -p "$cache"
+exec 9>"$cache/provision.lock"
+flock -n 9 || { say "waiting for another bazelw that is provisioning"; flock 9; }
+if [[ ! -d "$root" ]]; then
+  say "no bazel on PATH: provisioning Bazel 7.7.1 in $cache (once, about a minute, 0.5 GB)"
+  rm -rf "$cache"/unpacking.*
+  state=$cache/apt
+  configure_apt "$state"
+  download "$state"
+  unpack "$state" "$cache/unpacking.$$"
+  mv -T "$cache/unpacking.$$" "$root"
+  rm -rf "$state"
+fi
+adopt_host_programs
+loader=$(echo "$root"/lib64/ld-linux-*.so.*)
+"$loader" --library-path "$(echo "$root"/usr/lib/*-linux-gnu)" "$root/usr/bin/bwrap" --bind "$root" / --dev-bind /dev /dev \
+  --bind /proc /proc /usr/bin/true || {
+  rm -f "$root/.host-programs"
+  fail "this machine does not let bubblewrap make a mount namespace (a container without CAP_SYS_ADMIN?)"
+}
+say "Bazel is ready in $root"
+echo "$root"
