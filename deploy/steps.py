@@ -30,7 +30,7 @@ class Step:
         status: PASSED, FAILED, SKIPPED, or NOT RUN while it has not ended.
         reason: Why it failed or was skipped.
         seconds: Wall time.
-        peak_rss_bytes: Largest resident memory of this process during the step.
+        peak_rss_bytes: Largest resident memory of this process during the step, or of a process that it waited for.
     """
 
     name: str
@@ -69,6 +69,7 @@ class StepRecorder:
         self.steps.append(step)
         _logger.info("── %s", name)
         _reset_peak_rss()
+        children = _children_peak_bytes()
         started = time.monotonic()
         try:
             yield step
@@ -82,6 +83,9 @@ class StepRecorder:
         finally:
             step.seconds = time.monotonic() - started
             step.peak_rss_bytes = peak_rss_bytes()
+            # The kernel keeps one maximum over all children; only one that grew belongs to this step.
+            if _children_peak_bytes() > children:
+                step.peak_rss_bytes = max(step.peak_rss_bytes, _children_peak_bytes())
             reason = f": {step.reason}" if step.reason else ""
             level = {FAILED: logging.ERROR, SKIPPED: logging.WARNING}.get(step.status, logging.INFO)
             memory = step.peak_rss_bytes / 2**20
@@ -105,8 +109,12 @@ def _reset_peak_rss() -> None:
         Path("/proc/self/clear_refs").write_text(_CLEAR_PEAK, encoding="ascii")
 
 
+def _children_peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+
+
 def peak_rss_bytes() -> int:
-    """Peak resident memory since the last step began (Linux), else since the process began."""
+    """Peak resident memory of this process since the last step began (Linux), else since it began."""
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii")
     except OSError:

@@ -64,6 +64,10 @@ def parse_deploy_config(
     for key, instead in _REPLACED.items():
         if key in plain:
             raise ConfigError(f"{source}: '{key}' is not used: {instead}. Remove it.")
+    if isinstance(plain.get("runtime_io"), dict) and "sample_idx" in plain["runtime_io"]:
+        raise ConfigError(
+            f"{source}: 'runtime_io.sample_idx' is not used: the traced graph does not depend on the sample. Remove it."
+        )
     _read_newer_spelling(plain, source)
     for dotted, value in (overrides or {}).items():
         _override(plain, dotted, value, source)

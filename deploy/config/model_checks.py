@@ -12,20 +12,17 @@ from deploy.config.schema import DeployConfig, ShapeRange
 if TYPE_CHECKING:
     from models.spec import ModelSpec, TensorSpec
 
-__all__ = ["check_against_model", "optimization_profiles"]
-
-# Pillars of an ordinary frame as a share of `max_voxels`: what engines are tuned for unless the config says otherwise.
-_TYPICAL_SHARE = 0.25
+__all__ = ["check_against_model", "configured_profiles"]
 
 
 def check_against_model(config: DeployConfig, spec: ModelSpec, source: str) -> None:
     """Holds shapes and names of the configuration against the model.
 
     Raises:
-        ConfigError: an optimization profile does not fit the model's grid, features or pillar limit, or a tolerance names
-            an output that the model does not have.
+        ConfigError: an optimization profile does not fit the model's grid, features or pillar limit, or a tolerance
+            names an output that the model does not have.
     """
-    optimization_profiles(config, spec, source)
+    configured_profiles(config, spec, source)
     tolerance = config.verification.tolerance
     if isinstance(tolerance, Mapping):
         known = [tensor.name for component in spec.components for tensor in component.outputs]
@@ -40,8 +37,8 @@ def check_against_model(config: DeployConfig, spec: ModelSpec, source: str) -> N
                 )
 
 
-def optimization_profiles(config: DeployConfig, spec: ModelSpec, source: str) -> dict[str, dict[str, ShapeRange]]:
-    """Component -> input -> shapes of the optimization profile, from the configuration or else from the model.
+def configured_profiles(config: DeployConfig, spec: ModelSpec, source: str) -> dict[str, ShapeRange]:
+    """Input -> shapes of the optimization profile that the configuration gives; other inputs follow from the model.
 
     Raises:
         ConfigError: a configured shape does not fit the model.
@@ -59,17 +56,7 @@ def optimization_profiles(config: DeployConfig, spec: ModelSpec, source: str) ->
                 f"{', '.join(inputs)}."
             )
         _check_shapes(shapes, inputs[name], spec, where, source)
-    return {
-        component.name: {tensor.name: given.get(tensor.name) or _default(tensor, spec) for tensor in component.inputs}
-        for component in spec.components
-    }
-
-
-def _default(tensor: TensorSpec, spec: ModelSpec) -> ShapeRange:
-    def shape(dynamic: int) -> tuple[int, ...]:
-        return tuple(dynamic if size is None else size for size in tensor.shape)
-
-    return ShapeRange(shape(1), shape(max(1, round(spec.max_voxels * _TYPICAL_SHARE))), shape(spec.max_voxels))
+    return given
 
 
 def _check_shapes(shapes: ShapeRange, tensor: TensorSpec, spec: ModelSpec, where: str, source: str) -> None:

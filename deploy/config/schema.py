@@ -76,7 +76,7 @@ class ExportConfig:
 
 @dataclass(frozen=True)
 class RuntimeIOConfig:
-    """The frames used to trace, verify and evaluate."""
+    """The frames used to verify and evaluate."""
 
     data_root: str | None = setting(
         None,
@@ -86,7 +86,6 @@ class RuntimeIOConfig:
     info_file: str | None = setting(
         None, "Info file relative to `data_root`, in place of the one the model config tests on."
     )
-    sample_idx: int = setting(0, "Frame from which the export samples are taken.", minimum=0)
 
 
 @dataclass(frozen=True)
@@ -125,10 +124,9 @@ class CommonBackendConfig:
 
     precision_policy: str = setting(
         "auto",
-        "`auto`: FP32, TF32 where the GPU has it. `fp32_tf32`: the same, asked for by name. `fp16`: the ONNX files "
-        "compute in "
-        "FP16 with FP32 inputs and outputs. `strongly_typed`: exactly the types the ONNX files carry. `int8`: a "
-        "quantized model.",
+        "`auto`, `strongly_typed`: FP32 ONNX files; engines compute in exactly the types the files carry. `fp32_tf32`: "
+        "FP32, with TF32 tensor cores allowed. `fp16`: FP16 inside with FP32 inputs and outputs. `int8`: a quantized "
+        "model.",
         choices=PRECISION_POLICIES,
     )
     max_workspace_size: int = setting(2 << 30, "Bytes of GPU memory the builder's tactics may use.", minimum=1 << 20)

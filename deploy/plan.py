@@ -1,0 +1,239 @@
+"""Everything a run needs, found and checked before any of its work starts."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from base.errors import CheckpointError, ConfigError, DataError, UserError
+from base.files import user_path
+from base.lazy import require
+from deploy.config.model_checks import check_against_model, configured_profiles
+from deploy.config.paths import input_path
+from deploy.config.schema import DeployConfig, Scenario, ShapeRange
+from deploy.existing import check_engine_dir, check_onnx_dir
+
+if TYPE_CHECKING:
+    from models.spec import ModelSpec
+
+__all__ = ["DEMO_DATA_VARIABLE", "RunPlan", "make_plan"]
+
+DEMO_DATA_VARIABLE = "CENTERPOINT_DEMO_DATA"
+_GENERATE = (
+    "Generate one with: python -m datasets.synthetic --out data/t4dataset --train-scenes 1 --val-scenes 4 "
+    "--frames-per-scene 10 (under Bazel: ./bazelw run //datasets/synthetic:generate -- --out data/t4dataset), or give "
+    "another folder with --data-root."
+)
+# An engine holds the weights again, and a builder writes a few files beside it.
+_FREE_SPACE_FACTOR = 6
+_FREE_SPACE_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What a run will read and write.
+
+    Attributes:
+        config: The deploy configuration.
+        source: File it came from.
+        model_config_path: The model config.
+        model_cfg: The same, loaded (`mmengine.Config`).
+        spec: The model as trained.
+        checkpoint: Its weights.
+        work_dir, onnx_dir, engine_dir: Where ONNX files and engines are, or will be.
+        data_root: Folder of the dataset; None where no step needs one.
+        profiles: Optimization profiles that the configuration gives.
+        precision: What exported graphs compute in.
+        scenarios: Comparisons of this run.
+        backends: Backends to evaluate.
+    """
+
+    config: DeployConfig
+    source: str
+    model_config_path: Path
+    model_cfg: Any
+    spec: ModelSpec
+    checkpoint: Path
+    work_dir: Path
+    onnx_dir: Path
+    engine_dir: Path
+    data_root: Path | None
+    profiles: dict[str, ShapeRange]
+    precision: str
+    scenarios: tuple[Scenario, ...]
+    backends: tuple[str, ...]
+
+    @property
+    def mode(self) -> str:
+        """The export mode."""
+        return self.config.export.mode
+
+    @property
+    def exports_onnx(self) -> bool:
+        """Whether this run writes ONNX files."""
+        return self.mode in ("onnx", "both")
+
+    @property
+    def builds_engines(self) -> bool:
+        """Whether this run writes engines."""
+        return self.mode in ("trt", "both")
+
+    @property
+    def export_spec(self) -> ModelSpec:
+        """The exported network: the model, in the rotation convention of the export."""
+        return dataclasses.replace(self.spec, rot_y_axis_reference=self.config.export.rot_y_axis_reference)
+
+    @property
+    def reads_onnx(self) -> bool:
+        """Whether a step uses ONNX files that this run does not make."""
+        return not self.exports_onnx and "onnx" in self.needed_backends
+
+    @property
+    def reads_engines(self) -> bool:
+        """Whether a step uses engines that this run does not make."""
+        if self.builds_engines or "tensorrt" not in self.needed_backends:
+            return False
+        # New ONNX files outdate the engines of an earlier run in the same folder.
+        return self.mode == "none" or self.config.evaluation.backends.tensorrt.engine_dir is not None
+
+    @property
+    def needed_backends(self) -> set[str]:
+        """Backends that a comparison or an evaluation uses."""
+        return {*self.backends, *(s.ref_backend for s in self.scenarios), *(s.test_backend for s in self.scenarios)}
+
+
+def make_plan(config: DeployConfig, source: str, model_config: str | os.PathLike[str]) -> RunPlan:
+    """Resolves paths and checks everything that can be checked without building the model.
+
+    Raises:
+        ConfigError: the configuration does not fit the model, asks for nothing, or names a missing file.
+        CheckpointError, DataError: the checkpoint or the dataset is missing.
+        MissingDependencyError: a package that a step needs is not installed.
+        UserError: too little space is left on the disk.
+    """
+    from models.config import load_model_config
+    from models.spec import ModelSpec
+
+    if config.quantization.enabled:
+        raise ConfigError(
+            f"{source}: 'quantization.enabled' is True, but this version deploys FP32 and FP16 models only. Set it to "
+            f"False."
+        )
+    model_config_path = input_path(model_config)
+    model_cfg = load_model_config(model_config_path)
+    spec = ModelSpec.from_config(model_cfg)
+    check_against_model(config, spec, source)
+    checkpoint = _checkpoint(config, source)
+    work_dir = user_path(config.export.work_dir)
+    backends = config.evaluation.backends
+    enabled = tuple(name for name in ("pytorch", "onnx", "tensorrt") if getattr(backends, name).enabled)
+    scenarios: tuple[Scenario, ...] = getattr(config.verification.scenarios, config.export.mode)
+    plan = RunPlan(
+        config=config,
+        source=source,
+        model_config_path=model_config_path,
+        model_cfg=model_cfg,
+        spec=spec,
+        checkpoint=checkpoint,
+        work_dir=work_dir,
+        onnx_dir=_folder(config.export.onnx_path or backends.onnx.model_dir, work_dir / "onnx"),
+        engine_dir=_folder(backends.tensorrt.engine_dir, work_dir / "tensorrt"),
+        data_root=None,
+        profiles=configured_profiles(config, spec, source),
+        precision="fp16" if config.backend_config.common_config.precision_policy == "fp16" else "fp32",
+        scenarios=scenarios if config.verification.enabled else (),
+        backends=enabled if config.evaluation.enabled else (),
+    )
+    if plan.mode == "none" and not plan.scenarios and not plan.backends:
+        raise ConfigError(
+            f"{source}: there is nothing to do: 'export.mode' is 'none', there is no verification scenario for it and "
+            f"no "
+            "backend to evaluate."
+        )
+    if plan.scenarios or plan.backends:
+        plan = dataclasses.replace(plan, data_root=_data_root(config, model_cfg))
+    _check_existing(plan)
+    _check_packages(plan)
+    _check_space(plan)
+    return plan
+
+
+def _folder(configured: str | None, default: Path) -> Path:
+    return default if configured is None else input_path(configured)
+
+
+def _checkpoint(config: DeployConfig, source: str) -> Path:
+    if config.checkpoint_path is None:
+        raise ConfigError(f"{source}: 'checkpoint_path' is not set. Set it, or give --checkpoint.")
+    path = input_path(config.checkpoint_path)
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise CheckpointError(
+            f"Checkpoint '{path}' {what}. Give the weights' file with --checkpoint or checkpoint_path."
+        )
+    return path
+
+
+def _data_root(config: DeployConfig, model_cfg: Any) -> Path:
+    dataset = model_cfg.val_dataloader.dataset
+    named = config.runtime_io.data_root or os.environ.get(DEMO_DATA_VARIABLE) or dataset.get("data_root")
+    if named is None:
+        raise DataError(f"No dataset is named by --data-root, {DEMO_DATA_VARIABLE} or the model config. {_GENERATE}")
+    root = input_path(named)
+    info = root / (config.runtime_io.info_file or dataset.get("ann_file", "centerpoint_infos_val.pkl"))
+    if not root.is_dir():
+        raise DataError(f"Dataset folder '{root}' does not exist. {_GENERATE}")
+    if not info.is_file():
+        raise DataError(f"Dataset '{root}' has no info file '{info.name}' (looked for '{info}'). {_GENERATE}")
+    return root
+
+
+def _check_existing(plan: RunPlan) -> None:
+    """Checks the files that this run reads but does not make; missing ones that nobody named make skipped steps."""
+    if plan.mode == "trt" or plan.reads_onnx:
+        backends = plan.config.evaluation.backends
+        key = "export.onnx_path" if plan.config.export.onnx_path else "evaluation.backends.onnx.model_dir"
+        if plan.mode == "trt" or backends.onnx.model_dir is not None or plan.onnx_dir.exists():
+            check_onnx_dir(plan.onnx_dir, plan.export_spec, plan.checkpoint, key)
+    if plan.reads_engines:
+        key = "evaluation.backends.tensorrt.engine_dir"
+        onnx_dir = plan.onnx_dir if plan.onnx_dir.exists() else None
+        if plan.config.evaluation.backends.tensorrt.engine_dir is not None or plan.engine_dir.exists():
+            check_engine_dir(plan.engine_dir, plan.spec, onnx_dir, key)
+
+
+def _check_packages(plan: RunPlan) -> None:
+    require("torch", "to load the model")
+    require("onnx", "to read and check ONNX files")
+    if plan.exports_onnx and plan.config.onnx_config.simplify:
+        require("onnxsim", "because onnx_config.simplify is True")
+    if "onnx" in plan.needed_backends:
+        require("onnxruntime", "to run the onnx backend")
+    if plan.builds_engines:
+        from deploy.engine.selection import open_engine_builder
+
+        open_engine_builder(plan.config.backend_config.common_config.builder)
+    if importlib.util.find_spec("mmdet3d") is None:
+        require("mmdet3d", "to build the PyTorch model")
+
+
+def _check_space(plan: RunPlan) -> None:
+    """A rough look at the disk; a full disk later on is still reported, with nothing half written left behind."""
+    existing = plan.work_dir
+    while not existing.exists():
+        existing = existing.parent
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise ConfigError(f"Work folder '{plan.work_dir}' cannot be written ('{existing}' is no writable folder).")
+    needed = _FREE_SPACE_BYTES + _FREE_SPACE_FACTOR * plan.checkpoint.stat().st_size
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise UserError(
+            f"'{existing}' has {free / 2**20:.0f} MiB free; this run needs about {needed / 2**20:.0f} MiB. Free "
+            f"space, or "
+            "choose another folder with --work-dir."
+        )
