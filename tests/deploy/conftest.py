@@ -1,0 +1,58 @@
+"""A CenterPoint small enough to export and build in a test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+TINY_CONFIG = REPOSITORY / "tests" / "data" / "deploy" / "tiny_centerpoint.py"
+
+
+@pytest.fixture(scope="session")
+def tiny_config_path() -> Path:
+    """Model config of the tiny CenterPoint."""
+    return TINY_CONFIG
+
+
+@pytest.fixture(scope="session")
+def tiny() -> tuple[Any, Any]:
+    """The tiny CenterPoint with seeded weights, and its specification. Tests must not change the model."""
+    import torch
+
+    from models.build import build_model
+    from models.config import load_model_config
+    from models.spec import ModelSpec
+
+    torch.set_num_threads(1)
+    cfg = load_model_config(TINY_CONFIG)
+    return build_model(cfg, seed=3), ModelSpec.from_config(cfg)
+
+
+@pytest.fixture(scope="session")
+def tiny_onnx(tiny: tuple[Any, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with the tiny CenterPoint's FP32 ONNX files."""
+    from deploy.onnx_export import export_components
+
+    folder = tmp_path_factory.mktemp("tiny_onnx")
+    export_components(*tiny, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run_onnx() -> Callable[..., list[Any]]:
+    """`run_onnx(path or model, {input: array}) -> [array, …]` on ONNX Runtime, one thread."""
+
+    def run(source: Any, inputs: dict[str, Any]) -> list[Any]:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        data = Path(source).read_bytes() if isinstance(source, (str, Path)) else source.SerializeToString()
+        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        return list(session.run(None, inputs))
+
+    return run
