@@ -1,0 +1,1 @@
+"""Training a shipped model configuration with mmengine's Runner."""

@@ -1,0 +1,147 @@
+"""Trains a model config on T4 data and writes the checkpoint that the project ships.
+
+    python -m training.train --model-config configs/model/centerpoint_t4_demo.py --data-root data/t4dataset \
+        --work-dir work_dirs/train --output checkpoint.pth --seed 0
+
+The schedule, optimizer and augmentation are the config's; the options here only scale them to a machine. The output
+holds half-precision weights (`models.build.load_checkpoint` widens them) and what is needed to repeat the run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from base.determinism import set_determinism
+from base.errors import UserError
+from base.files import atomic_path, user_path
+from models.build import import_mmdet3d
+from models.config import load_model_config
+
+__all__ = ["main", "runner_config", "save_release"]
+
+_logger = logging.getLogger(__name__)
+
+
+def runner_config(cfg: Any, args: argparse.Namespace) -> Any:
+    """Completes a model config to a config of mmengine's Runner, with the command line's overrides applied."""
+    cfg.work_dir = str(user_path(args.work_dir))
+    for loader in ("train_dataloader", "val_dataloader"):
+        cfg[loader].dataset.data_root = str(user_path(args.data_root))
+    cfg.train_dataloader.batch_size = args.batch_size or cfg.train_dataloader.batch_size
+    if args.workers is not None:
+        cfg.train_dataloader.num_workers = args.workers
+        cfg.train_dataloader.persistent_workers = args.workers > 0
+    if args.epochs is not None:
+        cfg.train_cfg.max_epochs = args.epochs
+        for scheduler in cfg.param_scheduler:
+            scheduler.total_steps = args.epochs
+    if args.range_m is not None:
+        _crop(cfg, args.range_m)
+    # Accuracy is measured by this project's own evaluator on the exported backends, not inside the training loop.
+    for key in ("val_dataloader", "test_dataloader"):
+        cfg.pop(key, None)
+    cfg.train_cfg = dict(by_epoch=True, max_epochs=cfg.train_cfg.max_epochs)
+    cfg.default_scope = "mmdet3d"
+    cfg.randomness = dict(seed=args.seed, deterministic=True)
+    cfg.default_hooks = dict(
+        logger=dict(type="LoggerHook", interval=args.log_interval),
+        checkpoint=dict(type="CheckpointHook", interval=1, max_keep_ckpts=1),
+    )
+    if args.device == "cpu":
+        cfg.env_cfg = dict(cudnn_benchmark=False, mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0))
+    return cfg
+
+
+def _crop(cfg: Any, range_m: float) -> None:
+    """Trains on the square |x|, |y| < range_m only: the network is fully convolutional and its weights fit any grid."""
+    lower, upper = cfg.point_cloud_range[2], cfg.point_cloud_range[5]
+    limits = [-range_m, -range_m, lower, range_m, range_m, upper]
+    cells = round(2 * range_m / cfg.voxel_size[0])
+    model = cfg.model
+    model.data_preprocessor.voxel_layer.point_cloud_range = limits
+    model.pts_voxel_encoder.point_cloud_range = limits
+    model.pts_middle_encoder.output_shape = [cells, cells]
+    model.pts_bbox_head.bbox_coder.pc_range = limits
+    model.train_cfg.pts.update(point_cloud_range=limits, grid_size=[cells, cells, 1])
+    model.test_cfg.pts.pc_range = limits[:2]
+    for step in cfg.train_dataloader.dataset.pipeline:
+        if "point_cloud_range" in step:
+            step.point_cloud_range = limits
+
+
+def save_release(model: Any, path: Path, meta: dict[str, Any]) -> None:
+    """Writes `{'state_dict': half-precision weights, 'meta': meta}`; equal weights give equal tensors."""
+    import torch
+
+    state = {
+        key: value.detach().cpu().half() if value.is_floating_point() else value.detach().cpu()
+        for key, value in model.state_dict().items()
+    }
+    with atomic_path(path) as temporary:
+        torch.save({"state_dict": state, "meta": meta}, temporary)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0] if __doc__ else None)
+    parser.add_argument("--model-config", type=Path, default=Path("configs/model/centerpoint_t4_demo.py"))
+    parser.add_argument("--data-root", type=Path, default=Path("data/t4dataset"), help="T4 dataset folder")
+    parser.add_argument("--work-dir", type=Path, default=Path("work_dirs/train"), help="logs and epoch checkpoints")
+    parser.add_argument("--output", type=Path, required=True, help="checkpoint to ship (.pth)")
+    parser.add_argument("--epochs", type=int, help="default: the config's")
+    parser.add_argument("--batch-size", type=int, help="frames an iteration; default: the config's")
+    parser.add_argument("--workers", type=int, help="data loader processes; default: the config's")
+    parser.add_argument("--device", choices=("auto", "cpu"), default="auto")
+    parser.add_argument("--range-m", type=float, help="train on |x|, |y| < this only (cheaper); default: the config's")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--log-interval", type=int, default=20, help="iterations between log lines")
+    parser.add_argument("--resume", action="store_true", help="go on from the work dir's latest epoch")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the training; 0 when the checkpoint was written, 2 on wrong input."""
+    args = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        cfg = load_model_config(user_path(args.model_config))
+        if "optim_wrapper" not in cfg:
+            raise UserError(
+                f"'{args.model_config}' has no training recipe (train_cfg, optim_wrapper, param_scheduler)."
+            )
+        import_mmdet3d()
+        import torch
+        from mmengine.runner import Runner
+
+        import datasets.t4  # noqa: F401 - registers T4Dataset
+
+        set_determinism(args.seed)
+        # TF32 keeps FP32's range, which the focal loss's logarithm needs; FP16 autocast would not.
+        torch.backends.cuda.matmul.allow_tf32 = True
+        torch.backends.cudnn.allow_tf32 = True
+        cfg = runner_config(cfg, args)
+        cfg.resume = args.resume
+        runner = Runner.from_cfg(cfg)
+        model = runner.train()
+        meta = {
+            "model_config": Path(args.model_config).name,
+            "seed": args.seed,
+            "epochs": runner.max_epochs,
+            "iterations": runner.iter,
+            "batch_size": cfg.train_dataloader.batch_size,
+            "frames": len(runner.train_dataloader.dataset),
+            "class_names": list(cfg.class_names),
+        }
+        save_release(model, user_path(args.output), meta)
+    except UserError as error:
+        _logger.error("error: %s", error)
+        return 2
+    _logger.info("wrote %s: %s", args.output, json.dumps(meta, sort_keys=True))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
