@@ -1,3 +1,47 @@
 """What the numbers are: detection metrics, latency, verification, and the report of a run."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from base.lazy import lazy_attributes
+
+if TYPE_CHECKING:
+    from eval.evaluator import BackendEvaluation, EvaluationSummary, evaluate
+    from eval.panels import select_panels
+    from eval.report import write_report
+    from eval.results import ArtifactRecord, RunResults, StepResult, read_results, write_results
+    from eval.verification import VerificationResult, verify
+
+__all__ = [
+    "ArtifactRecord",
+    "BackendEvaluation",
+    "EvaluationSummary",
+    "RunResults",
+    "StepResult",
+    "VerificationResult",
+    "evaluate",
+    "read_results",
+    "select_panels",
+    "verify",
+    "write_report",
+    "write_results",
+]
+
+__getattr__ = lazy_attributes(
+    __name__,
+    {
+        "ArtifactRecord": "results",
+        "BackendEvaluation": "evaluator",
+        "EvaluationSummary": "evaluator",
+        "RunResults": "results",
+        "StepResult": "results",
+        "VerificationResult": "verification",
+        "evaluate": "evaluator",
+        "read_results": "results",
+        "select_panels": "panels",
+        "verify": "verification",
+        "write_report": "report",
+        "write_results": "results",
+    },
+)

@@ -1,0 +1,175 @@
+"""Bird's-eye-view pictures: a raster of the points, boxes as vectors on top. Forward is up, left is left."""
+
+from __future__ import annotations
+
+import base64
+import struct
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from base.boxes import Boxes3D
+from base.files import atomic_path
+from base.lazy import require
+from eval.panels import BackendView, FramePanel
+
+__all__ = ["BACKGROUND", "COLORS", "box_corners", "png_data_uri", "points_png", "save_bev_png", "view_svg"]
+
+BACKGROUND = "#10161d"
+COLORS = {"found": "#5fd38d", "missed": "#ffd24a", "correct": "#4db5ff", "false": "#ff6b6b"}
+"""Ground truth found and missed, detections correct and false; told apart by line style as well."""
+
+_Z_RANGE_M = (-2.0, 3.0)
+# Low to high: dim blue grey, grey, warm white; the boxes' colours stay apart from all of them.
+_RAMP = np.array([[44, 62, 80], [84, 104, 124], [132, 146, 158], [186, 190, 190], [232, 226, 212]], np.float64)
+_LEVELS = 15
+
+
+def box_corners(boxes: Boxes3D) -> NDArray[np.float64]:
+    """(N, 4, 2) corners in the ground plane: front left, rear left, rear right, front right."""
+    values = boxes.boxes.astype(np.float64)
+    offsets = np.array([[0.5, 0.5], [-0.5, 0.5], [-0.5, -0.5], [0.5, -0.5]])[None] * values[:, None, 3:5]
+    cos, sin = np.cos(values[:, 6])[:, None], np.sin(values[:, 6])[:, None]
+    x = offsets[..., 0] * cos - offsets[..., 1] * sin
+    y = offsets[..., 0] * sin + offsets[..., 1] * cos
+    return np.stack([x, y], axis=2) + values[:, None, :2]
+
+
+def points_png(points: NDArray[np.float32], extent_m: float, pixels: int = 560) -> bytes:
+    """The points as a PNG with a palette; a cell shows the highest point in it.
+
+    Args:
+        points: (N, 3+) x, y, z in metres.
+        extent_m: Half the width of the picture.
+        pixels: Width and height.
+    """
+    image = np.zeros((pixels, pixels), np.uint8)
+    inside = np.isfinite(points[:, :3]).all(axis=1) & (np.abs(points[:, :2]) < extent_m).all(axis=1)
+    x, y, z = points[inside, :3].astype(np.float64).T
+    scale = pixels / (2 * extent_m)
+    row = np.minimum(((extent_m - x) * scale).astype(np.int64), pixels - 1)
+    column = np.minimum(((extent_m - y) * scale).astype(np.int64), pixels - 1)
+    low, high = _Z_RANGE_M
+    level = 1 + np.clip((z - low) / (high - low) * _LEVELS, 0, _LEVELS - 1).astype(np.uint8)
+    np.maximum.at(image, (row, column), level)
+    at = np.linspace(0, len(_RAMP) - 1, _LEVELS)
+    ramp = np.stack([np.interp(at, np.arange(len(_RAMP)), _RAMP[:, channel]) for channel in range(3)], axis=1)
+    ground = [int(BACKGROUND[index : index + 2], 16) for index in (1, 3, 5)]
+    palette = np.concatenate([[ground], np.rint(ramp)]).astype(np.uint8)
+    # Four bits a pixel: 16 colours.
+    padded = np.pad(image, ((0, 0), (0, pixels % 2)))
+    packed = (padded[:, 0::2] << 4) | padded[:, 1::2]
+    raw = np.concatenate([np.zeros((pixels, 1), np.uint8), packed], axis=1).tobytes()
+    header = struct.pack(">IIBBBBB", pixels, pixels, 4, 3, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"PLTE", palette.tobytes()), (b"IDAT", zlib.compress(raw, 9)), (b"IEND", b""))
+    body = b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def png_data_uri(data: bytes) -> str:
+    """`data:` URI of a PNG."""
+    return "data:image/png;base64," + base64.b64encode(data).decode("ascii")
+
+
+def _shapes(boxes: Boxes3D, names: Sequence[str], style: str, kind: str, scored: bool) -> list[str]:
+    corners = box_corners(boxes)
+    parts = []
+    for index, polygon in enumerate(corners):
+        # A box is its outline and a line from the centre through the front; y of the picture is -x, x is -y.
+        path = " ".join(f"{-y:.2f},{-x:.2f}" for x, y in polygon)
+        center, front = polygon.mean(axis=0), (polygon[0] + polygon[3]) / 2
+        tip = front + (front - center) * 0.35
+        name = names[int(boxes.labels[index])]
+        text = f"{kind}: {name}" + (f" {boxes.scores[index]:.2f}" if scored else "")
+        parts.append(
+            f'<g class="{style}"><title>{text}</title><polygon points="{path}"/>'
+            f'<path d="M{-center[1]:.2f} {-center[0]:.2f}L{-tip[1]:.2f} {-tip[0]:.2f}"/></g>'
+        )
+    return parts
+
+
+def view_svg(panel: FramePanel, view: BackendView, image: str) -> str:
+    """One view as inline SVG, one unit a metre; styled by the classes gt-found, gt-missed, det-ok and det-bad.
+
+    Args:
+        panel: The frame.
+        view: The backend.
+        image: href of the points' picture: "#id" of an <image>, or a data URI.
+    """
+    e = panel.extent_m
+    rings = "".join(
+        f'<circle r="{radius}"/><text x="1" y="{-radius + 2.6:g}">{radius} m</text>'
+        for radius in range(20, int(e) + 1, 20)
+    )
+    if image.startswith("#"):
+        picture = f'<use href="{image}"/>'
+    else:
+        picture = f'<image x="{-e:g}" y="{-e:g}" width="{2 * e:g}" height="{2 * e:g}" href="{image}"/>'
+    truth = panel.ground_truth
+    shapes = [
+        *_shapes(truth.select(view.found), panel.class_names, "gt-found", "ground truth", False),
+        *_shapes(truth.select(~view.found), panel.class_names, "gt-missed", "missed", False),
+        *_shapes(view.detections.select(view.correct), panel.class_names, "det-ok", "detection", True),
+        *_shapes(view.detections.select(~view.correct), panel.class_names, "det-bad", "false detection", True),
+    ]
+    return (
+        f'<svg class="bev" viewBox="{-e:g} {-e:g} {2 * e:g} {2 * e:g}" role="img" '
+        f'aria-label="Bird\'s-eye view: points, ground truth and detections">{picture}'
+        f'<g class="rings">{rings}</g><path class="ego" d="M0 -2.4L1.1 1.6L0 .8L-1.1 1.6Z"/>{"".join(shapes)}</svg>'
+    )
+
+
+def save_bev_png(panel: FramePanel, path: str | Path, title: str | None = None) -> None:
+    """Writes the views of a frame side by side as one PNG.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    require("matplotlib", "to draw pictures").use("Agg")
+    from matplotlib.collections import LineCollection, PolyCollection
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    count, e = len(panel.views), panel.extent_m
+    figure = Figure(figsize=(6.0 * count, 6.7), facecolor=BACKGROUND, dpi=120)
+    axes = figure.subplots(1, count, squeeze=False)[0]
+    inside = (np.abs(panel.points[:, :2]) < e).all(axis=1)
+    x, y, z = panel.points[inside, :3].T
+    for axis, view in zip(axes, panel.views, strict=True):
+        axis.set_facecolor(BACKGROUND)
+        axis.scatter(-y, x, c=z, s=0.35, cmap="bone", vmin=-4.0, vmax=3.5, linewidths=0)
+        truth = panel.ground_truth
+        groups = (
+            (truth.select(view.found), "found", "-", 1.6),
+            (truth.select(~view.found), "missed", "--", 1.6),
+            (view.detections.select(view.correct), "correct", "-", 1.0),
+            (view.detections.select(~view.correct), "false", "-", 1.3),
+        )
+        for boxes, color, style, width in groups:
+            corners = box_corners(boxes)
+            polygons = np.stack([-corners[..., 1], corners[..., 0]], axis=2)
+            front = (polygons[:, 0] + polygons[:, 3]) / 2
+            lines = np.stack([polygons.mean(axis=1), front], axis=1)
+            look = {"linewidths": width, "linestyles": style}
+            axis.add_collection(PolyCollection(polygons, facecolors="none", edgecolors=COLORS[color], **look))
+            axis.add_collection(LineCollection(lines, colors=COLORS[color], linewidths=width))
+        axis.set(xlim=(-e, e), ylim=(-e, e), aspect="equal", xticks=[], yticks=[])
+        axis.set_title(view.label, color="white", fontsize=11)
+    names = {
+        "found": "ground truth",
+        "missed": "ground truth, missed",
+        "correct": "detection",
+        "false": "false detection",
+    }
+    handles = [Line2D([], [], color=COLORS[k], ls="--" if k == "missed" else "-", label=v) for k, v in names.items()]
+    figure.legend(handles=handles, loc="lower center", ncol=4, frameon=False, labelcolor="white", fontsize=9)
+    if title:
+        figure.suptitle(title, color="white", fontsize=12)
+    figure.tight_layout(rect=(0, 0.04, 1, 1))
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", facecolor=BACKGROUND, metadata={"Software": None})

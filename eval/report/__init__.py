@@ -1,0 +1,7 @@
+"""`report.html`: one self-contained page about a run."""
+
+from __future__ import annotations
+
+from eval.report.page import render_report, write_report
+
+__all__ = ["render_report", "write_report"]

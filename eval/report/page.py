@@ -1,0 +1,49 @@
+"""The whole page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from base.files import atomic_path
+from eval.panels import FramePanel
+from eval.report import sections
+from eval.report.style import STYLE
+from eval.results import RunResults
+
+__all__ = ["render_report", "write_report"]
+
+
+def render_report(results: RunResults, panels: Sequence[FramePanel] = ()) -> str:
+    """The report as one HTML document that loads nothing from anywhere; equal input gives equal text."""
+    body = (
+        sections.summary(results)
+        + sections.verification(results)
+        + sections.accuracy(results.evaluations)
+        + sections.panels_section(panels)
+        + sections.curves(results.evaluations)
+        + sections.latency(results.evaluations)
+        + sections.artifacts(results)
+        + sections.environment(results)
+    )
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        '<meta name="color-scheme" content="light dark">'
+        f"<title>{escape(results.title)}: deployment report</title><style>{STYLE}</style></head>"
+        f"<body><main>{body}</main></body></html>\n"
+    )
+
+
+def write_report(results: RunResults, panels: Sequence[FramePanel], path: str | Path) -> None:
+    """Writes `report.html` atomically.
+
+    Args:
+        results: As in `results.json`.
+        panels: From `eval.panels.select_panels`; may be empty.
+        path: Where to.
+    """
+    text = render_report(results, panels)
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
