@@ -20,6 +20,7 @@ from base.errors import UserError
 from base.files import atomic_path, user_path
 from models.build import import_mmdet3d
 from models.config import load_model_config
+from training.targets import use_numpy_targets
 
 __all__ = ["main", "runner_config", "save_release"]
 
@@ -125,6 +126,7 @@ def main(argv: list[str] | None = None) -> int:
         cfg = runner_config(cfg, args)
         cfg.resume = args.resume
         runner = Runner.from_cfg(cfg)
+        use_numpy_targets(runner.model.pts_bbox_head)
         model = runner.train()
         meta = {
             "model_config": Path(args.model_config).name,
