@@ -141,7 +141,15 @@ def _innermost(dataset: Any) -> Any:
 
 
 _RANDOM_STEPS = frozenset(
-    {"RandomFlip3D", "GlobalRotScaleTrans", "ObjectNoise", "ObjectSample", "PointShuffle", "PointSample", "RandomDropPointsColor"}
+    {
+        "RandomFlip3D",
+        "GlobalRotScaleTrans",
+        "ObjectNoise",
+        "ObjectSample",
+        "PointShuffle",
+        "PointSample",
+        "RandomDropPointsColor",
+    }
 )
 
 
@@ -149,7 +157,9 @@ def _check_deterministic(pipeline: list[Any]) -> None:
     for step in pipeline:
         name = str(step.get("type", "")).rsplit(".", 1)[-1]
         if name in _RANDOM_STEPS:
-            raise ConfigError(f"The test pipeline holds '{name}', which draws at random: frames would differ from run to run.")
+            raise ConfigError(
+                f"The test pipeline holds '{name}', which draws at random: frames would differ from run to run."
+            )
         if name == "LoadPointsFromMultiSweeps" and not step.get("test_mode", False):
             # Without it mmdet3d draws sweeps at random when a frame has more than sweeps_num.
             step["test_mode"] = True

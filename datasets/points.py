@@ -48,7 +48,7 @@ def parse_points(data: bytes, num_features: int, name: str) -> NDArray[np.float3
             f"point): {len(data) // record} points and {len(data) % record} bytes of another. The file was cut off, or "
             "its points have another number of features (load_dim in the model config)."
         )
-    points = np.frombuffer(data, dtype="<f4").reshape(-1, num_features).astype(np.float32)
+    points: NDArray[np.float32] = np.frombuffer(data, dtype="<f4").reshape(-1, num_features).astype(np.float32)
     finite = np.isfinite(points).all(axis=1)
     dropped = len(points) - int(finite.sum())
     if dropped:

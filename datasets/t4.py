@@ -26,15 +26,15 @@ _SAMPLE_KEYS = ("token", "timestamp", "lidar_points", "instances")
 
 
 @DATASETS.register_module()
-class T4Dataset(Det3DDataset):  # type: ignore[misc]
+class T4Dataset(Det3DDataset):
     """A T4 dataset in mmdet3d's second info format.
 
     `ann_file` holds `{"data_list": […], "metainfo": {"classes": […]}}`. Labels in it count into its own class list;
     `metainfo=dict(classes=…)` selects and orders classes by name, and what it leaves out gets label -1.
 
-    Ground truth is what `num_lidar_pts > 0` (or `bbox_3d_isvalid` with `use_valid_flag`) and label > -1 leave. Boxes are
-    `LiDARInstance3DBoxes` of 9 numbers in the ego frame with velocity (m/s over ground, along ego x and y); a velocity
-    of NaN, which annotators leave at the ends of a track, counts as standing still.
+    Ground truth is what `num_lidar_pts > 0` (or `bbox_3d_isvalid` with `use_valid_flag`) and label > -1 leave. Boxes
+    are `LiDARInstance3DBoxes` of 9 numbers in the ego frame with velocity (m/s over ground, along ego x and y); a
+    velocity of NaN, which annotators leave at the ends of a track, counts as standing still.
     """
 
     # What a model config that names no classes gets; `_load_classes` replaces it by the info file's own list.
@@ -82,7 +82,7 @@ class T4Dataset(Det3DDataset):  # type: ignore[misc]
 
     def load_data_list(self) -> list[dict[str, Any]]:
         """The samples of the info file, each parsed; the file itself was read through a restricted unpickler."""
-        self._metainfo = {**self._info["metainfo"], **self._metainfo}
+        self._metainfo: dict[str, Any] = {**self._info["metainfo"], **self.metainfo}
         samples = self._info["data_list"]
         self._info = {}
         return [self._parse_checked(i, sample) for i, sample in enumerate(samples)]
@@ -90,7 +90,9 @@ class T4Dataset(Det3DDataset):  # type: ignore[misc]
     def _parse_checked(self, index: int, sample: Any) -> dict[str, Any]:
         missing = [k for k in _SAMPLE_KEYS if k not in sample] if isinstance(sample, dict) else list(_SAMPLE_KEYS)
         if missing:
-            raise DataError(f"Sample {index} of '{self.ann_file}' lacks {missing}: it is no T4 info file, or an old one.")
+            raise DataError(
+                f"Sample {index} of '{self.ann_file}' lacks {missing}: it is no T4 info file, or an old one."
+            )
         return self.parse_data_info(sample)
 
     def parse_data_info(self, info: dict[str, Any]) -> dict[str, Any]:
@@ -130,14 +132,14 @@ class T4Dataset(Det3DDataset):  # type: ignore[misc]
                 keep &= points > 0
         except (KeyError, ValueError, TypeError) as error:
             raise DataError(
-                f"An instance of sample {where} in '{self.ann_file}' is malformed ({type(error).__name__}: {error}). It "
-                "needs bbox_3d (7 numbers), velocity (2), bbox_label_3d (a class of metainfo or -1) and num_lidar_pts."
+                f"An instance of sample {where} in '{self.ann_file}' is malformed ({type(error).__name__}: {error}). "
+                "It needs bbox_3d (7 numbers), velocity (2), bbox_label_3d (a class's index or -1) and num_lidar_pts."
             ) from error
         if not np.isfinite(boxes).all():
             raise DataError(f"Sample {where} in '{self.ann_file}' has a box with NaN or infinite numbers.")
         for label in labels[keep].tolist():
             self.num_ins_per_cat[label] += 1
-        velocity = np.where(np.isfinite(velocity).all(axis=1, keepdims=True), velocity, 0.0).astype(np.float32)
+        velocity[~np.isfinite(velocity).all(axis=1)] = 0.0
         full = np.concatenate([boxes, velocity], axis=1) if self.with_velocity else boxes
         return {
             "gt_bboxes_3d": LiDARInstance3DBoxes(full[keep], box_dim=full.shape[1], origin=(0.5, 0.5, 0.5)),

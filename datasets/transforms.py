@@ -1,7 +1,8 @@
 """Pipeline steps that load points with errors that name the file, in place of mmdet3d's own.
 
-`T4Dataset` puts them where a config names mmdet3d's `LoadPointsFromFile` and `LoadPointsFromMultiSweeps`; results are the
-same on sound files. mmdet3d alone fails on a truncated file with a reshape error that names no file, and lets NaN through.
+`T4Dataset` puts them where a config names mmdet3d's `LoadPointsFromFile` and `LoadPointsFromMultiSweeps`; results are
+the same on sound files. mmdet3d alone fails on a truncated file with a reshape error that names no file, and lets NaN
+through.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def _load(path: str, load_dim: int, backend_args: Any) -> NDArray[np.float32]:
 
 
 @TRANSFORMS.register_module(name="LoadPoints")
-class CheckedLoadPoints(LoadPointsFromFile):  # type: ignore[misc]
+class CheckedLoadPoints(LoadPointsFromFile):
     """mmdet3d's `LoadPointsFromFile` on `datasets.points.read_points`."""
 
     def _load_points(self, pts_filename: str) -> NDArray[np.float32]:
@@ -45,7 +46,7 @@ class CheckedLoadPoints(LoadPointsFromFile):  # type: ignore[misc]
 
 
 @TRANSFORMS.register_module(name="LoadSweeps")
-class CheckedLoadSweeps(LoadPointsFromMultiSweeps):  # type: ignore[misc]
+class CheckedLoadSweeps(LoadPointsFromMultiSweeps):
     """mmdet3d's `LoadPointsFromMultiSweeps` on `datasets.points.read_points`."""
 
     def _load_points(self, pts_filename: str) -> NDArray[np.float32]:

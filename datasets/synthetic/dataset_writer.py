@@ -117,7 +117,7 @@ def render_scene(config: DatasetConfig, split: str, index: int, root: Path) -> l
     keys = set(range(0, last + 1, config.key_every))
     needed = sorted({k - back for k in keys for back in range(config.sweeps + 1)})
     clouds: dict[int, dict[str, Any]] = {}
-    infos = []
+    infos: list[dict[str, Any]] = []
     for tick in needed:
         time_s = tick * SPIN_PERIOD_S
         # Ticks of the lead-in are negative; a noise stream per tick keeps frames independent of each other.

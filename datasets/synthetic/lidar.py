@@ -23,7 +23,7 @@ def beam_elevations(beams: int) -> Array:
     """Elevation of each beam in degrees, ascending: dense around the horizon, sparse towards the ground.
 
     64 beams: 1/6 degree from -6 to +2, one degree down to -14, then -19 and -25; 3, 5, 8, 11, 15 above.
-    128 beams: 1/8 degree from -6 to +4, 0.5 to 0.6 degree down to -20, then up to 1.6 degrees to -25, sparse to +15 above.
+    128 beams: 1/8 degree from -6 to +4, about half a degree down to -20, 1.25 degrees to -25; 0.65 degree up to +15.
     """
     if beams == 64:
         dense = np.linspace(-6.0, 2.0, 49)
@@ -72,9 +72,7 @@ class Lidar:
         """(B, N, 3) unit rays in the sensor's frame."""
         azimuth = 2.0 * math.pi * np.arange(self.columns) / self.columns + self.azimuth_offsets[:, None]
         level, up = np.cos(self.elevations)[:, None], np.sin(self.elevations)[:, None]
-        return np.stack(
-            [level * np.cos(azimuth), level * np.sin(azimuth), np.broadcast_to(up, azimuth.shape)], axis=-1
-        )
+        return np.stack([level * np.cos(azimuth), level * np.sin(azimuth), np.broadcast_to(up, azimuth.shape)], axis=-1)
 
 
 @dataclass(frozen=True)
@@ -130,7 +128,7 @@ def measure(lidar: Lidar, scene: Scene, returns: Returns, rng: np.random.Generat
     luck, lost, rough = rng.random(shape), rng.random(shape), rng.standard_normal(shape)
     hit, depth = returns.hit.T, returns.depth.T
     seen = (hit != NO_HIT) & (depth < lidar.max_range_m) & (depth > lidar.min_range_m)
-    column, beam = np.nonzero(seen)
+    beam = np.nonzero(seen)[1]
     depth, hit, cosine = depth[seen], hit[seen], returns.cosine.T[seen]
     rays = returns.directions.transpose(1, 0, 2)[seen]
     ground = hit == GROUND
@@ -155,4 +153,4 @@ def measure(lidar: Lidar, scene: Scene, returns: Returns, rng: np.random.Generat
     points[:, :3] = measured[:, None] * directions + np.array(MOUNT_M)
     points[:, 3] = np.clip(np.round(intensity), 0.0, 255.0)
     points[:, 4] = beam
-    return points[kept & (measured > lidar.min_range_m)]
+    return np.asarray(points[kept & (measured > lidar.min_range_m)])

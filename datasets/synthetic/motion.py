@@ -88,7 +88,7 @@ class Occupancy:
 
     def __init__(self, duration_s: float) -> None:
         self._times = (0.0, duration_s / 2, duration_s)
-        self._discs = np.zeros((len(self._times), 0, 2))
+        self._discs: NDArray[np.float64] = np.zeros((len(self._times), 0, 2))
         self._radii = np.zeros(0)
 
     def claim(self, motion: Motion, length: float, width: float, clearance: float = 0.25) -> bool:

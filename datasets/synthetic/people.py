@@ -16,7 +16,7 @@ def _cloth(rng: np.random.Generator) -> Material:
 
 
 def make_pedestrian(rng: np.random.Generator, walking: bool) -> Shape:
-    """A child or an adult, standing or in mid-stride, some with a rucksack, a bag or an umbrella; 1.05 to 1.95 m tall."""
+    """A child or an adult of 1.05 to 1.95 m, standing or in mid-stride, some with a rucksack, bag or umbrella."""
     child = rng.random() < 0.12
     height = float(rng.uniform(1.05, 1.45) if child else np.clip(rng.normal(1.69, 0.09), 1.5, 1.95))
     girth = height / 1.7 * float(rng.uniform(0.9, 1.2))
@@ -44,7 +44,14 @@ def make_pedestrian(rng: np.random.Generator, walking: bool) -> Shape:
     middle = (hip + shoulder) / 2
     shape.ellipsoid((lean, 0.0, middle), (0.14 * girth, 0.21 * girth, (shoulder - hip) / 2 + 0.10 * height), coat)
     if rng.random() < 0.3:  # skirt or long coat
-        shape.box((-0.17 * girth, 0.17 * girth), (-0.2 * girth, 0.2 * girth), (0.35 * height, hip + 0.05), coat, front=0.05, rear=0.05)
+        shape.box(
+            (-0.17 * girth, 0.17 * girth),
+            (-0.2 * girth, 0.2 * girth),
+            (0.35 * height, hip + 0.05),
+            coat,
+            front=0.05,
+            rear=0.05,
+        )
     head = 0.115
     shape.cylinder((lean, 0.0, shoulder), (lean, 0.0, height - 1.6 * head), 0.06, SKIN)
     shape.ellipsoid((lean + 0.01, 0.0, height - head), (0.10, 0.08, head), SKIN)
@@ -91,8 +98,8 @@ def _bicycle_frame(shape: Shape, rng: np.random.Generator) -> tuple[float, float
         ((saddle_x + 0.03, 0.0, saddle_z - 0.15), (rear, 0.0, radius)),
         ((bar_x, 0.0, bar_z), (front, 0.0, radius)),
     ]
-    for a, b in joints:
-        shape.cylinder(a, b, 0.022, frame)
+    for start, end in joints:
+        shape.cylinder(start, end, 0.022, frame)
     shape.cylinder((bar_x, -0.29, bar_z), (bar_x, 0.29, bar_z), 0.018, METAL)
     shape.box((saddle_x - 0.14, saddle_x + 0.12), (-0.08, 0.08), (saddle_z, saddle_z + 0.06), RUBBER)
     if rng.random() < 0.45:  # basket

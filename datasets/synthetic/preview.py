@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,8 +38,8 @@ Points = NDArray[np.float32]
 
 def corners_bev(box: Sequence[float]) -> NDArray[np.float64]:
     """(4, 2) corners of a box `[x, y, z, l, w, h, yaw, …]` seen from above, counter-clockwise from front left."""
-    l, w, c, s = box[3] / 2, box[4] / 2, np.cos(box[6]), np.sin(box[6])
-    local = np.array([[l, w], [-l, w], [-l, -w], [l, -w]])
+    length, width, c, s = box[3] / 2, box[4] / 2, np.cos(box[6]), np.sin(box[6])
+    local = np.array([[length, width], [-length, width], [-length, -width], [length, -width]])
     return np.asarray(local @ np.array([[c, s], [-s, c]]) + np.asarray(box[:2]))
 
 
@@ -85,7 +86,7 @@ def statistics(clouds: Sequence[Points], instances: Sequence[list[dict[str, Any]
         distance = np.array([np.hypot(*i["bbox_3d"][:2]) for i in mine])
         count = np.array([i["num_lidar_pts"] for i in mine])
         rows = []
-        for low, high in zip(RANGE_EDGES_M[:-1], RANGE_EDGES_M[1:], strict=True):
+        for low, high in pairwise(RANGE_EDGES_M):
             here = count[(distance >= low) & (distance < high)] if len(mine) else np.zeros(0)
             seen = here[here > 0]
             rows.append(
@@ -100,7 +101,9 @@ def statistics(clouds: Sequence[Points], instances: Sequence[list[dict[str, Any]
     return out
 
 
-def _draw_statistics(path: Path, summary: dict[str, Any], clouds: Sequence[Points], instances: Any, real: Points | None) -> None:
+def _draw_statistics(
+    path: Path, summary: dict[str, Any], clouds: Sequence[Points], instances: Any, real: Points | None
+) -> None:
     plt = require("matplotlib.pyplot", "to draw previews")
     figure, axes = plt.subplots(2, 2, figsize=(13, 9), constrained_layout=True)
     beams = np.array(summary["points_per_beam"])
@@ -117,13 +120,24 @@ def _draw_statistics(path: Path, summary: dict[str, Any], clouds: Sequence[Point
         axes[1, 0].hist(kept[:, 3], bins, density=True, histtype="step", label="scan")
         if real.shape[1] > 4:
             counts = np.bincount(kept[:, 4].astype(int))
-            axes[0, 0].step(np.arange(len(counts)) / len(counts), counts / counts.max(), where="post", color="C1", label="scan")
+            axes[0, 0].step(
+                np.arange(len(counts)) / len(counts), counts / counts.max(), where="post", color="C1", label="scan"
+            )
     axes[0, 1].set(title="points by distance", xlabel="m", yscale="log")
     axes[1, 0].set(title="intensity", yscale="log")
     for name, shade in COLORS.items():
-        mine = [i for f in instances for i in f if i["gt_nusc_name"] == name and i["bbox_label_3d"] >= 0 and i["num_lidar_pts"]]
+        mine = [
+            i
+            for f in instances
+            for i in f
+            if i["gt_nusc_name"] == name and i["bbox_label_3d"] >= 0 and i["num_lidar_pts"]
+        ]
         axes[1, 1].scatter(
-            [np.hypot(*i["bbox_3d"][:2]) for i in mine], [i["num_lidar_pts"] for i in mine], s=2, color=shade, label=name
+            [np.hypot(*i["bbox_3d"][:2]) for i in mine],
+            [i["num_lidar_pts"] for i in mine],
+            s=2,
+            color=shade,
+            label=name,
         )
     axes[1, 1].set(title="points per object", xlabel="m", yscale="log", xlim=(0, 120), facecolor="#222222")
     for axis in axes.flat:
@@ -132,7 +146,9 @@ def _draw_statistics(path: Path, summary: dict[str, Any], clouds: Sequence[Point
     plt.close(figure)
 
 
-def _draw_pair(path: Path, points: Points, instances: list[dict[str, Any]], title: str, halves: tuple[float, float]) -> None:
+def _draw_pair(
+    path: Path, points: Points, instances: list[dict[str, Any]], title: str, halves: tuple[float, float]
+) -> None:
     plt = require("matplotlib.pyplot", "to draw previews")
     figure, axes = plt.subplots(1, 2, figsize=(20, 10), constrained_layout=True)
     for axis, half in zip(axes, halves, strict=True):
@@ -174,9 +190,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_json(out / "statistics.json", summary)
         _draw_statistics(out / "statistics.png", summary, clouds, instances, real)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 2
-    print(f"{out}: {summary['points_per_frame']:.0f} points a frame over {summary['frames']} frames")
+    print(f"{out}: {summary['points_per_frame']:.0f} points a frame over {summary['frames']} frames")  # noqa: T201
     return 0
 
 

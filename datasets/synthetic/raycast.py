@@ -20,7 +20,7 @@ _TWO_PI = 2.0 * math.pi
 
 
 @nb.njit
-def hash_uniform(key: int, a: int, b: int) -> float:
+def hash_uniform(key, a, b):  # type: ignore[no-untyped-def]
     """A number in (0, 1) from three integers (splitmix64): random access, so no order of evaluation matters."""
     z = np.uint64(key) + np.uint64(a) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(b) * np.uint64(0xC2B2AE3D27D4EB4F)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -206,7 +206,22 @@ def outline(bounds, pose, origin, rotation):  # type: ignore[no-untyped-def]
 
 @nb.njit
 def cast_primitives(  # type: ignore[no-untyped-def]
-    kind, params, bounds, body, opacity, poses, origin, rotation, directions, elevations, offsets, max_range, key, depth, hit, cosine
+    kind,
+    params,
+    bounds,
+    body,
+    opacity,
+    poses,
+    origin,
+    rotation,
+    directions,
+    elevations,
+    offsets,
+    max_range,
+    key,
+    depth,
+    hit,
+    cosine,
 ):
     """Write nearest hits into `depth (B, N)`, `hit (B, N)` and `cosine (B, N)`.
 
@@ -216,7 +231,7 @@ def cast_primitives(  # type: ignore[no-untyped-def]
         directions: (B, N, 3) unit rays in the world; beam b of column c points at azimuth
             `2 pi c / N + offsets[b]` and elevation `elevations[b]` (ascending) of the sensor's frame.
     """
-    beams, columns = depth.shape
+    columns = depth.shape[1]
     count = kind.shape[0]
     outlines = np.empty((count, 5))
     for i in range(count):
@@ -245,8 +260,8 @@ def cast_primitives(  # type: ignore[no-untyped-def]
             if half >= math.pi:
                 start, stop = 0, columns
             else:
-                start = int(math.floor((center - half - margin - offsets[b]) * per_radian))
-                stop = min(start + columns, int(math.ceil((center + half + margin - offsets[b]) * per_radian)) + 1)
+                start = math.floor((center - half - margin - offsets[b]) * per_radian)
+                stop = min(start + columns, math.ceil((center + half + margin - offsets[b]) * per_radian) + 1)
             for cc in range(start, stop):
                 c = cc % columns
                 if depth[b, c] <= near:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,7 +66,7 @@ class Road:
         nodes = self.points[::4]
         if not np.array_equal(nodes[-1], self.points[-1]):
             nodes = np.vstack([nodes, self.points[-1]])
-        for a, b in zip(nodes[:-1], nodes[1:], strict=True):
+        for a, b in pairwise(nodes):
             low, high = np.minimum(a, b) - outer, np.maximum(a, b) + outer
             columns = slice(*np.searchsorted(x_axis, [low[0], high[0]]).tolist())
             rows = slice(*np.searchsorted(y_axis, [low[1], high[1]]).tolist())
@@ -77,7 +78,7 @@ class Road:
             window = lateral[rows, columns]
             np.copyto(window, signed, where=np.abs(signed) < np.abs(window))
         edge = np.maximum(lateral - self.half_width(True), -lateral - self.half_width(False))
-        return np.minimum(edge, reach)
+        return np.asarray(np.minimum(edge, reach))
 
 
 def make_road(

@@ -90,7 +90,9 @@ class Scene:
     def ground_texture(self, spots: Array) -> tuple[Array, Array]:
         """Reflectivity and roughness (m) of the ground at `spots (n, 3)`: asphalt, marking, pavement or grass."""
         edge = self.terrain.edge_distance(spots[:, 0], spots[:, 1])
-        reflectivity = np.where(edge < 0.0, 0.085, np.where(edge < self.terrain.sidewalk, 0.16, LEAVES.reflectivity * 0.8))
+        reflectivity = np.where(
+            edge < 0.0, 0.085, np.where(edge < self.terrain.sidewalk, 0.16, LEAVES.reflectivity * 0.8)
+        )
         roughness = np.where(edge < 0.0, 0.003, np.where(edge < self.terrain.sidewalk, 0.004, 0.03))
         marking = (edge > EDGE_LINE_M[0]) & (edge < EDGE_LINE_M[1])
         # Patches of older and newer surface, a few metres across.

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from datasets.synthetic.motion import Occupancy, Parked
-from datasets.synthetic.primitives import BARK, CONCRETE, GLASS, LEAVES, METAL, WIRE, Material, Shape
+from datasets.synthetic.primitives import BARK, CONCRETE, GLASS, METAL, WIRE, Material, Shape
 from datasets.synthetic.roads import Road
 from datasets.synthetic.terrain import Terrain
 
@@ -46,8 +46,16 @@ def make_tree(rng: np.random.Generator) -> Shape:
     shape.cylinder((0.0, 0.0, -0.2), (float(rng.normal(0, 0.1)), float(rng.normal(0, 0.1)), trunk + 0.8), radius, BARK)
     crown = float(rng.uniform(1.0, 2.8))
     for _ in range(int(rng.integers(2, 5))):
-        center = (float(rng.normal(0, crown * 0.35)), float(rng.normal(0, crown * 0.35)), trunk + crown * float(rng.uniform(0.5, 1.3)))
-        radii = (crown * float(rng.uniform(0.6, 1.0)), crown * float(rng.uniform(0.6, 1.0)), crown * float(rng.uniform(0.5, 0.9)))
+        center = (
+            float(rng.normal(0, crown * 0.35)),
+            float(rng.normal(0, crown * 0.35)),
+            trunk + crown * float(rng.uniform(0.5, 1.3)),
+        )
+        radii = (
+            crown * float(rng.uniform(0.6, 1.0)),
+            crown * float(rng.uniform(0.6, 1.0)),
+            crown * float(rng.uniform(0.5, 0.9)),
+        )
         shape.foliage(center, radii, float(rng.uniform(0.5, 1.8)))
     return shape
 
@@ -110,7 +118,9 @@ def make_furniture(rng: np.random.Generator) -> Shape:
         shape.box((-0.3, 0.3), (-0.3, 0.3), (0.0, 0.5), CONCRETE)
         shape.cylinder((0.0, 0.0, 0.5), (0.0, 0.0, 1.75), 0.2, CONCRETE)
     else:
-        shape.cylinder((0.0, 0.0, 0.0), (0.0, 0.0, float(rng.uniform(1.6, 2.8))), float(rng.uniform(0.15, 0.55)), matter)
+        shape.cylinder(
+            (0.0, 0.0, 0.0), (0.0, 0.0, float(rng.uniform(1.6, 2.8))), float(rng.uniform(0.15, 0.55)), matter
+        )
     return shape
 
 
@@ -144,7 +154,9 @@ class Scenery:
         self.occupancy = occupancy
         self.bodies: list[Body] = []
 
-    def _stand(self, shape: Shape, road: Road, s: float, left: bool, beyond: float, size: float, turn: float = 0.0) -> None:
+    def _stand(
+        self, shape: Shape, road: Road, s: float, left: bool, beyond: float, size: float, turn: float = 0.0
+    ) -> None:
         """Put a body `beyond` metres behind the kerb, its -y side towards the road, if the place is free."""
         sign = 1 if left else -1
         x, y, heading = road.pose(s, sign * (road.half_width(left) + beyond))
@@ -190,7 +202,7 @@ class Scenery:
             shape.box(x, (0.0, 0.2), (-0.5, float(rng.uniform(0.6, 2.2))), CONCRETE)
         elif kind == 1:
             shape.box(x, (0.0, 0.05), (0.0, float(rng.uniform(1.0, 1.8))), WIRE)
-            for post in np.arange(x[0], x[1], 2.0):
+            for post in np.arange(x[0], x[1], 2.0).tolist():
                 shape.cylinder((post, 0.02, 0.0), (post, 0.02, 1.8), 0.04, METAL)
         elif kind == 2:
             for cx in np.arange(x[0] + 0.5, x[1] - 0.5, 0.9):

@@ -67,7 +67,7 @@ def make_terrain(
 ) -> Terrain:
     """Hills from a slope and a few long waves; `yards` are convex paved polygons (k, 2), counter-clockwise."""
     x0, y0 = center[0] - half_size, center[1] - half_size
-    axis = np.arange(round(2 * half_size / CELL_M) + 1) * CELL_M
+    axis = np.asarray(np.arange(round(2 * half_size / CELL_M) + 1) * CELL_M, dtype=np.float64)
     gx, gy = np.meshgrid(x0 + axis, y0 + axis)
     slope = rng.normal(0.0, 0.008, size=2)
     height = slope[0] * gx + slope[1] * gy

@@ -26,7 +26,9 @@ class Traffic:
         self.occupancy = occupancy
         self.actors: list[Actor] = []
 
-    def _place(self, name: str, shape: Shape, motion: Motion, attributes: tuple[str, ...], ignored: bool = False) -> bool:
+    def _place(
+        self, name: str, shape: Shape, motion: Motion, attributes: tuple[str, ...], ignored: bool = False
+    ) -> bool:
         low, high = shape.extent()
         if not self.occupancy.claim(motion, high[0] - low[0], high[1] - low[1]):
             return False
@@ -49,10 +51,17 @@ class Traffic:
                     name, shape = self._vehicle((0.60, 0.22, 0.18))
                     length = float(shape.extent()[1][0]) * 2
                     offset = lateral + float(rng.normal(0.0, 0.15))
-                    motion = AlongRoad(road, s + length / 2, offset, direction, lane_speed, float(rng.normal(0.0, 0.01)))
+                    motion = AlongRoad(
+                        road, s + length / 2, offset, direction, lane_speed, float(rng.normal(0.0, 0.01))
+                    )
                     state = "vehicle_state.driving" if lane_speed > 0.1 else "vehicle_state.stopped"
                     self._place(name, shape, motion, (state,))
-                    s += length + 2.0 + 0.9 * lane_speed * float(rng.uniform(0.6, 1.4)) + float(rng.exponential(mean_gap))
+                    s += (
+                        length
+                        + 2.0
+                        + 0.9 * lane_speed * float(rng.uniform(0.6, 1.4))
+                        + float(rng.exponential(mean_gap))
+                    )
 
     def fill_parking_strips(self, road: Road, share: float, span: tuple[float, float]) -> None:
         """Rows parked along the kerb."""
@@ -72,7 +81,9 @@ class Traffic:
                     self._place(name, shape, motion, ("vehicle_state.parked",))
                 s += length + float(rng.uniform(0.5, 2.0))
 
-    def fill_yard(self, center: tuple[float, float, float], size: tuple[float, float], shares: tuple[float, float, float]) -> None:
+    def fill_yard(
+        self, center: tuple[float, float, float], size: tuple[float, float], shares: tuple[float, float, float]
+    ) -> None:
         """Rows side by side across a yard `size` = (along, across) its heading."""
         rng = self.rng
         cx, cy, heading = center
@@ -87,7 +98,9 @@ class Traffic:
                 if rng.random() < (0.6 if big else 0.65):
                     x = cx + along * math.cos(heading) - across * math.sin(heading)
                     y = cy + along * math.sin(heading) + across * math.cos(heading)
-                    yaw = heading + math.pi / 2 + (math.pi if rng.random() < 0.5 else 0.0) + float(rng.normal(0.0, 0.03))
+                    yaw = (
+                        heading + math.pi / 2 + (math.pi if rng.random() < 0.5 else 0.0) + float(rng.normal(0.0, 0.03))
+                    )
                     name, shape = self._vehicle(shares)
                     self._place(name, shape, Parked(x, y, yaw), ("vehicle_state.parked",))
                 along += pitch

@@ -78,7 +78,15 @@ def make_car(rng: np.random.Generator) -> Shape:
     inset = 0.10 * height
     shape.box((rear, front), (-w + 0.03, w - 0.03), (belt, height - 0.10), GLASS, front=rake_f, rear=rake_r, side=inset)
     roof_w = w - 0.03 - inset
-    shape.box((rear + rake_r, front - rake_f), (-roof_w, roof_w), (height - 0.10, height), paint, front=0.1, rear=0.05, side=0.05)
+    shape.box(
+        (rear + rake_r, front - rake_f),
+        (-roof_w, roof_w),
+        (height - 0.10, height),
+        paint,
+        front=0.1,
+        rear=0.05,
+        side=0.05,
+    )
     # Pillars and seats: what is left to see through the glass.
     for x in np.linspace(rear + rake_r * 0.6, front - rake_f * 0.9, 3):
         for side in (-1.0, 1.0):
@@ -180,21 +188,25 @@ def make_bus(rng: np.random.Generator) -> Shape:
     head = height - float(rng.uniform(0.45, 0.65))
     shape.box((-half, half), (-w, w), (0.30, waist), paint, front=0.04, rear=0.03)
     shape.box((-half + 0.03, half - 0.04), (-w, w), (waist, head), GLASS, front=0.10, rear=0.05, side=0.04)
-    shape.box((-half + 0.08, half - 0.14), (-w + 0.04, w - 0.04), (head, height), paint, front=0.15, rear=0.10, side=0.10)
+    shape.box(
+        (-half + 0.08, half - 0.14), (-w + 0.04, w - 0.04), (head, height), paint, front=0.15, rear=0.10, side=0.10
+    )
     # Window posts, a closed rear, seats and floor seen through the windows.
-    for x in np.arange(-half + 0.2, half - 0.4, 1.45):
+    for x in np.arange(-half + 0.2, half - 0.4, 1.45).tolist():
         for side in (-1.0, 1.0):
             y = side * (w - 0.07)
             shape.box((x - 0.07, x + 0.07), (y - 0.03, y + 0.03), (waist, head), paint)
     shape.box((-half + 0.08, -half + 0.16), (-w + 0.06, w - 0.06), (waist, head - 0.3), paint)
-    for x in np.arange(-half + 0.8, half - 1.6, 0.95):
+    for x in np.arange(-half + 0.8, half - 1.6, 0.95).tolist():
         for side in (-1.0, 1.0):
             y = side * (w - 0.55)
             shape.box((x, x + 0.15), (y - 0.4, y + 0.4), (0.6, waist + 0.25), Material(0.12))
     if rng.random() < 0.5:  # air conditioner on the roof
         shape.box((-1.4, 1.2), (-w * 0.7, w * 0.7), (height, height + 0.25), METAL)
     radius = 0.40 if size == "small" else 0.49
-    _wheels(shape, [half - (1.5 if size == "small" else 2.65), -half + (1.6 if size == "small" else 3.2)], w, radius, 0.3)
+    _wheels(
+        shape, [half - (1.5 if size == "small" else 2.65), -half + (1.6 if size == "small" else 3.2)], w, radius, 0.3
+    )
     for side in (-1.0, 1.0):
         y = side * (w + 0.10)
         shape.box((half - 0.10, half + 0.08), (y - 0.09, y + 0.09), (waist + 0.35, waist + 0.85), Material(0.08))

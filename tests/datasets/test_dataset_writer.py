@@ -20,13 +20,16 @@ from datasets.synthetic.lidar import Lidar, measure, trace
 from datasets.synthetic.motion import AlongRoad
 from datasets.synthetic.preview import corners_bev
 from datasets.synthetic.primitives import METAL, PrimitiveTable, Shape
+from datasets.synthetic.raycast import NO_HIT
 from datasets.synthetic.roads import make_road
 from datasets.synthetic.scene import make_scene
 
 
 def digests(root: Path) -> dict[str, str]:
     return {
-        str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(root.rglob("*")) if p.is_file()
+        str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(root.rglob("*"))
+        if p.is_file()
     }
 
 
@@ -146,11 +149,9 @@ def test_a_pole_stays_where_it_is_across_sweeps() -> None:
 
     def pole_points(time_s: float, seed: int) -> np.ndarray:
         returns = trace(lidar, scene, time_s, 1)
+        # The measurement, without noise, of a world in which only the pole reflects.
         quiet = replace(lidar, range_sigma_m=0.0, dropout=0.0)
-        points = measure(quiet, scene, returns, np.random.default_rng(seed))
-        flags = np.where(returns.hit == 0, 1.0, 0.0)
-        # The same measurement of a world in which only the pole reflects.
-        only = replace(returns, hit=np.where(flags > 0, returns.hit, -1))
+        only = replace(returns, hit=np.where(returns.hit == 0, 0, NO_HIT))
         points = measure(quiet, scene, only, np.random.default_rng(seed))
         assert len(points) > 100
         return points
@@ -210,7 +211,9 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(dataset_writer, "render_scene", full)
-    with pytest.raises(DataError, match=r"Cannot write the dataset to '.*data': No space left on device\. Nothing was kept"):
+    with pytest.raises(
+        DataError, match=r"Cannot write the dataset to '.*data': No space left on device\. Nothing was kept"
+    ):
         generate(DatasetConfig({"val": 1}, frames_per_scene=1), tmp_path / "data", workers=1)
     assert list(tmp_path.iterdir()) == []
 

@@ -21,7 +21,9 @@ def test_round_trip(tmp_path: Path) -> None:
 
 def test_truncated_file_says_how_many_bytes(tmp_path: Path) -> None:
     (tmp_path / "cut.bin").write_bytes(b"\0" * 107)
-    message = r"cut\.bin' has 107 bytes, which is no multiple of 20 \(5 float32 a point\): 5 points and 7 bytes of another"
+    message = (
+        r"cut\.bin' has 107 bytes, which is no multiple of 20 \(5 float32 a point\): 5 points and 7 bytes of another"
+    )
     with pytest.raises(DataError, match=message):
         read_points(tmp_path / "cut.bin")
 

@@ -217,7 +217,7 @@ def test_ground_of_a_slope_and_a_kerb() -> None:
     rng = np.random.default_rng(3)
     road = make_road((-60.0, 0.0), 0.0, 120.0, lanes=1, parking=(False, True), bends=[(50.0, 0.01)])
     terrain = make_terrain(rng, [road], [], (0.0, 0.0), 50.0)
-    elevations, offsets, rotation, origin, directions = small_lidar()
+    *_, origin, directions = small_lidar()
     origin[2] += float(terrain.smooth_elevation(origin[0], origin[1]))
     depth = np.full((12, 90), MISS)
     hit = np.full((12, 90), raycast.NO_HIT)
@@ -228,7 +228,7 @@ def test_ground_of_a_slope_and_a_kerb() -> None:
     )  # fmt: skip
     steps = np.arange(0.0, 45.0, 0.004)
     worst = 0.0
-    for b in range(0, 12):
+    for b in range(12):
         for c in range(0, 90, 3):
             path = origin + steps[:, None] * directions[b, c]
             below = path[:, 2] <= terrain.elevation(path[:, 0], path[:, 1])
@@ -261,8 +261,8 @@ def test_points_in_boxes_against_shapely() -> None:
     counts = raycast.count_points_in_boxes(points, boxes)
     assert counts.sum() > 300
     for box, count in zip(boxes, counts, strict=True):
-        l, w, yaw = box[3] / 2, box[4] / 2, box[6]
-        local = np.array([[l, w], [-l, w], [-l, -w], [l, -w]])
+        half_l, half_w, yaw = box[3] / 2, box[4] / 2, box[6]
+        local = np.array([[half_l, half_w], [-half_l, half_w], [-half_l, -half_w], [half_l, -half_w]])
         turn = np.array([[math.cos(yaw), -math.sin(yaw)], [math.sin(yaw), math.cos(yaw)]])
         polygon = Polygon(local @ turn.T + box[:2])
         inside = contains_xy(polygon, points[:, 0], points[:, 1]) & (abs(points[:, 2] - box[2]) <= box[5] / 2)

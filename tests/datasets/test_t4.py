@@ -230,7 +230,9 @@ def test_broken_info_files(tmp_path: Path, info: Any, message: str) -> None:
 
 
 def test_missing_info_file(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"nope\.pkl' does not exist\. Give the dataset's folder as data_root, or make one"):
+    with pytest.raises(
+        DataError, match=r"nope\.pkl' does not exist\. Give the dataset's folder as data_root, or make one"
+    ):
         T4Dataset(str(tmp_path), "nope.pkl")
 
 
