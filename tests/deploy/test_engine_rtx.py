@@ -226,7 +226,7 @@ def test_a_missing_file_or_folder_is_found_before_any_build(tiny_onnx, tmp_path)
             raise AssertionError("built before everything was checked")
 
     pipeline = CenterPointTensorRTExportPipeline(builder=Never())
-    with pytest.raises(EngineBuildError, match="ONNX folder .*nowhere' does not exist"):
+    with pytest.raises(EngineBuildError, match=r"ONNX folder .*nowhere' does not exist"):
         pipeline.run(tmp_path / "nowhere", tmp_path)
     (tmp_path / "pts_voxel_encoder.onnx").write_bytes((tiny_onnx / "pts_voxel_encoder.onnx").read_bytes())
     with pytest.raises(EngineBuildError, match=r"pts_backbone_neck_head.onnx' does not exist. Export it first"):

@@ -93,7 +93,7 @@ def test_policies_that_contradict_the_graph_are_errors(request_for, version, pol
 def test_a_switch_that_the_library_lost_is_an_error():
     trt = FAKE.make_tensorrt("11.0.0")
     trt.BuilderFlag = type("BuilderFlag", (), {})
-    with pytest.raises(EngineBuildError, match="TensorRT 11.0.0 has no TF32 switch"):
+    with pytest.raises(EngineBuildError, match=r"TensorRT 11.0.0 has no TF32 switch"):
         plan_precision("fp32_tf32", "fp32", traits_of(trt, TENSORRT), "a.onnx")
 
 

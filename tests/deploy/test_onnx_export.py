@@ -211,7 +211,7 @@ def test_a_graph_of_another_shape_is_refused(tiny):
 
 def test_a_folder_that_cannot_be_made(tiny, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ExportError, match="Cannot write .*pts_voxel_encoder.onnx"):
+    with pytest.raises(ExportError, match=r"Cannot write .*pts_voxel_encoder.onnx"):
         export_components(*tiny, tmp_path / "file" / "onnx")
 
 
@@ -244,7 +244,8 @@ from models.build import build_model
 from models.config import load_model_config
 from models.spec import ModelSpec
 cfg = load_model_config(sys.argv[1])
-export_components(build_model(cfg, seed=3), ModelSpec.from_config(cfg), sys.argv[2], OnnxExportSettings(precision="fp16"))
+settings = OnnxExportSettings(precision="fp16")
+export_components(build_model(cfg, seed=3), ModelSpec.from_config(cfg), sys.argv[2], settings)
 """
 
 

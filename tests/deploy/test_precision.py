@@ -128,7 +128,7 @@ def test_quantized_graphs_keep_their_pairs_and_run_the_rest_in_fp16(run_onnx):
 
 
 def test_quantized_graphs_of_an_old_opset_are_refused():
-    with pytest.raises(ExportError, match="'quantize' is a QuantizeLinear in opset 17.*opset_version=19"):
+    with pytest.raises(ExportError, match=r"'quantize' is a QuantizeLinear in opset 17.*opset_version=19"):
         convert_precision(_quantized(17), "fp16")
 
 

@@ -1,4 +1,6 @@
-"""CenterPoint small enough to export and build in a test: 32 x 32 grid, heatmaps at half resolution, strides as shipped."""
+"""CenterPoint small enough to export and build in a test: 32 x 32 grid, heatmaps at half resolution."""
+
+# ruff: noqa: C408 - a model config, spelt as such are
 
 _base_ = ["../../../configs/model/_base_/centerpoint_t4.py"]
 

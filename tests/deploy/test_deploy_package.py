@@ -1,0 +1,64 @@
+"""The package's public names, and that importing them needs no heavy package."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+_HEAVY = ("torch", "mmdet3d", "mmengine", "mmcv", "onnx", "onnxruntime", "onnxsim", "tensorrt", "tensorrt_rtx_bindings")
+_BLOCKED = f"""
+import sys
+for name in {_HEAVY!r}:
+    sys.modules[name] = None
+"""
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "deploy",
+        "deploy.components",
+        "deploy.engine",
+        "deploy.engine.pipeline",
+        "deploy.engine.selection",
+        "deploy.engine.worker",
+        "deploy.manifest",
+        "deploy.onnx_checks",
+        "deploy.onnx_export",
+        "deploy.onnx_graph",
+        "deploy.precision",
+        "deploy.rotation",
+        "deploy.tools.build_engines",
+        "deploy.tools.export_onnx",
+    ],
+)
+def test_imports_without_heavy_packages(module):
+    code = f"{_BLOCKED}\nimport {module}"
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("tool", ["export_onnx", "build_engines"])
+def test_help_without_heavy_packages(tool):
+    code = f"{_BLOCKED}\nfrom deploy.tools.{tool} import main\nmain(['--help'])"
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"usage: {tool}" in done.stdout
+
+
+def test_public_names_resolve():
+    import deploy.engine
+
+    for name in deploy.engine.__all__:
+        assert getattr(deploy.engine, name) is not None
+    for name in ("CenterPointComponentExtractor", "CenterPointONNXExportPipeline", "CenterPointTensorRTExportPipeline"):
+        assert getattr(deploy, name).__name__ == name
+    with pytest.raises(AttributeError, match="has no attribute 'Exporter'"):
+        deploy.Exporter  # noqa: B018 - reading it is the test
