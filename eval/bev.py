@@ -155,9 +155,10 @@ def save_bev_png(panel: FramePanel, path: str | Path, title: str | None = None) 
             polygons = np.stack([-corners[..., 1], corners[..., 0]], axis=2)
             front = (polygons[:, 0] + polygons[:, 3]) / 2
             lines = np.stack([polygons.mean(axis=1), front], axis=1)
-            look = {"linewidths": width, "linestyles": style}
-            axis.add_collection(PolyCollection(polygons, facecolors="none", edgecolors=COLORS[color], **look))
-            axis.add_collection(LineCollection(lines, colors=COLORS[color], linewidths=width))
+            outline = PolyCollection(list(polygons), facecolors="none", edgecolors=COLORS[color])
+            outline.set(linewidth=width, linestyle=style)
+            axis.add_collection(outline)
+            axis.add_collection(LineCollection(list(lines), colors=COLORS[color], linewidths=width))
         axis.set(xlim=(-e, e), ylim=(-e, e), aspect="equal", xticks=[], yticks=[])
         axis.set_title(view.label, color="white", fontsize=11)
     names = {

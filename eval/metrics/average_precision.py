@@ -52,7 +52,8 @@ class PrecisionRecall:
         best_score: Score at which it is reached: the confidence threshold to use in production, by F1.
         best_precision: Precision there.
         best_recall: Recall there.
-        curve: (num_recalls,) precision on the recall grid, as AP sees it; 0 past the highest recall reached.
+        curve: (num_recalls,) precision on the recall grid, as AP sees it, to six decimals; 0 past the highest recall
+            reached.
     """
 
     threshold: float
@@ -121,4 +122,6 @@ def precision_recall(
         f1 = np.divide(2 * precision * recall, both, out=np.full_like(both, -1.0), where=both > 0)
         at = int(np.argmax(f1))
         best = (float(f1[at]), float(scores[order[at]]), float(precision[at]), float(recall[at]))
-    return PrecisionRecall(threshold, ap, num_ground_truth, len(scores), num_hits, *best, curve=tuple(curve.tolist()))
+    return PrecisionRecall(
+        threshold, ap, num_ground_truth, len(scores), num_hits, *best, curve=tuple(np.round(curve, 6).tolist())
+    )

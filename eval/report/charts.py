@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
-__all__ = ["histogram", "nice_step", "precision_recall_chart", "stage_bars"]
-
-
-def nice_step(span: float, steps: int) -> float:
-    """A round step (1, 2 or 5 times a power of ten) that divides `span` into about `steps` parts."""
-    if span <= 0:
-        return 1.0
-    raw = span / steps
-    power = 10.0 ** math.floor(math.log10(raw))
-    return float(min((1, 2, 5, 10), key=lambda digit: abs(digit * power - raw)) * power)
+__all__ = ["histogram", "precision_recall_chart", "stage_bars"]
 
 
 def precision_recall_chart(title: str, note: str, curves: Sequence[tuple[str, str, Sequence[float]]]) -> str:
@@ -52,41 +42,28 @@ def precision_recall_chart(title: str, note: str, curves: Sequence[tuple[str, st
 
 
 def stage_bars(rows: Sequence[tuple[str, Mapping[str, float]]]) -> str:
-    """Mean time of a frame by stage, one stacked bar per backend.
+    """Mean time of a frame by stage, one stacked bar per backend, on one scale.
 
     Args:
         rows: (backend, stage -> milliseconds in order, without the total).
     """
     stages = list(dict.fromkeys(stage for _, parts in rows for stage in parts))
     longest = max((sum(parts.values()) for _, parts in rows), default=0.0) or 1.0
-    width, row_height = 640, 46
-    step = nice_step(longest, 5)
-    bottom = row_height * len(rows) + 6
-    axis = "".join(
-        f'<path class="grid" d="M{width * tick * step / longest:.1f} 0V{bottom}"/>'
-        f'<text class="tick" x="{width * tick * step / longest:.1f}" y="{bottom + 14}" '
-        f'text-anchor="{"start" if tick == 0 else "middle"}">{tick * step:g}</text>'
-        for tick in range(int(longest / step + 1e-9) + 1)
-    )
-    bars = []
-    for row, (name, parts) in enumerate(rows):
-        x, y = 0.0, row * row_height + 18
-        bars.append(f'<text class="label" x="0" y="{y - 5}">{escape(name)}: {sum(parts.values()):.1f} ms</text>')
-        for stage, value in parts.items():
-            wide = width * value / longest
-            tip = f"{stage}: {value:.2f} ms"
-            bars.append(
-                f'<rect class="s{stages.index(stage)}" x="{x:.1f}" y="{y}" width="{wide:.1f}" height="20">'
-                f"<title>{escape(tip)}</title></rect>"
-            )
-            x += wide
+    bars = ""
+    for name, parts in rows:
+        pieces = "".join(
+            f'<i class="s{stages.index(stage)}" style="width:{100 * value / longest:.2f}%" '
+            f'title="{escape(stage)}: {value:.2f} ms"></i>'
+            for stage, value in parts.items()
+        )
+        bars += (
+            f'<div class="bar"><p class="small">{escape(name)}: <b>{sum(parts.values()):.1f} ms</b></p>'
+            f'<div class="parts">{pieces}</div></div>'
+        )
     legend = "".join(
         f'<span class="key"><i class="s{index}"></i>{escape(stage)}</span>' for index, stage in enumerate(stages)
     )
-    return (
-        f'<svg class="chart wide" viewBox="0 0 {width + 20} {bottom + 18}" role="img" aria-label="Mean time by stage">'
-        f'{axis}{"".join(bars)}</svg><p class="legend">{legend}<span class="key">milliseconds, mean</span></p>'
-    )
+    return f'{bars}<p class="legend">{legend}</p>'
 
 
 def histogram(title: str, samples: Sequence[float], low: float, high: float, marks: Mapping[str, float]) -> str:

@@ -31,9 +31,9 @@ def number(value: float | None, digits: int = 3, unit: str = "") -> Cell:
     return Cell(escape(text + unit), "num")
 
 
-def fixed(value: float | None, decimals: int = 1) -> Cell:
+def fixed(value: float | None, decimals: int = 1, unit: str = "") -> Cell:
     """A right-aligned number with that many decimals."""
-    return Cell(DASH if value is None or math.isnan(value) else f"{value:,.{decimals}f}", "num")
+    return Cell(DASH if value is None or math.isnan(value) else f"{value:,.{decimals}f}{unit}", "num")
 
 
 def ap(value: float, heat: bool = True) -> Cell:
@@ -74,7 +74,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], last_is_sum: bool 
         for name, cell in zip(head, first, strict=True)
     )
     body = "".join(
-        f"<tr{' class=sum' if last_is_sum and index == len(rows) - 1 else ''}>{''.join(_cell(cell) for cell in row)}</tr>"
+        f"<tr{' class=sum' if last_is_sum and index == len(rows) - 1 else ''}>"
+        f"{''.join(_cell(cell) for cell in row)}</tr>"
         for index, row in enumerate(rows)
     )
     kind = f' class="{css}"' if css else ""

@@ -11,9 +11,21 @@ from eval.evaluator import EvaluationSummary
 from eval.panels import FramePanel
 from eval.report.charts import histogram, precision_recall_chart, stage_bars
 from eval.report.html import Cell, ap, file_size, fixed, number, section, table, verdict
-from eval.results import RunResults
+from eval.results import RunResults, StepStatus
+from runtime.backends.base import STAGES
+from runtime.latency import LatencyStats
 
 __all__ = ["accuracy", "artifacts", "curves", "environment", "latency", "panels_section", "summary", "verification"]
+
+_MODES = {"center_distance_bev": "centre distance in the ground plane", "center_distance": "centre distance"}
+_STATUSES: tuple[StepStatus, ...] = ("PASSED", "FAILED", "SKIPPED")
+
+
+def _stages(item: EvaluationSummary, total: bool = True) -> dict[str, LatencyStats]:
+    """Stages in the order in which they run; JSON does not keep it."""
+    known = {name: place for place, name in enumerate((*STAGES, "total"))}
+    names = sorted(item.latency, key=lambda name: (known.get(name, len(STAGES) - 1), name))
+    return {name: item.latency[name] for name in names if total or name != "total"}
 
 
 def _tile(value: str, name: str) -> str:
@@ -23,11 +35,7 @@ def _tile(value: str, name: str) -> str:
 def summary(results: RunResults) -> str:
     """Verdict, headline numbers, steps."""
     status = "PASSED" if results.passed else "FAILED"
-    counts = ", ".join(
-        f"{results.count(kind)} {kind.lower()}"
-        for kind in ("PASSED", "FAILED", "SKIPPED")  # type: ignore[list-item, unused-ignore]
-        if results.count(kind)
-    )
+    counts = ", ".join(f"{results.count(kind)} {kind.lower()}" for kind in _STATUSES if results.count(kind))
     tiles = [
         _tile(f"{item.metrics.mean_ap:.3f}" if not math.isnan(item.metrics.mean_ap) else "–", f"mAP, {item.label}")
         for item in results.evaluations
@@ -44,21 +52,22 @@ def summary(results: RunResults) -> str:
         [
             Cell(escape(step.name), "full"),
             verdict(step.status),
-            fixed(step.seconds) if step.seconds is not None else Cell("", "num"),
-            fixed(step.peak_rss_mb, 0) if step.peak_rss_mb is not None else Cell("", "num"),
+            fixed(step.seconds, 1, " s") if step.seconds is not None else Cell("", "num"),
+            fixed(step.peak_rss_mb, 0, " MB") if step.peak_rss_mb is not None else Cell("", "num"),
             Cell(escape(step.reason), "full soft"),
         ]
         for step in results.steps
     ]
     settings = ", ".join(
         f"{escape(str(key))} <b>{escape(str(value))}</b>"
-        for key, value in results.run.items()
+        for key, value in sorted(results.run.items())
         if isinstance(value, (str, int, float, bool)) and value != ""
     )
     return (
-        f"<h1>{escape(results.title)}</h1><p>{verdict(status)} <span class=soft>{escape(counts or 'no steps')}</span></p>"
+        f"<h1>{escape(results.title)}</h1>"
+        f"<p>{verdict(status)} <span class=soft>{escape(counts or 'no steps')}</span></p>"
         f'<p class="small soft">{settings}</p><div class="tiles">{"".join(tiles)}</div>'
-        + section("Steps", table(["step", "result", "seconds", "peak MB", "reason"], rows, css="stack"), "steps")
+        + section("Steps", table(["step", "result", "time", "peak memory", "reason"], rows, css="stack"), "steps")
     )
 
 
@@ -67,7 +76,8 @@ def panels_section(panels: Sequence[FramePanel]) -> str:
     if not panels:
         return ""
     legend = "".join(
-        f'<span class="key"><i class="line{" dash" if key == "missed" else ""}" style="color:{COLORS[key]}"></i>{text}</span>'
+        f'<span class="key"><i class="line{" dash" if key == "missed" else ""}" style="color:{COLORS[key]}"></i>'
+        f"{text}</span>"
         for key, text in (
             ("found", "ground truth"),
             ("missed", "ground truth, missed"),
@@ -76,8 +86,8 @@ def panels_section(panels: Sequence[FramePanel]) -> str:
         )
     )
     body = (
-        f'<p class="soft small">The frames with most errors first. Detections with a score of at least 0.3, matched within '
-        f"2 m; up is forward, each ring 20 m. Hover or tap a box for its class and score.</p>"
+        '<p class="soft small">The frames with most errors first. Detections with a score of at least 0.3, matched '
+        "within 2 m; up is forward, each ring 20 m. Hover or tap a box for its class and score.</p>"
         f'<p class="legend">{legend}</p>'
     )
     for index, panel in enumerate(panels):
@@ -85,8 +95,9 @@ def panels_section(panels: Sequence[FramePanel]) -> str:
         image = png_data_uri(points_png(panel.points, e))
         # Each picture is held once and used by all views of the frame.
         body += (
-            f'<h3>{escape(panel.token)}</h3><svg width="0" height="0" style="position:absolute" aria-hidden="true"><defs>'
-            f'<image id="{name}" x="{-e:g}" y="{-e:g}" width="{2 * e:g}" height="{2 * e:g}" href="{image}"/></defs></svg>'
+            f'<h3>{escape(panel.token)}</h3><svg width="0" height="0" style="position:absolute" aria-hidden="true">'
+            f'<defs><image id="{name}" x="{-e:g}" y="{-e:g}" width="{2 * e:g}" height="{2 * e:g}" href="{image}"/>'
+            "</defs></svg>"
             '<div class="views">'
         )
         for view in panel.views:
@@ -129,7 +140,7 @@ def accuracy(evaluations: Sequence[EvaluationSummary]) -> str:
     rows.append(["mean", number(count, 7), *(ap(item.metrics.mean_ap, heat=False) for item in evaluations)])
     thresholds = " / ".join(f"{value:g}" for value in metrics.thresholds)
     body = (
-        f'<p class="soft small">Average precision by {escape(metrics.mode.replace("_", " "))}, mean of {thresholds} m, '
+        f'<p class="soft small">Average precision by {escape(_MODES.get(metrics.mode, metrics.mode))}, mean of {thresholds} m, '
         f"{escape(metrics.policy)} conventions, {total.min_m:g} to {total.max_m:g} m, {metrics.num_frames} frames.</p>"
         + table(head, rows, last_is_sum=True)
     )
@@ -194,8 +205,8 @@ def curves(evaluations: Sequence[EvaluationSummary]) -> str:
         note = "no objects" if math.isnan(value) else f"AP {value:.3f}"
         charts.append(precision_recall_chart(item.class_name, note, lines))
     body = (
-        f'<p class="soft small">{escape(reference.label)}, whole range; precision is the best at that or any higher recall.'
-        f'</p><p class="legend">{legend}</p><div class="charts">{"".join(charts)}</div>'
+        f'<p class="soft small">{escape(reference.label)}, whole range; precision is the best at that or any higher '
+        f'recall.</p><p class="legend">{legend}</p><div class="charts">{"".join(charts)}</div>'
     )
     return section("Precision and recall", body, "curves")
 
@@ -219,10 +230,7 @@ def latency(evaluations: Sequence[EvaluationSummary]) -> str:
         + table(head, rows)
     )
     body += "<h3>By stage</h3>" + stage_bars(
-        [
-            (item.label, {stage: stats.mean for stage, stats in item.latency.items() if stage != "total"})
-            for item in timed
-        ]
+        [(item.label, {stage: stats.mean for stage, stats in _stages(item, total=False).items()}) for item in timed]
     )
     samples = [value for item in timed for value in item.samples_ms]
     if samples:
@@ -245,7 +253,7 @@ def latency(evaluations: Sequence[EvaluationSummary]) -> str:
             *(fixed(value, 2) for value in (stats.mean, stats.p50, stats.p90, stats.p95, stats.p99, stats.max)),
         ]
         for item in timed
-        for stage, stats in item.latency.items()
+        for stage, stats in _stages(item).items()
     ]
     stages = table(["backend", "stage", "mean", "p50", "p90", "p95", "p99", "max"], rows)
     body += f"<details><summary>Every stage in numbers</summary>{stages}</details>"
@@ -291,7 +299,7 @@ def verification(results: RunResults) -> str:
                     Cell(f"{found.cosine:.9f}", "num"),
                     Cell(f"{found.reference_min:.3g} … {found.reference_max:.3g}", "num"),
                     number(found.nonfinite_reference + found.nonfinite_test, 6),
-                    Cell(escape(", ".join(allowed)), "soft"),
+                    Cell(escape(", ".join(allowed)), "soft nowrap"),
                 ]
             )
         if rows:

@@ -1,4 +1,5 @@
 """Style sheet of the report: light and dark, desktop and phone."""
+# ruff: noqa: E501
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ th,td{{padding:6px 10px;border-bottom:1px solid var(--line);text-align:left;vert
 th{{font-weight:600;color:var(--soft);font-size:13px;white-space:nowrap}} th.num{{text-align:right}}
 tr:last-child td{{border-bottom:0}} tr.sum td{{font-weight:650;border-top:2px solid var(--line)}}
 code{{font:12.5px/1.4 ui-monospace,"DejaVu Sans Mono",Menlo,Consolas,monospace;overflow-wrap:anywhere}}
-td.sha{{min-width:260px}} ul{{margin:6px 0;padding-left:20px}} li{{overflow-wrap:anywhere}}
+td code{{white-space:nowrap}} td.sha{{min-width:300px}} td.sha code{{white-space:normal}} td.nowrap{{white-space:nowrap}}
+.bar{{margin:10px 0}} .parts{{display:flex;height:22px;border-radius:4px;overflow:hidden}} .parts i{{height:100%}} ul{{margin:6px 0;padding-left:20px}} li{{overflow-wrap:anywhere}}
 .views{{display:grid;grid-template-columns:repeat(auto-fit,minmax(320px,1fr));gap:12px}}
 figure{{margin:0}} figcaption{{font-size:13px;color:var(--soft);margin:4px 0 2px}}
 .bev{{display:block;width:100%;background:{BACKGROUND};border-radius:8px}}
@@ -47,7 +49,7 @@ figure{{margin:0}} figcaption{{font-size:13px;color:var(--soft);margin:4px 0 2px
 .legend{{display:flex;flex-wrap:wrap;gap:4px 16px;font-size:13px;color:var(--soft)}}
 .key{{display:inline-flex;align-items:center;gap:6px}} .key i{{width:14px;height:10px;border-radius:2px;display:inline-block}}
 .key i.line{{height:0;border-top:3px solid;border-radius:0}} .key i.dash{{border-top-style:dashed}}
-.charts{{display:grid;grid-template-columns:repeat(auto-fill,minmax(250px,1fr));gap:10px}}
+.charts{{display:grid;grid-template-columns:repeat(auto-fill,minmax(192px,1fr));gap:10px}}
 .charts.two{{grid-template-columns:repeat(auto-fit,minmax(300px,1fr))}}
 .chart{{display:block;width:100%;height:auto}} .grid{{stroke:var(--line);fill:none}}
 .tick{{font-size:10.5px;fill:var(--soft)}} .head{{font-size:13px;font-weight:650;fill:var(--ink)}}
@@ -61,6 +63,6 @@ details summary{{cursor:pointer;color:var(--accent);margin-top:8px}}
 @media(max-width:560px){{main{{padding:12px 8px 40px}} section{{padding:12px 12px;border-radius:8px}} h1{{font-size:22px}}
 th,td{{padding:5px 7px}} table{{font-size:13px}} .tiles{{grid-template-columns:1fr 1fr}} .tile b{{font-size:20px}}
 .stack thead{{display:none}} .stack tr{{display:block;border-bottom:1px solid var(--line);padding:6px 0}}
-.stack td{{display:inline;border:0;padding:2px 4px}} .stack td:empty{{display:none}} .stack td.full{{display:block}}}}
+.stack td{{display:inline;border:0;padding:2px 4px}} .stack td:empty{{display:none}} .stack td.full{{display:block}} .stack td code{{white-space:normal}}}}
 @media print{{section{{break-inside:avoid}} body{{background:#fff}}}}
 """
