@@ -9,15 +9,16 @@ from collections.abc import Callable
 from typing import Any
 
 from base.errors import ConfigError, MissingDependencyError, UserError
+from deploy.config.paths import input_path
+from deploy.outcome import EXIT_USAGE
 
 __all__ = [
     "DEFAULT_DEPLOY_CONFIG",
     "DEFAULT_MODEL_CONFIG",
-    "EXIT_FAILED",
-    "EXIT_USAGE",
     "LOG_LEVELS",
     "add_common_arguments",
     "add_override_arguments",
+    "deploy",
     "overrides_of",
     "run_command",
 ]
@@ -25,7 +26,7 @@ __all__ = [
 DEFAULT_DEPLOY_CONFIG = "configs/deploy/deploy_config.py"
 DEFAULT_MODEL_CONFIG = "configs/model/centerpoint_t4_demo.py"
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
-EXIT_FAILED, EXIT_USAGE, _EXIT_INTERRUPTED = 1, 2, 130
+_EXIT_INTERRUPTED = 130
 
 # Option -> key of the configuration that it overrides.
 _OVERRIDES = {
@@ -50,6 +51,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="export dim as (width, length, height) and yaw clockwise from the y axis, as Autoware expects",
     )
+    parser.add_argument("--strict", action="store_true", help="a step that cannot run on this machine fails the run")
     parser.add_argument("--log-level", choices=LOG_LEVELS, default="INFO", help="default %(default)s")
 
 
@@ -99,3 +101,15 @@ def run_command(command: Callable[[], int], log_level: str) -> int:
     except KeyboardInterrupt:
         print("interrupted; finished files are whole, unfinished ones were removed", file=sys.stderr)  # noqa: T201
         return _EXIT_INTERRUPTED
+
+
+def deploy(args: argparse.Namespace, deploy_config: str, model_config: str) -> int:
+    """Runs a deployment and prints its tables; returns the exit code."""
+    from deploy.config import load_deploy_config
+    from deploy.runner import CenterPointDeploymentRunner
+
+    config = load_deploy_config(deploy_config, overrides_of(args))
+    source = str(input_path(deploy_config))
+    outcome = CenterPointDeploymentRunner(config, model_config, source=source, strict=args.strict).run()
+    print(f"\n{outcome.summary()}")  # noqa: T201 - what the command is for
+    return outcome.exit_code

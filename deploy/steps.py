@@ -7,15 +7,21 @@ import logging
 import resource
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Final, Literal
 
 from base.errors import BackendUnavailable
 
+if TYPE_CHECKING:
+    from eval.results import StepResult
+
 __all__ = ["FAILED", "NOT_RUN", "PASSED", "SKIPPED", "Step", "StepRecorder", "peak_rss_bytes"]
 
-PASSED, FAILED, SKIPPED, NOT_RUN = "PASSED", "FAILED", "SKIPPED", "NOT RUN"
+PASSED: Final = "PASSED"
+FAILED: Final = "FAILED"
+SKIPPED: Final = "SKIPPED"
+NOT_RUN: Final = "NOT RUN"
 
 _logger = logging.getLogger(__name__)
 _CLEAR_PEAK = "5"
@@ -30,6 +36,7 @@ class Step:
         status: PASSED, FAILED, SKIPPED, or NOT RUN while it has not ended.
         reason: Why it failed or was skipped.
         seconds: Wall time.
+        is_work: False for a step that only prepares others: a run in which no work passed proves nothing.
         peak_rss_bytes: Largest resident memory of this process during the step, or of a process that it waited for.
     """
 
@@ -38,10 +45,17 @@ class Step:
     reason: str = ""
     seconds: float = 0.0
     peak_rss_bytes: int = 0
+    is_work: bool = True
 
-    def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
-        return asdict(self)
+    def to_result(self) -> StepResult:
+        """The step as `results.json` holds it."""
+        from eval.results import StepResult
+
+        if self.status == PASSED:
+            return StepResult(self.name, PASSED, "", self.seconds, self.peak_rss_bytes / 1e6)
+        # A step of which the results are written while it runs: the record of an interrupted run.
+        status: Literal["FAILED", "SKIPPED"] = "SKIPPED" if self.status == SKIPPED else "FAILED"
+        return StepResult(self.name, status, self.reason or "did not end", self.seconds, self.peak_rss_bytes / 1e6)
 
     def fail(self, reason: str) -> None:
         """Marks a step that ran to its end with a result that is not good enough."""
@@ -59,13 +73,13 @@ class StepRecorder:
         self.steps: list[Step] = []
 
     @contextlib.contextmanager
-    def step(self, name: str) -> Iterator[Step]:
+    def step(self, name: str, *, is_work: bool = True) -> Iterator[Step]:
         """Runs the body as one step.
 
         `BackendUnavailable` from the body makes the step SKIPPED and is not passed on; any other exception
         makes it FAILED and is passed on.
         """
-        step = Step(name)
+        step = Step(name, is_work=is_work)
         self.steps.append(step)
         _logger.info("── %s", name)
         _reset_peak_rss()
@@ -92,11 +106,6 @@ class StepRecorder:
             _logger.log(
                 level, "   %s %s in %.1f s, peak memory %.0f MiB%s", name, step.status, step.seconds, memory, reason
             )
-
-    def skipped(self, name: str, reason: str) -> None:
-        """Records a step of which it is clear beforehand that it cannot run."""
-        with self.step(name) as step:
-            step.skip(reason)
 
     def with_status(self, status: str) -> list[Step]:
         """The steps in one state."""

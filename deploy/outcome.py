@@ -1,0 +1,68 @@
+"""What a run came to: exit code, results, and the table a user reads last."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from eval.results import RunResults, StepResult
+
+__all__ = ["EXIT_FAILED", "EXIT_PASSED", "EXIT_USAGE", "DeploymentOutcome", "format_table"]
+
+EXIT_PASSED, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class DeploymentOutcome:
+    """Result of `CenterPointDeploymentRunner.run`.
+
+    Attributes:
+        exit_code: 0 all that was asked for was done and passed; 1 something failed.
+        results: As in `results.json`.
+        work_dir: Where everything was written.
+    """
+
+    exit_code: int
+    results: RunResults
+    work_dir: Path
+
+    def summary(self) -> str:
+        """Tables of steps and backends, and where the report is."""
+        steps = [_step_row(step) for step in self.results.steps]
+        parts = [format_table(("step", "status", "time", "peak memory", "reason"), steps)]
+        evaluated: list[tuple[str, ...]] = [
+            (
+                item.label,
+                "-" if math.isnan(item.metrics.mean_ap) else f"{item.metrics.mean_ap:.4f}",
+                f"{item.latency['total'].p50:.1f} ms",
+                f"{item.latency['total'].p99:.1f} ms",
+                str(item.num_frames),
+            )
+            for item in self.results.evaluations
+        ]
+        if evaluated:
+            parts.append(format_table(("backend", "mAP", "p50 latency", "p99 latency", "frames"), evaluated))
+        parts.append(f"{self._verdict()}  {self.work_dir / 'report.html'}")
+        return "\n\n".join(parts)
+
+    def _verdict(self) -> str:
+        counts = {status: self.results.count(status) for status in ("PASSED", "FAILED", "SKIPPED")}
+        listed = ", ".join(f"{number} {status.lower()}" for status, number in counts.items() if number)
+        return f"{'PASSED' if self.exit_code == EXIT_PASSED else 'FAILED'} ({listed})"
+
+
+def _step_row(step: StepResult) -> tuple[str, ...]:
+    seconds = "-" if step.seconds is None else f"{step.seconds:.1f} s"
+    memory = "-" if step.peak_rss_mb is None else f"{step.peak_rss_mb:.0f} MB"
+    return step.name, step.status, seconds, memory, step.reason
+
+
+def format_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """Columns padded to their widest cell; the last column is left as it is."""
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    head = "  ".join(cell.ljust(width) for cell, width in zip(header, widths, strict=True)).rstrip()
+    return "\n".join([head, "  ".join("─" * min(width, 60) for width in widths), *lines])

@@ -1,0 +1,294 @@
+"""One command from a checkpoint to verified, evaluated artifacts: load, export, build, verify, evaluate, record."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from base.determinism import set_determinism
+from base.errors import BackendUnavailable, UserError
+from base.files import sha256_file
+from deploy.config.paths import repository_root
+from deploy.config.schema import DeployConfig, Scenario
+from deploy.devices import resolve_device
+from deploy.outcome import EXIT_FAILED, EXIT_PASSED, DeploymentOutcome
+from deploy.plan import RunPlan, make_plan
+from deploy.session import Session, engine_settings, onnx_settings
+from deploy.steps import FAILED, PASSED, SKIPPED, Step, StepRecorder
+from deploy.work_dir import log_to_file, owned_work_dir
+
+if TYPE_CHECKING:
+    from eval.evaluator import BackendEvaluation
+    from eval.results import ArtifactRecord, RunResults
+    from eval.verification import VerificationResult
+
+__all__ = ["CenterPointDeploymentRunner"]
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Evaluated:
+    step: Step
+    evaluation: BackendEvaluation
+
+
+class CenterPointDeploymentRunner:
+    """Runs a deployment.
+
+    Args:
+        config: What to do.
+        model_config: Path of the model config.
+        source: File of the deploy config, for messages and the manifest.
+        strict: Whether a step that cannot run here fails the run.
+    """
+
+    def __init__(
+        self,
+        config: DeployConfig,
+        model_config: str | os.PathLike[str],
+        *,
+        source: str = "deploy config",
+        strict: bool = False,
+    ) -> None:
+        self.config = config
+        self.model_config = model_config
+        self.source = source
+        self.strict = strict
+        self._recorder = StepRecorder()
+        self._artifacts: list[ArtifactRecord] = []
+        self._verifications: list[VerificationResult] = []
+        self._evaluated: list[_Evaluated] = []
+
+    def run(self) -> DeploymentOutcome:
+        """Runs every step; what is known is written even when a step fails.
+
+        Returns:
+            The results and the exit code: 0 all that was asked for was done and passed, 1 a comparison or an
+            accuracy gate failed (or, with `strict`, a step was skipped).
+
+        Raises:
+            UserError: wrong input or configuration (exit code 2); whatever was found out before is in the work folder.
+        """
+        plan = make_plan(self.config, self.source, self.model_config)
+        with owned_work_dir(plan.work_dir), log_to_file(plan.work_dir, self.config.deploy_log_path):
+            _logger.info("model '%s', mode '%s', into %s", plan.spec.name, plan.mode, plan.work_dir)
+            session = Session(plan)
+            try:
+                self._execute(session)
+            except BaseException:
+                self._record_failure(session)
+                raise
+            return self._record(session)
+
+    def _execute(self, session: Session) -> None:
+        plan = session.plan
+        set_determinism(self.config.seed)
+        with self._recorder.step("load model", is_work=False):
+            session.load_model()
+        if plan.data_root is not None:
+            with self._recorder.step("open dataset", is_work=False):
+                session.load_frames()
+        if plan.exports_onnx:
+            with self._recorder.step("export ONNX"):
+                self._export_onnx(session)
+        if plan.builds_engines:
+            with self._recorder.step("build engines"):
+                self._build_engines(plan)
+        for scenario in plan.scenarios:
+            self._verify(session, scenario)
+        for backend in plan.backends:
+            self._evaluate(session, backend)
+        self._apply_gates()
+
+    def _export_onnx(self, session: Session) -> None:
+        from deploy.onnx_export import CenterPointONNXExportPipeline
+
+        plan = session.plan
+        if session.export_model is None:
+            raise RuntimeError("load_model comes before the export")
+        pipeline = CenterPointONNXExportPipeline(onnx_settings(plan, sha256_file(plan.checkpoint)))
+        for artifact in pipeline.run(session.export_model, plan.export_spec, plan.onnx_dir):
+            self._add_artifact(plan, artifact.path, "onnx", artifact.precision)
+
+    def _build_engines(self, plan: RunPlan) -> None:
+        from deploy.engine.pipeline import CenterPointTensorRTExportPipeline
+
+        pipeline = CenterPointTensorRTExportPipeline(engine_settings(plan))
+        for result in pipeline.run(plan.onnx_dir, plan.engine_dir, plan.export_spec):
+            self._add_artifact(plan, result.engine_path, "engine", result.precision)
+
+    def _add_artifact(self, plan: RunPlan, path: Path, kind: str, precision: str) -> None:
+        from eval.results import ArtifactRecord
+
+        relative = path.relative_to(plan.work_dir).as_posix()
+        record = ArtifactRecord(relative, kind, precision, sha256_file(path), path.stat().st_size)
+        self._artifacts.append(record)
+
+    def _verify(self, session: Session, scenario: Scenario) -> None:
+        from eval.verification import verify
+
+        verification = self.config.verification
+        with self._recorder.step(f"verify {scenario.test_backend} against {scenario.ref_backend}") as step:
+            devices = [
+                resolve_device(device, backend, self.config, for_verification=True)
+                for backend, device in (
+                    (scenario.ref_backend, scenario.ref_device),
+                    (scenario.test_backend, scenario.test_device),
+                )
+            ]
+            # The backend under test first: where it cannot run, the reference need not be loaded.
+            with (
+                session.pipeline(scenario.test_backend, devices[1], as_exported=True) as (test, precision),
+                session.pipeline(scenario.ref_backend, devices[0], as_exported=True) as (reference, _),
+            ):
+                result = verify(
+                    reference,
+                    test,
+                    _opened(session),
+                    num_frames=verification.num_verify_samples,
+                    precision=precision,
+                    absolute_tolerance=verification.tolerance,
+                )
+            self._verifications.append(result)
+            _logger.info("   %s", result.summary())
+            if not result.passed:
+                step.fail("; ".join(result.reasons))
+
+    def _evaluate(self, session: Session, backend: str) -> None:
+        from eval.evaluator import evaluate
+
+        evaluation = self.config.evaluation
+        with self._recorder.step(f"evaluate {backend}") as step:
+            device = resolve_device(getattr(evaluation.backends, backend).device, backend, self.config)
+            # PyTorch is the model as trained: a wrong conversion in the export would show as a loss of accuracy.
+            with session.pipeline(backend, device, as_exported=False) as (pipeline, precision):
+                result = evaluate(
+                    pipeline,
+                    _opened(session),
+                    num_samples=evaluation.num_samples,
+                    warmup=evaluation.warmup_frames,
+                    precision=precision,
+                )
+            self._evaluated.append(_Evaluated(step, result))
+            total = result.latency["total"]
+            _logger.info(
+                "   %s: mAP %.4f over %d frames, %.1f ms (p50), %.1f ms (p99)",
+                *(result.summary.label, result.metrics.mean_ap, result.summary.num_frames, total.p50, total.p99),
+            )
+            if evaluation.verbose:
+                _log_details(result)
+
+    def _apply_gates(self) -> None:
+        gate = self.config.evaluation
+        reference = next((e.evaluation for e in self._evaluated if e.evaluation.summary.backend == "pytorch"), None)
+        for item in self._evaluated:
+            score = item.evaluation.metrics.mean_ap
+            # Negated, so that an mAP that is NaN (no ground truth at all) fails a gate instead of passing it.
+            if gate.min_map is not None and not score >= gate.min_map:
+                item.step.fail(f"mAP {score:.4f} is below evaluation.min_map = {gate.min_map:g}")
+            if gate.max_map_drop is None or reference is None:
+                continue
+            drop = reference.metrics.mean_ap - score
+            if not drop <= gate.max_map_drop:
+                item.step.fail(
+                    f"mAP {score:.4f} is {drop:.4f} below PyTorch's, evaluation.max_map_drop is {gate.max_map_drop:g}"
+                )
+
+    def _results(self, plan: RunPlan) -> RunResults:
+        from eval.machine import package_versions
+        from eval.results import RunResults
+
+        run = {
+            "mode": plan.mode,
+            "precision": plan.precision,
+            "precision_policy": self.config.backend_config.common_config.precision_policy,
+            "rot_y_axis_reference": self.config.export.rot_y_axis_reference,
+            "strict": self.strict,
+            "checkpoint": plan.checkpoint.name,
+            "checkpoint_sha256": sha256_file(plan.checkpoint),
+            "model_config": plan.model_config_path.name,
+            "deploy_config": Path(self.source).name,
+            "dataset": str(plan.data_root) if plan.data_root is not None else None,
+        }
+        return RunResults(
+            title=plan.spec.name,
+            run=run,
+            steps=tuple(step.to_result() for step in self._recorder.steps),
+            verifications=tuple(self._verifications),
+            evaluations=tuple(item.evaluation.summary for item in self._evaluated),
+            artifacts=tuple(self._artifacts),
+            versions=package_versions(),
+        )
+
+    def _record(self, session: Session) -> DeploymentOutcome:
+        from eval.panels import select_panels
+        from eval.report import write_report
+        from eval.results import write_results
+
+        plan = session.plan
+        evaluations = [item.evaluation for item in self._evaluated]
+        try:
+            results = self._results(plan)
+            write_results(results, plan.work_dir / "results.json")
+            panels = select_panels(evaluations, _opened(session)) if evaluations else ()
+            write_report(results, panels, plan.work_dir / "report.html")
+            self._write_manifest(plan)
+        except OSError as error:
+            raise UserError(f"Cannot write the results to '{plan.work_dir}': {error.strerror or error}.") from error
+        return DeploymentOutcome(self._exit_code(results), results, plan.work_dir)
+
+    def _exit_code(self, results: RunResults) -> int:
+        done = any(step.is_work and step.status == PASSED for step in self._recorder.steps)
+        if not done:
+            _logger.error("nothing that was asked for could be done on this machine")
+        skipped = self.strict and bool(self._recorder.with_status(SKIPPED))
+        return EXIT_PASSED if done and results.passed and not skipped else EXIT_FAILED
+
+    def _record_failure(self, session: Session) -> None:
+        """Writes what is known of a run that is about to end with an error."""
+        from eval.results import write_results
+
+        path = session.plan.work_dir / "results.json"
+        try:
+            write_results(self._results(session.plan), path)
+        except OSError as error:
+            _logger.error("could not write %s either: %s", path, error.strerror or error)
+        else:
+            failed = ", ".join(step.name for step in self._recorder.with_status(FAILED))
+            _logger.error("stopped at '%s'; what was found out before is in %s", failed, path)
+
+    def _write_manifest(self, plan: RunPlan) -> None:
+        from deploy.manifest import build_manifest, run_environment, write_manifest
+
+        inputs: dict[str, str | Path] = {"checkpoint": plan.checkpoint, "model_config": plan.model_config_path}
+        if Path(self.source).is_file():
+            inputs["deploy_config"] = self.source
+        if plan.data_root is not None:
+            name = self.config.runtime_io.info_file or plan.model_cfg.val_dataloader.dataset.ann_file
+            inputs["info_file"] = plan.data_root / name
+        outputs: dict[str, str | Path] = {
+            name: plan.work_dir / name
+            for name in (*(artifact.path for artifact in self._artifacts), "results.json", "report.html")
+        }
+        settings: dict[str, Any] = {"deploy": asdict(self.config), "spec": plan.spec.to_dict()}
+        root = os.environ.get("BUILD_WORKSPACE_DIRECTORY", str(repository_root()))
+        packages = ("torch", "mmdet3d", "mmengine", "numpy", "onnx", "onnxruntime", "onnxsim", "tensorrt_rtx_bindings")
+        manifest = build_manifest("run", inputs, outputs, settings, packages, run_environment(root))
+        write_manifest(plan.work_dir / "manifest.json", manifest)
+
+
+def _opened(session: Session) -> Any:
+    if session.frames is None:
+        raise BackendUnavailable("no dataset was opened")
+    return session.frames
+
+
+def _log_details(evaluation: BackendEvaluation) -> None:
+    for item in evaluation.metrics.total.classes:
+        _logger.info("      %-12s AP %.4f, %d objects", item.class_name, item.mean_ap, item.num_ground_truth)
+    for stage, times in evaluation.latency.items():
+        _logger.info("      %-20s %8.2f ms mean, %8.2f p50, %8.2f p99", stage, times.mean, times.p50, times.p99)

@@ -1,0 +1,168 @@
+"""What the steps of a run share: the loaded network, the frames, and the backends opened on them."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from base.errors import BackendUnavailable, ConfigError, MissingDependencyError
+from deploy.config.schema import DeployConfig
+from deploy.existing import check_engine_dir, check_onnx_dir
+from deploy.plan import RunPlan
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from datasets.frames import FrameSource
+    from runtime.pipeline import Pipeline
+
+__all__ = ["Session"]
+
+
+class Session:
+    """Loads once, opens backends when they are asked for.
+
+    Attributes:
+        plan: What the run will do.
+        model: The stock mmdet3d model with its weights, on the CPU.
+        export_model: The same in the rotation convention of the export.
+        frames: Validation frames; None where no step needs them.
+    """
+
+    def __init__(self, plan: RunPlan) -> None:
+        self.plan = plan
+        self.model: nn.Module | None = None
+        self.export_model: nn.Module | None = None
+        self.frames: FrameSource | None = None
+
+    def load_model(self) -> None:
+        """Builds the model and fills it with the checkpoint's weights.
+
+        Raises:
+            ConfigError: the config cannot be built.
+            CheckpointError: the checkpoint is unsafe, broken or of another architecture.
+        """
+        from deploy.rotation import fold_rot_y_axis_reference
+        from models.build import build_model, load_checkpoint
+
+        plan = self.plan
+        model = build_model(plan.model_cfg, seed=plan.config.seed)
+        load_checkpoint(model, plan.checkpoint)
+        self.model = self.export_model = model
+        if plan.config.export.rot_y_axis_reference:
+            self.export_model, _ = fold_rot_y_axis_reference(model, plan.spec)
+
+    def load_frames(self) -> None:
+        """Opens the dataset's validation split.
+
+        Raises:
+            DataError: it is broken or unsafe.
+            ConfigError: it has fewer frames than are asked for.
+        """
+        from datasets.frames import open_frames
+
+        plan = self.plan
+        config = plan.config
+        model_cfg = copy.deepcopy(plan.model_cfg)
+        if config.runtime_io.info_file is not None:
+            model_cfg.val_dataloader.dataset.ann_file = config.runtime_io.info_file
+        self.frames = open_frames(model_cfg, "val", str(plan.data_root))
+        wanted = {
+            "evaluation.num_samples": config.evaluation.num_samples if plan.backends else -1,
+            "verification.num_verify_samples": config.verification.num_verify_samples if plan.scenarios else -1,
+        }
+        for key, number in wanted.items():
+            if number > len(self.frames):
+                advice = "Use -1 for all of them" if key == "evaluation.num_samples" else "Lower it"
+                raise ConfigError(
+                    f"'{key}' is {number}, but '{plan.data_root}' has {len(self.frames)} validation frames. {advice}, "
+                    "or give a larger dataset."
+                )
+
+    @contextlib.contextmanager
+    def pipeline(self, backend: str, device: str, *, as_exported: bool) -> Iterator[tuple[Pipeline, str]]:
+        """Opens a backend with its pre- and postprocessing.
+
+        Args:
+            backend: "pytorch", "onnx" or "tensorrt".
+            device: "cpu" or "cuda:N".
+            as_exported: For pytorch: the network in the rotation convention of the export rather than as trained.
+
+        Yields:
+            The pipeline, and what its network computes in.
+
+        Raises:
+            BackendUnavailable: this machine cannot run it, or its files were not made.
+        """
+        from runtime.backends import open_backend
+        from runtime.pipeline import Pipeline
+
+        spec = self.plan.export_spec if backend != "pytorch" or as_exported else self.plan.spec
+        options, precision = self._source(backend, as_exported=as_exported)
+        try:
+            opened = open_backend(backend, spec=spec, device=device, **options)
+        except MissingDependencyError as missing:
+            # What every machine needs was checked before the run; this is the GPU's part.
+            raise BackendUnavailable(str(missing)) from missing
+        with opened:
+            yield Pipeline(spec, opened), precision
+
+    def _source(self, backend: str, *, as_exported: bool) -> tuple[dict[str, Any], str]:
+        plan = self.plan
+        if backend == "onnx":
+            _require_made(plan.onnx_dir, plan.exports_onnx or plan.onnx_dir.is_dir(), "ONNX files", plan, "onnx")
+            precision = check_onnx_dir(plan.onnx_dir, plan.export_spec, plan.checkpoint, "onnx folder")
+            return {"onnx_dir": plan.onnx_dir}, precision
+        if backend == "tensorrt":
+            made = plan.builds_engines or (plan.reads_engines and plan.engine_dir.is_dir())
+            _require_made(plan.engine_dir, made, "engines", plan, "both")
+            onnx_dir = plan.onnx_dir if plan.onnx_dir.is_dir() else None
+            precision = check_engine_dir(plan.engine_dir, plan.spec, onnx_dir, "engine folder")
+            return {"engine_dir": plan.engine_dir}, precision
+        from models.components import extract_components
+
+        model = self.export_model if as_exported else self.model
+        if model is None:
+            raise RuntimeError("load_model comes before any pipeline")
+        # A copy: a backend moves its modules to its device, and two may be open at once.
+        return {"components": extract_components(copy.deepcopy(model), plan.spec)}, "fp32"
+
+
+def _require_made(folder: Path, made: bool, what: str, plan: RunPlan, mode: str) -> None:
+    if not made:
+        raise BackendUnavailable(
+            f"mode '{plan.mode}' makes no {what}, and no current ones are in '{folder}'; use --mode={mode}"
+        )
+
+
+def onnx_settings(plan: RunPlan, checkpoint_sha256: str) -> Any:
+    """`OnnxExportSettings` of a run."""
+    from deploy.onnx_export import OnnxExportSettings
+
+    config: DeployConfig = plan.config
+    return OnnxExportSettings(
+        opset_version=config.onnx_config.opset_version,
+        do_constant_folding=config.onnx_config.do_constant_folding,
+        keep_initializers_as_inputs=config.onnx_config.keep_initializers_as_inputs,
+        simplify=config.onnx_config.simplify,
+        precision=plan.precision,
+        provenance={"weights": f"sha256 {checkpoint_sha256}"},
+    )
+
+
+def engine_settings(plan: RunPlan) -> Any:
+    """`EngineSettings` of a run."""
+    from deploy.engine.pipeline import EngineSettings
+    from deploy.engine.request import ShapeProfile
+
+    common = plan.config.backend_config.common_config
+    profiles = {name: ShapeProfile(s.min_shape, s.opt_shape, s.max_shape) for name, s in plan.profiles.items()}
+    return EngineSettings(
+        builder=common.builder,
+        precision_policy=common.precision_policy,
+        workspace_bytes=common.max_workspace_size,
+        profiles=profiles,
+    )
