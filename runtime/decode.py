@@ -1,0 +1,130 @@
+"""Raw head outputs to boxes: mmdet3d's CenterHead.predict_by_feat for one task with circle NMS, in numpy."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from base.boxes import Boxes3D
+from base.errors import DataError
+from runtime.nms import circle_nms
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from models.spec import ModelSpec
+
+__all__ = ["decode"]
+
+_log = logging.getLogger(__name__)
+
+
+def decode(outputs: Mapping[str, NDArray[np.float32]], spec: ModelSpec) -> Boxes3D:
+    """Decodes one frame.
+
+    Top `max_detections_before_nms` over all classes and cells, score above `score_threshold`, centre inside
+    `post_center_range` (limits included), circle NMS across classes, at most `post_max_size` boxes by descending score.
+
+    Differences from mmdet3d, on purpose:
+    * z of a box is its centre, not its bottom.
+    * Cells are ranked by their logits, equal ones by class, then row, then column; mmdet3d ranks sigmoids, which
+      saturate, and leaves ties to chance.
+    * sigmoid, exp and atan2 are computed in double precision and rounded once, so that they do not depend on the
+      machine's vector library; mmdet3d's float32 functions are off by a unit or two in the last place.
+    * A box with a non-finite number (a broken FP16 or INT8 engine) is dropped with a warning. A NaN logit is no
+      detection.
+
+    Args:
+        outputs: Head name -> (1, C, h, w) float32, raw: logits, cell offsets, metres, log metres (metres where
+            `norm_bbox` is False), (sin, cos) and m/s. `vel` may be absent in models without it.
+
+    Raises:
+        DataError: an output is missing or has another shape.
+    """
+    heads = _check_outputs(outputs, spec)
+    heatmap = heads["heatmap"].reshape(-1)
+    num_cells = spec.head_size[0] * spec.head_size[1]
+    width = spec.head_size[0]
+    top = _top_k(heatmap, spec.max_detections_before_nms)
+    scores = _sigmoid(heatmap[top])
+    good = scores > np.float32(spec.score_threshold)
+    top, scores = top[good], scores[good]
+    labels, cell = np.divmod(top, num_cells)
+
+    def gather(name: str) -> NDArray[np.float32]:
+        head = heads[name]
+        return head.reshape(head.shape[0], num_cells)[:, cell]
+
+    stride = np.float32(spec.out_size_factor)
+    boxes = np.zeros((len(cell), 9), np.float32)
+    for axis, index in enumerate((cell % width, cell // width)):
+        offset = gather("reg")[axis] if "reg" in heads else np.float32(0.5)
+        position = (index.astype(np.float32) + offset) * stride
+        boxes[:, axis] = position * np.float32(spec.voxel_size[axis]) + np.float32(spec.point_cloud_range[axis])
+    boxes[:, 2] = gather("height")[0]
+    dim, (sine, cosine) = gather("dim"), gather("rot")
+    if spec.rot_y_axis_reference:
+        # The convention is its own inverse: widths and lengths change places, (sin, cos) was (-cos, -sin).
+        dim, sine, cosine = dim[[1, 0, 2]], -cosine, -sine
+    with np.errstate(over="ignore"):
+        sizes = np.exp(dim.astype(np.float64)).astype(np.float32) if spec.norm_bbox else dim
+    boxes[:, 3:6] = sizes.T
+    boxes[:, 6] = np.arctan2(sine.astype(np.float64), cosine.astype(np.float64))
+    if "vel" in heads:
+        boxes[:, 7:9] = gather("vel").T
+
+    limits = np.asarray(spec.post_center_range, np.float32)
+    valid = ((boxes[:, :3] >= limits[:3]) & (boxes[:, :3] <= limits[3:])).all(axis=1)
+    finite = np.isfinite(boxes).all(axis=1)
+    if not finite.all():
+        _log.warning(
+            "Model '%s': %d of %d candidate boxes have a NaN or infinite number and were dropped.",
+            spec.name,
+            np.count_nonzero(~finite),
+            len(finite),
+        )
+    valid &= finite
+    boxes, scores, labels = boxes[valid], scores[valid], labels[valid]
+    keep = circle_nms(boxes[:, :2], scores, spec.nms_min_radius_m2, spec.post_max_size)
+    return Boxes3D(boxes[keep], scores[keep], labels[keep])
+
+
+def _top_k(values: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+    """Indices of the `k` largest by descending value, equal ones by ascending index; NaN is never among them."""
+    if np.isnan(values).any():
+        values = np.where(np.isnan(values), np.float32(-np.inf), values)
+    k = min(k, len(values))
+    if k == 0:
+        return np.zeros(0, np.int64)
+    limit = np.partition(values, len(values) - k)[len(values) - k]
+    above = np.flatnonzero(values > limit)
+    equal = np.flatnonzero(values == limit)[: k - len(above)]
+    chosen = np.sort(np.concatenate([above, equal]))
+    return chosen[np.argsort(-values[chosen], kind="stable")]
+
+
+def _sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    x = logits.astype(np.float64)
+    e = np.exp(-np.abs(x))
+    return np.where(x >= 0, 1.0 / (1.0 + e), e / (1.0 + e)).astype(np.float32)
+
+
+def _check_outputs(outputs: Mapping[str, NDArray[np.float32]], spec: ModelSpec) -> dict[str, NDArray[np.float32]]:
+    heads: dict[str, NDArray[np.float32]] = {}
+    for head in spec.heads:
+        if head.name not in outputs:
+            raise DataError(
+                f"Head output '{head.name}' is missing: got {sorted(outputs)}, "
+                f"model '{spec.name}' has {[h.name for h in spec.heads]}."
+            )
+        value = np.asarray(outputs[head.name])
+        if value.shape != spec.head_shape(head):
+            raise DataError(
+                f"Head output '{head.name}' has shape {value.shape}; model '{spec.name}' needs {spec.head_shape(head)}."
+            )
+        heads[head.name] = value[0]
+    return heads

@@ -1,0 +1,98 @@
+"""A point cloud to boxes on one backend, with the time of every stage."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from base.boxes import Boxes3D
+from runtime.decode import decode
+from runtime.preprocess import preprocess
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from models.spec import ModelSpec
+    from runtime.backends.base import Backend
+
+__all__ = ["Inference", "Pipeline"]
+
+
+@dataclass(frozen=True, eq=False)
+class Inference:
+    """Result of one frame.
+
+    Attributes:
+        detections: Boxes by descending score.
+        outputs: Head name -> (1, C, h, w) float32, raw; the backend overwrites them with its next frame. Empty for a
+            cloud without a point in the model's range.
+        stages_ms: Stage -> milliseconds, in order; names from `runtime.backends.base.STAGES`.
+        total_ms: Wall time of the whole call.
+        num_voxels: Pillars that entered the network.
+        num_dropped_voxels: Pillars beyond `max_voxels`, left out.
+        num_dropped_points: Points in range for which no pillar had room.
+        num_outside_points: Points outside the model's range.
+        num_invalid_points: Points with a NaN or infinite value, left out.
+    """
+
+    detections: Boxes3D
+    outputs: dict[str, NDArray[np.float32]]
+    stages_ms: dict[str, float]
+    total_ms: float
+    num_voxels: int
+    num_dropped_voxels: int
+    num_dropped_points: int
+    num_outside_points: int
+    num_invalid_points: int
+
+
+class Pipeline:
+    """Preprocess, infer, decode. Preprocessing and decoding are the same numpy code for every backend.
+
+    A cloud without a single valid point in range has no detections; the network is not run for it, and the frame's
+    stages are `preprocess` and `decode` alone.
+    """
+
+    def __init__(self, spec: ModelSpec, backend: Backend) -> None:
+        if backend.spec != spec:
+            raise ValueError(
+                f"The backend runs model '{backend.spec.name}' whose specification differs from '{spec.name}'."
+            )
+        self.spec = spec
+        self.backend = backend
+
+    def __call__(self, points: NDArray[np.float32]) -> Inference:
+        """Runs one frame.
+
+        Args:
+            points: (N, C) float32, metres, ego frame, columns as the model config's test pipeline leaves them.
+
+        Raises:
+            DataError: the points have another shape or type.
+        """
+        begin = time.perf_counter()
+        frame = preprocess(points, self.spec)
+        stages = {"preprocess": (time.perf_counter() - begin) * 1e3}
+        outputs: dict[str, NDArray[np.float32]] = {}
+        if len(frame):
+            result = self.backend.infer(frame.features, frame.coords)
+            outputs = result.outputs
+            stages.update(result.stages_ms)
+        decoding = time.perf_counter()
+        detections = decode(outputs, self.spec) if outputs else Boxes3D.empty()
+        end = time.perf_counter()
+        stages["decode"] = (end - decoding) * 1e3
+        return Inference(
+            detections,
+            outputs,
+            stages,
+            (end - begin) * 1e3,
+            len(frame),
+            frame.num_dropped_voxels,
+            frame.num_dropped_points,
+            frame.num_outside_points,
+            frame.num_invalid_points,
+        )

@@ -1,0 +1,238 @@
+"""Points to the voxel encoder's input: hard voxelization and the decoration of each point.
+
+Both are equal, bit for bit, to what mmdet3d 1.4 does on a CPU: `voxelize` to mmcv's deterministic hard voxelization,
+`decorate` to `PillarFeatureNet(legacy=False)` up to its PFN layers. numpy arrays and torch tensors (CPU and CUDA) take
+the same sequence of float32 operations, so that every device gives the same bits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from base.errors import DataError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from models.spec import ModelSpec
+
+__all__ = ["EncoderInput", "Voxels", "decorate", "preprocess", "voxelize"]
+
+# torch adds up a strided axis on a CPU in four interleaved partial sums; the cluster mean keeps that order.
+SUM_LANES = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Voxels:
+    """Points sorted into pillars; numpy arrays, or torch tensors on the device of the points.
+
+    Attributes:
+        points: (M, P, C) float32, rows beyond `num_points` are zero.
+        num_points: (M,) int32 points kept in each pillar, 1 to P.
+        coords: (M, 3) int32 cell of each pillar as [z, y, x]; pillars are in the order of their first points.
+        num_dropped_voxels: Pillars beyond the model's `max_voxels`, those whose first point came last.
+        num_dropped_points: Points inside the range that no pillar had room for, dropped pillars' points included.
+        num_outside_points: Points outside the model's point cloud range.
+        num_invalid_points: Points with a NaN or infinite value in any column.
+    """
+
+    points: Any
+    num_points: Any
+    coords: Any
+    num_dropped_voxels: int = 0
+    num_dropped_points: int = 0
+    num_outside_points: int = 0
+    num_invalid_points: int = 0
+
+    def __len__(self) -> int:
+        return len(self.coords)
+
+
+@dataclass(frozen=True, eq=False)
+class EncoderInput:
+    """What a backend needs of one frame, and what was left out of it.
+
+    Attributes:
+        features: (M, P, F) float32, the encoder's input.
+        coords: (M, 3) int32 [z, y, x].
+        num_dropped_voxels, num_dropped_points, num_outside_points, num_invalid_points: as in `Voxels`.
+    """
+
+    features: Any
+    coords: Any
+    num_dropped_voxels: int = 0
+    num_dropped_points: int = 0
+    num_outside_points: int = 0
+    num_invalid_points: int = 0
+
+    def __len__(self) -> int:
+        return len(self.coords)
+
+
+def voxelize(points: Any, spec: ModelSpec) -> Voxels:
+    """Sorts points into pillars: the first P points of a pillar, the first `max_voxels` pillars, in input order.
+
+    A point belongs to cell floor((p - lower limit) / voxel size), computed in float32 as mmcv does; points outside
+    the grid and points with a non-finite value are left out and counted. No points give no pillars.
+
+    Args:
+        points: (N, C) float32 numpy array or torch tensor, C = `spec.point_features`, columns x, y, z, (intensity,)
+            time lag; metres and seconds, ego frame.
+
+    Raises:
+        DataError: the array has another shape or type.
+    """
+    _check_points(points, spec)
+    if not isinstance(points, np.ndarray):
+        from runtime.preprocess_torch import voxelize_torch
+
+        return voxelize_torch(points, spec)
+
+    num_input = len(points)
+    finite = np.isfinite(points[:, 0])
+    for column in range(1, points.shape[1]):
+        finite &= np.isfinite(points[:, column])
+    if not finite.all():
+        points = points[finite]
+    lower, size, grid = grid_float32(spec)
+    cell = np.zeros(len(points), np.int64)
+    inside = np.ones(len(points), bool)
+    for axis in (2, 1, 0):
+        # A coordinate near float32's limit may overflow to infinity here, which is outside like any far point.
+        with np.errstate(over="ignore"):
+            position = np.floor((points[:, axis] - lower[axis]) / size[axis])
+        inside &= (position >= 0) & (position < grid[axis])
+        cell = cell * grid[axis] + np.where(inside, position, 0).astype(np.int64)
+    kept = np.flatnonzero(inside)
+    counts = {
+        "num_invalid_points": num_input - len(points),
+        "num_outside_points": len(points) - len(kept),
+    }
+    limit = spec.max_points_per_voxel
+    if len(kept) == 0:
+        return Voxels(
+            np.zeros((0, limit, points.shape[1]), np.float32),
+            np.zeros(0, np.int32),
+            np.zeros((0, 3), np.int32),
+            **counts,
+        )
+
+    # One sort of unique keys groups the points by cell and keeps the input order inside each group.
+    shift = len(kept).bit_length()
+    key = np.sort((cell[kept] << shift) | np.arange(len(kept)))
+    position_in_kept = key & ((1 << shift) - 1)
+    sorted_cell = key >> shift
+    is_start = np.empty(len(key), bool)
+    is_start[0] = True
+    np.not_equal(sorted_cell[1:], sorted_cell[:-1], out=is_start[1:])
+    starts = np.flatnonzero(is_start)
+    group = np.cumsum(is_start) - 1
+    slot = np.arange(len(key)) - starts[group]
+    # A pillar's place is the rank of its first point.
+    order = np.argsort(position_in_kept[starts])
+    rank = np.empty(len(starts), np.int64)
+    rank[order] = np.arange(len(starts))
+    num_voxels = min(len(starts), spec.max_voxels)
+    voxel = rank[group]
+    fits = (slot < limit) & (voxel < num_voxels)
+
+    voxels = np.zeros((num_voxels, limit, points.shape[1]), np.float32)
+    voxels[voxel[fits], slot[fits]] = points[kept[position_in_kept[fits]]]
+    group_sizes = np.diff(np.append(starts, len(key)))
+    chosen = order[:num_voxels]
+    return Voxels(
+        voxels,
+        np.minimum(group_sizes[chosen], limit).astype(np.int32),
+        _coords(sorted_cell[starts[chosen]], grid),
+        num_dropped_voxels=len(starts) - num_voxels,
+        num_dropped_points=len(key) - int(np.count_nonzero(fits)),
+        **counts,
+    )
+
+
+def decorate(voxels: Voxels, spec: ModelSpec) -> Any:
+    """(M, P, F) float32 encoder input: [point columns, xyz - mean of the pillar's points, xyz - pillar centre].
+
+    The last part has `spec.voxel_center_dims` columns (2 in models without a z offset). Padded rows are zero.
+    """
+    if not isinstance(voxels.points, np.ndarray):
+        from runtime.preprocess_torch import decorate_torch
+
+        return decorate_torch(voxels, spec)
+    num_voxels, limit, columns = voxels.points.shape
+    features = np.zeros(spec.encoder_shape(num_voxels), np.float32)
+    if num_voxels == 0:
+        return features
+    mean = _lane_sum(voxels.points, int(voxels.num_points.max()))
+    mean /= voxels.num_points.astype(np.float32)[:, None]
+
+    rows = np.flatnonzero(np.arange(limit) < voxels.num_points[:, None])
+    pillar = rows // limit
+    points = voxels.points.reshape(-1, columns)[rows]
+    packed = np.empty((len(rows), features.shape[2]), np.float32)
+    packed[:, :columns] = points
+    packed[:, columns : columns + 3] = points[:, :3] - mean[pillar]
+    for axis, (size, offset) in enumerate(pillar_centers_float32(spec)):
+        center = voxels.coords[:, 2 - axis].astype(np.float32) * size + offset
+        packed[:, columns + 3 + axis] = points[:, axis] - center[pillar]
+    features.reshape(-1, features.shape[2])[rows] = packed
+    return features
+
+
+def preprocess(points: Any, spec: ModelSpec) -> EncoderInput:
+    """`voxelize` and `decorate` in one step; arguments and errors as there."""
+    voxels = voxelize(points, spec)
+    return EncoderInput(
+        decorate(voxels, spec),
+        voxels.coords,
+        voxels.num_dropped_voxels,
+        voxels.num_dropped_points,
+        voxels.num_outside_points,
+        voxels.num_invalid_points,
+    )
+
+
+def grid_float32(spec: ModelSpec) -> tuple[NDArray[np.float32], NDArray[np.float32], tuple[int, int, int]]:
+    """Lower limits, cell sizes (float32, x y z) and cells along x, y, z as mmcv derives them."""
+    limits = np.asarray(spec.point_cloud_range, np.float32)
+    size = np.asarray(spec.voxel_size, np.float32)
+    nx, ny, nz = (int(n) for n in np.round((limits[3:] - limits[:3]) / size))
+    return limits[:3], size, (nx, ny, nz)
+
+
+def pillar_centers_float32(spec: ModelSpec) -> list[tuple[np.float32, np.float32]]:
+    """For x, y, (z): scale and offset from a cell index to the cell's centre, rounded to float32 where torch does."""
+    # mmdet3d computes the offset in double precision; each is rounded when it meets a float32 tensor.
+    return [
+        (np.float32(spec.voxel_size[axis]), np.float32(spec.voxel_size[axis] / 2 + spec.point_cloud_range[axis]))
+        for axis in range(spec.voxel_center_dims)
+    ]
+
+
+def _lane_sum(points: NDArray[np.float32], rows: int) -> NDArray[np.float32]:
+    """(M, 3) sum of xyz over the first `rows` rows of each pillar (the rest is zero) in torch's order."""
+    lanes = np.zeros((len(points), SUM_LANES, 3), np.float32)
+    for start in range(0, rows, SUM_LANES):
+        block = points[:, start : start + SUM_LANES, :3]
+        lanes[:, : block.shape[1]] += block
+    return ((lanes[:, 0] + lanes[:, 1]) + lanes[:, 2]) + lanes[:, 3]
+
+
+def _coords(cell: NDArray[np.int64], grid: tuple[int, int, int]) -> NDArray[np.int32]:
+    nx, ny, _ = grid
+    return np.stack([cell // (nx * ny), cell // nx % ny, cell % nx], axis=1).astype(np.int32)
+
+
+def _check_points(points: Any, spec: ModelSpec) -> None:
+    shape = tuple(points.shape)
+    if len(shape) != 2 or shape[1] != spec.point_features:
+        raise DataError(
+            f"Point cloud has shape {shape}; model '{spec.name}' needs (N, {spec.point_features}). "
+            "Select the columns as the model config's test pipeline does (use_dim)."
+        )
+    dtype = str(points.dtype).removeprefix("torch.")
+    if dtype != "float32":
+        raise DataError(f"Point cloud is {dtype}; it must be float32, since cells are computed in float32.")
