@@ -1,0 +1,28 @@
+"""What the artifact rules tell each other."""
+
+T4DatasetInfo = provider(
+    doc = "A T4 dataset folder.",
+    fields = {
+        "directory": "File: folder with centerpoint_infos_{train,val}.pkl and lidar/*.bin",
+    },
+)
+
+OnnxModelInfo = provider(
+    doc = "ONNX files of one model in one precision.",
+    fields = {
+        "directory": "File: folder with one .onnx a component, model_spec.json and manifest.json",
+        "model_config": "File: the mmengine config it was exported from",
+        "model_config_files": "depset of File: that config and every config it may inherit from",
+        "checkpoint": "File or None: the trained weights; None means seeded ones",
+        "seed": "int: seed of the weights where checkpoint is None",
+        "precision": "string: fp32 or fp16, the precision inside the graphs",
+    },
+)
+
+TrtEnginesInfo = provider(
+    doc = "TensorRT engines of one ONNX model.",
+    fields = {
+        "directory": "File: folder with one .engine a component, builder logs and manifest.json",
+        "onnx": "OnnxModelInfo: what they were built from",
+    },
+)

@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# Makes a lock from its list of requirements: every distribution, pinned, with the hashes of all its files.
+#
+#   third_party/python/lock.sh            requirements.in -> requirements_lock.txt (torch's CPU build)
+#   third_party/python/lock.sh cuda       … + requirements_cuda.in -> requirements_lock_cuda.txt (torch's CUDA build)
+#   third_party/python/lock.sh tensorrt   requirements_tensorrt.in -> requirements_lock_tensorrt.txt (TensorRT 10)
+#
+# Indexes and find-links come from the machine's own pip configuration and never reach the lock. An existing lock is the
+# starting point: what still fits keeps its version (--upgrade as the last argument asks for newer ones).
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+variant=${1:-cpu}
+here=third_party/python
+case "$variant" in
+  cpu) inputs=(requirements.in); output=requirements_lock.txt; torch=https://download.pytorch.org/whl/cpu ;;
+  cuda) inputs=(requirements.in "$here/requirements_cuda.in"); output=$here/requirements_lock_cuda.txt
+    torch=https://download.pytorch.org/whl/cu130 ;;
+  tensorrt) inputs=("$here/requirements_tensorrt.in"); output=$here/requirements_lock_tensorrt.txt; torch= ;;
+  *) echo "lock.sh: unknown variant '$variant' (cpu, cuda, tensorrt)" >&2; exit 2 ;;
+esac
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+python3.11 -m venv "$work/venv"
+"$work/venv/bin/python" -m pip install --quiet uv
+
+# pip's configuration as uv's options. Only the CUDA and CPU wheels of torch live elsewhere.
+options=(--python-version 3.11 --generate-hashes --no-header --no-annotate --override "$here/overrides.txt"
+  --index-strategy unsafe-best-match --no-emit-index-url --no-emit-find-links)
+setting() { python3.11 -m pip config list | sed -n "s/^[^=]*\.$1='\(.*\)'\$/\1/p" | tr '\n' ' '; }
+for url in $(setting index-url | awk '{print $1}'); do options+=(--index-url "$url"); done
+for url in $(setting extra-index-url); do options+=(--extra-index-url "$url"); done
+links=$(setting find-links)
+for place in $(printf '%s\n' $links | sort -u); do options+=(--find-links "$place"); done
+if [[ "$variant" == cuda || ("$variant" == cpu && -z "$links") ]]; then options+=(--extra-index-url "$torch"); fi
+
+cp "$output" "$work/lock.txt" 2>/dev/null || true
+"$work/venv/bin/uv" pip compile "${options[@]}" "${@:2}" --output-file "$work/lock.txt" "${inputs[@]}" >/dev/null
+if grep -nE '://|^-|(^|[ =])/' "$work/lock.txt"; then
+  echo "lock.sh: the lines above name a host or a path of this machine; the lock is left as it was" >&2
+  exit 1
+fi
+{
+  echo "# Every distribution of the Python environment with its hashes. Made by third_party/python/lock.sh ($variant)"
+  echo "# from ${inputs[*]} and $here/overrides.txt; do not edit."
+  cat "$work/lock.txt"
+} >"$output.new"
+mv "$output.new" "$output"
+echo "lock.sh: wrote $output ($(grep -c '==' "$output") packages)"

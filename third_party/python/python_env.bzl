@@ -1,0 +1,123 @@
+"""The Python environment: CPython 3.11 of the machine plus every package of the lock, installed once per lock.
+
+The extension makes one repository, `@python_env`, with
+
+* `:toolchain`, the Python toolchain of all `py_*` targets. Its interpreter is a virtual environment in the user's cache
+  whose folder is named by the lock's hash (`install_env.py`): two clones share it, and as its path is part of every
+  action that runs Python, a new lock rebuilds what depends on it.
+* `:packages`, a `py_library` that carries `environment.json` (lock hash, interpreter, variant) for whoever records it.
+
+Why no file of the environment is an input of an action: 30,000 links or hashes an action cost more than most actions here
+take. The lock's hashes, checked by pip, stand for the content.
+
+Settings come from `--repo_env`: CENTERPOINT_PYTHON, CENTERPOINT_CACHE (set by ./bazelw), CENTERPOINT_ENVIRONMENT (`cpu` or `cuda`,
+--config=cuda), CENTERPOINT_EXTRAS (`tensorrt`, --config=tensorrt).
+"""
+
+_LOCKS = {
+    "cpu": Label("//:requirements_lock.txt"),
+    "cuda": Label("//third_party/python:requirements_lock_cuda.txt"),
+}
+
+_EXTRA_LOCKS = {
+    "tensorrt": Label("//third_party/python:requirements_lock_tensorrt.txt"),
+}
+
+_BUILD = '''"""Written by //third_party/python:python_env.bzl."""
+
+load("@rules_python//python:defs.bzl", "py_library", "py_runtime", "py_runtime_pair")
+
+package(default_visibility = ["//visibility:public"])
+
+py_library(
+    name = "packages",
+    data = ["environment.json"],
+)
+
+py_runtime(
+    name = "runtime",
+    interpreter_path = "{interpreter}",
+    python_version = "PY3",
+    stub_shebang = "#!{interpreter}",
+)
+
+py_runtime_pair(
+    name = "runtime_pair",
+    py3_runtime = ":runtime",
+)
+
+toolchain(
+    name = "toolchain",
+    toolchain = ":runtime_pair",
+    toolchain_type = "@bazel_tools//tools/python:toolchain_type",
+)
+'''
+
+def _python(repository_ctx):
+    named = repository_ctx.os.environ.get("CENTERPOINT_PYTHON", "")
+    python = named or repository_ctx.which("python3.11") or repository_ctx.which("python3")
+    if not python:
+        fail("python_env: no python3.11 and no python3 on PATH; install CPython 3.11 or set CENTERPOINT_PYTHON")
+    probe = repository_ctx.execute([python, "-c", "import sys; print(sys.implementation.name, *sys.version_info[:2])"])
+    if probe.stdout.strip() != "cpython 3 11":
+        fail("python_env: CPython 3.11 is needed, {} is '{}' {}; set CENTERPOINT_PYTHON to one".format(
+            python,
+            probe.stdout.strip(),
+            probe.stderr.strip(),
+        ))
+    return python
+
+def _lock(repository_ctx, label, option):
+    path = repository_ctx.path(label)
+    if not path.exists:
+        fail("python_env: {} needs the lock {}, which is not in the tree; make it with third_party/python/lock.sh {}".format(
+            option,
+            label,
+            option,
+        ))
+    repository_ctx.watch(path) if hasattr(repository_ctx, "watch") else repository_ctx.read(path)
+    return path
+
+def _python_env_repository_impl(repository_ctx):
+    environ = repository_ctx.os.environ
+    variant = environ.get("CENTERPOINT_ENVIRONMENT", "") or "cpu"
+    if variant not in _LOCKS:
+        fail("python_env: CENTERPOINT_ENVIRONMENT is '{}', not one of {}".format(variant, sorted(_LOCKS)))
+    locks = [_lock(repository_ctx, _LOCKS[variant], variant)]
+    for extra in [name for name in environ.get("CENTERPOINT_EXTRAS", "").split(",") if name]:
+        if extra not in _EXTRA_LOCKS:
+            fail("python_env: CENTERPOINT_EXTRAS names '{}', not one of {}".format(extra, sorted(_EXTRA_LOCKS)))
+        locks.append(_lock(repository_ctx, _EXTRA_LOCKS[extra], extra))
+
+    cache = environ.get("CENTERPOINT_CACHE", "")
+    if not cache:
+        cache = (environ.get("XDG_CACHE_HOME", "") or environ["HOME"] + "/.cache") + "/centerpoint-bazel"
+    command = [_python(repository_ctx), repository_ctx.path(Label("//third_party/python:install_env.py"))]
+    command += ["--variant", variant, "--cache", cache + "/python"]
+    for lock in locks:
+        command += ["--lock", lock]
+    result = repository_ctx.execute(command, timeout = 7200, quiet = False)
+    if result.return_code:
+        fail("python_env: the environment could not be installed:\n" + result.stderr[-4000:])
+    folder = result.stdout.strip().split("\n")[-1]
+    repository_ctx.file("environment.json", json.encode_indent({
+        "extras": environ.get("CENTERPOINT_EXTRAS", ""),
+        "key": folder.split("/")[-1],
+        "variant": variant,
+    }) + "\n")
+    repository_ctx.file("BUILD.bazel", _BUILD.format(interpreter = folder + "/bin/python3.11"))
+
+_python_env_repository = repository_rule(
+    implementation = _python_env_repository_impl,
+    doc = "Installs the lock and declares the toolchain; see the top of this file.",
+    environ = ["CENTERPOINT_CACHE", "CENTERPOINT_ENVIRONMENT", "CENTERPOINT_EXTRAS", "CENTERPOINT_PYTHON"],
+    local = True,  # looks again in a new server; costs nothing where the environment exists
+)
+
+def _python_env_impl(_module_ctx):
+    _python_env_repository(name = "python_env")
+
+python_env = module_extension(
+    implementation = _python_env_impl,
+    doc = "Declares @python_env; use it once, in MODULE.bazel.",
+)
