@@ -66,7 +66,8 @@ def decode(outputs: Mapping[str, NDArray[np.float32]], spec: ModelSpec) -> Boxes
         position = (index.astype(np.float32) + offset) * stride
         boxes[:, axis] = position * np.float32(spec.voxel_size[axis]) + np.float32(spec.point_cloud_range[axis])
     boxes[:, 2] = gather("height")[0]
-    dim, (sine, cosine) = gather("dim"), gather("rot")
+    dim: NDArray[np.float32] = gather("dim")
+    sine, cosine = gather("rot")
     if spec.rot_y_axis_reference:
         # The convention is its own inverse: widths and lengths change places, (sin, cos) was (-cos, -sin).
         dim, sine, cosine = dim[[1, 0, 2]], -cosine, -sine
@@ -78,8 +79,8 @@ def decode(outputs: Mapping[str, NDArray[np.float32]], spec: ModelSpec) -> Boxes
         boxes[:, 7:9] = gather("vel").T
 
     limits = np.asarray(spec.post_center_range, np.float32)
-    valid = ((boxes[:, :3] >= limits[:3]) & (boxes[:, :3] <= limits[3:])).all(axis=1)
-    finite = np.isfinite(boxes).all(axis=1)
+    valid = np.all((boxes[:, :3] >= limits[:3]) & (boxes[:, :3] <= limits[3:]), axis=1)
+    finite = np.all(np.isfinite(boxes), axis=1)
     if not finite.all():
         _log.warning(
             "Model '%s': %d of %d candidate boxes have a NaN or infinite number and were dropped.",

@@ -98,7 +98,7 @@ def voxelize(points: Any, spec: ModelSpec) -> Voxels:
     if not finite.all():
         points = points[finite]
     lower, size, grid = grid_float32(spec)
-    cell = np.zeros(len(points), np.int64)
+    cell: NDArray[np.int64] = np.zeros(len(points), np.int64)
     inside = np.ones(len(points), bool)
     for axis in (2, 1, 0):
         # A coordinate near float32's limit may overflow to infinity here, which is outside like any far point.
