@@ -101,11 +101,13 @@ unpack() {
   [[ ! -e "$target/usr/bin/which.debianutils" ]] || ln -sf which.debianutils "$target/usr/bin/which"
   # Debian's own settings less a JDK (there is only a JRE) and less a C compiler (nothing here is compiled, but
   # Bazel's Python rules ask for a C toolchain to be configured).
+  local overrides
+  overrides=$(grep '^common --override_module' "$target/etc/bazel/bazelrc")
   cat >"$target/etc/bazel/bazelrc" <<RC
 startup --install_base=/usr/share/bazel --trust_install_base
 startup --server_javabase=/usr/lib/jvm/default-java
 common --repo_env=CC=/usr/bin/true
-$(grep '^common --override_module' "$target/etc/bazel/bazelrc")
+$overrides
 RC
 }
 
