@@ -15,8 +15,8 @@ __all__ = ["main"]
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="export",
-        description="Export a CenterPoint to ONNX and TensorRT, verify every backend against its reference, score and time "
-        "it. Without an argument: the shipped demo model.",
+        description="Export a CenterPoint to ONNX and TensorRT, verify every backend against its reference, score "
+        "and time it. Without an argument: the shipped demo model.",
         epilog="Exit code: 0 all that was asked for was done and passed; 1 a comparison or an accuracy gate failed; "
         "2 wrong input or configuration.",
     )

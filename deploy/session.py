@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from base.errors import BackendUnavailable, ConfigError, MissingDependencyError
+from base.lazy import require
 from deploy.config.schema import DeployConfig
 from deploy.existing import check_engine_dir, check_onnx_dir
 from deploy.plan import RunPlan
@@ -49,6 +50,7 @@ class Session:
         from models.build import build_model, load_checkpoint
 
         plan = self.plan
+        _quiet_mmengine()
         model = build_model(plan.model_cfg, seed=plan.config.seed)
         load_checkpoint(model, plan.checkpoint)
         self.model = self.export_model = model
@@ -129,6 +131,12 @@ class Session:
             raise RuntimeError("load_model comes before any pipeline")
         # A copy: a backend moves its modules to its device, and two may be open at once.
         return {"components": extract_components(copy.deepcopy(model), plan.spec)}, "fp32"
+
+
+def _quiet_mmengine() -> None:
+    """mmengine logs through handlers of its own, to stdout, where the run's result belongs."""
+    logger = require("mmengine.logging", "to build the PyTorch model").MMLogger.get_current_instance()
+    logger.setLevel("WARNING")
 
 
 def _require_made(folder: Path, made: bool, what: str, plan: RunPlan, mode: str) -> None:

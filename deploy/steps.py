@@ -102,9 +102,9 @@ class StepRecorder:
                 step.peak_rss_bytes = max(step.peak_rss_bytes, _children_peak_bytes())
             reason = f": {step.reason}" if step.reason else ""
             level = {FAILED: logging.ERROR, SKIPPED: logging.WARNING}.get(step.status, logging.INFO)
-            memory = step.peak_rss_bytes / 2**20
+            memory = step.peak_rss_bytes / 1e6
             _logger.log(
-                level, "   %s %s in %.1f s, peak memory %.0f MiB%s", name, step.status, step.seconds, memory, reason
+                level, "   %s %s in %.1f s, peak memory %.0f MB%s", name, step.status, step.seconds, memory, reason
             )
 
     def with_status(self, status: str) -> list[Step]:

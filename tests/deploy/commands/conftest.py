@@ -1,0 +1,135 @@
+"""A whole small deployment: model config, checkpoint, dataset, deploy config, and the commands run as a user types them."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+REPOSITORY = Path(__file__).parents[3]
+MODEL_CONFIG = REPOSITORY / "tests" / "data" / "deploy" / "tiny_deployment.py"
+CLASSES = ["car", "truck", "bus", "bicycle", "pedestrian"]
+NUM_FRAMES = 3
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """Files of a small deployment."""
+
+    model_config: Path
+    checkpoint: Path
+    data_root: Path
+
+
+def frame_points(seed: int, count: int = 600) -> np.ndarray:
+    """(count, 5) float32 within the tiny model's range, in clusters, so that pillars hold several points."""
+    generator = np.random.default_rng(seed)
+    centers = generator.uniform(-4.5, 4.5, (40, 2))
+    points = np.zeros((count, 5), np.float32)
+    points[:, :2] = centers[generator.integers(0, len(centers), count)] + generator.normal(0, 0.15, (count, 2))
+    points[:, 2] = generator.uniform(-2, 2, count)
+    points[:, 3] = generator.uniform(0, 255, count)
+    return points
+
+
+def write_dataset(root: Path, clouds: list[np.ndarray]) -> Path:
+    """A T4 dataset with one validation frame for each cloud."""
+    (root / "lidar").mkdir(parents=True)
+    samples = []
+    for index, cloud in enumerate(clouds):
+        name = f"lidar/{index:05d}.bin"
+        cloud.astype("<f4").tofile(root / name)
+        instances = [
+            {
+                "bbox_3d": [x, 1.0, 0.0, 4.0, 1.8, 1.5, 0.3],
+                "bbox_label": label,
+                "bbox_label_3d": label,
+                "velocity": [1.0, 0.0],
+                "num_lidar_pts": 20,
+                "num_radar_pts": 0,
+                "bbox_3d_isvalid": True,
+            }
+            for label, x in enumerate((-4.0, -2.0, 0.0, 2.0, 4.0))
+        ]
+        samples.append(
+            {
+                "sample_idx": index,
+                "token": f"frame-{index}",
+                "timestamp": 1000.0 + 0.1 * index,
+                "scene_name": "tiny",
+                "ego2global": np.eye(4).tolist(),
+                "lidar_points": {"num_pts_feats": 5, "lidar_path": name, "lidar2ego": np.eye(4).tolist()},
+                "lidar_sweeps": [],
+                "images": {},
+                "instances": instances,
+            }
+        )
+    info = {"data_list": samples, "metainfo": {"classes": CLASSES, "version": "tiny"}}
+    (root / "centerpoint_infos_val.pkl").write_bytes(pickle.dumps(info, protocol=4))
+    return root
+
+
+@pytest.fixture(scope="session")
+def make_dataset() -> Callable[[Path, list[np.ndarray]], Path]:
+    return write_dataset
+
+
+@pytest.fixture(scope="session")
+def make_points() -> Callable[..., np.ndarray]:
+    return frame_points
+
+
+@pytest.fixture(scope="session")
+def deployment(tmp_path_factory: pytest.TempPathFactory) -> Deployment:
+    """Model config, seeded checkpoint and a dataset of three frames."""
+    import torch
+
+    from models.build import build_model
+    from models.config import load_model_config
+
+    torch.set_num_threads(1)
+    root = tmp_path_factory.mktemp("deployment")
+    model: Any = build_model(load_model_config(MODEL_CONFIG), seed=5)
+    with torch.no_grad():
+        # An untrained head scores 1 %; raised and spread, so that there are boxes to compare.
+        heatmap = model.pts_bbox_head.task_heads[0].heatmap[-1]
+        heatmap.bias.fill_(-0.5)
+        heatmap.weight.mul_(20.0)
+    torch.save({"state_dict": model.state_dict(), "meta": {"seed": 5}}, root / "checkpoint.pth")
+    write_dataset(root / "data", [frame_points(seed) for seed in range(NUM_FRAMES)])
+    return Deployment(MODEL_CONFIG, root / "checkpoint.pth", root / "data")
+
+
+@pytest.fixture(scope="session")
+def command(deployment: Deployment) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`command(cwd, *options, module="deploy.export")`: the command on the small deployment, in a process of its own."""
+
+    def run(cwd: Path, *options: str | Path, module: str = "deploy.export") -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+        environment.pop("BUILD_WORKING_DIRECTORY", None)
+        environment.pop("CENTERPOINT_DEMO_DATA", None)
+        given = [str(option) for option in options]
+        if module == "deploy.export":
+            defaults = {
+                "--model-config": deployment.model_config,
+                "--checkpoint": deployment.checkpoint,
+                "--data-root": deployment.data_root,
+                "--num-samples": "-1",
+                "--num-verify-samples": str(NUM_FRAMES),
+                "--work-dir": "out",
+            }
+            named = {option.split("=")[0] for option in given}
+            given += [f"{key}={value}" for key, value in defaults.items() if key not in named]
+        return subprocess.run(
+            [sys.executable, "-m", module, *given], cwd=cwd, env=environment, capture_output=True, text=True, check=False
+        )
+
+    return run
