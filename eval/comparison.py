@@ -6,9 +6,11 @@ are about sqrt(K) · u when every partial sum is rounded, and about u when only 
 a row they add like sqrt(L).
 
 * fp32: u = 2^-24, partial sums rounded in another order: 6e-8 · sqrt(2304) · sqrt(20) = 1.3e-5. Measured between
-  PyTorch and ONNX Runtime on a CPU: about 1e-6, since both sum in blocks. Limit 2e-5.
+  PyTorch and ONNX Runtime on a CPU: 1.3e-6, since both sum in blocks. Limit 2e-5. The sign of one single weight of a
+  backbone convolution, turned, gives 1e-3.
 * fp32_tf32 and fp16: operands have 11 significant bits, u = 2^-11, sums are kept in FP32: 4.9e-4 · sqrt(20) = 2.2e-3;
-  weights and activations are both rounded, which is sqrt(2) more, 3.1e-3. Limit 1e-2, three times that.
+  weights and activations are both rounded, which is sqrt(2) more, 3.1e-3. Measured between PyTorch in
+  FP32 and ONNX Runtime in FP16: 1.8e-3. Limit 1e-2, three times the estimate.
 
 The limits on single elements are shares of the reference's range, about ten standard deviations of the same estimate.
 The heatmap is judged on scores, sigmoid(logit), rather than logits: far below the score threshold an error of a logit
@@ -50,13 +52,13 @@ class Tolerance:
 
 _TENSOR = {
     "fp32": Tolerance(relative_l2=2e-5, max_abs_share=2e-4),
-    "fp32_tf32": Tolerance(relative_l2=1e-2, max_abs_share=5e-2),
-    "fp16": Tolerance(relative_l2=1e-2, max_abs_share=5e-2),
+    "fp32_tf32": Tolerance(relative_l2=1e-2, max_abs_share=3e-2),
+    "fp16": Tolerance(relative_l2=1e-2, max_abs_share=3e-2),
 }
 _HEATMAP = {
     "fp32": Tolerance(relative_l2=2e-5, max_score_error=1e-4),
-    "fp32_tf32": Tolerance(relative_l2=1e-2, max_score_error=5e-2),
-    "fp16": Tolerance(relative_l2=1e-2, max_score_error=5e-2),
+    "fp32_tf32": Tolerance(relative_l2=1e-2, max_score_error=3e-2),
+    "fp16": Tolerance(relative_l2=1e-2, max_score_error=3e-2),
 }
 PRECISIONS = tuple(_TENSOR)
 

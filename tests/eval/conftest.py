@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from base.boxes import Boxes3D
 from models.spec import PILLAR_FEATURES, HeadSpec, ModelSpec
@@ -19,7 +20,7 @@ CLASSES = ("car", "bus")
 @dataclasses.dataclass(frozen=True, eq=False)
 class FakeFrame:
     token: str
-    points: np.ndarray
+    points: NDArray[Any]
     ground_truth: Boxes3D
 
 
@@ -56,17 +57,17 @@ class FakePipeline:
         self.calls = 0
         self.backend = SimpleNamespace(name=name, device="cpu", spec=self.spec, run=self.run)
 
-    def tensor(self, name: str, seed: int, shape: tuple[int, ...]) -> np.ndarray:
+    def tensor(self, name: str, seed: int, shape: tuple[int, ...]) -> NDArray[Any]:
         values = np.random.default_rng(seed + len(name)).normal(size=shape)
         values += self.noise.get(name, 0.0) * np.random.default_rng(99).normal(size=shape)
         return values.astype(np.float32)
 
-    def run(self, component: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def run(self, component: str, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         (features,) = inputs.values()
         seed = int(features.shape[0])
         return {PILLAR_FEATURES: self.tensor(PILLAR_FEATURES, seed, (len(features), 1, 4))}
 
-    def __call__(self, points: np.ndarray) -> Inference:
+    def __call__(self, points: NDArray[Any]) -> Inference:
         self.calls += 1
         if not len(points):
             return Inference(Boxes3D.empty(), {}, {"preprocess": 1.0, "decode": 1.0}, 2.0, 0, 0, 0, 0, 0)
@@ -75,7 +76,7 @@ class FakePipeline:
         }
         # The first point of a cloud carries the place of its one object.
         box = np.array([[points[0, 0] + self.shift_m, points[0, 1], 0, 4, 2, 1.5, 0.3, 1, 0]])
-        found = Boxes3D(box, np.array([0.8]), np.array([0]))
+        found = Boxes3D(box.astype(np.float32), np.array([0.8], np.float32), np.array([0]))
         stages = {"preprocess": 1.0, "voxel_encoder": 2.0, "decode": float(self.calls)}
         return Inference(found, outputs, stages, 3.0 + self.calls, 7, self.calls % 2, 3, 2, 1)
 
@@ -87,7 +88,13 @@ def make_frames(count: int = 4) -> list[FakeFrame]:
         points = rng.uniform(-30, 30, (50 + index, 5)).astype(np.float32)
         points[:, 2] = 0.0
         box = np.array([[points[0, 0], points[0, 1], 0, 4, 2, 1.5, 0.3, 1, 0]])
-        frames.append(FakeFrame(f"frame-{index}", points, Boxes3D(box, np.ones(1), np.zeros(1), np.array([9]))))
+        frames.append(
+            FakeFrame(
+                f"frame-{index}",
+                points,
+                Boxes3D(box.astype(np.float32), np.ones(1, np.float32), np.zeros(1, np.int64), np.array([9])),
+            )
+        )
     return frames
 
 

@@ -14,14 +14,14 @@ from eval.metrics.average_precision import ApPolicy, precision_recall
 
 
 def boxes(xy: list[tuple[float, float]], scores: list[float] | None = None, **columns: list[int]) -> Boxes3D:
-    values = np.zeros((len(xy), 9))
+    values = np.zeros((len(xy), 9), np.float32)
     values[:, :2] = np.array(xy).reshape(-1, 2)
     values[:, 3:6] = [4.0, 2.0, 1.5]
     labels = columns.get("labels", [0] * len(xy))
     points = columns.get("points")
     return Boxes3D(
         values,
-        np.ones(len(xy)) if scores is None else np.array(scores),
+        np.array(scores or [1.0] * len(xy), np.float32),
         np.array(labels, np.int64).reshape(-1),
         None if points is None else np.array(points),
     )
@@ -83,7 +83,8 @@ def test_max_f1_names_the_score_to_use() -> None:
     found = boxes([(10, 0), (20, 0), (40, 10), (40, 20), (30, 0)], [0.9, 0.8, 0.5, 0.4, 0.3])
     metrics = evaluate_detections([frame(found, truth)], ["car"], ranges_m=RANGES)
     result = metrics.total.of_class("car").at(2.0)
-    assert (result.best_precision, result.best_recall) == (1.0, pytest.approx(2 / 3))
+    assert result.best_precision == 1.0
+    assert result.best_recall == pytest.approx(2 / 3)
     assert result.max_f1 == pytest.approx(0.8)
     assert result.best_score == pytest.approx(0.8)
     assert (result.num_true_positives, result.num_false_positives, result.num_misses) == (3, 2, 0)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from base.boxes import Boxes3D
 from base.errors import ConfigError, DataError
@@ -73,7 +74,7 @@ def test_a_frame_that_cannot_be_read_is_named(toy: Any) -> None:
 def test_a_frame_that_cannot_be_processed_is_named(toy: Any) -> None:
     pipeline = toy.pipeline("onnx")
 
-    def refuse(points: np.ndarray) -> Any:
+    def refuse(points: NDArray[Any]) -> Any:
         raise DataError("points must be (N, 5)")
 
     refuse.spec, refuse.backend = pipeline.spec, pipeline.backend  # type: ignore[attr-defined]

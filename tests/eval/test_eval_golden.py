@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from eval.metrics import (
     CENTER_DISTANCE,
@@ -57,7 +58,7 @@ def scored_label(name: str, targets: list[str], merge: bool) -> int:
 def table(frames: list[dict[str, Any]], key: str, targets: list[str], merge: bool) -> ObjectTable:
     rows = [(index, item) for index, frame in enumerate(frames) for item in frame[key]]
 
-    def column(*names: str, default: float = 0.0) -> np.ndarray:
+    def column(*names: str, default: float = 0.0) -> NDArray[Any]:
         values = [[item.get(name, default) for name in names] for _, item in rows]
         return np.array(values, np.float64).reshape(len(rows), len(names))
 
@@ -77,7 +78,7 @@ def per_label(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def compatible(config: dict[str, Any], targets: list[str]) -> np.ndarray | None:
+def compatible(config: dict[str, Any], targets: list[str]) -> NDArray[Any] | None:
     policy = config.get("matching_label_policy", "DEFAULT")
     if config.get("allow_matching_unknown"):
         policy = "ALLOW_UNKNOWN"
@@ -121,8 +122,8 @@ def score(data: dict[str, Any], config_name: str, mode: str) -> tuple[ClassMetri
         per_label(options["min_point_numbers"]),
     )
     merge = options["merge_similar_labels"]
-    tables = [table(data["frames"], key, targets, merge) for key in ("est", "gt")]
-    return evaluate_tables(*tables, targets, thresholds, {"all": limits}, rules)["all"]
+    estimates, truth = (table(data["frames"], key, targets, merge) for key in ("est", "gt"))
+    return evaluate_tables(estimates, truth, targets, thresholds, {"all": limits}, rules)["all"]
 
 
 def number(value: float | None) -> float:

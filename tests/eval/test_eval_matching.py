@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from eval.metrics import CENTER_DISTANCE_BEV, ObjectTable
 from eval.metrics.matching import CandidatePairs, assign, candidate_pairs
 
 
-def objects(frame: list[int], label: list[int], xy: np.ndarray, score: np.ndarray) -> ObjectTable:
+def objects(frame: list[int], label: list[int], xy: NDArray[Any], score: NDArray[Any]) -> ObjectTable:
     count = len(frame)
     center = np.concatenate([np.asarray(xy, float).reshape(count, 2), np.zeros((count, 1))], axis=1)
     return ObjectTable(

@@ -153,10 +153,10 @@ def test_a_heatmap_error_far_below_the_threshold_is_tolerated() -> None:
 
 def boxes(rows: list[tuple[float, float, float, int]]) -> Boxes3D:
     """x, yaw, score, label."""
-    values = np.zeros((len(rows), 9))
+    values = np.zeros((len(rows), 9), np.float32)
     values[:, 0] = [row[0] for row in rows]
     values[:, 6] = [row[1] for row in rows]
-    return Boxes3D(values, np.array([row[2] for row in rows]), np.array([row[3] for row in rows], np.int64))
+    return Boxes3D(values, np.array([row[2] for row in rows], np.float32), np.array([row[3] for row in rows], np.int64))
 
 
 def test_box_pairs() -> None:
