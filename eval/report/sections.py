@@ -138,10 +138,11 @@ def accuracy(evaluations: Sequence[EvaluationSummary]) -> str:
         rows.append([item.class_name, number(item.num_ground_truth, 6), *cells])
     count = sum(item.num_ground_truth for item in total.classes)
     rows.append(["mean", number(count, 7), *(ap(item.metrics.mean_ap, heat=False) for item in evaluations)])
+    mode = escape(_MODES.get(metrics.mode, metrics.mode))
     thresholds = " / ".join(f"{value:g}" for value in metrics.thresholds)
     body = (
-        f'<p class="soft small">Average precision by {escape(_MODES.get(metrics.mode, metrics.mode))}, mean of '
-        f"{thresholds} m, {escape(metrics.policy)} conventions, {total.min_m:g} to {total.max_m:g} m, {metrics.num_frames} frames.</p>"
+        f'<p class="soft small">Average precision by {mode}, mean of {thresholds} m, {escape(metrics.policy)} '
+        f"conventions, {total.min_m:g} to {total.max_m:g} m, {metrics.num_frames} frames.</p>"
         + table(head, rows, last_is_sum=True)
     )
     body += "".join(_difference(reference, other) for other in evaluations[1:])
