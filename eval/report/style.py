@@ -60,7 +60,7 @@ figure{{margin:0}} figcaption{{font-size:13px;color:var(--soft);margin:4px 0 2px
 {"".join(f".s{i}{{fill:var(--s{i});background:var(--s{i})}}" for i in range(7))}
 .heat{{--a:calc(var(--v)*70%);background:color-mix(in srgb,var(--s2) var(--a),transparent)}}
 details summary{{cursor:pointer;color:var(--accent);margin-top:8px}}
-@media(max-width:560px){{main{{padding:12px 8px 40px}} section{{padding:12px 12px;border-radius:8px}} h1{{font-size:22px}}
+@media(max-width:560px){{.charts{{grid-template-columns:1fr 1fr}} .charts.two{{grid-template-columns:1fr}} main{{padding:12px 8px 40px}} section{{padding:12px 12px;border-radius:8px}} h1{{font-size:22px}}
 th,td{{padding:5px 7px}} table{{font-size:13px}} .tiles{{grid-template-columns:1fr 1fr}} .tile b{{font-size:20px}}
 .stack thead{{display:none}} .stack tr{{display:block;border-bottom:1px solid var(--line);padding:6px 0}}
 .stack td{{display:inline;border:0;padding:2px 4px}} .stack td:empty{{display:none}} .stack td.full{{display:block}} .stack td code{{white-space:normal}}}}
