@@ -213,9 +213,7 @@ class EvaluationConfig:
     enabled: bool = setting(True, "Evaluate the enabled backends.")
     num_samples: int = setting(30, "Frames to evaluate; -1 is all of them.", minimum=-1)
     verbose: bool = setting(True, "Log every class and every stage, not the summary alone.")
-    warmup_frames: int = setting(
-        2, "Frames run and thrown away before latency is measured (they are still scored).", minimum=0
-    )
+    warmup_frames: int = setting(2, "First frames, which are scored but whose latency does not count.", minimum=0)
     min_map: float | None = setting(
         None, "Accuracy gate: a backend whose mAP is below this fails the run (exit code 1).", minimum=0.0
     )

@@ -1,4 +1,4 @@
-"""A whole small deployment: model config, checkpoint, dataset, deploy config, and the commands run as a user types them."""
+"""A whole small deployment: model config, checkpoint, dataset, and the commands run as a user types them."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Deployment:
 
 @pytest.fixture(scope="session")
 def command(deployment: Deployment) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """`command(cwd, *options, module="deploy.export")`: the command on the small deployment, in a process of its own."""
+    """`command(cwd, *options, module="deploy.export")`: a command on the small deployment, in its own process."""
 
     def run(cwd: Path, *options: str | Path, module: str = "deploy.export") -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
@@ -129,7 +129,12 @@ def command(deployment: Deployment) -> Callable[..., subprocess.CompletedProcess
             named = {option.split("=")[0] for option in given}
             given += [f"{key}={value}" for key, value in defaults.items() if key not in named]
         return subprocess.run(
-            [sys.executable, "-m", module, *given], cwd=cwd, env=environment, capture_output=True, text=True, check=False
+            [sys.executable, "-m", module, *given],
+            cwd=cwd,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
         )
 
     return run
