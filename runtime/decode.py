@@ -89,9 +89,9 @@ def decode(outputs: Mapping[str, NDArray[np.float32]], spec: ModelSpec) -> Boxes
             len(finite),
         )
     valid &= finite
-    boxes, scores, labels = boxes[valid], scores[valid], labels[valid]
-    keep = circle_nms(boxes[:, :2], scores, spec.nms_min_radius_m2, spec.post_max_size)
-    return Boxes3D(boxes[keep], scores[keep], labels[keep])
+    candidates = Boxes3D(boxes, scores, labels).select(valid)
+    keep = circle_nms(candidates.boxes[:, :2], candidates.scores, spec.nms_min_radius_m2, spec.post_max_size)
+    return candidates.select(keep)
 
 
 def _top_k(values: NDArray[np.float32], k: int) -> NDArray[np.int64]:

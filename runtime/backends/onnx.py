@@ -117,15 +117,16 @@ class OnnxBackend(Backend):
         return BackendOutput(dict(self._outputs), stages)
 
     def _release(self) -> None:
-        if self._chain is not None:
-            self._chain.close()
         self._sessions = {}
+        self._chain = None
         if self._gpu is not None:
             self._gpu.close()
 
 
 class _CudaSession:
     """A session whose tensors are device memory, for `runtime.cuda.chain`."""
+
+    row_capacity = 0
 
     def __init__(self, ort: Any, session: Any, index: int) -> None:
         self._session = session

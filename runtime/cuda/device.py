@@ -1,0 +1,213 @@
+"""One CUDA device: memory, copies, streams, events, kernels.
+
+Every CUDA call that the project itself makes is in this file.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from base.errors import BackendUnavailable
+from base.lazy import require
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+__all__ = ["CudaDevice", "CudaError"]
+
+
+class CudaError(RuntimeError):
+    """A CUDA call failed on a device that was usable before: out of memory, an illegal access, a lost device."""
+
+
+class CudaDevice:
+    """The primary context of a device, which it shares with ONNX Runtime, TensorRT and torch.
+
+    Owns what it allocates: `close` frees all of it. Addresses are plain integers.
+    """
+
+    def __init__(self, index: int, runtime: Any, driver: Any) -> None:
+        """Use `open`."""
+        self.index = index
+        self._runtime = runtime
+        self._driver = driver
+        self._memory: list[int] = []
+        self._pinned: list[int] = []
+        self._streams: list[Any] = []
+        self._events: list[Any] = []
+        self._modules: list[Any] = []
+
+    @classmethod
+    def open(cls, index: int = 0) -> CudaDevice:
+        """Makes device `index` current.
+
+        Raises:
+            BackendUnavailable: no driver, no device, or no device of that index.
+            MissingDependencyError: cuda-python is not installed.
+        """
+        runtime = require("cuda.bindings.runtime", "to use a CUDA device")
+        driver = require("cuda.bindings.driver", "to use a CUDA device")
+        try:
+            status, count = runtime.cudaGetDeviceCount()
+        except RuntimeError as error:  # the bindings found no driver library to load
+            raise BackendUnavailable(f"No CUDA driver on this machine: {error}") from error
+        if status != runtime.cudaError_t.cudaSuccess:
+            name = getattr(status, "name", status)
+            raise BackendUnavailable(
+                f"No usable CUDA device: cudaGetDeviceCount says {name}. Install an NVIDIA driver, or make a GPU "
+                "visible to this process."
+            )
+        if index >= count:
+            raise BackendUnavailable(f"There is no device 'cuda:{index}': this machine has {count} CUDA device(s).")
+        device = cls(index, runtime, driver)
+        device._call("cudaSetDevice", index)
+        device._call("cudaFree", 0)  # creates the primary context
+        return device
+
+    @property
+    def compute_capability(self) -> tuple[int, int]:
+        """Major and minor."""
+        attribute = self._runtime.cudaDeviceAttr
+        major = self._call("cudaDeviceGetAttribute", attribute.cudaDevAttrComputeCapabilityMajor, self.index)
+        minor = self._call("cudaDeviceGetAttribute", attribute.cudaDevAttrComputeCapabilityMinor, self.index)
+        return int(major), int(minor)
+
+    @property
+    def name(self) -> str:
+        """Product name."""
+        return bytes(self._call("cudaGetDeviceProperties", self.index).name).split(b"\0")[0].decode()
+
+    def allocate(self, num_bytes: int) -> int:
+        """Device memory, zeroed."""
+        address = int(self._call("cudaMalloc", num_bytes))
+        self._memory.append(address)
+        self._call("cudaMemset", address, 0, num_bytes)
+        return address
+
+    def allocate_pinned(self, shape: Sequence[int], dtype: Any) -> NDArray[Any]:
+        """Page-locked host memory as an array, for copies that do not block."""
+        kind = np.dtype(dtype)
+        count = int(np.prod(shape))
+        address = int(self._call("cudaMallocHost", max(count * kind.itemsize, 1)))
+        self._pinned.append(address)
+        buffer = (ctypes.c_uint8 * (count * kind.itemsize)).from_address(address)
+        return np.frombuffer(buffer, kind, count).reshape(shape)
+
+    def upload(self, address: int, source: NDArray[Any], stream: int) -> None:
+        """Host array to device, in stream order; pinned sources do not block."""
+        self._copy(address, source.ctypes.data, source.nbytes, "cudaMemcpyHostToDevice", stream)
+
+    def download(self, target: NDArray[Any], address: int, stream: int) -> None:
+        """Device to host array, in stream order; the array is filled once the stream has come so far."""
+        self._copy(target.ctypes.data, address, target.nbytes, "cudaMemcpyDeviceToHost", stream)
+
+    def zero(self, address: int, num_bytes: int, stream: int) -> None:
+        """Clears device memory, in stream order."""
+        self._call("cudaMemsetAsync", address, 0, num_bytes, stream)
+
+    def create_stream(self) -> int:
+        """A stream that does not wait for the default stream."""
+        stream = self._call("cudaStreamCreateWithFlags", self._runtime.cudaStreamNonBlocking)
+        self._streams.append(stream)
+        return int(stream)
+
+    def create_event(self) -> Any:
+        """An event that keeps its time."""
+        event = self._call("cudaEventCreate")
+        self._events.append(event)
+        return event
+
+    def record(self, event: Any, stream: int) -> None:
+        """Marks the present end of the stream."""
+        self._call("cudaEventRecord", event, stream)
+
+    def wait(self, event: Any) -> None:
+        """Blocks until the stream has come to the event."""
+        self._call("cudaEventSynchronize", event)
+
+    def elapsed_ms(self, before: Any, after: Any) -> float:
+        """Milliseconds between two recorded events that have passed."""
+        return float(self._call("cudaEventElapsedTime", before, after))
+
+    def synchronize(self, stream: int) -> None:
+        """Blocks until the stream is empty."""
+        self._call("cudaStreamSynchronize", stream)
+
+    def compile(self, source: str, function: str) -> Any:
+        """Compiles CUDA C++ for this device by NVRTC.
+
+        Raises:
+            BackendUnavailable: the NVRTC library is not installed.
+            CudaError: the source does not compile; the message has the compiler's log.
+        """
+        nvrtc = require("cuda.bindings.nvrtc", "to compile CUDA kernels")
+        try:
+            status, program = nvrtc.nvrtcCreateProgram(source.encode(), f"{function}.cu".encode(), 0, [], [])
+        except RuntimeError as error:
+            raise BackendUnavailable(
+                f"NVRTC, which compiles the scatter kernel, is not installed ('pip install nvidia-cuda-nvrtc'): {error}"
+            ) from error
+        _expect(status, nvrtc.nvrtcResult.NVRTC_SUCCESS, "nvrtcCreateProgram")
+        major, minor = self.compute_capability
+        options = [f"--gpu-architecture=sm_{major}{minor}".encode(), b"--fmad=false"]
+        (status,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
+        if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
+            _, size = nvrtc.nvrtcGetProgramLogSize(program)
+            log = bytearray(size)
+            nvrtc.nvrtcGetProgramLog(program, log)
+            raise CudaError(
+                f"Kernel '{function}' does not compile for sm_{major}{minor}: {bytes(log).decode().strip()}"
+            )
+        status, size = nvrtc.nvrtcGetCUBINSize(program)
+        _expect(status, nvrtc.nvrtcResult.NVRTC_SUCCESS, "nvrtcGetCUBINSize")
+        image = bytearray(size)
+        (status,) = nvrtc.nvrtcGetCUBIN(program, image)
+        _expect(status, nvrtc.nvrtcResult.NVRTC_SUCCESS, "nvrtcGetCUBIN")
+        nvrtc.nvrtcDestroyProgram(program)
+        module = self._driver_call("cuModuleLoadData", bytes(image))
+        self._modules.append(module)
+        return self._driver_call("cuModuleGetFunction", module, function.encode())
+
+    def launch(self, kernel: Any, blocks: int, threads: int, arguments: Sequence[Any], stream: int) -> None:
+        """Launches a kernel in one dimension; `arguments` are `ctypes.c_void_p` (addresses) and `ctypes.c_int`."""
+        values = tuple(argument.value for argument in arguments)
+        types = tuple(type(argument) for argument in arguments)
+        self._driver_call("cuLaunchKernel", kernel, blocks, 1, 1, threads, 1, 1, 0, stream, (values, types), 0)
+
+    def close(self) -> None:
+        """Frees events, streams, modules and memory; calling it again does nothing."""
+        for event in self._events:
+            self._call("cudaEventDestroy", event)
+        for stream in self._streams:
+            self._call("cudaStreamDestroy", stream)
+        for module in self._modules:
+            self._driver_call("cuModuleUnload", module)
+        for address in self._memory:
+            self._call("cudaFree", address)
+        for address in self._pinned:
+            self._call("cudaFreeHost", address)
+        for owned in (self._events, self._streams, self._modules, self._memory, self._pinned):
+            owned.clear()
+
+    def _copy(self, target: int, source: int, num_bytes: int, kind: str, stream: int) -> None:
+        self._call("cudaMemcpyAsync", target, source, num_bytes, getattr(self._runtime.cudaMemcpyKind, kind), stream)
+
+    def _call(self, function: str, *arguments: Any) -> Any:
+        status, *values = getattr(self._runtime, function)(*arguments)
+        _expect(status, self._runtime.cudaError_t.cudaSuccess, f"{function} on cuda:{self.index}")
+        return values[0] if values else None
+
+    def _driver_call(self, function: str, *arguments: Any) -> Any:
+        status, *values = getattr(self._driver, function)(*arguments)
+        _expect(status, self._driver.CUresult.CUDA_SUCCESS, f"{function} on cuda:{self.index}")
+        return values[0] if values else None
+
+
+def _expect(status: Any, success: Any, what: str) -> None:
+    if status != success:
+        raise CudaError(f"{what} failed: {getattr(status, 'name', status)}.")
