@@ -1,4 +1,4 @@
-"""count_tests.py LOGS TARGET…: sums up the JUnit files that a run of these test targets has left; fails on any failure."""
+"""count_tests.py LOGS TARGET…: sums up the JUnit files that a run of these targets left; fails on any failure."""
 
 from __future__ import annotations
 

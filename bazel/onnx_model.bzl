@@ -8,8 +8,8 @@
         version = "1.0.0",
     )
 
-Makes the folder `<name>-<version>` with pts_voxel_encoder.onnx, pts_backbone_neck_head.onnx, model_spec.json and
-manifest.json. Without a checkpoint the weights are drawn from `seed`: for the size of things, not for detections.
+Makes the folder `<name>-<version>` with pts_voxel_encoder.onnx, pts_backbone_neck_head.onnx and manifest.json
+(hashes, tools' versions, the model as resolved). Without a checkpoint the weights are drawn from `seed`: for the size of things, not for detections.
 """
 
 load("//bazel:providers.bzl", "OnnxModelInfo")

@@ -10,7 +10,7 @@ T4DatasetInfo = provider(
 OnnxModelInfo = provider(
     doc = "ONNX files of one model in one precision.",
     fields = {
-        "directory": "File: folder with one .onnx a component, model_spec.json and manifest.json",
+        "directory": "File: folder with one .onnx a component and manifest.json",
         "model_config": "File: the mmengine config it was exported from",
         "model_config_files": "depset of File: that config and every config it may inherit from",
         "checkpoint": "File or None: the trained weights; None means seeded ones",

@@ -2,8 +2,8 @@
 
     python3.11 third_party/python/install_env.py --lock requirements_lock.txt --cache ~/.cache/centerpoint-bazel/python
 
-The folder's name is made of the lock's and the interpreter's hash, so that clones share it and a new lock gets a new one.
-The work goes to a temporary folder that is renamed at the end: a killed run leaves nothing that looks finished. Wheels
+The folder's name is made of the lock's and the interpreter's hash, so that clones share it and a new
+lock gets a new one. The work goes to a temporary folder that is renamed at the end: a killed run leaves nothing that looks finished. Wheels
 are checked against the lock's hashes; pip takes them from wherever the machine's own pip configuration says.
 Needs the standard library, pip and venv alone.
 """
@@ -26,7 +26,8 @@ TORCH_INDEX = {"cpu": "https://download.pytorch.org/whl/cpu", "cuda": "https://d
 
 def say(text: str) -> None:
     """One line of progress; Bazel shows standard error as it comes."""
-    print(f"python environment: {text}", file=sys.stderr, flush=True)
+    sys.stderr.write(f"python environment: {text}\n")
+    sys.stderr.flush()
 
 
 def environment_key(locks: list[Path]) -> str:
@@ -47,7 +48,9 @@ def pip_install(python: Path, locks: list[Path], variant: str) -> None:
     if first.returncode == 0:
         return
     if "torch==" not in first.stderr:
-        sys.exit(f"{first.stderr}\npython environment: pip failed; check the network and `pip config list`, then try again")
+        sys.exit(
+            f"{first.stderr}\npython environment: pip failed; check the network and `pip config list`, then try again"
+        )
     say(f"this machine's pip configuration has no such torch; adding {TORCH_INDEX[variant]}")
     second = subprocess.run([*command, "--extra-index-url", TORCH_INDEX[variant]], stdout=sys.stderr, check=False)
     if second.returncode != 0:
