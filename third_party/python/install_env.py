@@ -2,9 +2,9 @@
 
     python3.11 third_party/python/install_env.py --lock requirements_lock.txt --cache ~/.cache/centerpoint-bazel/python
 
-The folder's name is made of the lock's and the interpreter's hash, so that clones share it and a new
-lock gets a new one. The work goes to a temporary folder that is renamed at the end: a killed run leaves nothing that looks finished. Wheels
-are checked against the lock's hashes; pip takes them from wherever the machine's own pip configuration says.
+The folder's name is made of the lock's and the interpreter's hash, so that clones share it and a new lock gets a new
+one. The work goes to a temporary folder that is renamed at the end: a killed run leaves nothing that looks finished.
+Wheels are checked against the lock's hashes; pip takes them from wherever the machine's own pip configuration says.
 Needs the standard library, pip and venv alone.
 """
 
