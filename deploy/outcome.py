@@ -23,11 +23,13 @@ class DeploymentOutcome:
         exit_code: 0 all that was asked for was done and passed; 1 something failed.
         results: As in `results.json`.
         work_dir: Where everything was written.
+        note: Why the run failed although no step did.
     """
 
     exit_code: int
     results: RunResults
     work_dir: Path
+    note: str = ""
 
     def summary(self) -> str:
         """Tables of steps and backends, and where the report is."""
@@ -51,6 +53,7 @@ class DeploymentOutcome:
     def _verdict(self) -> str:
         counts = {status: self.results.count(status) for status in ("PASSED", "FAILED", "SKIPPED")}
         listed = ", ".join(f"{number} {status.lower()}" for status, number in counts.items() if number)
+        listed += f"; {self.note}" if self.note else ""
         return f"{'PASSED' if self.exit_code == EXIT_PASSED else 'FAILED'} ({listed})"
 
 

@@ -239,14 +239,15 @@ class CenterPointDeploymentRunner:
             self._write_manifest(plan)
         except OSError as error:
             raise UserError(f"Cannot write the results to '{plan.work_dir}': {error.strerror or error}.") from error
-        return DeploymentOutcome(self._exit_code(results), results, plan.work_dir)
+        note = self._objection()
+        failed = bool(note) or not results.passed
+        return DeploymentOutcome(EXIT_FAILED if failed else EXIT_PASSED, results, plan.work_dir, note)
 
-    def _exit_code(self, results: RunResults) -> int:
-        done = any(step.is_work and step.status == PASSED for step in self._recorder.steps)
-        if not done:
-            _logger.error("nothing that was asked for could be done on this machine")
-        skipped = self.strict and bool(self._recorder.with_status(SKIPPED))
-        return EXIT_PASSED if done and results.passed and not skipped else EXIT_FAILED
+    def _objection(self) -> str:
+        """Why a run must not pass although no step failed."""
+        if not any(step.is_work and step.status == PASSED for step in self._recorder.steps):
+            return "" if self._recorder.with_status(FAILED) else "nothing that was asked for could be done"
+        return "--strict allows no skipped step" if self.strict and self._recorder.with_status(SKIPPED) else ""
 
     def _record_failure(self, session: Session) -> None:
         """Writes what is known of a run that is about to end with an error."""
