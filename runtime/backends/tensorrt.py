@@ -167,7 +167,7 @@ class EngineLoader:
         self._messages: list[str] = []
         messages, severity = self._messages, trt.ILogger.Severity
 
-        class Log(trt.ILogger):  # type: ignore[misc, name-defined]
+        class Log(trt.ILogger):
             """Keeps the errors: the reason of a refusal stands nowhere else."""
 
             def __init__(self) -> None:

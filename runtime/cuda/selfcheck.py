@@ -1,7 +1,7 @@
 """Compares everything that runs on a CUDA device with the CPU: `python -m runtime.cuda.selfcheck [--device N]`.
 
-Needs a GPU, cuda-python with NVRTC and, for two of the rows, torch with CUDA; no model and no TensorRT. Prints one row a
-check and exits with 1 if any failed. A check whose package is missing is SKIPPED.
+Needs a GPU, cuda-python with NVRTC and, for two of the rows, torch with CUDA; no model and no TensorRT. Prints one row
+a check and exits with 1 if any failed. A check whose package is missing is SKIPPED.
 """
 
 from __future__ import annotations
