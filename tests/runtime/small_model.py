@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from models.spec import HeadSpec, ModelSpec
 
+HEADS = (("heatmap", 5), ("reg", 2), ("height", 1), ("dim", 3), ("rot", 2), ("vel", 2))
+
 
 def small_spec(**changes: Any) -> ModelSpec:
     spec = ModelSpec(
@@ -23,7 +25,7 @@ def small_spec(**changes: Any) -> ModelSpec:
         voxel_center_dims=3,
         encoder_channels=8,
         out_size_factor=2,
-        heads=tuple(HeadSpec(n, c) for n, c in dict(heatmap=5, reg=2, height=1, dim=3, rot=2, vel=2).items()),
+        heads=tuple(HeadSpec(name, channels) for name, channels in HEADS),
         norm_bbox=True,
         score_threshold=0.1,
         max_detections_before_nms=200,

@@ -143,7 +143,7 @@ def test_wrong_outputs_are_refused_by_name(spec: ModelSpec) -> None:
     with pytest.raises(DataError, match=r"'dim' has shape \(1, 2, 30, 40\); model 'small' needs \(1, 3, 30, 40\)"):
         decode({**outputs, "dim": outputs["dim"][:, :2]}, spec)
     del outputs["reg"]
-    with pytest.raises(DataError, match="'reg' is missing: got .*'vel'"):
+    with pytest.raises(DataError, match=r"'reg' is missing: got .*'vel'"):
         decode(outputs, spec)
 
 
@@ -158,7 +158,7 @@ def reference_nms(centers: NDArray[np.float32], scores: NDArray[np.float32], rad
 def test_circle_nms_is_mmdet3ds(radius_m2: float) -> None:
     rng = np.random.default_rng(5)
     centers = rng.uniform(-6, 6, (300, 2)).astype(np.float32)
-    scores = rng.permutation(300).astype(np.float32) / 300
+    scores = (rng.permutation(300) / 300).astype(np.float32)
     for most in (20, 300):
         assert circle_nms(centers, scores, radius_m2, most).tolist() == reference_nms(centers, scores, radius_m2, most)
 

@@ -40,7 +40,7 @@ def test_nothing_measured_is_no_latency_of_zero() -> None:
     recorder = LatencyRecorder(warmup=5)
     recorder.add({"preprocess": 1.0})
     assert recorder.summary() == {}
-    with pytest.raises(ValueError, match="No latency samples: every frame was warm-up"):
+    with pytest.raises(ValueError, match=r"No latency samples: every frame was warm-up"):
         LatencyStats.from_samples([])
-    with pytest.raises(ValueError, match="0 or more frames, got -1"):
+    with pytest.raises(ValueError, match=r"0 or more frames, got -1"):
         LatencyRecorder(warmup=-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -107,17 +108,17 @@ def test_more_pillars_than_the_model_takes_are_counted(components: dict[str, Any
 
 
 def test_wrong_calls_are_refused_by_name(components: dict[str, Any], onnx_dir: Path, spec: ModelSpec) -> None:
-    with pytest.raises(ConfigError, match="Unknown backend 'tflite'. Choose one of: pytorch, onnx, tensorrt"):
+    with pytest.raises(ConfigError, match=r"Unknown backend 'tflite'. Choose one of: pytorch, onnx, tensorrt"):
         open_backend("tflite", spec=spec)
-    with pytest.raises(ConfigError, match="Backend 'onnx' needs onnx_dir="):
+    with pytest.raises(ConfigError, match=r"Backend 'onnx' needs onnx_dir="):
         open_backend("onnx", spec=spec)
-    with pytest.raises(ConfigError, match="Unknown device 'gpu'. Use 'cpu', 'cuda' or 'cuda:N'"):
+    with pytest.raises(ConfigError, match=r"Unknown device 'gpu'. Use 'cpu', 'cuda' or 'cuda:N'"):
         open_backend("pytorch", spec=spec, components=components, device="gpu")
     with pytest.raises(ConfigError, match=r"lacks components \['pts_voxel_encoder'\]"):
         open_backend("pytorch", spec=spec, components={"pts_backbone_neck_head": components["pts_backbone_neck_head"]})
     with open_backend("onnx", spec=spec, onnx_dir=onnx_dir) as backend:
         features, coords = np.zeros((3, 8, 11), np.float32), np.zeros((3, 3), np.int32)
-        with pytest.raises(ConfigError, match="Unknown component 'neck'. Choose one of: pts_voxel_encoder"):
+        with pytest.raises(ConfigError, match=r"Unknown component 'neck'. Choose one of: pts_voxel_encoder"):
             backend.run("neck", {})
         with pytest.raises(DataError, match=r"takes \['input_features'\]; got \['voxels'\]"):
             backend.run("pts_voxel_encoder", {"voxels": features})
@@ -125,29 +126,29 @@ def test_wrong_calls_are_refused_by_name(components: dict[str, Any], onnx_dir: P
             backend.infer(features[:, :, :10], coords)
         with pytest.raises(DataError, match=r"is \(3, 8, 11\) float64; it must be"):
             backend.infer(features.astype(np.float64), coords)
-        with pytest.raises(DataError, match="got 0 pillars; model 'small' takes 1 to 2000"):
+        with pytest.raises(DataError, match=r"got 0 pillars; model 'small' takes 1 to 2000"):
             backend.infer(features[:0], coords[:0])
-        with pytest.raises(DataError, match="span y 0 to 60 and x 0 to 0, beyond the canvas of 60 x 80"):
+        with pytest.raises(DataError, match=r"span y 0 to 60 and x 0 to 0, beyond the canvas of 60 x 80"):
             backend.infer(features, np.array([[0, 0, 0], [0, 1, 0], [0, 60, 0]], np.int32))
         with pytest.raises(DataError, match=r"\(2, 3\) int32; 3 pillars need"):
             backend.infer(features, coords[:2])
-        with pytest.raises(ValueError, match="specification differs from 'small'"):
+        with pytest.raises(ValueError, match=r"specification differs from 'small'"):
             Pipeline(small_spec(score_threshold=0.5), backend)
-    with pytest.raises(RuntimeError, match="Backend 'onnx' was closed"):
+    with pytest.raises(RuntimeError, match=r"Backend 'onnx' was closed"):
         backend.infer(features, coords)
 
 
 def test_onnx_files_of_another_model_are_refused(onnx_dir: Path, spec: ModelSpec, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="ONNX file of component 'pts_voxel_encoder' is missing: .*--mode=onnx"):
+    with pytest.raises(ConfigError, match=r"ONNX file of component 'pts_voxel_encoder' is missing: .*--mode=onnx"):
         open_backend("onnx", spec=spec, onnx_dir=tmp_path)
     with pytest.raises(ConfigError, match=r"'input_features' is tensor\(float\) .*; the model needs .* 20, 11"):
         open_backend("onnx", spec=small_spec(max_points_per_voxel=20), onnx_dir=onnx_dir)
+    swapped = small_spec(heads=(spec.heads[1], spec.heads[0], *spec.heads[2:]))
     with pytest.raises(ConfigError, match=r"outputs are \['heatmap', .*\]; the model has \['reg', 'heatmap'"):
-        heads = (spec.heads[1], spec.heads[0], *spec.heads[2:])
-        open_backend("onnx", spec=small_spec(heads=heads), onnx_dir=onnx_dir)
+        open_backend("onnx", spec=swapped, onnx_dir=onnx_dir)
     for name in ("pts_voxel_encoder", "pts_backbone_neck_head"):
         (tmp_path / f"{name}.onnx").write_bytes((onnx_dir / f"{name}.onnx").read_bytes()[:900])
-    with pytest.raises(DataError, match="ONNX Runtime cannot load .*Export it again"):
+    with pytest.raises(DataError, match=r"ONNX Runtime cannot load .*Export it again"):
         open_backend("onnx", spec=spec, onnx_dir=tmp_path)
 
 
@@ -156,9 +157,9 @@ def test_cuda_without_cuda_is_unavailable_with_the_reason(
 ) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a CUDA device")
-    with pytest.raises(BackendUnavailable, match="built without CUDA|no CUDA device"):
+    with pytest.raises(BackendUnavailable, match=r"built without CUDA|no CUDA device"):
         open_backend("pytorch", spec=spec, components=components, device="cuda:0")
-    with pytest.raises(BackendUnavailable, match="no CUDA provider|No usable CUDA device|No CUDA driver"):
+    with pytest.raises(BackendUnavailable, match=r"no CUDA provider|No usable CUDA device|No CUDA driver"):
         open_backend("onnx", spec=spec, onnx_dir=onnx_dir, device="cuda:0")
 
 
@@ -168,10 +169,9 @@ def test_pytorch_on_cuda_gives_the_cpus_outputs(components: dict[str, Any], spec
     frame = preprocess(cloud(0, 5000), spec)
     with open_backend("pytorch", spec=spec, components=components) as cpu:
         expected = cpu.infer(frame.features, frame.coords).outputs
-    with open_backend("pytorch", spec=spec, components=components, device="cuda:0") as cuda:
+    moved = copy.deepcopy(components)
+    with open_backend("pytorch", spec=spec, components=moved, device="cuda:0") as cuda:
         result = cuda.infer(frame.features, frame.coords)
-    components_back = [module.cpu() for module in components.values()]
-    assert len(components_back) == 2
     assert list(result.stages_ms) == ["h2d", "voxel_encoder", "scatter", "backbone_neck_head", "d2h"]
     for name, value in expected.items():
         np.testing.assert_allclose(result.outputs[name], value, atol=1e-4)

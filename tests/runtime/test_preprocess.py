@@ -152,7 +152,7 @@ def test_a_cloud_without_a_usable_point_gives_no_pillars(points: NDArray[np.floa
 def test_wrong_points_are_refused_by_name(spec: ModelSpec) -> None:
     with pytest.raises(DataError, match=r"shape \(7, 4\); model 'small' needs \(N, 5\)"):
         voxelize(np.zeros((7, 4), np.float32), spec)
-    with pytest.raises(DataError, match="is float64; it must be float32"):
+    with pytest.raises(DataError, match=r"is float64; it must be float32"):
         voxelize(np.zeros((7, 5)), spec)
-    with pytest.raises(DataError, match="is float16; it must be float32"):
+    with pytest.raises(DataError, match=r"is float16; it must be float32"):
         voxelize(torch.zeros((7, 5), dtype=torch.float16), spec)
