@@ -82,7 +82,7 @@ val_dataloader = dict(
 )
 test_dataloader = val_dataloader
 
-# The recipe of the shipped checkpoint (models/zoo/centerpoint_t4_demo): one GPU, see models/train.py.
+# The recipe of the shipped checkpoint (models/zoo/centerpoint_t4_demo): one GPU, see docs/training.md.
 train_cfg = dict(by_epoch=True, max_epochs=24)
 optim_wrapper = dict(
     type="OptimWrapper",
