@@ -14,7 +14,7 @@ from base.errors import CheckpointError, ConfigError, DataError, UserError
 from base.files import user_path
 from base.lazy import require
 from deploy.config.model_checks import check_against_model, configured_profiles
-from deploy.config.paths import input_path
+from deploy.config.paths import input_path, repository_root
 from deploy.config.schema import DeployConfig, Scenario, ShapeRange
 from deploy.existing import check_engine_dir, check_onnx_dir
 
@@ -157,7 +157,7 @@ def make_plan(config: DeployConfig, source: str, model_config: str | os.PathLike
         )
     if plan.scenarios or plan.backends:
         plan = dataclasses.replace(plan, data_root=_data_root(config, model_cfg))
-    _check_existing(plan)
+    plan = dataclasses.replace(plan, precision=_check_existing(plan) or plan.precision)
     _check_packages(plan)
     _check_space(plan)
     return plan
@@ -181,10 +181,15 @@ def _checkpoint(config: DeployConfig, source: str) -> Path:
 
 def _data_root(config: DeployConfig, model_cfg: Any) -> Path:
     dataset = model_cfg.val_dataloader.dataset
-    named = config.runtime_io.data_root or os.environ.get(DEMO_DATA_VARIABLE) or dataset.get("data_root")
-    if named is None:
+    demo = os.environ.get(DEMO_DATA_VARIABLE)
+    named = config.runtime_io.data_root or dataset.get("data_root")
+    if config.runtime_io.data_root is None and demo:
+        # Set by the build, relative to its own tree rather than to the user's folder.
+        root = repository_root() / demo
+    elif named is not None:
+        root = input_path(named)
+    else:
         raise DataError(f"No dataset is named by --data-root, {DEMO_DATA_VARIABLE} or the model config. {_GENERATE}")
-    root = input_path(named)
     info = root / (config.runtime_io.info_file or dataset.get("ann_file", "centerpoint_infos_val.pkl"))
     if not root.is_dir():
         raise DataError(f"Dataset folder '{root}' does not exist. {_GENERATE}")
@@ -193,18 +198,25 @@ def _data_root(config: DeployConfig, model_cfg: Any) -> Path:
     return root
 
 
-def _check_existing(plan: RunPlan) -> None:
-    """Checks the files that this run reads but does not make; missing ones that nobody named make skipped steps."""
+def _check_existing(plan: RunPlan) -> str | None:
+    """Checks the files that this run reads but does not make; missing ones that nobody named make skipped steps.
+
+    Returns:
+        What existing ONNX files (or, without them, engines) compute in; None where none are read.
+    """
+    precision = None
     if plan.mode == "trt" or plan.reads_onnx:
         backends = plan.config.evaluation.backends
         key = "export.onnx_path" if plan.config.export.onnx_path else "evaluation.backends.onnx.model_dir"
         if plan.mode == "trt" or backends.onnx.model_dir is not None or plan.onnx_dir.exists():
-            check_onnx_dir(plan.onnx_dir, plan.export_spec, plan.checkpoint, key)
+            precision = check_onnx_dir(plan.onnx_dir, plan.export_spec, plan.checkpoint, key)
     if plan.reads_engines:
         key = "evaluation.backends.tensorrt.engine_dir"
         onnx_dir = plan.onnx_dir if plan.onnx_dir.exists() else None
         if plan.config.evaluation.backends.tensorrt.engine_dir is not None or plan.engine_dir.exists():
-            check_engine_dir(plan.engine_dir, plan.spec, onnx_dir, key)
+            of_engines = check_engine_dir(plan.engine_dir, plan.spec, onnx_dir, key)
+            precision = precision or of_engines
+    return precision
 
 
 def _check_packages(plan: RunPlan) -> None:

@@ -109,11 +109,20 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Deployment:
 
 
 @pytest.fixture(scope="session")
-def command(deployment: Deployment) -> Callable[..., subprocess.CompletedProcess[str]]:
+def child_environment() -> dict[str, str]:
+    """Environment of a Python process that imports what this one does."""
+    path = os.pathsep.join([str(REPOSITORY), *(entry for entry in sys.path if entry)])
+    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="session")
+def command(
+    deployment: Deployment, child_environment: dict[str, str]
+) -> Callable[..., subprocess.CompletedProcess[str]]:
     """`command(cwd, *options, module="deploy.export")`: a command on the small deployment, in its own process."""
 
     def run(cwd: Path, *options: str | Path, module: str = "deploy.export") -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+        environment = {**child_environment, "COLUMNS": "120"}
         environment.pop("BUILD_WORKING_DIRECTORY", None)
         environment.pop("CENTERPOINT_DEMO_DATA", None)
         given = [str(option) for option in options]

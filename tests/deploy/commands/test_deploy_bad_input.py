@@ -363,3 +363,40 @@ def test_strict_makes_a_skipped_step_a_failure(deploy, tmp_path):
     code, out, _ = deploy(f"--deploy-config={config}", "--strict")
     assert code == 1
     assert "--strict allows no skipped step" in out.splitlines()[-1]
+
+
+def test_fp16_is_verified_as_fp16_also_when_only_evaluated(deploy, tmp_path):
+    scenarios = "verification = dict(scenarios=dict(none=[dict(ref_backend='pytorch', test_backend='onnx')]))\n"
+    config = config_file(tmp_path, scenarios)
+    assert deploy(f"--deploy-config={config}", "--precision=fp16")[0] == 0
+    exported = results_of(tmp_path)
+    code, out, _ = deploy(f"--deploy-config={config}", "--mode=none")
+    assert code == 0, out
+    evaluated = results_of(tmp_path)
+    for results in (exported, evaluated):
+        assert results["run"]["precision"] == "fp16"
+        assert results["verifications"][0]["precision"] == "fp16"
+    assert evaluated["verifications"][0]["outputs"] == exported["verifications"][0]["outputs"]
+
+
+def test_dataset_of_the_build_is_found_from_anywhere(deploy, deployment, tmp_path, monkeypatch):
+    from deploy.config.paths import repository_root
+
+    monkeypatch.setenv("CENTERPOINT_DEMO_DATA", os.path.relpath(deployment.data_root, repository_root()))
+    code, _, err = deploy("--data-root=elsewhere")
+    assert code == 2, "a dataset that is named comes first"
+    assert "elsewhere' does not exist" in err
+    config = config_file(tmp_path)
+    arguments = {
+        "--deploy-config": config,
+        "--model-config": deployment.model_config,
+        "--checkpoint": deployment.checkpoint,
+        "--num-samples": "1",
+        "--num-verify-samples": "1",
+        "--work-dir": "out",
+        "--mode": "onnx",
+        "--log-level": "ERROR",
+    }
+    assert main([f"{key}={value}" for key, value in arguments.items()]) == 0
+    dataset = Path(results_of(tmp_path)["run"]["dataset"])
+    assert dataset.samefile(deployment.data_root)

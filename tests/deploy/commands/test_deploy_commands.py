@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,7 +12,6 @@ import pytest
 
 from base.files import sha256_file
 
-REPOSITORY = Path(__file__).parents[3]
 COMPONENTS = ("pts_voxel_encoder", "pts_backbone_neck_head")
 HEADS = ["pillar_features", "heatmap", "reg", "height", "dim", "rot", "vel"]
 
@@ -99,19 +97,20 @@ def test_specified_command_line_and_same_bytes(both, command, deployment, tmp_pa
 
 
 @pytest.mark.parametrize("module", ["deploy.export", "deploy.main"])
-def test_help_needs_no_heavy_package(module):
+def test_help_needs_no_heavy_package(module, child_environment):
     blocked = (
         "import sys\nfor name in ('torch', 'mmdet3d', 'mmengine', 'onnx', 'onnxruntime', 'tensorrt_rtx_bindings'):\n"
     )
     code = f"{blocked}    sys.modules[name] = None\nfrom {module} import main\nmain(['--help'])"
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=child_environment, capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert "--rot-y-axis-reference" in done.stdout
     assert "Exit code: 0" in done.stdout
 
 
-def test_killed_export_leaves_nothing_that_looks_whole(both, deployment, tmp_path):
+def test_killed_export_leaves_nothing_that_looks_whole(both, deployment, child_environment, tmp_path):
     """SIGKILL while a component is being written: the old file stays, the next run clears up and succeeds."""
     work_dir = tmp_path / "out"
     (work_dir / "onnx").mkdir(parents=True)
@@ -133,9 +132,12 @@ def test_killed_export_leaves_nothing_that_looks_whole(both, deployment, tmp_pat
         f" '--data-root={deployment.data_root}', '--num-samples=1', '--num-verify-samples=1',"
         f" '--work-dir={work_dir}'])\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
-        [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        [sys.executable, "-c", code],
+        env=child_environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
     ) as process:
         try:
             assert process.stdout is not None
