@@ -78,6 +78,8 @@ class Backend(ABC):
             raise DataError(f"Component '{component}' takes {names}; got {sorted(inputs)}.")
         for tensor in expected:
             check_tensor(inputs[tensor.name], tensor, component)
+            if tensor.shape[0] is None:
+                self._check_pillars(len(inputs[tensor.name]))
         return self._run(component, {name: np.ascontiguousarray(inputs[name]) for name in names})
 
     def infer(self, features: NDArray[np.float32], coords: NDArray[np.int32]) -> BackendOutput:
@@ -93,11 +95,7 @@ class Backend(ABC):
         self._check_open()
         encoder = self.spec.components[0]
         check_tensor(features, encoder.inputs[0], encoder.name)
-        if not 1 <= len(features) <= self.spec.max_voxels:
-            raise DataError(
-                f"Backend '{self.name}' got {len(features)} pillars; "
-                f"model '{self.spec.name}' takes 1 to {self.spec.max_voxels}."
-            )
+        self._check_pillars(len(features))
         if coords.shape != (len(features), 3) or coords.dtype != np.int32:
             raise DataError(
                 f"Coordinates are {coords.shape} {coords.dtype}; "
@@ -126,6 +124,13 @@ class Backend(ABC):
     ) -> None:
         self.close()
 
+    def _check_pillars(self, count: int) -> None:
+        # Device buffers hold `max_voxels` rows.
+        if not 1 <= count <= self.spec.max_voxels:
+            raise DataError(
+                f"Backend '{self.name}' got {count} pillars; model '{self.spec.name}' takes 1 to {self.spec.max_voxels}."
+            )
+
     def _check_open(self) -> None:
         if self._closed:
             raise RuntimeError(f"Backend '{self.name}' was closed; open a new one.")
@@ -138,7 +143,7 @@ class Backend(ABC):
     def _infer(self, features: NDArray[np.float32], coords: NDArray[np.int32]) -> BackendOutput:
         """`infer` after its checks."""
 
-    def _release(self) -> None:  # noqa: B027 - most hosts backends hold nothing
+    def _release(self) -> None:  # noqa: B027 - a backend may hold nothing
         """Frees resources, once."""
 
 

@@ -65,31 +65,35 @@ class OnnxBackend(Backend):
         for name, path in paths.items():
             if not path.is_file():
                 raise ConfigError(f"ONNX file of component '{name}' is missing: {path}. Export it with --mode=onnx.")
-        self._gpu: Any = None
-        stream: int | None = None
-        if index is not None:
-            from runtime.cuda.device import CudaDevice
-
-            self._gpu = CudaDevice.open(index)
-            stream = int(self._gpu.create_stream())
-        self._sessions = {
-            name: _open_session(ort, path, self._components[name], threads or default_threads(), index, stream)
-            for name, path in paths.items()
-        }
+        threads = threads or default_threads()
         self._chain: Any = None
-        if self._gpu is not None:
-            from runtime.cuda.chain import DeviceChain
-
-            self._chain = DeviceChain(
-                self._gpu,
-                stream,
-                spec,
-                *(_CudaSession(ort, session, index or 0) for session in self._sessions.values()),
-            )
+        self._gpu: Any = None
+        if index is not None:
+            self._open_on_gpu(ort, paths, threads, index)
             return
+        self._sessions = {
+            name: _open_session(ort, path, self._components[name], threads) for name, path in paths.items()
+        }
         self._pillars = np.empty((spec.max_voxels, 1, spec.encoder_channels), np.float32)
         self._canvas = Canvas(spec)
         self._outputs = {head.name: np.empty(spec.head_shape(head), np.float32) for head in spec.heads}
+
+    def _open_on_gpu(self, ort: Any, paths: Mapping[str, Path], threads: int, index: int) -> None:
+        from runtime.cuda.chain import DeviceChain
+        from runtime.cuda.device import CudaDevice
+
+        self._gpu = gpu = CudaDevice.open(index)
+        try:
+            stream = gpu.create_stream()
+            self._sessions = {
+                name: _open_session(ort, path, self._components[name], threads, (index, stream))
+                for name, path in paths.items()
+            }
+            sessions = [_CudaSession(ort, session, index) for session in self._sessions.values()]
+            self._chain = DeviceChain(gpu, stream, self.spec, *sessions)
+        except BaseException:
+            gpu.close()
+            raise
 
     def _run(self, component: str, inputs: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
         if self._chain is not None:
@@ -164,8 +168,9 @@ def _run_bound(
 
 
 def _open_session(
-    ort: Any, path: Path, component: ComponentSpec, threads: int, index: int | None, stream: int | None
+    ort: Any, path: Path, component: ComponentSpec, threads: int, cuda: tuple[int, int] | None = None
 ) -> Any:
+    """A session on the CPU, or on the CUDA device and stream given."""
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.intra_op_num_threads = threads
@@ -173,9 +178,10 @@ def _open_session(
     options.use_deterministic_compute = True
     options.log_severity_level = 3
     providers: list[Any] = ["CPUExecutionProvider"]
-    if index is not None:
-        cuda = {"device_id": str(index), "use_tf32": "0", "user_compute_stream": str(stream)}
-        providers.insert(0, ("CUDAExecutionProvider", cuda))
+    if cuda is not None:
+        index, stream = cuda
+        settings = {"device_id": str(index), "use_tf32": "0", "user_compute_stream": str(stream)}
+        providers.insert(0, ("CUDAExecutionProvider", settings))
     errors = ort.capi.onnxruntime_pybind11_state
     try:
         session = ort.InferenceSession(str(path), options, providers=providers)
@@ -187,7 +193,7 @@ def _open_session(
         errors.NotImplemented,
     ) as error:
         raise DataError(f"ONNX Runtime cannot load {path}: {error}. Export it again.") from error
-    if index is not None and "CUDAExecutionProvider" not in session.get_providers():
+    if cuda is not None and "CUDAExecutionProvider" not in session.get_providers():
         raise BackendUnavailable(
             "onnxruntime's CUDA provider did not start (its libraries or the driver do not fit); "
             f"it offered {session.get_providers()} for {path.name}."

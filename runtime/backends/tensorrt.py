@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from base.errors import BackendUnavailable, ConfigError, DataError, MissingDependencyError
+from base.errors import BackendUnavailable, ConfigError, MissingDependencyError
 from base.lazy import require
 from runtime.backends.base import Backend, BackendOutput, device_index
 
@@ -81,9 +81,6 @@ class TensorRTBackend(Backend):
 
     def _run(self, component: str, inputs: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
         assert self._chain is not None
-        (first,) = inputs.values()
-        if not 1 <= len(first) <= self.spec.max_voxels:
-            raise DataError(f"Component '{component}' got {len(first)} pillars; it takes 1 to {self.spec.max_voxels}.")
         return self._chain.run(component, inputs)
 
     def _infer(self, features: NDArray[np.float32], coords: NDArray[np.int32]) -> BackendOutput:

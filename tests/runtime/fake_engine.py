@@ -46,7 +46,8 @@ class FakeDevice:
     def view(self, address: int, shape: tuple[int, ...], dtype: Any = np.float32) -> NDArray[Any]:
         count = int(np.prod(shape)) * np.dtype(dtype).itemsize
         assert count <= len(self.memory[address]), f"{count} bytes wanted of {len(self.memory[address])}"
-        return self.memory[address][:count].view(dtype).reshape(shape)
+        values: NDArray[Any] = self.memory[address][:count].view(dtype).reshape(shape)
+        return values
 
     def upload(self, address: int, source: NDArray[Any], stream: int) -> None:
         self.calls.append(("upload", address, source.nbytes, stream))

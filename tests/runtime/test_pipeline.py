@@ -128,6 +128,8 @@ def test_wrong_calls_are_refused_by_name(components: dict[str, Any], onnx_dir: P
             backend.infer(features.astype(np.float64), coords)
         with pytest.raises(DataError, match=r"got 0 pillars; model 'small' takes 1 to 2000"):
             backend.infer(features[:0], coords[:0])
+        with pytest.raises(DataError, match=r"got 2001 pillars; model 'small' takes 1 to 2000"):
+            backend.run("pts_voxel_encoder", {"input_features": np.zeros((2001, 8, 11), np.float32)})
         with pytest.raises(DataError, match=r"span y 0 to 60 and x 0 to 0, beyond the canvas of 60 x 80"):
             backend.infer(features, np.array([[0, 0, 0], [0, 1, 0], [0, 60, 0]], np.int32))
         with pytest.raises(DataError, match=r"\(2, 3\) int32; 3 pillars need"):

@@ -190,6 +190,30 @@ def test_the_real_library_says_why_it_refuses_a_file(tmp_path: Path) -> None:
         EngineLoader(trt).load(broken)
 
 
+def test_a_real_engine_is_refused_without_a_gpu_and_when_truncated(
+    onnx_dir: Path, spec: ModelSpec, tmp_path: Path
+) -> None:
+    trt = pytest.importorskip("tensorrt_rtx_bindings")
+    logger = trt.Logger(trt.Logger.INTERNAL_ERROR)
+    builder = trt.Builder(logger)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, logger)
+    assert parser.parse((onnx_dir / "pts_backbone_neck_head.onnx").read_bytes())
+    content = bytes(builder.build_serialized_network(network, builder.create_builder_config()))
+    whole, half = tmp_path / "whole.engine", tmp_path / "half.engine"
+    whole.write_bytes(content)
+    half.write_bytes(content[: len(content) // 2])
+    with pytest.raises(BackendUnavailable, match=r"half.engine: .*plan.header.size == blobSize"):
+        EngineLoader(trt).load(half)
+    try:
+        gpu = CudaDevice.open(0)
+    except BackendUnavailable:
+        with pytest.raises(BackendUnavailable, match=r"whole.engine: .*CUDA driver version is insufficient"):
+            EngineLoader(trt).load(whole)
+        return
+    gpu.close()
+
+
 @pytest.mark.gpu
 def test_selfcheck_passes_on_a_device(capsys: pytest.CaptureFixture[str]) -> None:
     from runtime.cuda.selfcheck import main
