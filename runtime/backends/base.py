@@ -128,7 +128,8 @@ class Backend(ABC):
         # Device buffers hold `max_voxels` rows.
         if not 1 <= count <= self.spec.max_voxels:
             raise DataError(
-                f"Backend '{self.name}' got {count} pillars; model '{self.spec.name}' takes 1 to {self.spec.max_voxels}."
+                f"Backend '{self.name}' got {count} pillars; "
+                f"model '{self.spec.name}' takes 1 to {self.spec.max_voxels}."
             )
 
     def _check_open(self) -> None:
