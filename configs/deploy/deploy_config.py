@@ -1,4 +1,3 @@
-# ruff: noqa: C408
 # Deployment of CenterPoint: every key, its default and what it may be is in docs/configuration.md.
 # What is left out takes its default; an unknown key is an error.
 

@@ -1,4 +1,3 @@
-# ruff: noqa: C408
 # The same deployment with FP16 inside: inputs and outputs of both components stay FP32.
 _base_ = ["deploy_config.py"]
 

@@ -30,7 +30,7 @@ class BuilderLog:
         levels[trt.ILogger.INFO] = "INFO"
         log = self
 
-        class Logger(trt.ILogger):  # type: ignore[misc] # the base class is known at run time only
+        class Logger(trt.ILogger):  # the base class is known at run time only
             def __init__(self) -> None:
                 # pybind11 wants its own initializer, not super().
                 trt.ILogger.__init__(self)
