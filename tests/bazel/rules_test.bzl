@@ -1,0 +1,89 @@
+"""Contradictory attributes fail at analysis, with the target's name and what is wrong."""
+
+load("@bazel_skylib//lib:unittest.bzl", "analysistest", "asserts")
+load("//bazel:deployment_report.bzl", "deployment_report")
+load("//bazel:onnx_model.bzl", "onnx_model")
+load("//bazel:providers.bzl", "OnnxModelInfo", "TrtEnginesInfo")
+load("//bazel:t4_dataset.bzl", "t4_dataset")
+load("//bazel:trt_engines.bzl", "trt_engines")
+
+def _failure_test_impl(ctx):
+    env = analysistest.begin(ctx)
+    asserts.expect_failure(env, ctx.attr.message)
+    asserts.expect_failure(env, "//tests/bazel:")
+    return analysistest.end(env)
+
+_failure_test = analysistest.make(
+    _failure_test_impl,
+    attrs = {"message": attr.string(mandatory = True)},
+    expect_failure = True,
+)
+
+def _engines_test_impl(ctx):
+    env = analysistest.begin(ctx)
+    target = analysistest.target_under_test(env)
+    asserts.equals(env, "fp16", target[TrtEnginesInfo].onnx.precision)
+    asserts.equals(env, "good_engines-1.2.3", target[TrtEnginesInfo].directory.basename)
+    actions = [action for action in analysistest.target_actions(env) if action.mnemonic == "TrtEngines"]
+    asserts.equals(env, 1, len(actions))
+    wrong = [
+        file.short_path
+        for file in actions[0].inputs.to_list()
+        if file.short_path.split("/")[0] in ("eval", "runtime") or file.short_path.startswith("datasets/")
+    ]
+    asserts.equals(env, [], wrong)
+    return analysistest.end(env)
+
+_engines_test = analysistest.make(_engines_test_impl)
+
+def _onnx_test_impl(ctx):
+    env = analysistest.begin(ctx)
+    target = analysistest.target_under_test(env)
+    asserts.equals(env, 7, target[OnnxModelInfo].seed)
+    actions = [action for action in analysistest.target_actions(env) if action.mnemonic == "OnnxExport"]
+    asserts.equals(env, 1, len(actions))
+    wrong = [
+        file.short_path
+        for file in actions[0].inputs.to_list()
+        if file.short_path.split("/")[0] in ("eval", "runtime", "datasets", "training")
+    ]
+    asserts.equals(env, [], wrong)
+    return analysistest.end(env)
+
+_onnx_test = analysistest.make(_onnx_test_impl)
+
+def rules_test_suite(name):
+    """Targets with and without contradictions, and the tests on them.
+
+    Args:
+      name: name of the test suite.
+    """
+    config = "//configs/model:centerpoint_t4_demo.py"
+    manual = {"tags": ["manual"], "version": "1.2.3"}
+    onnx_model(name = "good_onnx", model_config = config, precision = "fp16", seed = 7, **manual)
+    onnx_model(name = "fp32_onnx", model_config = config, seed = 7, **manual)
+    trt_engines(name = "good_engines", onnx = ":good_onnx", **manual)
+
+    onnx_model(name = "no_weights", model_config = config, **manual)
+    onnx_model(name = "two_weights", model_config = config, checkpoint = ":any.pth", seed = 0, **manual)
+    trt_engines(name = "fp16_of_fp32", onnx = ":fp32_onnx", precision_policy = "fp16", **manual)
+    t4_dataset(name = "no_scenes", frames_per_scene = 1, split = "val", tags = ["manual"])
+    t4_dataset(name = "negative", frames_per_scene = -1, split = "val", val_scenes = 1, tags = ["manual"])
+    deployment_report(name = "report_on_seed", dataset = "//datasets:demo", onnx = ":good_onnx", **manual)
+
+    failures = {
+        "fp16_of_fp32": "contradicts",
+        "negative": "frames_per_scene is -1, it must not be negative",
+        "no_scenes": "needs val_scenes of at least 1",
+        "no_weights": "name a checkpoint or a seed",
+        "report_on_seed": "there is nothing to score",
+        "two_weights": "exclude each other",
+    }
+    for target, message in failures.items():
+        _failure_test(name = target + "_test", message = message, target_under_test = ":" + target)
+    _engines_test(name = "good_engines_test", target_under_test = ":good_engines")
+    _onnx_test(name = "good_onnx_test", target_under_test = ":good_onnx")
+    native.test_suite(
+        name = name,
+        tests = [target + "_test" for target in failures.keys() + ["good_engines", "good_onnx"]],
+    )
