@@ -21,6 +21,10 @@ _REPLACED: dict[str, str] = {
     "model_io": "input and output names come from the model config",
     "backend": "backends are listed under 'evaluation.backends'",
 }
+_FILE_ERRORS = (
+    *(SyntaxError, NameError, AttributeError, TypeError, ValueError, LookupError, ArithmeticError),
+    *(OSError, ImportError, RuntimeError),
+)
 _COMPONENT_KEYS = ("onnx_file", "engine_file", "tensorrt_profile")
 
 
@@ -42,7 +46,8 @@ def load_deploy_config(path: str | os.PathLike[str], overrides: Mapping[str, Any
     mmengine = require("mmengine.config", "to read a configuration file")
     try:
         raw = mmengine.Config.fromfile(str(file)).to_dict()
-    except Exception as error:
+    # The file is a program: these are what a slip of the pen in it raises.
+    except _FILE_ERRORS as error:
         raise ConfigError(f"Deploy config '{file}' could not be read: {type(error).__name__}: {error}") from error
     return parse_deploy_config(raw, str(path), overrides)
 
