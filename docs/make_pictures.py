@@ -1,0 +1,41 @@
+"""Draws the README's picture: `python -m docs.make_pictures --data-root DIR --onnx-dir DIR --out docs/images`.
+
+The ONNX files come from `python -m deploy.export --mode=onnx`, the data from the generator (docs/data.md).
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from datasets.frames import open_frames
+from eval.bev import save_bev_png
+from eval.evaluator import evaluate
+from eval.panels import select_panels
+from models.config import load_model_config
+from models.spec import ModelSpec
+from runtime.backends import open_backend
+from runtime.pipeline import Pipeline
+
+
+def main() -> None:
+    """Evaluates some frames on ONNX Runtime and draws the one with the fewest errors among the worst."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model-config", type=Path, default=Path("configs/model/centerpoint_t4_demo.py"))
+    parser.add_argument("--data-root", required=True)
+    parser.add_argument("--onnx-dir", type=Path, required=True)
+    parser.add_argument("--frames", type=int, default=20)
+    parser.add_argument("--out", type=Path, default=Path("docs/images"))
+    args = parser.parse_args()
+    cfg = load_model_config(args.model_config)
+    spec = ModelSpec.from_config(cfg)
+    frames = open_frames(cfg, data_root=args.data_root)
+    with open_backend("onnx", spec=spec, onnx_dir=args.onnx_dir) as backend:
+        result = evaluate(Pipeline(spec, backend), frames, num_samples=args.frames)
+    panel = select_panels([result], frames, count=args.frames)[-1]
+    args.out.mkdir(parents=True, exist_ok=True)
+    save_bev_png(panel, args.out / "detections.png", title=f"{spec.name}, {panel.token[:8]}")
+
+
+if __name__ == "__main__":
+    main()
