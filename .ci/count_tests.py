@@ -1,4 +1,7 @@
-"""count_tests.py LOGS TARGET…: sums up the JUnit files that a run of these targets left; fails on any failure."""
+"""count_tests.py STATUS LOGS TARGET…: sums up the JUnit files that a run of these targets left; fails on any failure.
+
+STATUS is the exit code of `bazel test`: a target that was killed or timed out may leave a report without a failed case.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +26,9 @@ def count(files: list[Path]) -> tuple[int, int, int]:
 
 def main() -> int:
     """Prints the sum; 1 where a case failed, a target has no report, or nothing passed."""
-    logs = Path(sys.argv[1])
+    logs = Path(sys.argv[2])
     totals = [0, 0, 0]
-    for target in sys.argv[2:]:
+    for target in sys.argv[3:]:
         folder = logs / target.removeprefix("//").replace(":", "/")
         files = sorted(folder.rglob("test.xml"))
         if files:
@@ -33,6 +36,11 @@ def main() -> int:
         else:
             sys.stdout.write(f"ci: {target} left no report: it did not build or did not run\n")
             totals[1] += 1
+    if sys.argv[1] != "0" and totals[1] == 0:
+        sys.stdout.write(
+            f"ci: bazel ended with {sys.argv[1]} though no case failed: a build, a crash or a time limit\n"
+        )
+        totals[1] += 1
     passed, failed, skipped = totals
     sys.stdout.write(f"{passed} passed, {failed} failed" + (f", {skipped} skipped" if skipped else "") + "\n")
     return 1 if failed or not passed else 0

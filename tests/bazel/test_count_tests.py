@@ -10,9 +10,9 @@ SCRIPT = Path.cwd() / ".ci/count_tests.py"
 CASES = '<testcase name="a"/><testcase name="b"><skipped/></testcase>'
 
 
-def run(logs: Path, *targets: str) -> tuple[int, str]:
+def run(logs: Path, *targets: str, status: int = 0) -> tuple[int, str]:
     result = subprocess.run(
-        [sys.executable, str(SCRIPT), str(logs), *targets], capture_output=True, text=True, check=False
+        [sys.executable, str(SCRIPT), str(status), str(logs), *targets], capture_output=True, text=True, check=False
     )
     return result.returncode, result.stdout.splitlines()[-1]
 
@@ -42,3 +42,8 @@ def test_target_without_report_fails(tmp_path: Path) -> None:
 
 def test_nothing_ran_fails(tmp_path: Path) -> None:
     assert run(tmp_path) == (1, "0 passed, 0 failed")
+
+
+def test_target_that_was_killed_after_its_last_case_fails(tmp_path: Path) -> None:
+    report(tmp_path, "t/t", '<testcase name="a"/>')
+    assert run(tmp_path, "//t:t", status=3) == (1, "1 passed, 1 failed")

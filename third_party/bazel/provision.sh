@@ -9,8 +9,8 @@
 #   CENTERPOINT_DEBIAN_MIRROR=URL   the mirror, where the machine's apt configuration names none
 set -euo pipefail
 
-REVISION=7.7.1-r1  # raise it when the list of packages or the layout changes
-PACKAGES=(bazel-bootstrap bazel-rules-shell bubblewrap bash coreutils sed grep findutils tar gzip diffutils mawk
+REVISION=7.7.1-r2  # raise it when the list of packages or the layout changes
+PACKAGES=(bazel-bootstrap bazel-rules-shell bubblewrap libc-bin bash coreutils sed grep findutils tar gzip diffutils mawk
   hostname util-linux)
 # What the packages ask for and Bazel does not need to build and test Python: compilers, the JDK (the JRE stays),
 # Perl, Debian's own Python (the machine's 3.11 is bound in), documentation.
