@@ -38,7 +38,7 @@ def main() -> int:
             totals[1] += 1
     if sys.argv[1] != "0" and totals[1] == 0:
         sys.stdout.write(
-            f"ci: bazel ended with {sys.argv[1]} though no case failed: a build, a crash or a time limit\n"
+            f"ci: bazel ended with {sys.argv[1]} though no case failed (build, crash, time limit)\n"
         )
         totals[1] += 1
     passed, failed, skipped = totals
