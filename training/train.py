@@ -47,7 +47,8 @@ def runner_config(cfg: Any, args: argparse.Namespace) -> Any:
         cfg.pop(key, None)
     cfg.train_cfg = dict(by_epoch=True, max_epochs=cfg.train_cfg.max_epochs)
     cfg.default_scope = "mmdet3d"
-    cfg.randomness = dict(seed=args.seed, deterministic=True)
+    # Some of the network's backward operators have no deterministic CUDA form.
+    cfg.randomness = dict(seed=args.seed, deterministic=args.device == "cpu")
     cfg.default_hooks = dict(
         logger=dict(type="LoggerHook", interval=args.log_interval),
         checkpoint=dict(type="CheckpointHook", interval=1, max_keep_ckpts=1),

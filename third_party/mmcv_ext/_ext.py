@@ -80,9 +80,10 @@ def hard_voxelize_forward(
     out_counts = np.zeros(tuple(num_points_per_voxel.shape), np.int32)
     cloud = np.ascontiguousarray(points.detach().cpu().numpy(), dtype=np.float32)
     used = _hard_voxelize(cloud, size, limits[:3], grid, max_points, max_voxels, out_voxels, out_coords, out_counts)
-    voxels.copy_(torch.from_numpy(out_voxels))
-    coors.copy_(torch.from_numpy(out_coords))
-    num_points_per_voxel.copy_(torch.from_numpy(out_counts))
+    # The caller's tensors are zero; only the used rows travel, which matters where they lie on a GPU.
+    voxels[:used].copy_(torch.from_numpy(out_voxels[:used]))
+    coors[:used].copy_(torch.from_numpy(out_coords[:used]))
+    num_points_per_voxel[:used].copy_(torch.from_numpy(out_counts[:used]))
     voxel_num.fill_(used)
 
 
