@@ -51,32 +51,6 @@ test_pipeline = [
     dict(type="Pack3DDetInputs", keys=["points"]),
 ]
 
-train_dataloader = dict(
-    batch_size=16,
-    num_workers=14,
-    persistent_workers=True,
-    sampler=dict(type="DefaultSampler", shuffle=True),
-    dataset=dict(
-        type="T4Dataset",
-        data_root=_base_.data_root,
-        ann_file="centerpoint_infos_train.pkl",
-        pipeline=train_pipeline,
-        metainfo=_base_.metainfo,
-        test_mode=False,
-    ),
-)
-val_dataloader = dict(
-    batch_size=1,
-    num_workers=2,
-    persistent_workers=True,
-    sampler=dict(type="DefaultSampler", shuffle=False),
-    dataset=dict(
-        type="T4Dataset",
-        data_root=_base_.data_root,
-        ann_file="centerpoint_infos_val.pkl",
-        pipeline=test_pipeline,
-        metainfo=_base_.metainfo,
-        test_mode=True,
-    ),
-)
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader

@@ -97,3 +97,32 @@ load_points = [
         backend_args=backend_args,
     ),
 ]
+
+# The children add their pipelines, which depend on the range.
+train_dataloader = dict(
+    batch_size=16,
+    num_workers=14,
+    persistent_workers=True,
+    sampler=dict(type="DefaultSampler", shuffle=True),
+    dataset=dict(
+        type="T4Dataset",
+        data_root=data_root,
+        ann_file="centerpoint_infos_train.pkl",
+        metainfo=metainfo,
+        test_mode=False,
+    ),
+)
+val_dataloader = dict(
+    batch_size=1,
+    num_workers=2,
+    persistent_workers=True,
+    sampler=dict(type="DefaultSampler", shuffle=False),
+    dataset=dict(
+        type="T4Dataset",
+        data_root=data_root,
+        ann_file="centerpoint_infos_val.pkl",
+        metainfo=metainfo,
+        test_mode=True,
+    ),
+)
+test_dataloader = val_dataloader
