@@ -1,0 +1,1 @@
+"""INT8: quantized modules, calibration, post-training quantization, sensitivity and quantization-aware training."""

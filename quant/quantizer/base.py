@@ -1,0 +1,156 @@
+"""What every engine's quantizer offers, and the one rule for the numbers they use.
+
+A quantizer replaces x by s * clamp(round(x / s), -128, 127), rounding halves to even: QuantizeLinear and DequantizeLinear
+of ONNX, with zero point 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from base.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["INT8_MAX", "INT8_MIN", "Quantizer", "QuantizerSpec", "round_scale", "scale_from_amax"]
+
+INT8_MIN = -128
+INT8_MAX = 127
+
+# Bits of a scale that are kept: exact in FP16 (11 bits) and BF16 (8 bits).
+_SCALE_BITS = 8
+# FP16's smallest step: below 2**-17 even eight bits cannot be kept.
+_SMALLEST_STEP = 2.0**-24
+_FP16_MAX = 65504.0
+
+
+@dataclass(frozen=True)
+class QuantizerSpec:
+    """What a quantizer does to a tensor.
+
+    Attributes:
+        num_bits: Width of the integer type; 8.
+        axis: Dimension with a scale of its own for each index; None: one scale for the tensor.
+    """
+
+    num_bits: int = 8
+    axis: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.num_bits != 8:
+            raise ConfigError(f"num_bits is {self.num_bits}; ONNX and TensorRT kernels of this project are for 8.")
+
+
+def round_scale(scale: Tensor, *, up: bool = False) -> Tensor:
+    """Rounds positive scales to eight significant bits, exact in FP16 as well.
+
+    Args:
+        scale: Any shape, positive and finite.
+        up: Never below the given scale, so that no value of the range it was made for is clipped; else to the nearest.
+
+    Returns:
+        float32 of the same shape, at least 2**-24.
+
+    Raises:
+        DataError: a scale is NaN, infinite, negative or beyond FP16's range.
+    """
+    wide = scale.detach().to(torch.float64)
+    if not bool(torch.isfinite(wide).all()) or bool((wide < 0).any()) or bool((wide > _FP16_MAX).any()):
+        bad = wide[~torch.isfinite(wide) | (wide < 0) | (wide > _FP16_MAX)].flatten()[0].item()
+        raise DataError(
+            f"A quantization scale is {bad:g}; scales lie between 0 and {_FP16_MAX:g}. NaN or infinite activations are "
+            "the usual reason: check the calibration frames and the checkpoint."
+        )
+    _, exponent = torch.frexp(wide.clamp_min(_SMALLEST_STEP))
+    step = torch.ldexp(torch.ones_like(wide), exponent - _SCALE_BITS).clamp_min(_SMALLEST_STEP)
+    steps = torch.ceil(wide / step) if up else torch.round(wide / step)
+    return (steps * step).clamp_min(_SMALLEST_STEP).to(torch.float32)
+
+
+def scale_from_amax(amax: Tensor, *, up: bool = False) -> Tensor:
+    """The scale at which `amax`, a largest magnitude, becomes the code 127; see `round_scale`."""
+    return round_scale(amax.detach().to(torch.float64) / INT8_MAX, up=up)
+
+
+class Quantizer(nn.Module):
+    """A tensor's quantizer: identity until it has a scale and is enabled.
+
+    Attributes:
+        spec: What it does.
+        scale: Buffer, float32, shape () or (channels,); NaN until `set_scale`.
+        enabled: Whether `forward` quantizes.
+        observer: Sees every input of `forward` while set, before quantization.
+    """
+
+    scale: Tensor
+
+    def __init__(self, spec: QuantizerSpec, channels: int | None = None) -> None:
+        """Makes an enabled quantizer without a scale.
+
+        Args:
+            spec: What it does.
+            channels: Length of `spec.axis`; None for one scale.
+        """
+        super().__init__()
+        if (spec.axis is None) != (channels is None):
+            raise ConfigError(f"A quantizer along axis {spec.axis} needs a number of channels; got {channels}.")
+        self.spec = spec
+        self.enabled = True
+        self.observer: Callable[[Tensor], None] | None = None
+        self.register_buffer("scale", torch.full(() if channels is None else (channels,), torch.nan))
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether it has a scale."""
+        return bool(torch.isfinite(self.scale).all())
+
+    def set_scale(self, scale: Tensor, *, up: bool = False) -> None:
+        """Sets the scale, rounded by `round_scale`.
+
+        Raises:
+            DataError: it is no valid scale.
+            ConfigError: its shape is not this quantizer's.
+        """
+        if scale.shape != self.scale.shape:
+            raise ConfigError(f"A scale of shape {tuple(scale.shape)} does not fit one of {tuple(self.scale.shape)}.")
+        self.scale.copy_(round_scale(scale, up=up))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x`, observed and fake-quantized; same shape and dtype.
+
+        Raises:
+            ConfigError: it is enabled, has no scale, and nothing observes it.
+        """
+        if self.observer is not None:
+            self.observer(x)
+        if not self.enabled:
+            return x
+        if not self.is_calibrated:
+            if self.observer is not None:
+                return x
+            raise ConfigError("A quantizer is enabled without a scale: calibrate the model, or load a calibration.")
+        return self._fake_quantize(x, self.scale) if not torch.onnx.is_in_onnx_export() else _traced(x, self)
+
+    def _fake_quantize(self, x: Tensor, scale: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        """Shown by `print(model)`."""
+        where = "per tensor" if self.spec.axis is None else f"axis {self.spec.axis}"
+        state = "enabled" if self.enabled else "disabled"
+        return f"INT{self.spec.num_bits} {where}, {state}, {'calibrated' if self.is_calibrated else 'no scale'}"
+
+
+def _traced(x: Tensor, quantizer: Quantizer) -> Tensor:
+    """Operators that the exporter writes as QuantizeLinear and DequantizeLinear."""
+    axis, scale = quantizer.spec.axis, quantizer.scale
+    if axis is None:
+        return torch.fake_quantize_per_tensor_affine(x, float(scale), 0, INT8_MIN, INT8_MAX)
+    zero_points = torch.zeros_like(scale, dtype=torch.int32)
+    return torch.fake_quantize_per_channel_affine(x, scale, zero_points, axis, INT8_MIN, INT8_MAX)
