@@ -1,0 +1,213 @@
+"""One LiDAR scan from a file to the points that a model takes: columns, intensity, sensor pose, time."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from base.errors import ConfigError, DataError
+from datasets.points import parse_points
+
+if TYPE_CHECKING:
+    from models.spec import ModelSpec
+
+__all__ = ["FORMATS", "Scan", "ScanFormat", "read_scan"]
+
+_logger = logging.getLogger(__name__)
+
+MIN_COLUMNS, MAX_COLUMNS = 4, 16
+_LIKELY_COLUMNS = range(3, 9)
+# Neighbours in a file are neighbours in space. With the wrong record length x is compared with y, and the median step
+# is 9 to 250 times that of the right length on real scans; points in random order give less than 2.
+_STEP_RATIO = 3.0
+_STEP_VALUES = 400_000
+# Where the ground is looked for, and how far from z = 0 it may be before a word is said.
+_GROUND_RING_M = (5.0, 25.0)
+_GROUND_BIN_M = 0.1
+_GROUND_LIMIT_M = 0.9
+_MIN_GROUND_POINTS = 200
+
+
+@dataclass(frozen=True)
+class ScanFormat:
+    """How a scan is stored, and how its sensor stands on the vehicle.
+
+    Attributes:
+        columns: float32 numbers a point; the first four are x, y, z, intensity.
+        intensity_scale: Factor that brings intensity to 0..255.
+        height_m: Height of the sensor's origin above the ground.
+        yaw_deg: Turn from the sensor's frame to x forward, y left; counter-clockwise.
+    """
+
+    columns: int
+    intensity_scale: float = 1.0
+    height_m: float = 0.0
+    yaw_deg: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not MIN_COLUMNS <= self.columns <= MAX_COLUMNS:
+            raise ConfigError(
+                f"--columns is {self.columns}; a point has {MIN_COLUMNS} to {MAX_COLUMNS} numbers, the first four of "
+                "them x, y, z and intensity."
+            )
+        if not (math.isfinite(self.intensity_scale) and self.intensity_scale > 0):
+            raise ConfigError(f"--intensity-scale is {self.intensity_scale:g}; it must be above 0.")
+        for option, value in (("--lidar-height", self.height_m), ("--lidar-yaw", self.yaw_deg)):
+            if not math.isfinite(value):
+                raise ConfigError(f"{option} is {value:g}; it must be a finite number.")
+
+
+FORMATS = {
+    # x, y, z, intensity 0..255, ring; base_link already.
+    "t4": ScanFormat(5),
+    # The same columns in the sensor's frame, whose x points right and y forward, 1.84 m above the ground.
+    "nuscenes": ScanFormat(5, height_m=1.84, yaw_deg=-90.0),
+    # x forward, y left, z, reflectance 0..1, 1.73 m above the ground.
+    "kitti": ScanFormat(4, intensity_scale=255.0, height_m=1.73),
+}
+"""Public datasets' scans and the project's own."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """A scan as a model takes it.
+
+    Attributes:
+        path: The file.
+        points: (N, C) float32 in `base_link` (x forward, y left, z up from the ground, metres), C as the model's
+            `point_features`: x, y, z, (intensity,) time lag 0.
+        num_in_file: Points in the file.
+        num_invalid: Of those, points with a NaN or an infinity, left out.
+        ground_z_m: Height at which most points around the vehicle lie; None with too few of them.
+    """
+
+    path: Path
+    points: NDArray[np.float32]
+    num_in_file: int
+    num_invalid: int
+    ground_z_m: float | None
+
+
+def read_scan(path: Path, form: ScanFormat, spec: ModelSpec) -> Scan:
+    """Reads float32 records and moves them into `base_link`; warns of what looks like a wrong option.
+
+    Args:
+        path: A file of little-endian float32 records without a header.
+        form: What the records are.
+        spec: The model.
+
+    Raises:
+        DataError: the file cannot be read, is empty or cut off, its records have another length, or no point is valid
+            and in the model's range.
+        ConfigError: the model takes columns that a single scan does not have.
+    """
+    if spec.point_features not in (4, 5):
+        raise ConfigError(
+            f"Model '{spec.name}' takes {spec.point_features} columns a point; a single scan fills 4 (x, y, z, time "
+            "lag) or 5 (x, y, z, intensity, time lag)."
+        )
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"Cannot read point file '{path}': {error.strerror}. Give its path with --points.") from error
+    if not data:
+        raise DataError(f"Point file '{path}' is empty (0 bytes). Record or copy it again.")
+    _check_record_length(data, form.columns, path)
+    count, rest = divmod(len(data), 4 * form.columns)
+    if rest:
+        raise DataError(
+            f"Point file '{path}' has {len(data)} bytes: {count} points of {form.columns} float32 and {rest} bytes of "
+            "another. The file was cut off (copy it again), or its points have another number of values (--columns)."
+        )
+    raw = parse_points(data, form.columns, str(path))
+    if not len(raw):
+        raise DataError(f"Point file '{path}': all {count} points hold NaN or infinite values; none is left.")
+    points = np.zeros((len(raw), spec.point_features), np.float32)
+    angle = math.radians(form.yaw_deg)
+    cos, sin = math.cos(angle), math.sin(angle)
+    points[:, 0] = cos * raw[:, 0].astype(np.float64) - sin * raw[:, 1]
+    points[:, 1] = sin * raw[:, 0].astype(np.float64) + cos * raw[:, 1]
+    points[:, 2] = raw[:, 2] + np.float32(form.height_m)
+    if spec.point_features == 5:
+        points[:, 3] = raw[:, 3] * np.float32(form.intensity_scale)
+        _check_intensity(points[:, 3], path)
+    _check_range(points, spec, path)
+    ground = _ground_z_m(points)
+    if ground is not None and abs(ground) > _GROUND_LIMIT_M:
+        _logger.warning(
+            "'%s': most points around the vehicle lie at z = %.1f m, but the ground of base_link is z = 0. Give the "
+            "sensor's height above the ground: --lidar-height=%.1f.",
+            path,
+            ground,
+            form.height_m - ground,
+        )
+    return Scan(path, points, count, count - len(raw), ground)
+
+
+def _check_record_length(data: bytes, columns: int, path: Path) -> None:
+    """Another record length that fits the values far better than the given one is an error."""
+    likely = [n for n in _LIKELY_COLUMNS if len(data) % (4 * n) == 0 and n != columns]
+    values = np.frombuffer(data[: 4 * _STEP_VALUES], dtype="<f4", count=min(_STEP_VALUES, len(data) // 4))
+    steps = {n: _median_step(values, n) for n in (columns, *likely) if len(values) > 2 * n}
+    if columns not in steps or not likely:
+        return
+    best = min(steps, key=lambda n: (steps[n], n))
+    if best != columns and steps[columns] > _STEP_RATIO * steps[best]:
+        raise DataError(
+            f"Point file '{path}' ({len(data)} bytes) is read as {columns} float32 a point, but its values look like "
+            f"{best} a point: neighbouring points are {steps[columns] / max(steps[best], 1e-6):.0f} times closer then. "
+            f"Give --columns={best}."
+        )
+
+
+def _median_step(values: NDArray[np.float32], columns: int) -> float:
+    """Median of |value - the value one record earlier|, over finite values; infinite where there are none."""
+    later, earlier = values[columns:].astype(np.float64), values[:-columns].astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        step = np.abs(later - earlier)
+    step = step[np.isfinite(step)]
+    return float(np.median(step)) if len(step) else math.inf
+
+
+def _check_intensity(intensity: NDArray[np.float32], path: Path) -> None:
+    highest = float(intensity.max())
+    if highest <= 1.0 and highest > 0.0:
+        advice = "they look like 0 to 1: give --intensity-scale=255"
+    elif highest > 256.0:
+        advice = f"give --intensity-scale={255.0 / highest:.3g}, or what the sensor's manual says"
+    else:
+        return
+    _logger.warning("'%s': intensities reach %.3g after scaling, models expect 0 to 255; %s.", path, highest, advice)
+
+
+def _check_range(points: NDArray[np.float32], spec: ModelSpec, path: Path) -> None:
+    limits = np.asarray(spec.point_cloud_range, np.float32)
+    inside = np.all((points[:, :3] >= limits[:3]) & (points[:, :3] < limits[3:]), axis=1)
+    if inside.any():
+        return
+    low, high = points[:, :3].min(axis=0), points[:, :3].max(axis=0)
+    spans = ", ".join(
+        f"{axis} {a:.1f} to {b:.1f} (model {c:.1f} to {d:.1f})"
+        for axis, a, b, c, d in zip("xyz", low, high, limits[:3], limits[3:], strict=True)
+    )
+    raise DataError(
+        f"Point file '{path}': none of {len(points)} points lies in the range of model '{spec.name}': {spans}. Metres "
+        "are needed; check --columns and --lidar-height."
+    )
+
+
+def _ground_z_m(points: NDArray[np.float32]) -> float | None:
+    """The fullest 10 cm layer of points 5 to 25 m away."""
+    distance = np.hypot(points[:, 0], points[:, 1])
+    z = points[(distance > _GROUND_RING_M[0]) & (distance < _GROUND_RING_M[1]), 2]
+    z = z[np.abs(z) < 10.0]
+    if len(z) < _MIN_GROUND_POINTS:
+        return None
+    layers, counts = np.unique(np.round(z / _GROUND_BIN_M).astype(np.int64), return_counts=True)
+    return float(layers[counts.argmax()]) * _GROUND_BIN_M
