@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from eval.report.extension import Figure, ReportSection
 from eval.report.page import render_report, write_report
 
-__all__ = ["render_report", "write_report"]
+__all__ = ["Figure", "ReportSection", "render_report", "write_report"]

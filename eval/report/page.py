@@ -9,20 +9,29 @@ from pathlib import Path
 from base.files import atomic_path
 from eval.panels import FramePanel
 from eval.report import sections
+from eval.report.extension import ReportSection, render_section
 from eval.report.style import STYLE
 from eval.results import RunResults
 
 __all__ = ["render_report", "write_report"]
 
 
-def render_report(results: RunResults, panels: Sequence[FramePanel] = ()) -> str:
-    """The report as one HTML document that loads nothing from anywhere; equal input gives equal text."""
+def render_report(results: RunResults, panels: Sequence[FramePanel] = (), more: Sequence[ReportSection] = ()) -> str:
+    """The report as one HTML document that loads nothing from anywhere; equal input gives equal text.
+
+    Raises:
+        ValueError: two of the added sections have the same anchor.
+    """
+    anchors = [item.anchor for item in more]
+    if len(set(anchors)) != len(anchors):
+        raise ValueError(f"sections of the report share an anchor: {anchors}")
     body = (
         sections.summary(results)
         + sections.verification(results)
         + sections.accuracy(results.evaluations)
         + sections.panels_section(panels)
         + sections.curves(results.evaluations)
+        + "".join(render_section(item) for item in more)
         + sections.latency(results.evaluations)
         + sections.artifacts(results)
         + sections.environment(results)
@@ -36,14 +45,20 @@ def render_report(results: RunResults, panels: Sequence[FramePanel] = ()) -> str
     )
 
 
-def write_report(results: RunResults, panels: Sequence[FramePanel], path: str | Path) -> None:
+def write_report(
+    results: RunResults,
+    panels: Sequence[FramePanel],
+    path: str | Path,
+    more: Sequence[ReportSection] = (),
+) -> None:
     """Writes `report.html` atomically.
 
     Args:
         results: As in `results.json`.
         panels: From `eval.panels.select_panels`; may be empty.
         path: Where to.
+        more: Sections of other packages, such as those of the quantization; before the latency.
     """
-    text = render_report(results, panels)
+    text = render_report(results, panels, more)
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -59,6 +59,12 @@ figure{{margin:0}} figcaption{{font-size:13px;color:var(--soft);margin:4px 0 2px
 .t3{{stroke:#7a4fb5;color:#7a4fb5}} .mark{{stroke:var(--bad);stroke-width:1.2;fill:none}}
 {"".join(f".s{i}{{fill:var(--s{i});background:var(--s{i})}}" for i in range(7))}
 .heat{{--a:calc(var(--v)*70%);background:color-mix(in srgb,var(--s2) var(--a),transparent)}}
+.gain{{background:color-mix(in srgb,#2aa198 calc(var(--v)*65%),transparent)}} .loss{{background:color-mix(in srgb,#d9534f calc(var(--v)*65%),transparent)}}
+.hbars{{font-size:13px;margin:8px 0}} .hbar{{display:grid;grid-template-columns:minmax(90px,34%) 1fr 84px;gap:10px;align-items:center;padding:1px 0}}
+.hbar span{{overflow-wrap:anywhere;line-height:1.25}} .hbar div{{position:relative;height:13px;background:color-mix(in srgb,var(--line) 45%,transparent);border-radius:3px}}
+.hbar i{{position:absolute;top:0;height:100%;border-radius:3px;min-width:1px}} .hbar b{{text-align:right;font-weight:500;font-variant-numeric:tabular-nums}}
+figure.wide{{grid-column:1/-1}}
+{"".join(f".l{i}{{stroke:var(--s{i});color:var(--s{i})}}" for i in range(7))} i.mark{{color:var(--bad)}}
 details summary{{cursor:pointer;color:var(--accent);margin-top:8px}}
 @media(max-width:560px){{.charts{{grid-template-columns:1fr 1fr}} .charts.two{{grid-template-columns:1fr}} main{{padding:12px 8px 40px}} section{{padding:12px 12px;border-radius:8px}} h1{{font-size:22px}}
 th,td{{padding:5px 7px}} table{{font-size:13px}} .tiles{{grid-template-columns:1fr 1fr}} .tile b{{font-size:20px}}
