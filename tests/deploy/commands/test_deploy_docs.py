@@ -8,11 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from deploy import export, main
+from deploy import export, main, predict
 
 REPOSITORY = Path(__file__).parents[3]
 PAGES = ("quickstart.md", "configuration.md", "troubleshooting.md")
-PARSERS = {"deploy.export": export._parser, "deploy.main": main._parser, "//deploy:export": export._parser}
+PARSERS = {
+    "deploy.export": export._parser,
+    "deploy.main": main._parser,
+    "deploy.predict": predict._parser,
+    "//deploy:export": export._parser,
+    "//deploy:predict": predict._parser,
+}
 
 
 def page(name: str) -> str:
