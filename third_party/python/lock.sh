@@ -5,8 +5,9 @@
 #   third_party/python/lock.sh cuda       … + requirements_cuda.in -> requirements_lock_cuda.txt (torch's CUDA build)
 #   third_party/python/lock.sh tensorrt   requirements_tensorrt.in -> requirements_lock_tensorrt.txt (TensorRT 10)
 #
-# Indexes and find-links come from the machine's own pip configuration and never reach the lock. An existing lock is the
-# starting point: what still fits keeps its version (--upgrade as the last argument asks for newer ones).
+# CENTERPOINT_TORCH_INDEX=URL names a mirror of PyTorch's index. All other indexes and find-links come
+# from the machine's own pip configuration; none reaches the lock. An existing lock is the starting point: what still
+# fits keeps its version (--upgrade as the last argument asks for newer ones). Without an index: exit code 1, no change.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 variant=${1:-cpu}
@@ -18,6 +19,7 @@ case "$variant" in
   tensorrt) inputs=("$here/requirements_tensorrt.in"); output=$here/requirements_lock_tensorrt.txt; torch= ;;
   *) echo "lock.sh: unknown variant '$variant' (cpu, cuda, tensorrt)" >&2; exit 2 ;;
 esac
+torch=${CENTERPOINT_TORCH_INDEX:-$torch}
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -35,7 +37,18 @@ for place in $(printf '%s\n' $links | sort -u); do options+=(--find-links "$plac
 if [[ "$variant" == cuda || ("$variant" == cpu && -z "$links") ]]; then options+=(--extra-index-url "$torch"); fi
 
 cp "$output" "$work/lock.txt" 2>/dev/null || true
-"$work/venv/bin/uv" pip compile "${options[@]}" "${@:2}" --output-file "$work/lock.txt" "${inputs[@]}" >/dev/null
+if ! "$work/venv/bin/uv" pip compile "${options[@]}" "${@:2}" --output-file "$work/lock.txt" "${inputs[@]}" >/dev/null; then
+  {
+    echo "lock.sh: no lock for '$variant': the reason stands above, $output is left as it was."
+    case "$variant" in
+      cuda) echo "lock.sh: the machine must reach $torch, or a mirror of it: CENTERPOINT_TORCH_INDEX=URL third_party/python/lock.sh cuda" ;;
+      tensorrt) echo "lock.sh: TensorRT 10's libraries lie in NVIDIA's own package index: name it in pip's configuration" \
+        "(pip config set global.extra-index-url URL) on a machine that reaches it." ;;
+      *) echo "lock.sh: the machine must reach the indexes of its pip configuration (pip config list)." ;;
+    esac
+  } >&2
+  exit 1
+fi
 if grep -nE '://|^-|(^|[ =])/' "$work/lock.txt"; then
   echo "lock.sh: the lines above name a host or a path of this machine; the lock is left as it was" >&2
   exit 1

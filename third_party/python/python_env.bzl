@@ -70,9 +70,10 @@ def _python(repository_ctx):
 def _lock(repository_ctx, label, option):
     path = repository_ctx.path(label)
     if not path.exists:
-        fail("python_env: {} needs the lock {}, which is not in the tree; make it with third_party/python/lock.sh {}".format(
+        fail("python_env: --config={} needs {}/{}, which is not in the tree; make it on a machine that reaches the packages' index: third_party/python/lock.sh {}".format(
             option,
-            label,
+            label.package,
+            label.name,
             option,
         ))
     repository_ctx.watch(path) if hasattr(repository_ctx, "watch") else repository_ctx.read(path)
