@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from eval.gates import GateResult
     from eval.results import RunResults, StepResult
+    from eval.statistics import BootstrapComparison
 
 __all__ = ["EXIT_FAILED", "EXIT_PASSED", "EXIT_USAGE", "DeploymentOutcome", "format_table"]
 
@@ -47,6 +49,12 @@ class DeploymentOutcome:
         ]
         if evaluated:
             parts.append(format_table(("backend", "mAP", "p50 latency", "p99 latency", "frames"), evaluated))
+        compared = [_comparison_row(item) for item in self.results.comparisons]
+        if compared:
+            parts.append(format_table(("mAP of", "against", "difference", "interval", "verdict"), compared))
+        judged = [_gate_row(item) for item in self.results.gates]
+        if judged:
+            parts.append(format_table(("accuracy gate", "backend", "of", "limit", "value", "status"), judged))
         parts.append(f"{self._verdict()}  {self.work_dir / 'report.html'}")
         return "\n\n".join(parts)
 
@@ -61,6 +69,23 @@ def _step_row(step: StepResult) -> tuple[str, ...]:
     seconds = "-" if step.seconds is None else f"{step.seconds:.1f} s"
     memory = "-" if step.peak_rss_mb is None else f"{step.peak_rss_mb:.0f} MB"
     return step.name, step.status, seconds, memory, step.reason
+
+
+def _comparison_row(item: BootstrapComparison) -> tuple[str, ...]:
+    total = item.total
+    if math.isnan(total.low):
+        return item.label_b, item.label_a, _signed(total.difference), "-", total.verdict
+    interval = f"{_signed(total.low)} to {_signed(total.high)} ({item.confidence:.0%})"
+    return item.label_b, item.label_a, _signed(total.difference), interval, total.verdict
+
+
+def _gate_row(item: GateResult) -> tuple[str, ...]:
+    value = "-" if math.isnan(item.value) else f"{item.value:.4f}"
+    return item.key, item.backend, item.subject, f"{item.limit:g}", value, item.status
+
+
+def _signed(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:+.4f}"
 
 
 def format_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

@@ -22,7 +22,9 @@ from deploy.work_dir import log_to_file, owned_work_dir
 
 if TYPE_CHECKING:
     from eval.evaluator import BackendEvaluation
+    from eval.gates import GateResult
     from eval.results import ArtifactRecord, RunResults
+    from eval.statistics import BootstrapComparison
     from eval.verification import VerificationResult
 
 __all__ = ["CenterPointDeploymentRunner"]
@@ -62,6 +64,8 @@ class CenterPointDeploymentRunner:
         self._artifacts: list[ArtifactRecord] = []
         self._verifications: list[VerificationResult] = []
         self._evaluated: list[_Evaluated] = []
+        self._comparisons: tuple[BootstrapComparison, ...] = ()
+        self._gates: tuple[GateResult, ...] = ()
 
     def run(self) -> DeploymentOutcome:
         """Runs every step; what is known is written even when a step fails.
@@ -183,20 +187,10 @@ class CenterPointDeploymentRunner:
                 _log_details(result)
 
     def _apply_gates(self) -> None:
-        gate = self.config.evaluation
-        reference = next((e.evaluation for e in self._evaluated if e.evaluation.summary.backend == "pytorch"), None)
-        for item in self._evaluated:
-            score = item.evaluation.metrics.mean_ap
-            # Negated, so that an mAP that is NaN (no ground truth at all) fails a gate instead of passing it.
-            if gate.min_map is not None and not score >= gate.min_map:
-                item.step.fail(f"mAP {score:.4f} is below evaluation.min_map = {gate.min_map:g}")
-            if gate.max_map_drop is None or reference is None:
-                continue
-            drop = reference.metrics.mean_ap - score
-            if not drop <= gate.max_map_drop:
-                item.step.fail(
-                    f"mAP {score:.4f} is {drop:.4f} below PyTorch's, evaluation.max_map_drop is {gate.max_map_drop:g}"
-                )
+        from deploy.accuracy import judge_accuracy
+
+        pairs = [(item.step, item.evaluation) for item in self._evaluated]
+        self._comparisons, self._gates = judge_accuracy(pairs, self.config.evaluation)
 
     def _results(self, plan: RunPlan) -> RunResults:
         from eval.machine import package_versions
@@ -220,6 +214,8 @@ class CenterPointDeploymentRunner:
             steps=tuple(step.to_result() for step in self._recorder.steps),
             verifications=tuple(self._verifications),
             evaluations=tuple(item.evaluation.summary for item in self._evaluated),
+            comparisons=self._comparisons,
+            gates=self._gates,
             artifacts=tuple(self._artifacts),
             versions=package_versions(),
         )

@@ -13,9 +13,10 @@ from eval.metrics import DEFAULT_THRESHOLDS_M, DetectionMetrics, FrameResult, de
 from runtime.latency import LatencyRecorder, LatencyStats
 
 if TYPE_CHECKING:
+    from models.spec import ModelSpec
     from runtime.pipeline import Pipeline
 
-__all__ = ["BackendEvaluation", "EvaluationSummary", "InputCounts", "evaluate"]
+__all__ = ["BackendEvaluation", "EvaluationSummary", "InputCounts", "evaluate", "ranges_of"]
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,12 @@ class BackendEvaluation:
     Attributes:
         summary: The numbers.
         frames: Detections and ground truth of every frame, in order.
+        scenes: Scene of every frame; empty names where the frames have none.
     """
 
     summary: EvaluationSummary
     frames: tuple[FrameResult, ...]
+    scenes: tuple[str, ...] = ()
 
     @property
     def metrics(self) -> DetectionMetrics:
@@ -94,6 +97,11 @@ class BackendEvaluation:
     def latency(self) -> dict[str, LatencyStats]:
         """Stage -> milliseconds."""
         return self.summary.latency
+
+
+def ranges_of(spec: ModelSpec) -> tuple[tuple[float, float], ...]:
+    """Distance ranges that a model is scored in: the usual ones as far as its grid reaches."""
+    return default_ranges(max(abs(spec.point_cloud_range[axis]) for axis in (0, 1, 3, 4)))
 
 
 def evaluate(
@@ -129,12 +137,12 @@ def evaluate(
         raise ConfigError(f"warmup is {warmup}; give 0 or more frames")
     spec, backend = pipeline.spec, pipeline.backend
     if ranges_m is None:
-        reach = max(abs(spec.point_cloud_range[axis]) for axis in (0, 1, 3, 4))
-        ranges_m = default_ranges(reach)
+        ranges_m = ranges_of(spec)
     count = len(frames) if num_samples == -1 else num_samples
     inside = min(warmup, max(count - 1, 0))
     latency = LatencyRecorder(inside)
     results: list[FrameResult] = []
+    scenes: list[str] = []
     inferences: list[tuple[int, ...]] = []
     for frame in first_frames(frames, num_samples, f"evaluating {backend.name}", show_progress):
         try:
@@ -146,6 +154,7 @@ def evaluate(
             raise DataError(f"evaluating {backend.name}: frame '{frame.token}': {error}") from error
         latency.add(inference.stages_ms, inference.total_ms)
         results.append(FrameResult(frame.token, inference.detections, frame.ground_truth))
+        scenes.append(str(getattr(frame, "scene", "")))
         inferences.append(
             (
                 inference.num_voxels,
@@ -172,4 +181,4 @@ def evaluate(
         InputCounts(sums[0] / len(results), *sums[1:]),
         MachineInfo.current(),
     )
-    return BackendEvaluation(summary, tuple(results))
+    return BackendEvaluation(summary, tuple(results), tuple(scenes))

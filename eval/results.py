@@ -10,6 +10,8 @@ from base.errors import DataError
 from base.files import read_json, write_json
 from eval.codec import from_json, json_schema, to_json
 from eval.evaluator import EvaluationSummary
+from eval.gates import GateResult
+from eval.statistics import BootstrapComparison
 from eval.verification import VerificationResult
 
 __all__ = [
@@ -24,7 +26,7 @@ __all__ = [
     "write_results",
 ]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SCHEMA_PATH = Path(__file__).with_name("results.schema.json")
 
 StepStatus = Literal["PASSED", "FAILED", "SKIPPED"]
@@ -82,6 +84,8 @@ class RunResults:
         steps: In the order in which they ran.
         verifications: One per scenario that ran.
         evaluations: One per backend that ran, the reference first.
+        comparisons: Detection accuracy of every pair of them, with intervals.
+        gates: Accuracy gates, for every backend that was judged.
         artifacts: Files made.
         versions: Package -> version.
         schema_version: Of this document.
@@ -92,6 +96,8 @@ class RunResults:
     steps: tuple[StepResult, ...]
     verifications: tuple[VerificationResult, ...] = ()
     evaluations: tuple[EvaluationSummary, ...] = ()
+    comparisons: tuple[BootstrapComparison, ...] = ()
+    gates: tuple[GateResult, ...] = ()
     artifacts: tuple[ArtifactRecord, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
@@ -101,6 +107,7 @@ class RunResults:
         """Something ran, and nothing failed. Skipped steps do not fail a run; a run of skipped steps alone does."""
         statuses = [step.status for step in self.steps]
         clean = "FAILED" not in statuses and all(item.passed for item in self.verifications)
+        clean = clean and all(item.status != "FAILED" for item in self.gates)
         return clean and "PASSED" in statuses
 
     def count(self, status: StepStatus) -> int:

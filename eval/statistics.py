@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from base.boxes import Boxes3D
 from base.errors import ConfigError, DataError
+from base.progress import progress
 from eval.metrics import (
     CENTER_DISTANCE_BEV,
     DEFAULT_RANGES_M,
@@ -32,7 +33,7 @@ from eval.metrics import (
 )
 from eval.weighted_precision import WeightedPrecision
 
-__all__ = ["BootstrapComparison", "Difference", "Verdict", "paired_bootstrap"]
+__all__ = ["BootstrapComparison", "Difference", "Verdict", "min_resamples", "paired_bootstrap"]
 
 Verdict = Literal["better", "worse", "indistinguishable", "undefined"]
 
@@ -51,7 +52,8 @@ class Difference:
         difference: b − a.
         low: Lower end of the interval of the difference; NaN where it is not defined.
         high: Upper end.
-        verdict: Of b against a: "better" or "worse" where the interval excludes 0, "undefined" where a side has no AP.
+        verdict: Of b against a: "better" or "worse" where the interval excludes 0, "undefined" where a side has no AP
+            or no interval was computed.
     """
 
     range_name: str
@@ -140,7 +142,7 @@ def paired_bootstrap(
         policy: AP conventions; with an envelope.
         groups: Name of the group of each frame, such as its scene: whole groups are drawn instead of frames. Frames of
             one drive resemble each other, which makes intervals over single frames too narrow.
-        num_resamples: Draws; the ends of a 95 % interval rest on a fortieth of them each.
+        num_resamples: Draws; the ends of a 95 % interval rest on a fortieth of them each. 0 computes no intervals.
         seed: Of the draws; equal seeds give equal intervals.
         confidence: Of the intervals, each on its own.
         label_a: Name of the first result.
@@ -174,7 +176,8 @@ def paired_bootstrap(
         WeightedPrecision(frames, len(class_names), metrics_a.thresholds, limits, mode)
         for frames in (frames_a, frames_b)
     ]
-    drawn = []
+    # One row of NaN gives the shape where nothing is drawn; percentiles leave it out.
+    drawn: list[NDArray[np.float64]] = [np.full((len(limits), 1 + len(class_names), 1), math.nan)]
     for counts in _draws(group_of, num_groups, num_resamples, seed):
         first, second = (side.average_precision(counts, policy) for side in sides)
         drawn.append(second - first)
@@ -194,11 +197,16 @@ def paired_bootstrap(
     )
 
 
+def min_resamples(confidence: float) -> int:
+    """Fewest draws of which one lies beyond each end of an interval."""
+    return math.ceil(2 / (1.0 - confidence) - 1e-9)
+
+
 def _draws(group_of: NDArray[np.int64], num_groups: int, num_resamples: int, seed: int) -> Iterator[NDArray[np.int32]]:
     """(F, R) counts of the frames, in blocks of draws."""
     rng = np.random.default_rng(seed)
     share = np.full(num_groups, 1.0 / num_groups)
-    for start in range(0, num_resamples, _BLOCK):
+    for start in progress(range(0, num_resamples, _BLOCK), "bootstrap", unit="block"):
         size = min(_BLOCK, num_resamples - start)
         counts = rng.multinomial(num_groups, share, size=size).astype(np.int32)
         yield np.ascontiguousarray(counts.T[group_of])
@@ -235,10 +243,10 @@ def _check_settings(policy: ApPolicy, num_resamples: int, confidence: float) -> 
         raise ConfigError(f"the bootstrap needs an AP policy with an envelope; '{policy.name}' has none")
     if not 0.0 < confidence < 1.0:
         raise ConfigError(f"confidence is {confidence}; give a share between 0 and 1, such as 0.95")
-    if num_resamples < 2 / (1.0 - confidence):
+    if num_resamples != 0 and num_resamples < min_resamples(confidence):
         raise ConfigError(
             f"num_resamples is {num_resamples}; intervals of confidence {confidence:g} need at least "
-            f"{math.ceil(2 / (1.0 - confidence))}, better 1000"
+            f"{min_resamples(confidence)}, better 1000; 0 computes none"
         )
 
 

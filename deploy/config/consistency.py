@@ -35,6 +35,7 @@ def check_consistency(config: DeployConfig, source: str) -> None:
     """
     _check_mode(config, source)
     _check_samples(config, source)
+    _check_gates(config, source)
     _check_precision(config, source)
     _check_devices(config, source)
     _check_profiles(config, source)
@@ -76,6 +77,43 @@ def _check_samples(config: DeployConfig, source: str) -> None:
         raise ConfigError(
             f"{source}: 'evaluation.max_map_drop' compares with PyTorch, but 'evaluation.backends.pytorch.enabled' is "
             f"False."
+        )
+
+
+def _check_gates(config: DeployConfig, source: str) -> None:
+    from eval.statistics import min_resamples
+
+    evaluation = config.evaluation
+    gates, statistics = evaluation.gates, evaluation.statistics
+    if not statistics.confidence < 1.0:
+        raise ConfigError(
+            f"{source}: 'evaluation.statistics.confidence' is {statistics.confidence:g}; no interval is that certain. "
+            f"Give a share below 1, such as 0.95."
+        )
+    needed = min_resamples(statistics.confidence)
+    if 0 < statistics.num_resamples < needed:
+        raise ConfigError(
+            f"{source}: 'evaluation.statistics.num_resamples' is {statistics.num_resamples}; intervals of confidence "
+            f"{statistics.confidence:g} need at least {needed}, better 1000. 0 computes none."
+        )
+    limits = {
+        "max_drop": gates.max_drop,
+        "max_drop_per_class": gates.max_drop_per_class,
+        "max_drop_per_range": gates.max_drop_per_range,
+    }
+    given = [name for name, limit in limits.items() if limit is not None]
+    if not given:
+        return
+    if not evaluation.enabled or not getattr(evaluation.backends, gates.reference).enabled:
+        off = "evaluation.enabled" if not evaluation.enabled else f"evaluation.backends.{gates.reference}.enabled"
+        raise ConfigError(
+            f"{source}: 'evaluation.gates.{given[0]}' compares with {gates.reference}, but '{off}' is False. Enable "
+            f"it, or set 'evaluation.gates.reference' to another backend."
+        )
+    if gates.judge != "difference" and statistics.num_resamples == 0:
+        raise ConfigError(
+            f"{source}: 'evaluation.gates.judge' is {gates.judge!r}, an end of an interval, but "
+            f"'evaluation.statistics.num_resamples' is 0. Set it to 1000, or judge the 'difference'."
         )
 
 

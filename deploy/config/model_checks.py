@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from base.errors import ConfigError
@@ -20,21 +20,37 @@ def check_against_model(config: DeployConfig, spec: ModelSpec, source: str) -> N
 
     Raises:
         ConfigError: an optimization profile does not fit the model's grid, features or pillar limit, or a tolerance
-            names an output that the model does not have.
+            or an accuracy gate names an output, class or range that the model does not have.
     """
     configured_profiles(config, spec, source)
     tolerance = config.verification.tolerance
-    if isinstance(tolerance, Mapping):
-        known = [tensor.name for component in spec.components for tensor in component.outputs]
-        for name in tolerance:
-            if name not in known:
-                guess = nearest(name, known)
-                suggestion = f" Did you mean '{guess}'?" if guess else ""
-                raise ConfigError(
-                    f"{source}: 'verification.tolerance.{name}' names no output of model '{spec.name}'.{suggestion} "
-                    f"Its "
-                    f"outputs are {', '.join(known)}."
-                )
+    outputs = [tensor.name for component in spec.components for tensor in component.outputs]
+    _check_names(tolerance, outputs, "verification.tolerance", "output", spec, source)
+    gates = config.evaluation.gates
+    where = "evaluation.gates.max_drop_per"
+    _check_names(gates.max_drop_per_class, spec.class_names, f"{where}_class", "class", spec, source)
+    if isinstance(gates.max_drop_per_range, Mapping):
+        _check_names(gates.max_drop_per_range, _range_names(spec), f"{where}_range", "range", spec, source)
+
+
+def _range_names(spec: ModelSpec) -> list[str]:
+    from eval.evaluator import ranges_of
+
+    return [f"{low:g}-{high:g} m" for low, high in ranges_of(spec)]
+
+
+def _check_names(
+    table: float | Mapping[str, float] | None, known: Sequence[str], key: str, what: str, spec: ModelSpec, source: str
+) -> None:
+    for name in table if isinstance(table, Mapping) else ():
+        if name not in known:
+            guess = nearest(name, known)
+            suggestion = f" Did you mean '{guess}'?" if guess else ""
+            plural = {"output": "outputs", "class": "classes", "range": "ranges"}[what]
+            raise ConfigError(
+                f"{source}: '{key}.{name}' names no {what} of model '{spec.name}'.{suggestion} Its {plural} are "
+                f"{', '.join(known)}."
+            )
 
 
 def configured_profiles(config: DeployConfig, spec: ModelSpec, source: str) -> dict[str, ShapeRange]:

@@ -22,6 +22,8 @@ __all__ = [
     "EvaluationConfig",
     "ExportConfig",
     "FusionConfig",
+    "GatesConfig",
+    "MetricsConfig",
     "ModelInputs",
     "OnnxBackendConfig",
     "OnnxConfig",
@@ -31,6 +33,7 @@ __all__ = [
     "Scenario",
     "ScenariosConfig",
     "ShapeRange",
+    "StatisticsConfig",
     "TensorRTBackendConfig",
     "VerificationConfig",
 ]
@@ -207,6 +210,56 @@ class BackendsConfig:
 
 
 @dataclass(frozen=True)
+class MetricsConfig:
+    """Who computes the metrics."""
+
+    engine: str = setting(
+        "native",
+        "`native`: this project's own, vectorised. `perception_eval`: the installed autoware_perception_evaluation; an "
+        "error where it is not importable.",
+        choices=("native", "perception_eval"),
+    )
+
+
+@dataclass(frozen=True)
+class StatisticsConfig:
+    """Intervals of the differences between backends: a paired bootstrap over frames."""
+
+    num_resamples: int = setting(
+        1000, "Draws of the frames; 0 computes no intervals. 95 % intervals need at least 40.", minimum=0
+    )
+    confidence: float = setting(0.95, "Confidence of the intervals, below 1.", minimum=0.5)
+    group_by: str = setting(
+        "frame",
+        "What is drawn: single frames, or whole scenes, whose frames resemble each other.",
+        choices=("frame", "scene"),
+    )
+
+
+@dataclass(frozen=True)
+class GatesConfig:
+    """Accuracy gates: a backend that loses more AP against the reference fails the run (exit code 1)."""
+
+    reference: str = setting("pytorch", "Backend that the others are compared with.", choices=BACKENDS)
+    max_drop: float | None = setting(None, "Largest drop of mAP over the whole range.", minimum=0.0)
+    max_drop_per_class: float | dict[str, float] | None = setting(
+        None, "Largest drop of a class's AP: a number for every class, or a table class -> number.", minimum=0.0
+    )
+    max_drop_per_range: float | dict[str, float] | None = setting(
+        None,
+        "Largest drop of mAP in a distance range: a number for every range, or a table range -> number (`0-50 m`).",
+        minimum=0.0,
+    )
+    judge: str = setting(
+        "difference",
+        "What of a drop is held against its limit. `difference`: the measured one. `worst_bound`: the largest in its "
+        "interval, so that a pass shows that the limit is kept. `best_bound`: the smallest, so that a failure shows "
+        "that it is broken.",
+        choices=("difference", "worst_bound", "best_bound"),
+    )
+
+
+@dataclass(frozen=True)
 class EvaluationConfig:
     """Detection metrics and latency."""
 
@@ -222,6 +275,9 @@ class EvaluationConfig:
         "Accuracy gate: a backend whose mAP is more than this below PyTorch's fails the run (exit code 1).",
         minimum=0.0,
     )
+    gates: GatesConfig = setting(GatesConfig, "Accuracy gates by class and range, with or without intervals.")
+    metrics: MetricsConfig = setting(MetricsConfig, "Who computes the metrics.")
+    statistics: StatisticsConfig = setting(StatisticsConfig, "Intervals of the differences between backends.")
     backends: BackendsConfig = setting(BackendsConfig, "Which backends, and where.")
 
 

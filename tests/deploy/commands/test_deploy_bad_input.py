@@ -308,7 +308,39 @@ def test_accuracy_gate(deploy, tmp_path):
     code, out, _ = deploy(f"--deploy-config={config}")
     assert code == 1
     assert "is below evaluation.min_map = 0.99" in out
-    assert "max_map_drop" not in out, "ONNX is as accurate as PyTorch"
+    assert "evaluation.max_map_drop is 0.001" not in out, "ONNX is as accurate as PyTorch"
+
+
+def test_gates_by_class_and_range(deploy, tmp_path):
+    config = config_file(tmp_path)
+    gates = "gates=dict(max_drop=0.0, max_drop_per_class=dict(car=0.02), max_drop_per_range=0.02, judge='worst_bound')"
+    config.write_text(config.read_text().replace("dict(backends", f"dict({gates}, backends"))
+    code, out, _ = deploy(f"--deploy-config={config}")
+    results = results_of(tmp_path)
+    keys = [gate["key"] for gate in results["gates"]]
+    where = "evaluation.gates.max_drop"
+    assert keys == [where, f"{where}_per_class.car", f"{where}_per_range"]
+    # ONNX equals PyTorch on these frames; only the class that has no detection and no object could not be judged.
+    assert {gate["status"] for gate in results["gates"]} == {"PASSED"}
+    assert code == 0
+    assert f"{where}_per_class.car" in out
+    (comparison,) = results["comparisons"]
+    assert (comparison["label_a"], comparison["label_b"]) == ("pytorch fp32 (cpu)", "onnx fp32 (cpu)")
+    assert comparison["num_resamples"] == 1000
+
+
+def test_a_gate_on_an_unknown_class_is_refused(deploy, tmp_path):
+    config = config_file(tmp_path)
+    gates = "gates=dict(max_drop_per_class=dict(cart=0.02))"
+    config.write_text(config.read_text().replace("dict(backends", f"dict({gates}, backends"))
+    code, _, err = deploy(f"--deploy-config={config}")
+    assert code == 2
+    assert "'evaluation.gates.max_drop_per_class.cart' names no class of model" in err
+    assert "Did you mean 'car'?" in err
+    config.write_text(config.read_text().replace("max_drop_per_class=dict(cart", "max_drop_per_range=dict(near"))
+    code, _, err = deploy(f"--deploy-config={config}")
+    assert code == 2
+    assert "'evaluation.gates.max_drop_per_range.near' names no range of model" in err
 
 
 def test_artifacts_of_another_checkpoint_are_not_taken(deploy, deployment, tmp_path):

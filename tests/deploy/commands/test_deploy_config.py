@@ -201,6 +201,23 @@ def test_wrong_value_is_shown_beside_what_is_allowed(raw, message):
             {"evaluation": {"max_map_drop": 0.1, "backends": {"pytorch": {"enabled": False}}}},
             "'evaluation.max_map_drop' compares with PyTorch",
         ),
+        (
+            {"evaluation": {"gates": {"max_drop": 0.1}, "backends": {"pytorch": {"enabled": False}}}},
+            "'evaluation.gates.max_drop' compares with pytorch, but 'evaluation.backends.pytorch.enabled' is False",
+        ),
+        (
+            {"evaluation": {"gates": {"max_drop_per_class": 0.1}, "enabled": False}},
+            "'evaluation.gates.max_drop_per_class' compares with pytorch, but 'evaluation.enabled' is False",
+        ),
+        (
+            {"evaluation": {"gates": {"max_drop": 0.1, "judge": "worst_bound"}, "statistics": {"num_resamples": 0}}},
+            "'evaluation.gates.judge' is 'worst_bound', an end of an interval, but",
+        ),
+        (
+            {"evaluation": {"statistics": {"num_resamples": 20}}},
+            "'evaluation.statistics.num_resamples' is 20; intervals of confidence 0.95 need at least 40",
+        ),
+        ({"evaluation": {"statistics": {"confidence": 1.0}}}, "'evaluation.statistics.confidence' is 1; no interval"),
         ({"quantization": {"enabled": True}}, "'quantization.enabled' is True, but"),
         ({"backend_config": {"common_config": {"precision_policy": "int8"}}}, "'quantization.enabled' is False"),
         ({"backend_config": {}, "tensorrt_config": {}}, "two spellings of the same settings"),

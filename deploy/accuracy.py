@@ -1,0 +1,121 @@
+"""Accuracy of the evaluated backends against each other, and the gates that decide whether it is enough."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, cast
+
+from deploy.config.schema import EvaluationConfig
+from deploy.steps import Step
+
+if TYPE_CHECKING:
+    from eval.evaluator import BackendEvaluation
+    from eval.gates import GateLimits, GateResult, Judgement
+    from eval.statistics import BootstrapComparison
+
+__all__ = ["judge_accuracy"]
+
+_logger = logging.getLogger(__name__)
+
+
+def judge_accuracy(
+    evaluated: Sequence[tuple[Step, BackendEvaluation]], config: EvaluationConfig
+) -> tuple[tuple[BootstrapComparison, ...], tuple[GateResult, ...]]:
+    """Compares every pair of backends and fails the step of each one that breaks a gate.
+
+    Args:
+        evaluated: Steps with what they found, in the order of the run.
+        config: Gates and the settings of the intervals.
+
+    Returns:
+        A comparison for every pair, and a result for every gate and backend.
+    """
+    from eval.gates import judge_gates
+    from eval.significance import compare_evaluations, compare_pair
+
+    settings = config.statistics
+    evaluations = [evaluation for _, evaluation in evaluated]
+    comparisons = compare_evaluations(
+        evaluations,
+        num_resamples=settings.num_resamples,
+        confidence=settings.confidence,
+        by_scene=settings.group_by == "scene",
+    )
+    for item in comparisons:
+        total = item.total
+        _logger.info(
+            "   mAP of %s against %s: %+.4f [%+.4f, %+.4f], %s",
+            *(item.label_b, item.label_a, total.difference, total.low, total.high, total.verdict),
+        )
+    gates = [gate for _, evaluation in evaluated for gate in _limits_on_map(evaluation, evaluations, config)]
+    limits = _limits(config)
+    reference = _of_backend(evaluations, config.gates.reference)
+    if limits.any_set:
+        for step, evaluation in evaluated:
+            if reference is None:
+                # Its own step says why it was not evaluated; nothing may pass a gate that could not be judged.
+                step.fail(f"evaluation.gates could not be judged: {config.gates.reference} was not evaluated")
+            elif evaluation is not reference:
+                label = evaluation.summary.label
+                found = [c for c in comparisons if (c.label_a, c.label_b) == (reference.summary.label, label)]
+                # Where the reference came later in the run, the pair stands the other way round.
+                pair = (
+                    found[0]
+                    if found
+                    else compare_pair(
+                        reference,
+                        evaluation,
+                        num_resamples=settings.num_resamples,
+                        confidence=settings.confidence,
+                        by_scene=settings.group_by == "scene",
+                    )
+                )
+                gates.extend(judge_gates(pair, limits))
+    for step, evaluation in evaluated:
+        reasons = [
+            gate.reason for gate in gates if gate.status == "FAILED" and gate.backend == evaluation.summary.label
+        ]
+        if reasons:
+            step.fail("; ".join(reasons))
+    return comparisons, tuple(gates)
+
+
+def _of_backend(evaluations: Sequence[BackendEvaluation], backend: str) -> BackendEvaluation | None:
+    return next((item for item in evaluations if item.summary.backend == backend), None)
+
+
+def _limits(config: EvaluationConfig) -> GateLimits:
+    from eval.gates import GateLimits
+
+    gates = config.gates
+    judge = cast("Judgement", gates.judge)
+    return GateLimits(gates.max_drop, gates.max_drop_per_class, gates.max_drop_per_range, judge)
+
+
+def _limits_on_map(
+    evaluation: BackendEvaluation, evaluations: Sequence[BackendEvaluation], config: EvaluationConfig
+) -> list[GateResult]:
+    """`evaluation.min_map` and `evaluation.max_map_drop`."""
+    from eval.gates import GateResult
+
+    score, label = evaluation.metrics.mean_ap, evaluation.summary.label
+    results = []
+    if config.min_map is not None:
+        # Negated, so that an mAP that is NaN (no ground truth at all) fails a gate instead of passing it.
+        failed = not score >= config.min_map
+        status: Literal["PASSED", "FAILED"] = "FAILED" if failed else "PASSED"
+        reason = f"mAP {score:.4f} is below evaluation.min_map = {config.min_map:g}" if failed else ""
+        results.append(
+            GateResult("evaluation.min_map", "mAP", label, "", config.min_map, score, "value", status, reason)
+        )
+    reference = _of_backend(evaluations, "pytorch")
+    if config.max_map_drop is not None and reference is not None and reference is not evaluation:
+        drop = reference.metrics.mean_ap - score
+        failed = not drop <= config.max_map_drop
+        status = "FAILED" if failed else "PASSED"
+        limit = config.max_map_drop
+        text = f"mAP {score:.4f} is {drop:.4f} below PyTorch's, evaluation.max_map_drop is {limit:g}" if failed else ""
+        names = label, reference.summary.label
+        results.append(GateResult("evaluation.max_map_drop", "mAP", *names, limit, drop, "difference", status, text))
+    return results
