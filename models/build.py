@@ -74,9 +74,14 @@ def load_checkpoint(model: nn.Module, path: str | Path) -> dict[str, Any]:
         The checkpoint's `meta` (empty where it has none).
 
     Raises:
-        CheckpointError: the file is missing, unsafe or of another architecture; the message names the keys.
+        CheckpointError: the file is missing, unsafe, quantized or of another architecture; the message names the keys.
     """
     checkpoint = load_weights_file(path)
+    if "quantization" in checkpoint:
+        raise CheckpointError(
+            f"Checkpoint '{path}' is a quantized checkpoint, and a float one was expected. Load it with "
+            "quant.load_ptq_model, or deploy it with configs/deploy/deploy_config_int8.py."
+        )
     state = checkpoint.get("state_dict", checkpoint)
     if not isinstance(state, Mapping):
         raise CheckpointError(f"Checkpoint '{path}': 'state_dict' is a {type(state).__name__}, not a dictionary.")

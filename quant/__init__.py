@@ -1,1 +1,46 @@
 """INT8: quantized modules, calibration, post-training quantization, sensitivity and quantization-aware training."""
+
+from __future__ import annotations
+
+from base.lazy import lazy_attributes
+
+__all__ = [
+    "CalibrationManager",
+    "QATHook",
+    "QuantizationStructure",
+    "build_sensitivity_profile",
+    "disable_quantization",
+    "enable_quantization",
+    "fuse_model_bn",
+    "get_sensitive_layers",
+    "load_ptq_model",
+    "print_quantizer_status",
+    "quant_conv_module",
+    "quant_linear_module",
+    "quant_model",
+    "quantize_ptq",
+    "save_ptq_model",
+    "unquant_model",
+]
+
+__getattr__ = lazy_attributes(
+    __name__,
+    {
+        "CalibrationManager": "calibration.calibrator",
+        "QATHook": "hooks.qat_hook",
+        "QuantizationStructure": "structure",
+        "build_sensitivity_profile": "sensitivity",
+        "disable_quantization": "utils",
+        "enable_quantization": "utils",
+        "fuse_model_bn": "fusion.bn_fusion",
+        "get_sensitive_layers": "sensitivity",
+        "load_ptq_model": "checkpoint",
+        "print_quantizer_status": "utils",
+        "quant_conv_module": "replace",
+        "quant_linear_module": "replace",
+        "quant_model": "replace",
+        "quantize_ptq": "ptq",
+        "save_ptq_model": "checkpoint",
+        "unquant_model": "replace",
+    },
+)

@@ -1,7 +1,7 @@
 """What every engine's quantizer offers, and the one rule for the numbers they use.
 
-A quantizer replaces x by s * clamp(round(x / s), -128, 127), rounding halves to even: QuantizeLinear and DequantizeLinear
-of ONNX, with zero point 0.
+A quantizer replaces x by s * clamp(round(x / s), -128, 127), rounding halves to even: QuantizeLinear and
+DequantizeLinear of ONNX, with zero point 0. Its gradient is 1 where x lies within the codes' range and 0 elsewhere.
 """
 
 from __future__ import annotations
@@ -18,7 +18,15 @@ from base.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["INT8_MAX", "INT8_MIN", "Quantizer", "QuantizerSpec", "round_scale", "scale_from_amax"]
+__all__ = [
+    "INT8_MAX",
+    "INT8_MIN",
+    "Quantizer",
+    "QuantizerSpec",
+    "fake_quantize",
+    "round_scale",
+    "scale_from_amax",
+]
 
 INT8_MIN = -128
 INT8_MAX = 127
@@ -78,6 +86,25 @@ def scale_from_amax(amax: Tensor, *, up: bool = False) -> Tensor:
     return round_scale(amax.detach().to(torch.float64) / INT8_MAX, up=up)
 
 
+def fake_quantize(x: Tensor, scale: Tensor, axis: int | None) -> Tensor:
+    """`x` on the grid of `scale`, computed in float32; same shape and dtype as `x`. No transfer between devices.
+
+    Args:
+        x: Any floating dtype; under autocast activations arrive in half precision.
+        scale: float32, shape () or (x.shape[axis],).
+        axis: Dimension that `scale` belongs to; None for one scale.
+    """
+    # By channel, zero points in floating point: integer ones are checked on the host, which waits for the GPU.
+    wide, step = x.float(), scale.float()
+    if axis is None:
+        zero_point = torch.zeros((), dtype=torch.int32, device=scale.device)
+        quantized = torch.fake_quantize_per_tensor_affine(wide, step, zero_point, INT8_MIN, INT8_MAX)
+    else:
+        zero_points = torch.zeros_like(step)
+        quantized = torch.fake_quantize_per_channel_affine(wide, step, zero_points, axis, INT8_MIN, INT8_MAX)
+    return quantized.to(x.dtype)
+
+
 class Quantizer(nn.Module):
     """A tensor's quantizer: identity until it has a scale and is enabled.
 
@@ -96,6 +123,9 @@ class Quantizer(nn.Module):
         Args:
             spec: What it does.
             channels: Length of `spec.axis`; None for one scale.
+
+        Raises:
+            ConfigError: `channels` is given without an axis, or the reverse.
         """
         super().__init__()
         if (spec.axis is None) != (channels is None):
@@ -104,11 +134,20 @@ class Quantizer(nn.Module):
         self.enabled = True
         self.observer: Callable[[Tensor], None] | None = None
         self.register_buffer("scale", torch.full(() if channels is None else (channels,), torch.nan))
+        self._has_scale = False
+        self.register_load_state_dict_post_hook(_forget_scale)  # type: ignore[no-untyped-call]
 
     @property
     def is_calibrated(self) -> bool:
-        """Whether it has a scale."""
-        return bool(torch.isfinite(self.scale).all())
+        """Whether it has a scale. Once it has, asking costs nothing: no value is read from a GPU again."""
+        if not self._has_scale:
+            self._has_scale = bool(torch.isfinite(self.scale).all())
+        return self._has_scale
+
+    @property
+    def amax(self) -> Tensor:
+        """The magnitude that becomes the code 127, shape of `scale`."""
+        return self.scale.float() * INT8_MAX
 
     def set_scale(self, scale: Tensor, *, up: bool = False) -> None:
         """Sets the scale, rounded by `round_scale`.
@@ -120,6 +159,12 @@ class Quantizer(nn.Module):
         if scale.shape != self.scale.shape:
             raise ConfigError(f"A scale of shape {tuple(scale.shape)} does not fit one of {tuple(self.scale.shape)}.")
         self.scale.copy_(round_scale(scale, up=up))
+        self._has_scale = True
+
+    def reset_scale(self) -> None:
+        """Forgets the scale."""
+        self.scale.fill_(torch.nan)
+        self._has_scale = False
 
     def forward(self, x: Tensor) -> Tensor:
         """`x`, observed and fake-quantized; same shape and dtype.
@@ -135,9 +180,9 @@ class Quantizer(nn.Module):
             if self.observer is not None:
                 return x
             raise ConfigError("A quantizer is enabled without a scale: calibrate the model, or load a calibration.")
-        return self._fake_quantize(x, self.scale) if not torch.onnx.is_in_onnx_export() else _traced(x, self)
+        return _traced(x, self) if torch.onnx.is_in_onnx_export() else self._fake_quantize(x)
 
-    def _fake_quantize(self, x: Tensor, scale: Tensor) -> Tensor:
+    def _fake_quantize(self, x: Tensor) -> Tensor:
         raise NotImplementedError
 
     def extra_repr(self) -> str:
@@ -145,6 +190,12 @@ class Quantizer(nn.Module):
         where = "per tensor" if self.spec.axis is None else f"axis {self.spec.axis}"
         state = "enabled" if self.enabled else "disabled"
         return f"INT{self.spec.num_bits} {where}, {state}, {'calibrated' if self.is_calibrated else 'no scale'}"
+
+
+def _forget_scale(quantizer: nn.Module, _keys: object) -> None:
+    """A loaded state dict may hold a scale or none: look again at the next use."""
+    assert isinstance(quantizer, Quantizer)
+    quantizer._has_scale = False
 
 
 def _traced(x: Tensor, quantizer: Quantizer) -> Tensor:

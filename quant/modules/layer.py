@@ -1,0 +1,96 @@
+"""What all quantized layers share: their switch, and how a float layer becomes one and back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+
+from torch import nn
+
+from quant.quantizer import DEFAULT_ENGINE, new_quantizer
+from quant.quantizer.base import Quantizer, QuantizerSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["QuantizedLayer", "WeightedLayer", "recast"]
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class QuantizedLayer(nn.Module):
+    """A layer whose operands pass quantizers.
+
+    Attributes:
+        quantized: False: the layer computes as its float original does, whatever its quantizers' state; a quantizer
+            that it shares with other layers goes on working for them.
+        input_quantizer: Of its input; one object for all layers that read the same tensor.
+    """
+
+    quantized: bool
+    input_quantizer: Quantizer
+
+    @classmethod
+    def from_float(cls, module: nn.Module, engine: str = DEFAULT_ENGINE) -> Self:
+        """The quantized layer of a float one."""
+        raise NotImplementedError
+
+    def to_float(self) -> nn.Module:
+        """The float layer again."""
+        raise NotImplementedError
+
+    def _quantized_input(self, x: Tensor) -> Tensor:
+        return cast("Tensor", self.input_quantizer(x)) if self.quantized else x
+
+    def extra_repr(self) -> str:
+        """Shown by `print(model)`."""
+        return f"{super().extra_repr()}{'' if self.quantized else ', in floating point'}"
+
+
+class WeightedLayer(QuantizedLayer):
+    """A quantized layer with a weight: the float layer's class, parameters and state-dict keys, and two quantizers.
+
+    Attributes:
+        weight_quantizer: One scale for each output channel, along `weight_axis`.
+        float_type: Class of the layer that it was made from.
+    """
+
+    weight_axis = 0
+    weight_quantizer: Quantizer
+    float_type: type[nn.Module]
+
+    @classmethod
+    def from_float(cls, module: nn.Module, engine: str = DEFAULT_ENGINE) -> Self:
+        """The quantized layer of a float one; parameters and hooks are the same objects, `module` stays as it is."""
+        layer = recast(module, cls)
+        layer.float_type = type(module)
+        layer.quantized = True
+        layer.input_quantizer = new_quantizer(QuantizerSpec(), engine)
+        weight = cast(nn.Parameter, layer.weight)
+        layer.weight_quantizer = new_quantizer(
+            QuantizerSpec(axis=cls.weight_axis), engine, weight.shape[cls.weight_axis]
+        )
+        layer.input_quantizer.to(weight.device)
+        layer.weight_quantizer.to(weight.device)
+        return layer.train(module.training)
+
+    def to_float(self) -> nn.Module:
+        """The float layer again, of the class it was made from; parameters and hooks are the same objects."""
+        module = recast(self, self.float_type)
+        for name in ("input_quantizer", "weight_quantizer"):
+            del module._modules[name]
+        for name in ("float_type", "quantized"):
+            del module.__dict__[name]
+        return module
+
+    def _quantized_weight(self) -> Tensor:
+        weight = cast("Tensor", self.weight)
+        return cast("Tensor", self.weight_quantizer(weight)) if self.quantized else weight
+
+
+def recast(module: nn.Module, new_type: type[M]) -> M:
+    """A module of another class with the same parameters, buffers, children, hooks and attributes."""
+    twin = new_type.__new__(new_type)
+    for key, value in module.__dict__.items():
+        # The registries are this module's own; what they hold is shared.
+        twin.__dict__[key] = cast(Any, value).copy() if key.startswith("_") and isinstance(value, dict) else value
+    return twin

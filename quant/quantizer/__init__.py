@@ -1,0 +1,58 @@
+"""Quantizers: one interface, two engines that give the same numbers and the same graph."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+from base.errors import ConfigError
+from base.lazy import require
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from quant.quantizer.base import Quantizer, QuantizerSpec
+
+__all__ = ["DEFAULT_ENGINE", "ENGINES", "named_quantizers", "new_quantizer"]
+
+# Engine -> the package it stands on.
+_PACKAGES = {
+    "pytorch_quantization": "pytorch_quantization.nn",
+    "modelopt": "modelopt.torch.quantization.nn",
+}
+ENGINES = tuple(_PACKAGES)
+DEFAULT_ENGINE = "pytorch_quantization"
+
+
+def new_quantizer(spec: QuantizerSpec, engine: str = DEFAULT_ENGINE, channels: int | None = None) -> Quantizer:
+    """A quantizer without a scale.
+
+    Args:
+        spec: What it does.
+        engine: One of `ENGINES`.
+        channels: Length of `spec.axis`; None for one scale.
+
+    Raises:
+        ConfigError: there is no such engine.
+        MissingDependencyError: its package is not installed.
+    """
+    if engine not in _PACKAGES:
+        raise ConfigError(f"Unknown quantization engine '{engine}'; engines: {', '.join(ENGINES)}.")
+    with warnings.catch_warnings():
+        # Both packages script functions with torch.jit when imported, which torch 2.13 calls deprecated.
+        warnings.simplefilter("ignore")
+        require(_PACKAGES[engine], f"for the quantization engine '{engine}'")
+    if engine == "modelopt":
+        from quant.quantizer.modelopt import ModeloptQuantizer
+
+        return ModeloptQuantizer(spec, channels)
+    from quant.quantizer.pytorch_quantization import PytorchQuantizationQuantizer
+
+    return PytorchQuantizationQuantizer(spec, channels)
+
+
+def named_quantizers(model: nn.Module) -> dict[str, Quantizer]:
+    """Every quantizer of `model` once, by the first path that leads to it, in the order of the modules."""
+    from quant.quantizer.base import Quantizer
+
+    return {name: module for name, module in model.named_modules() if isinstance(module, Quantizer)}

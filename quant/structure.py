@@ -1,0 +1,119 @@
+"""What of a model is quantized, and how: all that is needed to rebuild a quantized model from a float one."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from base.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["KINDS", "Kind", "LayerPlan", "QuantizationStructure", "model_fingerprint", "quantization_structure"]
+
+Kind = Literal["conv2d", "conv_transpose2d", "linear", "concat", "add"]
+KINDS: tuple[Kind, ...] = ("conv2d", "conv_transpose2d", "linear", "concat", "add")
+
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """One layer that can be quantized.
+
+    Attributes:
+        path: Of the module in the model.
+        kind: What it computes.
+        quantized: Whether it is quantized; else it stays in floating point.
+    """
+
+    path: str
+    kind: Kind
+    quantized: bool
+
+
+@dataclass(frozen=True)
+class QuantizationStructure:
+    """What of a model is quantized, and how.
+
+    Attributes:
+        engine: Of its quantizers.
+        fuse_bn: Whether BatchNorm was folded first.
+        layers: Every layer that can be quantized, in the order of the modules.
+        shared: Groups of layers that read one tensor and use one quantizer. A concat stands in the group of its
+            consumers: its inputs and its output are on their scale. `path.second_quantizer` is an addition's second
+            operand.
+        model_fingerprint: Of the float model; see `model_fingerprint`.
+    """
+
+    engine: str
+    fuse_bn: bool
+    layers: tuple[LayerPlan, ...]
+    shared: tuple[tuple[str, ...], ...]
+    model_fingerprint: str
+
+    def quantized_paths(self) -> tuple[str, ...]:
+        """Paths of the quantized layers."""
+        return tuple(layer.path for layer in self.layers if layer.quantized)
+
+    def to_json(self) -> str:
+        """One line; equal structures give equal text."""
+        return json.dumps({"version": _VERSION, **dataclasses.asdict(self)}, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str, source: str = "quantization structure") -> QuantizationStructure:
+        """The structure that `to_json` wrote.
+
+        Raises:
+            CheckpointError: the text is no such structure, or of another version; the message names `source`.
+        """
+        try:
+            values = json.loads(text)
+            version = values.pop("version")
+            if version != _VERSION:
+                raise CheckpointError(
+                    f"{source}: quantization structure of version {version}, this release reads {_VERSION}. "
+                    "Quantize the float checkpoint again."
+                )
+            layers = tuple(LayerPlan(**layer) for layer in values.pop("layers"))
+            shared = tuple(tuple(group) for group in values.pop("shared"))
+            structure = cls(layers=layers, shared=shared, **values)
+        except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{source}: broken quantization structure: {error!r}.") from error
+        unknown = sorted({layer.kind for layer in layers} - set(KINDS))
+        if unknown:
+            raise CheckpointError(f"{source}: unknown kinds of layers {unknown}; known: {', '.join(KINDS)}.")
+        return structure
+
+
+def model_fingerprint(model: nn.Module) -> str:
+    """SHA-256 over path, kind and weight shape of every convolution and linear layer.
+
+    The same for a float model, after folding of BatchNorm and after quantization.
+    """
+    from torch import nn
+
+    rows: list[list[Any]] = []
+    for path, module in model.named_modules():
+        for kind, layer_type in (("conv", nn.Conv2d), ("conv_transpose", nn.ConvTranspose2d), ("linear", nn.Linear)):
+            if isinstance(module, layer_type):
+                rows.append([path, kind, list(cast(Any, module).weight.shape)])
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def quantization_structure(model: nn.Module) -> QuantizationStructure:
+    """What `quant_model` or `apply_structure` did to `model`.
+
+    Raises:
+        ConfigError: it is not quantized.
+    """
+    structure = getattr(model, "quantization_structure", None)
+    if not isinstance(structure, QuantizationStructure):
+        raise ConfigError(
+            f"This {type(model).__name__} is not quantized; call quant.quant_model or quant.quantize_ptq."
+        )
+    return structure

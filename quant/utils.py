@@ -1,0 +1,93 @@
+"""Switching quantization off and on, and showing its state."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Self
+
+from base.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from quant.modules.layer import QuantizedLayer
+
+__all__ = ["QuantizationSwitch", "disable_quantization", "enable_quantization", "print_quantizer_status"]
+
+
+class QuantizationSwitch:
+    """Sets every quantized layer inside a module to one state: for good with `apply()`, for a while as a context."""
+
+    def __init__(self, module: nn.Module, quantized: bool) -> None:
+        """Finds the layers; nothing changes yet.
+
+        Raises:
+            ConfigError: there is no quantized layer in `module`.
+        """
+        from quant.modules.layer import QuantizedLayer
+
+        self._layers = [layer for layer in module.modules() if isinstance(layer, QuantizedLayer)]
+        if not self._layers:
+            raise ConfigError(f"There is no quantized layer in this {type(module).__name__}; call quant_model first.")
+        self._quantized = quantized
+        self._before: list[tuple[QuantizedLayer, bool]] = []
+
+    def apply(self) -> None:
+        """Sets the state and keeps it."""
+        for layer in self._layers:
+            layer.quantized = self._quantized
+
+    def __enter__(self) -> Self:
+        self._before = [(layer, layer.quantized) for layer in self._layers]
+        self.apply()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for layer, quantized in self._before:
+            layer.quantized = quantized
+
+
+def disable_quantization(module: nn.Module) -> QuantizationSwitch:
+    """The layers inside `module` (itself included) compute in floating point: `.apply()`, or `with …:`.
+
+    A quantizer that they share with layers elsewhere goes on working there.
+    """
+    return QuantizationSwitch(module, False)
+
+
+def enable_quantization(module: nn.Module) -> QuantizationSwitch:
+    """The layers inside `module` (itself included) are quantized again: `.apply()`, or `with …:`."""
+    return QuantizationSwitch(module, True)
+
+
+def print_quantizer_status(model: nn.Module) -> None:
+    """Writes one line for each quantized layer to the standard output: its state, and the ranges of its quantizers."""
+    from quant.modules.layer import QuantizedLayer
+    from quant.quantizer.base import Quantizer
+
+    first_seen: dict[int, str] = {}
+    rows = [("layer", "state", "quantizer", "range")]
+    for path, layer in model.named_modules():
+        if not isinstance(layer, QuantizedLayer):
+            continue
+        for slot, quantizer in layer.named_children():
+            if isinstance(quantizer, Quantizer):
+                shared = first_seen.get(id(quantizer))
+                first_seen.setdefault(id(quantizer), path)
+                range_text = _range(quantizer) + (f", that of {shared}" if shared else "")
+                rows.append((path, "INT8" if layer.quantized else "float", slot, range_text))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row[:3], widths, strict=True)]
+        sys.stdout.write("  ".join([*cells, row[3]]) + "\n")
+
+
+def _range(quantizer: object) -> str:
+    from quant.quantizer.base import Quantizer
+
+    assert isinstance(quantizer, Quantizer)
+    if not quantizer.is_calibrated:
+        return "no scale"
+    amax = quantizer.amax
+    text = f"±{float(amax):.4g}" if amax.dim() == 0 else f"±{float(amax.min()):.4g} … ±{float(amax.max()):.4g}"
+    return text if quantizer.enabled else f"{text}, disabled"
