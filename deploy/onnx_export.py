@@ -20,7 +20,12 @@ from deploy.components import CenterPointComponentExtractor, ExportableComponent
 from deploy.onnx_checks import check_component, simplify
 from deploy.onnx_graph import canonicalize_, set_metadata_
 from deploy.precision import PRECISIONS, convert_precision
+from deploy.qdq.float_precision import convert_qdq_precision
+from deploy.qdq.passes import arrange_qdq
+from deploy.qdq.rules import require_rules
+from deploy.qdq.view import is_quantized
 from deploy.rotation import fold_rot_y_axis_reference
+from models.spec import VOXEL_ENCODER
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,6 +40,9 @@ __all__ = ["CenterPointONNXExportPipeline", "OnnxArtifact", "OnnxExportSettings"
 MIN_OPSET = 13
 # Newest operator set that torch's TorchScript exporter writes.
 MAX_OPSET = 20
+# Oldest operator set in which scales may be FP16.
+INT8_OPSET = 19
+EXPORT_PRECISIONS = (*PRECISIONS, "int8")
 
 _logger = logging.getLogger(__name__)
 
@@ -48,7 +56,10 @@ class OnnxExportSettings:
         do_constant_folding: Fold constant expressions while tracing.
         keep_initializers_as_inputs: List weights among the graph inputs too (consumers of ONNX IR below 4).
         simplify: Run onnx-simplifier; its failure is an error.
-        precision: "fp32", or "fp16": FP16 inside with FP32 inputs and outputs.
+        precision: "fp32"; "fp16": FP16 inside with FP32 inputs and outputs; "int8": of a quantized model, with Q/DQ
+            pairs and `float_precision` beside them.
+        float_precision: What an INT8 export computes in where it is not INT8: "fp16" or "fp32".
+        quantized_layers: Module path -> whether it is to be quantized; the graph of an INT8 export is held against it.
         static_voxels: Number of pillars fixed in the voxel encoder; None leaves that axis dynamic.
         rot_y_axis_reference: Fold Autoware's yaw and size convention into the last layers of `rot` and `dim`.
         provenance: Further entries of the files' metadata, such as the checkpoint's sha256. Nothing that changes
@@ -60,6 +71,8 @@ class OnnxExportSettings:
     keep_initializers_as_inputs: bool = False
     simplify: bool = False
     precision: str = "fp32"
+    float_precision: str = "fp16"
+    quantized_layers: Mapping[str, bool] | None = None
     static_voxels: int | None = None
     rot_y_axis_reference: bool = False
     provenance: Mapping[str, str] = field(default_factory=dict)
@@ -71,8 +84,15 @@ class OnnxExportSettings:
                 "17 unless a "
                 "consumer asks for another."
             )
-        if self.precision not in PRECISIONS:
-            raise ExportError(f"precision is '{self.precision}'; an export is one of {', '.join(PRECISIONS)}.")
+        if self.precision not in EXPORT_PRECISIONS:
+            raise ExportError(f"precision is '{self.precision}'; an export is one of {', '.join(EXPORT_PRECISIONS)}.")
+        if self.float_precision not in PRECISIONS:
+            raise ExportError(f"float_precision is '{self.float_precision}'; it is one of {', '.join(PRECISIONS)}.")
+        if self.precision == "int8" and self.opset_version < INT8_OPSET:
+            raise ExportError(
+                f"opset_version is {self.opset_version}; INT8 needs {INT8_OPSET} or newer. Set "
+                f"onnx_config.opset_version (--opset) to {INT8_OPSET}."
+            )
 
 
 @dataclass(frozen=True)
@@ -112,10 +132,17 @@ def export_components(
         model, spec = fold_rot_y_axis_reference(model, spec)
     extractor = CenterPointComponentExtractor(model, spec, static_voxels=settings.static_voxels)
     components = extractor.extract(samples)
-    artifacts = []
+    models = []
     for component in progress(components, "exporting ONNX", unit="component"):
         started = time.monotonic()
-        onnx_model = component_to_onnx(component, spec, settings)
+        models.append((component, component_to_onnx(component, spec, settings), time.monotonic() - started))
+    if settings.precision == "int8" and not any(is_quantized(onnx_model) for _, onnx_model, _ in models):
+        raise ExportError(
+            f"Model '{spec.name}' has no quantized layer, so it cannot be exported with precision 'int8'. Quantize it "
+            "first (quant.quantize_ptq), or give a quantized checkpoint."
+        )
+    artifacts = []
+    for component, onnx_model, seconds in models:
         path = Path(out_dir) / component.file_name
         _write(onnx_model, path)
         artifact = OnnxArtifact(
@@ -124,7 +151,7 @@ def export_components(
             sha256=sha256_file(path),
             num_bytes=path.stat().st_size,
             precision=settings.precision,
-            seconds=time.monotonic() - started,
+            seconds=seconds,
         )
         _logger.info("%s: %.1f MB in %.1f s", path, artifact.num_bytes / 1e6, artifact.seconds)
         artifacts.append(artifact)
@@ -132,16 +159,26 @@ def export_components(
 
 
 def component_to_onnx(component: ExportableComponent, spec: ModelSpec, settings: OnnxExportSettings) -> onnx.ModelProto:
-    """Traces one component and takes it through simplification, precision, naming and checks."""
+    """Traces one component and takes it through simplification, precision, naming and checks.
+
+    Raises:
+        ExportError: a step fails, or the graph breaks a rule of `deploy.qdq.rules`.
+    """
     model = _trace(component, settings)
     canonicalize_(model, component.name)
     if settings.simplify:
         model = simplify(model, component.name)
         canonicalize_(model, component.name)
     check_component(model, component.spec)
-    if settings.precision != "fp32":
-        model = convert_precision(model, settings.precision)
-        check_component(model, component.spec)
+    if is_quantized(model):
+        model = _quantized(model, component, settings)
+    else:
+        # A component without a quantized layer, such as the voxel encoder, is a float graph.
+        precision = settings.float_precision if settings.precision == "int8" else settings.precision
+        model = convert_precision(model, precision)
+    if settings.precision == "int8":
+        require_rules(model, component.name, _planned_layers(component.name, settings))
+    check_component(model, component.spec)
     set_metadata_(
         model,
         {
@@ -149,6 +186,7 @@ def component_to_onnx(component: ExportableComponent, spec: ModelSpec, settings:
             "component": component.name,
             "model": spec.name,
             "precision": settings.precision,
+            **({"float_precision": settings.float_precision} if settings.precision == "int8" else {}),
             "rot_convention": "y_axis_clockwise" if spec.rot_y_axis_reference else "x_axis_counterclockwise",
             "spec": json.dumps(spec.to_dict(), sort_keys=True),
             "spec_sha256": spec.fingerprint(),
@@ -158,6 +196,29 @@ def component_to_onnx(component: ExportableComponent, spec: ModelSpec, settings:
         _list_initializers_as_inputs(model)
         check_component(model, component.spec)
     return model
+
+
+def _quantized(model: onnx.ModelProto, component: ExportableComponent, settings: OnnxExportSettings) -> onnx.ModelProto:
+    if settings.precision != "int8":
+        raise ExportError(
+            f"Component '{component.name}' is quantized, but the export's precision is '{settings.precision}'. Export "
+            "it with precision 'int8', or from the float checkpoint."
+        )
+    model = arrange_qdq(model)
+    # Once more: every node gets constants of its own, named after it.
+    canonicalize_(model, component.name)
+    return convert_qdq_precision(model, settings.float_precision)
+
+
+def _planned_layers(component: str, settings: OnnxExportSettings) -> dict[str, bool] | None:
+    """The plan in the names of a component's graph: the voxel encoder is traced without its own name in front."""
+    if settings.quantized_layers is None:
+        return None
+    prefix = f"{VOXEL_ENCODER}."
+    inside = {path: wanted for path, wanted in settings.quantized_layers.items() if path.startswith(prefix)}
+    if component == VOXEL_ENCODER:
+        return {path.removeprefix(prefix): wanted for path, wanted in inside.items()}
+    return {path: wanted for path, wanted in settings.quantized_layers.items() if path not in inside}
 
 
 def _trace(component: ExportableComponent, settings: OnnxExportSettings) -> onnx.ModelProto:

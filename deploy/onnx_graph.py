@@ -18,6 +18,8 @@ _SLOT_NAMES = {
     "Conv": ("input", "weight", "bias"),
     "ConvTranspose": ("input", "weight", "bias"),
     "BatchNormalization": ("input", "weight", "bias", "running_mean", "running_var"),
+    "QuantizeLinear": ("input", "scale", "zero_point"),
+    "DequantizeLinear": ("codes", "scale", "zero_point"),
 }
 
 

@@ -16,7 +16,7 @@ def exporting_files() -> list[Path]:
     names = re.search(r"EXPORTING = \[(.*?)\]", build, re.DOTALL)
     assert names is not None
     listed = [ROOT / "deploy" / name for name in re.findall(r'"([^"]+)"', names[1])]
-    folders = [path for folder in ("engine", "tools") for path in (ROOT / "deploy" / folder).rglob("*.py")]
+    folders = [path for folder in ("engine", "qdq", "tools") for path in (ROOT / "deploy" / folder).rglob("*.py")]
     return sorted(listed + folders)
 
 

@@ -1,0 +1,246 @@
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from quantized_toy import BLOCK_SCALE, CONCAT_SCALE, INPUT_SCALE, Quantized, QuantizedToy, run_plainly, sample, trace
+from torch import nn
+
+from base.errors import ExportError
+from deploy.onnx_checks import check_model
+from deploy.onnx_graph import canonicalize_
+from deploy.qdq.float_precision import convert_qdq_precision
+from deploy.qdq.passes import arrange_qdq, quantize_weights
+from deploy.qdq.rules import check_qdq
+from deploy.qdq.view import GraphView, module_path
+
+
+def _arranged(module: nn.Module, **kwargs) -> onnx.ModelProto:
+    model = trace(module, **kwargs)
+    canonicalize_(model, "toy")
+    model = arrange_qdq(model)
+    canonicalize_(model, "toy")
+    check_model(model, "toy")
+    return model
+
+
+@pytest.fixture(scope="module")
+def toy() -> QuantizedToy:
+    torch.set_num_threads(1)
+    return QuantizedToy().eval()
+
+
+@pytest.fixture(scope="module")
+def arranged(toy) -> onnx.ModelProto:
+    return _arranged(toy)
+
+
+def test_the_arranged_graph_computes_what_pytorch_fake_quantizes(toy, arranged):
+    x = sample()
+    expected = toy(torch.from_numpy(x)).detach().numpy()
+    np.testing.assert_allclose(run_plainly(trace(toy), x), expected, atol=2e-6)
+    np.testing.assert_allclose(run_plainly(arranged, x), expected, atol=2e-6)
+
+
+def test_one_pair_for_a_tensor_however_many_layers_read_it(arranged):
+    view = GraphView.of(arranged)
+    tensors = [node.input[0] for node in view.nodes("QuantizeLinear")]
+    assert max(Counter(tensors).values()) == 1
+    # The input, two blocks, two branches before the concatenation, the concatenation.
+    assert len(tensors) == 6
+    (shared,) = [node for node in view.nodes("DequantizeLinear") if node.name == "/Relu/DequantizeLinear"]
+    assert sorted(node.name for node in view.readers(shared.output[0])) == ["/block1/Conv", "/branch0/Conv"]
+
+
+def test_weights_are_codes_rounded_as_pytorch_rounds(toy, arranged):
+    view = GraphView.of(arranged)
+    layers = {"/block0/Conv": toy.block0, "/branch1/ConvTranspose": toy.branch1, "/shared/Conv": toy.shared}
+    for name, layer in layers.items():
+        (node,) = [node for node in view.order if node.name == name]
+        dequantize = view.weight_dequantizer(node)
+        assert dequantize.name == f"{name}.weight/DequantizeLinear"
+        codes = view.constant(dequantize.input[0])
+        assert codes.dtype == np.int8
+        scale = view.scale(dequantize)
+        shape = [-1 if axis == layer.axis else 1 for axis in range(4)]
+        np.testing.assert_array_equal(codes * scale.reshape(shape), layer.quantized_weight().detach().numpy())
+    floats = {tensor.name for tensor in arranged.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT}
+    assert {name for name in floats if name.endswith(".weight")} == {"/last/Conv.weight"}
+
+
+def test_halves_round_to_even_and_codes_are_cut():
+    weight = np.array([[0.5, 1.5, 2.5, -0.5, -1.5], [254.0, 255.0, 256.0, -257.0, -1e9]], np.float32)
+    codes = quantize_weights(weight, np.array([1.0, 2.0], np.float32), 0)
+    assert codes.tolist() == [[0, 2, 2, 0, -2], [127, 127, 127, -128, -128]]
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_codes_are_those_of_quantize_linear(axis):
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((6, 6, 3, 3)).astype(np.float32)
+    scale = rng.uniform(1e-3, 4e-2, 6).astype(np.float32)
+    nodes = [onnx.helper.make_node("QuantizeLinear", ["x", "s", "z"], ["y"], axis=axis)]
+    graph = onnx.helper.make_graph(
+        nodes,
+        "q",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, weight.shape)],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.INT8, weight.shape)],
+        [numpy_helper.from_array(scale, "s"), numpy_helper.from_array(np.zeros(6, np.int8), "z")],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 19)], ir_version=9)
+    np.testing.assert_array_equal(quantize_weights(weight, scale, axis), run_plainly(model, weight))
+
+
+def test_a_pair_that_no_integer_kernel_reads_is_left_out():
+    stray = QuantizedToy(stray=True).eval()
+    model = _arranged(stray)
+    assert len(GraphView.of(model).nodes("QuantizeLinear")) == 6
+    # What is left is the network without that pair.
+    x = sample()
+    expected = QuantizedToy()(torch.from_numpy(x)).detach().numpy()
+    np.testing.assert_allclose(run_plainly(model, x), expected, atol=2e-6)
+
+
+class _PlainConcat(nn.Module):
+    """A concatenation of which only the result is quantized, by its reader."""
+
+    def __init__(self, inputs_too: bool) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.left = Quantized(nn.Conv2d(4, 3, 1), INPUT_SCALE)
+        self.right = Quantized(nn.Conv2d(4, 5, 1), INPUT_SCALE)
+        self.inputs_too = inputs_too
+        self.reader = Quantized(nn.Conv2d(8, 2, 1), 0.0 if inputs_too else CONCAT_SCALE)
+
+    def forward(self, x):
+        branches = [self.left(x), self.right(x)]
+        if self.inputs_too:
+            branches = [torch.fake_quantize_per_tensor_affine(item, CONCAT_SCALE, 0, -128, 127) for item in branches]
+        return self.reader(torch.cat(branches, 1))
+
+
+@pytest.mark.parametrize("inputs_too", [False, True])
+def test_a_concatenation_gets_its_scale_on_every_side(inputs_too):
+    module = _PlainConcat(inputs_too).eval()
+    model = _arranged(module)
+    view = GraphView.of(model)
+    (concat,) = view.nodes("Concat")
+    before = [view.producer(name, "DequantizeLinear") for name in concat.input]
+    (after,) = view.readers(concat.output[0])
+    assert after.op_type == "QuantizeLinear"
+    assert [float(view.scale(node)) for node in (*before, after)] == [CONCAT_SCALE] * 3
+    assert check_qdq(model) == ()
+    x = sample()
+    expected = module(torch.from_numpy(x)).detach().numpy()
+    np.testing.assert_allclose(run_plainly(model, x), expected, atol=2e-6)
+
+
+class _Shared(nn.Module):
+    """Two layers with one weight, and a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.layer = Quantized(nn.Conv2d(4, 4, 1), BLOCK_SCALE)
+        self.linear = nn.Linear(4, 3, bias=False)
+
+    def forward(self, x):
+        x = self.layer(torch.relu(self.layer(x))).permute(0, 2, 3, 1)
+        scale = torch.full((3,), 2.0**-8)
+        weight = torch.fake_quantize_per_channel_affine(
+            self.linear.weight, scale, torch.zeros(3, dtype=torch.int32), 0, -128, 127
+        )
+        return torch.nn.functional.linear(torch.fake_quantize_per_tensor_affine(x, 0.01, 0, -128, 127), weight)
+
+
+def test_shared_and_transposed_weights_have_codes_of_their_own():
+    module = _Shared().eval()
+    model = _arranged(module)
+    view = GraphView.of(model)
+    first, second = view.nodes("Conv")
+    assert first.input[1] != second.input[1]
+    (product,) = view.nodes("MatMul")
+    dequantize = view.weight_dequantizer(product)
+    assert view.constant(dequantize.input[0]).shape == (4, 3)
+    assert view.scale(dequantize).shape == (3,)
+    assert check_qdq(model) == ()
+    x = sample()
+    expected = module(torch.from_numpy(x)).detach().numpy()
+    np.testing.assert_allclose(run_plainly(model, x), expected, atol=2e-6)
+
+
+def test_names_tell_the_tensor_and_equal_models_give_equal_bytes(arranged):
+    names = {node.name for node in arranged.graph.node}
+    assert {"/x/QuantizeLinear", "/Concat/DequantizeLinear", "/block0/Conv.weight/DequantizeLinear"} <= names
+    assert len(names) == len(arranged.graph.node)
+    scales = {tensor.name for tensor in arranged.graph.initializer}
+    assert {"/x/QuantizeLinear.scale", "/block0/Conv.weight/DequantizeLinear.codes"} <= scales
+    again = _arranged(QuantizedToy())
+    assert again.SerializeToString(deterministic=True) == arranged.SerializeToString(deterministic=True)
+
+
+def test_a_float_graph_comes_back_as_it_is():
+    model = trace(nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU()))
+    assert arrange_qdq(model) == model
+
+
+def test_fp16_beside_the_codes_with_fp32_where_no_float_tensor_will_be(toy, arranged, run_onnx):
+    half = convert_qdq_precision(arranged, "fp16")
+    inferred = check_model(half, "toy")
+    assert check_qdq(half) == ()
+    types = {value.name: value.type.tensor_type.elem_type for value in inferred.graph.value_info}
+    view = GraphView.of(half)
+    (concat,) = view.nodes("Concat")
+    fp32 = {*concat.input, *concat.output}
+    names = {name for name, kind in types.items() if kind == onnx.TensorProto.FLOAT}
+    assert names == fp32
+    # The input goes into its quantizer as it is; only the output is cast.
+    assert [(node.input[0], node.output[0]) for node in view.nodes("Cast")] == [("y_fp16", "y")]
+    x = sample()
+    expected = toy(torch.from_numpy(x)).detach().numpy()
+    # With the fusions that users get: they must accept the graph.
+    (found,) = run_onnx(half, {"x": x})
+    assert np.linalg.norm(found - expected) < 1e-2 * np.linalg.norm(expected)
+    assert convert_qdq_precision(arranged, "fp32") == arranged
+
+
+def test_a_scale_that_fp16_does_not_hold_is_refused(arranged):
+    model = onnx.ModelProto()
+    model.CopyFrom(arranged)
+    (tensor,) = [item for item in model.graph.initializer if item.name == "/x/QuantizeLinear.scale"]
+    tensor.CopyFrom(numpy_helper.from_array(np.float32(0.01), tensor.name))
+    with pytest.raises(ExportError, match=r"of '/x/QuantizeLinear' are not exact in FP16, such as 0.00999999978"):
+        convert_qdq_precision(model, "fp16")
+
+
+def test_a_quantized_graph_output_and_a_computed_scale_are_refused(arranged):
+    model = onnx.ModelProto()
+    model.CopyFrom(arranged)
+    quantize = next(node for node in model.graph.node if node.op_type == "QuantizeLinear")
+    quantize.input[1] = "y"
+    with pytest.raises(ExportError, match=r"'/x/QuantizeLinear' .QuantizeLinear. reads 'y', which is no constant"):
+        arrange_qdq(model)
+
+    class Quantizes(nn.Module):
+        def forward(self, x):
+            return torch.fake_quantize_per_tensor_affine(torch.relu(x), 0.5, 0, -128, 127)
+
+    with pytest.raises(ExportError, match=r"Graph output\(s\) y are quantized"):
+        arrange_qdq(trace(Quantizes()))
+
+
+@pytest.mark.parametrize(
+    ("node", "path"),
+    [
+        ("/pts_backbone/blocks.0/blocks.0.3/Conv", "pts_backbone.blocks.0.3"),
+        ("/pts_bbox_head/task_heads.0/heatmap/heatmap.0/conv/Conv", "pts_bbox_head.task_heads.0.heatmap.0.conv"),
+        ("/pts_bbox_head/shared_conv/conv/Conv", "pts_bbox_head.shared_conv.conv"),
+        ("/last/Conv", "last"),
+    ],
+)
+def test_a_node_s_module(node, path):
+    assert module_path(node) == path
