@@ -1,28 +1,22 @@
-"""Detection metrics of a set of frames: class × threshold × distance range."""
+"""Detection metrics of a set of frames held in memory."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from base.errors import ConfigError, DataError
-from eval.metrics.average_precision import PERCEPTION_EVAL, ApPolicy, PrecisionRecall, precision_recall
+from eval.metrics.detection_results import TOTAL, ClassMetrics, DetectionMetrics, RangeMetrics
 from eval.metrics.limits import ObjectLimits
-from eval.metrics.matching import CENTER_DISTANCE_BEV, CandidatePairs, MatchingMode, assign, candidate_pairs
 from eval.metrics.objects import FrameResult, ObjectTable
+from eval.metrics.scorer import DetectionScorer, MatchingRules
 
 __all__ = [
     "DEFAULT_RANGES_M",
     "DEFAULT_THRESHOLDS_M",
-    "TOTAL",
-    "ClassMetrics",
-    "DetectionMetrics",
-    "MatchingRules",
-    "RangeMetrics",
+    "NATIVE_ENGINE",
     "default_ranges",
     "evaluate_detections",
     "evaluate_tables",
@@ -30,143 +24,10 @@ __all__ = [
 
 DEFAULT_THRESHOLDS_M = (0.5, 1.0, 2.0, 4.0)
 DEFAULT_RANGES_M = ((0.0, 50.0), (50.0, 90.0), (90.0, 121.0))
-TOTAL = "total"
-"""Name of the range that spans all others."""
+NATIVE_ENGINE = "native"
+"""Name of this implementation in results."""
 
-
-def _mean(values: Iterable[float]) -> float:
-    known = [value for value in values if not math.isnan(value)]
-    return sum(known) / len(known) if known else math.nan
-
-
-@dataclass(frozen=True)
-class ClassMetrics:
-    """One class in one range, at every threshold.
-
-    Attributes:
-        class_name: The class.
-        thresholds: Ascending by `threshold`.
-    """
-
-    class_name: str
-    thresholds: tuple[PrecisionRecall, ...]
-
-    @property
-    def mean_ap(self) -> float:
-        """Mean over the thresholds; NaN for a class with neither ground truth nor detections."""
-        return _mean(item.ap for item in self.thresholds)
-
-    @property
-    def num_ground_truth(self) -> int:
-        """Ground truths of the class, the same at every threshold."""
-        return self.thresholds[0].num_ground_truth if self.thresholds else 0
-
-    def at(self, threshold: float) -> PrecisionRecall:
-        """The result at one threshold.
-
-        Raises:
-            KeyError: it was not evaluated at this threshold.
-        """
-        for item in self.thresholds:
-            if math.isclose(item.threshold, threshold):
-                return item
-        raise KeyError(f"no result at {threshold}; there are {[item.threshold for item in self.thresholds]}")
-
-
-@dataclass(frozen=True)
-class RangeMetrics:
-    """All classes in one distance range.
-
-    Attributes:
-        name: "0-50 m", or `TOTAL`.
-        min_m: Objects lie farther than this from the ego, in the ground plane,
-        max_m: and nearer than this.
-        classes: In the order of the class names.
-    """
-
-    name: str
-    min_m: float
-    max_m: float
-    classes: tuple[ClassMetrics, ...]
-
-    @property
-    def mean_ap(self) -> float:
-        """Mean over the classes of their means over thresholds, classes without any object left out."""
-        return _mean(item.mean_ap for item in self.classes)
-
-    def of_class(self, name: str) -> ClassMetrics:
-        """The metrics of one class.
-
-        Raises:
-            KeyError: there is no such class.
-        """
-        for item in self.classes:
-            if item.class_name == name:
-                return item
-        raise KeyError(f"no class '{name}'; there are {[item.class_name for item in self.classes]}")
-
-
-@dataclass(frozen=True)
-class DetectionMetrics:
-    """What `evaluate_detections` found.
-
-    Attributes:
-        mode: Name of the matching mode.
-        policy: Name of the AP conventions.
-        class_names: The scored classes.
-        thresholds: Matching thresholds, ascending.
-        num_frames: Frames scored.
-        ranges: In the order asked for, then the range named `TOTAL`.
-    """
-
-    mode: str
-    policy: str
-    class_names: tuple[str, ...]
-    thresholds: tuple[float, ...]
-    num_frames: int
-    ranges: tuple[RangeMetrics, ...]
-
-    @property
-    def total(self) -> RangeMetrics:
-        """The range that spans all others."""
-        return self.range(TOTAL)
-
-    @property
-    def mean_ap(self) -> float:
-        """Mean AP over the whole range."""
-        return self.total.mean_ap
-
-    def range(self, name: str) -> RangeMetrics:
-        """The metrics of one range.
-
-        Raises:
-            KeyError: there is no such range.
-        """
-        for item in self.ranges:
-            if item.name == name:
-                return item
-        raise KeyError(f"no range '{name}'; there are {[item.name for item in self.ranges]}")
-
-
-@dataclass(frozen=True, eq=False)
-class MatchingRules:
-    """How detections are matched and pooled.
-
-    Attributes:
-        mode: Matching value.
-        policy: AP conventions.
-        compatible: (C, C) bool [detection label, ground truth label]; None: the same label only.
-        agnostic_false_positives: After the matching, detections still free are paired with ground truth still free of
-            any class; such a pair is a false positive of the ground truth's class, not of its own.
-        critical: Limits applied after the matching: ground truth outside them is dropped with its detection, a
-            detection outside them is dropped although its ground truth stays.
-    """
-
-    mode: MatchingMode = CENTER_DISTANCE_BEV
-    policy: ApPolicy = PERCEPTION_EVAL
-    compatible: NDArray[np.bool_] | None = None
-    agnostic_false_positives: bool = False
-    critical: ObjectLimits = field(default_factory=ObjectLimits)
+_FRAMES_AT_ONCE = 256
 
 
 def default_ranges(half_width_m: float) -> tuple[tuple[float, float], ...]:
@@ -240,12 +101,12 @@ def evaluate_detections(
         for name, (low, high) in named.items()
     }
     thresholds = tuple(sorted(float(value) for value in thresholds_m))
-    results = evaluate_tables(
-        estimates, truth, class_names, [thresholds] * num_classes, limits, rules or MatchingRules()
-    )
-    ranges = tuple(RangeMetrics(name, *named[name], classes) for name, classes in results.items())
     rules = rules or MatchingRules()
-    return DetectionMetrics(rules.mode.name, rules.policy.name, tuple(class_names), thresholds, len(frames), ranges)
+    results = evaluate_tables(estimates, truth, class_names, [thresholds] * num_classes, limits, rules, len(frames))
+    ranges = tuple(RangeMetrics(name, *named[name], classes) for name, classes in results.items())
+    return DetectionMetrics(
+        rules.mode.name, rules.policy.name, NATIVE_ENGINE, tuple(class_names), thresholds, len(frames), ranges
+    )
 
 
 def evaluate_tables(
@@ -255,6 +116,7 @@ def evaluate_tables(
     thresholds: Sequence[Sequence[float]],
     limits: dict[str, ObjectLimits],
     rules: MatchingRules,
+    num_frames: int,
 ) -> dict[str, tuple[ClassMetrics, ...]]:
     """The core of `evaluate_detections`, for objects in tables and limits of any kind.
 
@@ -265,107 +127,18 @@ def evaluate_tables(
         thresholds: Per class.
         limits: By name; each is scored on its own.
         rules: Matching and pooling.
+        num_frames: Frames, also those without objects.
 
     Returns:
         By the names of `limits`, the metrics per class.
     """
-    num_classes = len(class_names)
-    estimates = estimates.select(estimates.label >= 0)
-    ground_truth = ground_truth.select(ground_truth.label >= 0)
-    same = np.eye(num_classes, dtype=bool)
-    compatible = same if rules.compatible is None else rules.compatible
-    anything = np.ones_like(compatible) if rules.agnostic_false_positives else compatible
-    pick = min if rules.mode.larger_is_better else max
-    nothing = math.inf if rules.mode.larger_is_better else -math.inf
-    loosest = np.array([pick(values, default=nothing) for values in thresholds])
-    pairs = candidate_pairs(estimates, ground_truth, rules.mode, anything, loosest)
-
-    # Position of every detection in its frame's order of choice: score descending, then input order.
-    order = np.lexsort((np.arange(len(estimates)), -estimates.score, estimates.frame))
-    rank = np.empty(len(estimates), np.int64)
-    rank[order] = np.arange(len(estimates))
-
-    distinct = sorted({value for values in thresholds for value in values})
-    active = {value: np.array([value in values for values in thresholds]) for value in distinct}
-    results: dict[str, tuple[ClassMetrics, ...]] = {}
-    for name, limit in limits.items():
-        keep_estimate = limit.mask(estimates, num_classes, ground_truth=False)
-        keep_truth = limit.mask(ground_truth, num_classes, ground_truth=True)
-        inside = pairs.select(keep_estimate[pairs.estimate] & keep_truth[pairs.ground_truth])
-        found: list[list[PrecisionRecall]] = [[] for _ in class_names]
-        for value in distinct:
-            usable = inside.select(
-                rules.mode.better(inside.value, value)
-                & active[value][estimates.label[inside.estimate]]
-                & active[value][ground_truth.label[inside.ground_truth]]
-            )
-            match = _match(usable, rank, estimates, ground_truth, compatible, rules.agnostic_false_positives)
-            scored = _pool(match, rank, estimates, ground_truth, keep_estimate, keep_truth, compatible, rules)
-            for label in np.flatnonzero(active[value]):
-                found[label].append(scored.precision_recall(int(label), value, rules.policy))
-        results[name] = tuple(ClassMetrics(class_names[label], tuple(items)) for label, items in enumerate(found))
-    return results
-
-
-def _match(
-    pairs: CandidatePairs,
-    rank: NDArray[np.int64],
-    estimates: ObjectTable,
-    ground_truth: ObjectTable,
-    compatible: NDArray[np.bool_],
-    agnostic: bool,
-) -> NDArray[np.int64]:
-    """(E,) ground truth of each detection, -1 for none; incompatible ones only from the agnostic pass."""
-    allowed = compatible[estimates.label[pairs.estimate], ground_truth.label[pairs.ground_truth]]
-    match = assign(pairs.select(allowed), rank, len(ground_truth))
-    if agnostic:
-        taken = np.zeros(len(ground_truth), bool)
-        taken[match[match >= 0]] = True
-        rest = pairs.select((match[pairs.estimate] < 0) & ~taken[pairs.ground_truth])
-        late = assign(rest, rank, len(ground_truth))
-        match = np.where(match < 0, late, match)
-    return match
-
-
-@dataclass(frozen=True, eq=False)
-class _Pooled:
-    """Detections of all frames at one threshold, in the order of the results."""
-
-    label: NDArray[np.int64]
-    score: NDArray[np.float64]
-    hit: NDArray[np.bool_]
-    num_ground_truth: NDArray[np.int64]
-
-    def precision_recall(self, label: int, threshold: float, policy: ApPolicy) -> PrecisionRecall:
-        of_class = self.label == label
-        hit = self.hit[of_class]
-        count = int(self.num_ground_truth[label])
-        return precision_recall(self.score[of_class], np.ones(len(hit)), hit, count, threshold, policy)
-
-
-def _pool(
-    match: NDArray[np.int64],
-    rank: NDArray[np.int64],
-    estimates: ObjectTable,
-    ground_truth: ObjectTable,
-    keep_estimate: NDArray[np.bool_],
-    keep_truth: NDArray[np.bool_],
-    compatible: NDArray[np.bool_],
-    rules: MatchingRules,
-) -> _Pooled:
-    num_classes = len(compatible)
-    critical_truth = rules.critical.mask(ground_truth, num_classes, ground_truth=True)
-    counted = keep_estimate & rules.critical.mask(estimates, num_classes, ground_truth=False)
-    matched = match >= 0
-    counted[matched] &= critical_truth[match[matched]]
-    # Within a frame pairs come before free detections, each in the order of choice.
-    rows = np.flatnonzero(counted)
-    rows = rows[np.lexsort((rank[rows], ~matched[rows], estimates.frame[rows]))]
-    label = estimates.label[rows].copy()
-    hit = np.zeros(len(rows), bool)
-    paired = matched[rows]
-    truth_label = ground_truth.label[match[rows[paired]]]
-    hit[paired] = compatible[label[paired], truth_label]
-    label[paired] = truth_label
-    num = np.bincount(ground_truth.label[keep_truth & critical_truth], minlength=num_classes)
-    return _Pooled(label, estimates.score[rows], hit, num.astype(np.int64))
+    scorer = DetectionScorer(class_names, thresholds, limits, rules)
+    starts = np.arange(0, num_frames + _FRAMES_AT_ONCE, _FRAMES_AT_ONCE)
+    cuts = [np.searchsorted(table.frame, starts) for table in (estimates, ground_truth)]
+    for index, start in enumerate(starts[:-1]):
+        found, truth = (
+            table.select(slice(cut[index], cut[index + 1])).from_frame(int(start))
+            for table, cut in zip((estimates, ground_truth), cuts, strict=True)
+        )
+        scorer.add(found, truth, min(_FRAMES_AT_ONCE, num_frames - int(start)))
+    return scorer.result()

@@ -20,6 +20,9 @@ PerLabel = float | tuple[float, ...]
 class ObjectLimits:
     """Limits that an object must keep to be counted; all are strict, as perception_eval's are.
 
+    A detection of unknown class, where that is no scored class (label C of C classes), is held to the mean of the
+    classes' limits and to a score above 0.
+
     Attributes:
         min_distance_m: Centre distance from the ego in the ground plane must exceed this. An object exactly at the
             origin is therefore never counted while this is 0.
@@ -38,7 +41,7 @@ class ObjectLimits:
     min_num_points: PerLabel | None = None
 
     def mask(self, objects: ObjectTable, num_classes: int, *, ground_truth: bool) -> NDArray[np.bool_]:
-        """(N,) which objects are of a scored class and within the limits.
+        """(N,) which objects are of a scored class, or of unknown class, and within the limits.
 
         Raises:
             ConfigError: a limit has neither one value nor one per class.
@@ -46,15 +49,15 @@ class ObjectLimits:
         keep = objects.label >= 0
         label = np.where(keep, objects.label, 0)
 
-        def limit(name: str) -> NDArray[np.float64] | None:
+        def limit(name: str, unknown: float | None = None) -> NDArray[np.float64] | None:
             value = getattr(self, name)
             if value is None:
                 return None
-            if isinstance(value, (int, float)):
-                return np.full(len(objects), float(value))
-            if len(value) != num_classes:
-                raise ConfigError(f"{name} has {len(value)} values for {num_classes} classes: {value}")
-            spread: NDArray[np.float64] = np.asarray(value, np.float64)[label]
+            values = [float(value)] * num_classes if isinstance(value, (int, float)) else list(value)
+            if len(values) != num_classes:
+                raise ConfigError(f"{name} has {len(values)} values for {num_classes} classes: {value}")
+            values.append(float(np.mean(values)) if unknown is None else unknown)
+            spread: NDArray[np.float64] = np.asarray(values, np.float64)[label]
             return spread
 
         distance = objects.distance_m()
@@ -66,7 +69,7 @@ class ObjectLimits:
             keep &= np.abs(objects.center[:, 0]) < max_x
         if (max_y := limit("max_abs_y_m")) is not None:
             keep &= np.abs(objects.center[:, 1]) < max_y
-        if (score := limit("min_score")) is not None:
+        if (score := limit("min_score", unknown=0.0)) is not None:
             keep &= objects.score > score
         if ground_truth and (points := limit("min_num_points")) is not None:
             keep &= objects.num_points >= points

@@ -9,54 +9,32 @@ are the longest chain of such refusals, a handful in practice, instead of one st
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from eval.metrics.modes import CENTER_DISTANCE, CENTER_DISTANCE_BEV, MatchingMode
 from eval.metrics.objects import ObjectTable
 
-__all__ = ["CENTER_DISTANCE", "CENTER_DISTANCE_BEV", "CandidatePairs", "MatchingMode", "assign", "candidate_pairs"]
+__all__ = [
+    "CENTER_DISTANCE",
+    "CENTER_DISTANCE_BEV",
+    "CandidatePairs",
+    "MatchingMode",
+    "assign",
+    "candidate_pairs",
+    "choice_order",
+    "loosest_thresholds",
+    "match_at",
+]
 
 Array = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
 IntArray = NDArray[np.int64]
 
-
-@dataclass(frozen=True)
-class MatchingMode:
-    """How well a detection fits a ground truth.
-
-    Attributes:
-        name: As in results ("center_distance_bev").
-        larger_is_better: True for overlaps, False for distances.
-        values: Value of every pair of one frame: (E, G) for E detections and G ground truths.
-    """
-
-    name: str
-    larger_is_better: bool
-    values: Callable[[ObjectTable, ObjectTable], Array]
-
-    def better(self, values: Array, threshold: float | Array) -> NDArray[np.bool_]:
-        """Which values pass the threshold; equality does not."""
-        return values > threshold if self.larger_is_better else values < threshold
-
-
-def _bev_distance(estimates: ObjectTable, ground_truth: ObjectTable) -> Array:
-    delta = estimates.center[:, None, :2] - ground_truth.center[None, :, :2]
-    return np.hypot(delta[..., 0], delta[..., 1])
-
-
-def _distance(estimates: ObjectTable, ground_truth: ObjectTable) -> Array:
-    delta = estimates.center[:, None] - ground_truth.center[None]
-    return np.asarray(np.sqrt(np.einsum("egc,egc->eg", delta, delta)))
-
-
-CENTER_DISTANCE_BEV = MatchingMode("center_distance_bev", larger_is_better=False, values=_bev_distance)
-"""Distance of the centres in the ground plane, metres."""
-
-CENTER_DISTANCE = MatchingMode("center_distance", larger_is_better=False, values=_distance)
-"""Distance of the centres in space, metres."""
+_PAIRS_AT_ONCE = 1 << 18  # bounds memory: some 100 bytes a pair
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,16 +51,30 @@ class CandidatePairs:
     ground_truth: IntArray
     value: Array
 
-    def select(self, mask: NDArray[np.bool_]) -> CandidatePairs:
+    def select(self, mask: BoolArray) -> CandidatePairs:
         """The pairs that the mask keeps; order is kept."""
         return CandidatePairs(self.estimate[mask], self.ground_truth[mask], self.value[mask])
+
+
+def choice_order(estimates: ObjectTable, *, last_first: bool = False) -> IntArray:
+    """(E,) place of every detection in the order in which those of its frame choose: by score, descending.
+
+    Args:
+        estimates: Detections.
+        last_first: Among equal scores the later row chooses first (nuScenes) instead of the earlier (perception_eval).
+    """
+    rows = np.arange(len(estimates))
+    order = np.lexsort((-rows if last_first else rows, -estimates.score, estimates.frame))
+    rank = np.empty(len(estimates), np.int64)
+    rank[order] = rows
+    return rank
 
 
 def candidate_pairs(
     estimates: ObjectTable,
     ground_truth: ObjectTable,
     mode: MatchingMode,
-    compatible: NDArray[np.bool_],
+    compatible: BoolArray,
     loosest: Array,
 ) -> CandidatePairs:
     """All pairs of the same frame whose labels may match and whose value can pass a threshold.
@@ -91,29 +83,101 @@ def candidate_pairs(
         estimates: Detections, labels >= 0.
         ground_truth: Ground truth, labels >= 0.
         mode: Gives the value of a pair.
-        compatible: (C, C) bool, [detection label, ground truth label].
-        loosest: (C,) per ground truth label, the loosest threshold in use.
+        compatible: (L, L) bool, [detection label, ground truth label].
+        loosest: (L,) per ground truth label, the loosest threshold in use.
     """
-    num_frames = 1 + max(
-        int(estimates.frame[-1]) if len(estimates) else -1, int(ground_truth.frame[-1]) if len(ground_truth) else -1
-    )
-    estimate_at = estimates.frame_slices(num_frames)
-    truth_at = ground_truth.frame_slices(num_frames)
     found: list[tuple[IntArray, IntArray, Array]] = []
-    for frame in np.flatnonzero((np.diff(estimate_at) > 0) & (np.diff(truth_at) > 0)):
-        rows = slice(estimate_at[frame], estimate_at[frame + 1])
-        columns = slice(truth_at[frame], truth_at[frame + 1])
-        values = mode.values(estimates.select(rows), ground_truth.select(columns))
-        possible = mode.better(values, loosest[ground_truth.label[columns]][None])
-        possible &= compatible[estimates.label[rows][:, None], ground_truth.label[columns][None]]
-        row, column = np.nonzero(possible)
-        found.append((row + rows.start, column + columns.start, values[row, column]))
+    radius = np.hypot(estimates.size[:, 0], estimates.size[:, 1]) / 2
+    truth_radius = np.hypot(ground_truth.size[:, 0], ground_truth.size[:, 1]) / 2
+    x, y = estimates.center[:, 0], estimates.center[:, 1]
+    truth_x, truth_y = ground_truth.center[:, 0], ground_truth.center[:, 1]
+    for row, column in _same_frame(estimates, ground_truth, compatible):
+        reach = np.zeros(len(row))
+        if mode.reach_has_threshold:
+            reach += loosest[ground_truth.label[column]]
+        if mode.reach_has_size:
+            reach += radius[row] + truth_radius[column]
+        dx, dy = x[row] - truth_x[column], y[row] - truth_y[column]
+        # A hair more than the reach: what is close to the limit is decided by the value below.
+        near = (reach >= 0.0) & (dx * dx + dy * dy <= np.square(reach * (1 + 1e-9)))
+        row, column = row[near], column[near]
+        value = mode.values(estimates, ground_truth, row, column)
+        passes = mode.better(value, loosest[ground_truth.label[column]])
+        found.append((row[passes], column[passes], value[passes]))
     if not found:
         return CandidatePairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
-    estimate, truth, value = (np.concatenate(column) for column in zip(*found, strict=True))
+    estimate, truth, value = (np.concatenate(parts) for parts in zip(*found, strict=True))
     # Equal values: the ground truth that comes first in the frame wins.
     order = np.lexsort((truth, -value if mode.larger_is_better else value, estimate))
     return CandidatePairs(estimate[order], truth[order], value[order])
+
+
+def _same_frame(
+    estimates: ObjectTable, ground_truth: ObjectTable, compatible: BoolArray
+) -> Iterator[tuple[IntArray, IntArray]]:
+    """Rows of all compatible pairs of the same frame, in blocks that fit into memory."""
+    num_labels = len(compatible)
+    same_label_only = not (compatible & ~np.eye(num_labels, dtype=bool)).any()
+    key, truth_key = estimates.frame, ground_truth.frame
+    if same_label_only:
+        key = key * num_labels + estimates.label
+        truth_key = truth_key * num_labels + ground_truth.label
+    columns = np.argsort(truth_key, kind="stable")
+    sorted_key = truth_key[columns]
+    first = np.searchsorted(sorted_key, key, side="left")
+    count = np.searchsorted(sorted_key, key, side="right") - first
+    total = np.cumsum(count)
+    start = 0
+    while start < len(key):
+        before = total[start - 1] if start else 0
+        # At least one detection at a time, however many ground truths its frame has.
+        stop = max(int(np.searchsorted(total, before + _PAIRS_AT_ONCE, side="right")), start + 1)
+        number = count[start:stop]
+        row = np.repeat(np.arange(start, stop), number)
+        place = np.arange(len(row)) - np.repeat(np.cumsum(number) - number, number)
+        column = columns[np.repeat(first[start:stop], number) + place]
+        allowed = compatible[estimates.label[row], ground_truth.label[column]]
+        yield row[allowed], column[allowed]
+        start = stop
+
+
+def match_at(
+    pairs: CandidatePairs,
+    rank: IntArray,
+    estimates: ObjectTable,
+    ground_truth: ObjectTable,
+    compatible: BoolArray,
+    *,
+    agnostic: bool = False,
+) -> IntArray:
+    """One-to-one matching of all frames.
+
+    Args:
+        pairs: Candidates that pass the threshold.
+        rank: (E,) from `choice_order`.
+        estimates: Detections.
+        ground_truth: Ground truth.
+        compatible: (L, L) bool, [detection label, ground truth label].
+        agnostic: In a second pass, detections still free take ground truth still free whatever the labels.
+
+    Returns:
+        (E,) row of the ground truth of each detection, -1 for none.
+    """
+    allowed = compatible[estimates.label[pairs.estimate], ground_truth.label[pairs.ground_truth]]
+    match = assign(pairs.select(allowed), rank, len(ground_truth))
+    if agnostic:
+        taken = np.zeros(len(ground_truth), bool)
+        taken[match[match >= 0]] = True
+        rest = pairs.select((match[pairs.estimate] < 0) & ~taken[pairs.ground_truth])
+        match = np.where(match < 0, assign(rest, rank, len(ground_truth)), match)
+    return match
+
+
+def loosest_thresholds(thresholds: Sequence[Sequence[float]], mode: MatchingMode) -> Array:
+    """(C,) per class the threshold that lets most pairs pass; a class without one lets none."""
+    pick = min if mode.larger_is_better else max
+    nothing = np.inf if mode.larger_is_better else -np.inf
+    return np.array([pick(values, default=nothing) for values in thresholds], np.float64)
 
 
 def assign(pairs: CandidatePairs, rank: IntArray, num_ground_truth: int) -> IntArray:

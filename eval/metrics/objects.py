@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +38,8 @@ class ObjectTable:
 
     Attributes:
         frame: (N,) int64 index of the frame, ascending.
-        label: (N,) int64 index into the scored class names, or `NOT_A_TARGET`.
+        label: (N,) int64 index into the C scored class names; C is a detection of unknown class, which may take a
+            ground truth where the rules let it; or `NOT_A_TARGET`.
         score: (N,) float64; 1 for ground truth.
         center: (N, 3) float64 x, y, z of the box centre in metres, ego frame.
         size: (N, 3) float64 length, width, height in metres.
@@ -63,6 +64,10 @@ class ObjectTable:
         """The rows that a boolean mask, an index array or a slice names."""
         return ObjectTable(*(getattr(self, field.name)[index] for field in fields(self)))
 
+    def from_frame(self, start: int) -> ObjectTable:
+        """The same objects with frames counted from `start`."""
+        return replace(self, frame=self.frame - start)
+
     def distance_m(self) -> NDArray[np.float64]:
         """(N,) distance of each centre from the ego origin in the ground plane."""
         return np.hypot(self.center[:, 0], self.center[:, 1])
@@ -82,7 +87,8 @@ class ObjectTable:
             kind: "detection" or "ground truth", for messages.
 
         Raises:
-            DataError: a label outside the classes, or a coordinate, size or score that is NaN or infinite.
+            DataError: a label outside the classes, a coordinate, size or score that is NaN or infinite, or a negative
+                size.
         """
         counts = np.array([len(item) for item in boxes], dtype=np.int64)
         frame = np.repeat(np.arange(len(boxes), dtype=np.int64), counts)
@@ -107,4 +113,8 @@ class ObjectTable:
         if bad_box.size:
             row = int(bad_box[0])
             raise complain(row, f"a value that is not finite: box {values[row].tolist()}, score {score[row]}")
+        negative = np.flatnonzero((values[:, 3:6] < 0).any(axis=1))
+        if negative.size:
+            row = int(negative[0])
+            raise complain(row, f"a negative size: length, width, height {values[row, 3:6].tolist()}")
         return cls(frame, label, score, values[:, :3], values[:, 3:6], values[:, 6], values[:, 7:9], num_points)

@@ -70,7 +70,7 @@ def test_interpolation_is_linear_between_recalls() -> None:
     # Recalls 0, 1/2, 1/2, 1 with precisions 0, 1/2, 1/3, 1/2; the envelope is 1/2 everywhere; without it, the curve
     # passes (0, 0), (0.5, 1/3) and (1, 1/2): np.interp takes the last of equal recalls.
     scores, hit = np.array([0.9, 0.8, 0.7, 0.6]), np.array([False, True, False, True])
-    arguments = (scores, np.ones(4), hit, 2, 2.0)
+    arguments = (scores, hit, 2, 2.0)
     assert precision_recall(*arguments, ApPolicy("e", envelope=True)).ap == pytest.approx(0.4 / 0.9)
     recalls = np.arange(11, 101) / 100
     raw = np.where(recalls < 0.5, recalls / 0.5 * (1 / 2), 1 / 3 + (recalls - 0.5) / 0.5 * (1 / 2 - 1 / 3))

@@ -1,0 +1,130 @@
+"""Scores any detector's boxes: `python -m eval.score --frames FILE --out FILE [--config NAME …]`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from base.errors import ConfigError, UserError
+from base.files import user_path, write_json
+from eval.metrics.nuscenes import NUSCENES_RANGES_M
+from eval.score_configs import NUSCENES_PRESET, PRESETS, ScoreConfig, parse_config
+from eval.score_frames import FrameFile
+from eval.score_labels import UNKNOWN
+from eval.score_run import score_file
+
+__all__ = ["main", "score"]
+
+EXIT_OK = 0
+EXIT_USAGE = 2
+_DEFAULT_PRESET = "awml"
+
+_logger = logging.getLogger(__name__)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="score",
+        description="Score detections against ground truth. No model is needed. docs/metrics.md has the file format.",
+        epilog="Exit code: 0 scored; 2 wrong input or configuration.",
+    )
+    parser.add_argument(
+        "--frames", required=True, metavar="FILE", help=".json, .jsonl (a frame a line), or .gz of these"
+    )
+    parser.add_argument("--out", required=True, metavar="FILE", help="JSON file to write")
+    parser.add_argument(
+        "--config",
+        nargs="+",
+        action="extend",
+        metavar="NAME",
+        help=f"a configuration of the file, or a preset: {', '.join((*PRESETS, NUSCENES_PRESET))} (default: all of the "
+        f"file, or {_DEFAULT_PRESET})",
+    )
+    parser.add_argument(
+        "--detections", metavar="FILE", help="take the detections ('est') from this file, frame by frame the same"
+    )
+    parser.add_argument("--classes", nargs="+", metavar="NAME", help="classes of the nuScenes score")
+    parser.add_argument(
+        "--compat",
+        action=argparse.BooleanOptionalAction,
+        help="take headings in base_link as perception_eval does, without the sign of the turn (default: for "
+        "configurations of the file, which describe a run of that package, but not for presets)",
+    )
+    parser.add_argument(
+        "--unstable-ties",
+        action="store_true",
+        help="order equal scores by numpy's default sort, as perception_eval does; the result depends on the CPU",
+    )
+    parser.add_argument("--log-level", default="INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
+    return parser
+
+
+def _configs(names: Sequence[str] | None, in_file: dict[str, Any], args: argparse.Namespace) -> list[ScoreConfig]:
+    """The configurations that the names stand for; those of the file come before presets of the same name."""
+    if names is None:
+        names = list(in_file) or [_DEFAULT_PRESET]
+    stable = not args.unstable_ties
+    chosen: list[ScoreConfig] = []
+    for name in dict.fromkeys(names):
+        if name in in_file:
+            compat = args.compat is None or bool(args.compat)
+            chosen.append(parse_config(name, in_file[name], compat=compat, stable_ties=stable))
+        elif name in PRESETS:
+            chosen += PRESETS[f"{name}_compat" if args.compat and f"{name}_compat" in PRESETS else name]
+        elif name != NUSCENES_PRESET:
+            raise ConfigError(
+                f"there is no configuration '{name}': '{args.frames}' has {sorted(in_file) or 'none'}, the presets are "
+                f"{', '.join((*PRESETS, NUSCENES_PRESET))}"
+            )
+    return chosen
+
+
+def _nuscenes_classes(given: Sequence[str] | None, configs: Sequence[ScoreConfig]) -> tuple[str, ...]:
+    """The classes asked for; else those of the first configuration; else of the default preset."""
+    if given:
+        return tuple(dict.fromkeys(given))
+    first = configs[0] if configs else PRESETS[_DEFAULT_PRESET][0]
+    return tuple(name for name in first.class_names if name != UNKNOWN) or tuple(NUSCENES_RANGES_M)
+
+
+def score(args: argparse.Namespace) -> None:
+    """Scores what the arguments name and writes the result.
+
+    Raises:
+        UserError: wrong input or configuration.
+    """
+    detections = None if args.detections is None else user_path(args.detections)
+    out: Path = user_path(args.out)
+    if out.is_dir():
+        raise ConfigError(f"--out '{out}' is a folder; name the file to write")
+    frames = FrameFile(user_path(args.frames), detections)
+    configs = _configs(args.config, frames.configs(), args)
+    result = score_file(frames, configs, _nuscenes_classes(args.classes, configs))
+    write_json(out, result)
+    for name, scores in result["results"].items():
+        for mode, values in scores["modes"].items():
+            _logger.info("%s %s: mAP %s, mAPH %s", name, mode, values["mAP"], values["mAPH"])
+    filtered = result["nuscenes"]["filtered"]
+    _logger.info("nuscenes: mAP %s, NDS %s", filtered["mAP"], filtered["NDS"])
+    _logger.info("wrote %s", out)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    args = _parser().parse_args(argv)
+    logging.basicConfig(level=args.log_level, format="%(message)s", stream=sys.stderr, force=True)
+    try:
+        score(args)
+    except UserError as error:
+        kind = "configuration" if isinstance(error, ConfigError) else "input"
+        print(f"error ({kind}): {error}", file=sys.stderr)  # noqa: T201 - the command's last word
+        return EXIT_USAGE
+    return EXIT_OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,208 @@
+"""JSON and JSON Lines read piece by piece, in memory that does not grow with the file."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO, cast
+
+from base.errors import DataError
+
+__all__ = ["JsonDocument", "JsonLines", "open_text"]
+
+_BLOCK = 1 << 20
+_MAX_VALUE = 32 << 20  # characters of one frame, or of one other value
+_SPACE = re.compile(r"[ \t\r\n]*")
+_decode = json.JSONDecoder().raw_decode
+
+
+def open_text(path: Path) -> TextIO:
+    """Opens a text file, gzip-compressed if its name ends in .gz.
+
+    Raises:
+        DataError: it does not exist or is no file.
+    """
+    try:
+        if path.suffix == ".gz":
+            return cast("TextIO", gzip.open(path, "rt", encoding="utf-8"))
+        return path.open(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise DataError(f"'{path}' does not exist") from error
+    except (IsADirectoryError, PermissionError) as error:
+        raise DataError(f"'{path}' cannot be read: {error.strerror}") from error
+
+
+def _read(stream: TextIO, size: int, path: Path) -> str:
+    try:
+        return stream.read(size)
+    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
+        raise DataError(f"'{path}' is not UTF-8 text{_gzip_hint(error)}: {error}") from error
+
+
+def _gzip_hint(error: Exception) -> str:
+    return "" if isinstance(error, UnicodeDecodeError) else " compressed with gzip, or was cut off"
+
+
+class JsonDocument:
+    """One JSON object whose members are read in order, the items of a list one by one."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._stream = open_text(path)
+        self._text = ""
+        self._at = 0
+        self._line = 1
+        self._ended = False
+
+    def members(self, stream_key: str) -> Iterator[tuple[str, Any]]:
+        """(key, value) of each member; of `stream_key`, whose value must be a list, (key, item) of each item.
+
+        Raises:
+            DataError: the file is not one JSON object, or is cut off; the message gives the line.
+        """
+        with self._stream:
+            self._expect("{", "the file must hold one JSON object")
+            if self._peek() != "}":
+                while True:
+                    self._peek()
+                    key = self._value("a key")
+                    self._expect(":", f"after the key {key!r}")
+                    if key == stream_key:
+                        yield from ((key, item) for item in self._items(key))
+                    else:
+                        self._peek()
+                        yield key, self._value(f"the value of '{key}'")
+                    if self._peek() != ",":
+                        break
+                    self._advance(1)
+            self._expect("}", "at the end of the object")
+            rest = self._peek()
+            if rest:
+                raise self._error(f"{rest!r} follows the end of the object; one file holds one object")
+
+    def _items(self, key: str) -> Iterator[Any]:
+        self._expect("[", f"'{key}' must be a list")
+        if self._peek() == "]":
+            self._advance(1)
+            return
+        number = 0
+        while True:
+            self._peek()
+            yield self._value(f"{key}[{number}]")
+            number += 1
+            if self._peek() != ",":
+                break
+            self._advance(1)
+        self._expect("]", f"after {key}[{number - 1}]")
+
+    def _more(self) -> bool:
+        """Reads on; False at the end of the file."""
+        if self._ended:
+            return False
+        # Twice as much as is waiting, so that a long value is not scanned many times.
+        block = _read(self._stream, max(_BLOCK, len(self._text) - self._at), self.path)
+        self._ended = not block
+        self._text = self._text[self._at :] + block
+        self._at = 0
+        return bool(block)
+
+    def _advance(self, count: int) -> None:
+        self._line += self._text.count("\n", self._at, self._at + count)
+        self._at += count
+
+    def _peek(self) -> str:
+        """The next character that is no space; "" at the end."""
+        while True:
+            match = _SPACE.match(self._text, self._at)
+            self._advance((match.end() if match else self._at) - self._at)
+            if self._at < len(self._text):
+                return self._text[self._at]
+            if not self._more():
+                return ""
+
+    def _expect(self, character: str, context: str) -> None:
+        found = self._peek()
+        if found != character:
+            what = f"{found!r} stands" if found else "the file ends"
+            raise self._error(f"{what} where '{character}' must come: {context}", ended=not found)
+        self._advance(1)
+
+    def _value(self, what: str) -> Any:
+        while True:
+            try:
+                value, end = _decode(self._text, self._at)
+            except json.JSONDecodeError as error:
+                # An error well before the end of what was read is no matter of reading on.
+                cut = error.pos >= len(self._text) - 16 or error.msg.startswith("Unterminated string")
+                if not cut:
+                    self._advance(error.pos - self._at)
+                    raise self._error(f"{what}: {error.msg}") from error
+            except RecursionError as error:
+                raise self._error(f"{what} is nested too deeply") from error
+            else:
+                # A number that reaches the end of the block may go on in the next.
+                if end < len(self._text) or self._ended:
+                    self._advance(end - self._at)
+                    return value
+            if len(self._text) - self._at > _MAX_VALUE:
+                raise self._error(f"{what} is longer than {_MAX_VALUE >> 20} MB; is a bracket missing?")
+            if not self._more() and self._ended:
+                self._retry_or_fail(what)
+
+    def _retry_or_fail(self, what: str) -> None:
+        """At the end of the file: returns if the value is whole after all."""
+        try:
+            _decode(self._text, self._at)
+        except json.JSONDecodeError as error:
+            raise self._error(f"{what} is cut off ({error.msg})", ended=True) from error
+
+    def _error(self, text: str, *, ended: bool = False) -> DataError:
+        advice = "; the file is truncated: write or copy it again" if ended else ""
+        return DataError(f"'{self.path}' line {self._line} is not valid JSON: {text}{advice}")
+
+
+class JsonLines:
+    """One JSON value a line; empty lines are skipped."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def values(self) -> Iterator[tuple[int, Any]]:
+        """(line number, value).
+
+        Raises:
+            DataError: a line is no JSON value, or too long to be one frame.
+        """
+        with open_text(self.path) as stream:
+            number = 0
+            while line := self._line(stream, number + 1):
+                number += 1
+                if not line.strip():
+                    continue
+                try:
+                    value = json.loads(line)
+                except json.JSONDecodeError as error:
+                    cut = (
+                        "" if line.endswith("\n") else "; the file ends there: it is truncated, write or copy it again"
+                    )
+                    raise DataError(
+                        f"'{self.path}' line {number} is not valid JSON: {error.msg} at column {error.colno}{cut}"
+                    ) from error
+                except RecursionError as error:
+                    raise DataError(f"'{self.path}' line {number} is nested too deeply") from error
+                yield number, value
+
+    def _line(self, stream: TextIO, number: int) -> str:
+        try:
+            line = stream.readline(_MAX_VALUE)
+        except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
+            raise DataError(f"'{self.path}' is not UTF-8 text{_gzip_hint(error)}: {error}") from error
+        if len(line) == _MAX_VALUE and not line.endswith("\n"):
+            raise DataError(
+                f"'{self.path}' line {number} is longer than {_MAX_VALUE >> 20} MB; JSON Lines hold one frame a line. "
+                "If the file is one JSON object, name it .json"
+            )
+        return line
