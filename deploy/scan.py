@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from base.errors import ConfigError, DataError
-from datasets.points import parse_points
+from deploy.pcd import parse_pcd
 
 if TYPE_CHECKING:
     from models.spec import ModelSpec
@@ -95,11 +95,11 @@ class Scan:
 
 
 def read_scan(path: Path, form: ScanFormat, spec: ModelSpec) -> Scan:
-    """Reads float32 records and moves them into `base_link`; warns of what looks like a wrong option.
+    """Reads a scan and moves it into `base_link`; warns of what looks like a wrong option.
 
     Args:
-        path: A file of little-endian float32 records without a header.
-        form: What the records are.
+        path: A `.pcd` file (`deploy.pcd`); any other name: little-endian float32 records without a header.
+        form: What the records are, and where the sensor stands.
         spec: The model.
 
     Raises:
@@ -118,16 +118,15 @@ def read_scan(path: Path, form: ScanFormat, spec: ModelSpec) -> Scan:
         raise DataError(f"Cannot read point file '{path}': {error.strerror}. Give its path with --points.") from error
     if not data:
         raise DataError(f"Point file '{path}' is empty (0 bytes). Record or copy it again.")
-    _check_record_length(data, form.columns, path)
-    count, rest = divmod(len(data), 4 * form.columns)
-    if rest:
-        raise DataError(
-            f"Point file '{path}' has {len(data)} bytes: {count} points of {form.columns} float32 and {rest} bytes of "
-            "another. The file was cut off (copy it again), or its points have another number of values (--columns)."
+    table = parse_pcd(data, path) if path.suffix.lower() == ".pcd" else _parse_records(data, form.columns, path)
+    count = len(table)
+    raw = table[np.isfinite(table).all(axis=1)]
+    if len(raw) < count:
+        _logger.warning(
+            "'%s': %d of %d points hold NaN or infinite values and are left out", path, count - len(raw), count
         )
-    raw = parse_points(data, form.columns, str(path))
     if not len(raw):
-        raise DataError(f"Point file '{path}': all {count} points hold NaN or infinite values; none is left.")
+        raise DataError(f"Point file '{path}' has no valid point: {count} in it, all with NaN or infinite values.")
     points = np.zeros((len(raw), spec.point_features), np.float32)
     angle = math.radians(form.yaw_deg)
     cos, sin = math.cos(angle), math.sin(angle)
@@ -148,6 +147,19 @@ def read_scan(path: Path, form: ScanFormat, spec: ModelSpec) -> Scan:
             form.height_m - ground,
         )
     return Scan(path, points, count, count - len(raw), ground)
+
+
+def _parse_records(data: bytes, columns: int, path: Path) -> NDArray[np.float32]:
+    """(N, columns) float32 records."""
+    _check_record_length(data, columns, path)
+    count, rest = divmod(len(data), 4 * columns)
+    if rest:
+        raise DataError(
+            f"Point file '{path}' has {len(data)} bytes: {count} points of {columns} float32 and {rest} bytes of "
+            "another. The file was cut off (copy it again), or its points have another number of values (--columns)."
+        )
+    records: NDArray[np.float32] = np.frombuffer(data, dtype="<f4").reshape(count, columns)
+    return records
 
 
 def _check_record_length(data: bytes, columns: int, path: Path) -> None:

@@ -234,7 +234,7 @@ def test_invalid_points_are_left_out_and_counted(run, tmp_path, scan_points):
     code, out, err = run(broken)
     assert code == 0
     assert "600 points, 7 invalid" in out
-    assert "dropped 7 of 600 points" in err
+    assert "7 of 600 points hold NaN" in err
     assert document(tmp_path / "out")["scan"]["invalid_points"] == 7
 
 
@@ -247,7 +247,7 @@ def test_bad_files(run, tmp_path, scan_points):
         (tmp_path, "Is a directory"),
         (empty, "is empty (0 bytes)"),
         (cut, "599 points of 5 float32 and 17 bytes of another. The file was cut off"),
-        (np.full((9, 5), np.nan, np.float32), "all 9 points hold NaN or infinite values"),
+        (np.full((9, 5), np.nan, np.float32), "no valid point: 9 in it, all with NaN or infinite values"),
         (scan_points + np.float32([500, 0, 0, 0, 0]), "none of 600 points lies in the range of model"),
     ]
     for points, message in cases:

@@ -130,3 +130,19 @@ def test_formats_are_checked():
     ):
         with pytest.raises(ConfigError, match=message):
             ScanFormat(**{"columns": 5, **wrong})
+
+
+def test_a_pcd_file_needs_no_columns(tmp_path, spec):
+    points = spinning_scan(4, height_m=1.8)
+    points[5] = np.nan  # as in an organized cloud
+    head = (
+        "VERSION 0.7\nFIELDS x y z intensity\nSIZE 4 4 4 4\nTYPE F F F F\nCOUNT 1 1 1 1\n"
+        f"WIDTH {len(points)}\nHEIGHT 1\nPOINTS {len(points)}\nDATA binary\n"
+    )
+    path = tmp_path / "scan.PCD"
+    path.write_bytes(head.encode() + points.astype("<f4").tobytes())
+    found = read_scan(path, ScanFormat(5, height_m=1.8), spec)
+    kept = np.delete(points, 5, axis=0)
+    kept[:, 2] += np.float32(1.8)
+    np.testing.assert_array_equal(found.points[:, :4], kept)
+    assert (found.num_in_file, found.num_invalid) == (len(points), 1)
