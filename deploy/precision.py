@@ -8,6 +8,7 @@ engine of it.
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -85,12 +86,14 @@ def weight_rounding(model: onnx.ModelProto) -> tuple[WeightRounding, ...]:
     )
 
 
-def convert_precision(model: onnx.ModelProto, precision: str) -> onnx.ModelProto:
+def convert_precision(model: onnx.ModelProto, precision: str, keep_fp32: Collection[str] = ()) -> onnx.ModelProto:
     """A copy of an FP32 graph in the asked precision; inputs and outputs stay FP32.
 
     Args:
         model: A graph whose floating-point tensors are all FP32. It may hold Q/DQ pairs (operator set 19 or newer).
         precision: "fp32" (a plain copy) or "fp16".
+        keep_fp32: Names of nodes that stay FP32. Their borders with the rest must be Q and DQ nodes, which are kept
+            nodes themselves, and graph inputs.
 
     Raises:
         ExportError: unknown precision; the graph is not FP32; a weight overflows FP16; an operator carries FP32 values
@@ -114,7 +117,7 @@ def convert_precision(model: onnx.ModelProto, precision: str) -> onnx.ModelProto
         raise ExportError(f"The graph '{model.graph.name}' is {found} already; convert the FP32 export.")
     _check_convertible(model)
     _check_weights(weight_rounding(model), model.graph.name)
-    _convert_to_fp16(result)
+    _convert_to_fp16(result, keep_fp32)
     return result
 
 
@@ -160,17 +163,20 @@ def _check_weights(rounding: tuple[WeightRounding, ...], graph_name: str) -> Non
     _logger.info("%s in FP16: of %d weights %d become 0, %d keep fewer digits", graph_name, total, vanished, subnormal)
 
 
-def _convert_to_fp16(model: onnx.ModelProto) -> None:
+def _convert_to_fp16(model: onnx.ModelProto, keep_fp32: Collection[str]) -> None:
     import numpy as np
     import onnx
 
     float32, float16 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
     graph = model.graph
+    kept_inputs = {name for node in graph.node if node.name in keep_fp32 for name in node.input}
     for tensor in graph.initializer:
-        if tensor.data_type == float32:
+        if tensor.data_type == float32 and tensor.name not in kept_inputs:
             half = onnx.numpy_helper.to_array(tensor).astype(np.float16)
             tensor.CopyFrom(onnx.numpy_helper.from_array(half, tensor.name))
     for node in graph.node:
+        if node.name in keep_fp32:
+            continue
         for attribute in node.attribute:
             if attribute.type == onnx.AttributeProto.TENSOR and attribute.t.data_type == float32:
                 half = onnx.numpy_helper.to_array(attribute.t).astype(np.float16)
@@ -186,19 +192,24 @@ def _convert_to_fp16(model: onnx.ModelProto) -> None:
     del graph.value_info[:]
     weights = {tensor.name for tensor in graph.initializer}
     casts_in, casts_out, renamed = [], [], {}
+    read = {name for node in graph.node if node.name not in keep_fp32 for name in node.input}
+    read |= {value.name for value in graph.output}
     for value in graph.input:
         if value.type.tensor_type.elem_type != float32:
             continue
         if value.name in weights:
             value.type.tensor_type.elem_type = float16
             continue
+        if value.name not in read:
+            continue
         renamed[value.name] = f"{value.name}_fp16"
         casts_in.append(
             onnx.helper.make_node("Cast", [value.name], [renamed[value.name]], f"/{value.name}_to_fp16", to=float16)
         )
     for node in graph.node:
-        for index, name in enumerate(node.input):
-            node.input[index] = renamed.get(name, name)
+        if node.name not in keep_fp32:
+            for index, name in enumerate(node.input):
+                node.input[index] = renamed.get(name, name)
     inner = {}
     for value in graph.output:
         if value.type.tensor_type.elem_type != float32:

@@ -1,10 +1,10 @@
 """What a quantized graph computes in beside its codes: FP32, or FP16 with FP32 inputs and outputs.
 
-In FP16 two places stay FP32, where a float tensor exists on paper only:
-
-* a graph input that is quantized at once is quantized from FP32, without a rounding to FP16 before it;
-* between the DQ and Q nodes of a concatenation, which a builder turns into a copy of codes. (ONNX Runtime's fused
-  operator for it takes FP32 scales alone, and refuses the whole model otherwise.)
+In FP16, a float tensor that exists on paper only stays FP32: what lies between an integer layer and the quantizer of its
+output, between the pairs of a concatenation, or between a graph input and its quantizer. Builders fuse it away, with
+FP32 arithmetic inside the kernel, so the type costs nothing and says what happens. (ONNX Runtime, too, needs it: it
+rounds a bias there to INT32 by a division in that type, which overflows FP16, and its fused concatenation takes FP32
+scales alone.) Every float tensor that a kernel writes to memory is FP16.
 """
 
 from __future__ import annotations
@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING
 
 from base.errors import ExportError
 from deploy.precision import convert_precision
-from deploy.qdq.view import DEQUANTIZE, QUANTIZE, GraphView
+from deploy.qdq.view import DEQUANTIZE, INTEGER_OPS, QUANTIZE, GraphView
 
 if TYPE_CHECKING:
     import onnx
 
 __all__ = ["convert_qdq_precision"]
+
+# Operators that a kernel applies to its result before it writes it.
+_FUSED = ("Relu", "Clip", "LeakyRelu")
 
 
 def convert_qdq_precision(model: onnx.ModelProto, precision: str) -> onnx.ModelProto:
@@ -31,13 +34,15 @@ def convert_qdq_precision(model: onnx.ModelProto, precision: str) -> onnx.ModelP
     Raises:
         ExportError: a scale is not exact in FP16, or what `convert_precision` refuses.
     """
-    if precision == "fp16":
-        _check_scales(model)
-    result = convert_precision(model, precision)
-    if precision == "fp16":
-        _quantize_inputs_from_fp32(result)
-        _keep_concats_in_fp32(result)
-    return result
+    if precision != "fp16":
+        return convert_precision(model, precision)
+    import onnx
+
+    _check_scales(model)
+    result: onnx.ModelProto = onnx.ModelProto()
+    result.CopyFrom(model)
+    kept = _split_dequantizers(result, _on_paper(GraphView.of(result)))
+    return convert_precision(result, precision, keep_fp32=kept)
 
 
 def _check_scales(model: onnx.ModelProto) -> None:
@@ -59,39 +64,68 @@ def _check_scales(model: onnx.ModelProto) -> None:
             )
 
 
-def _quantize_inputs_from_fp32(model: onnx.ModelProto) -> None:
-    view = GraphView.of(model)
-    unused = set()
-    for cast in view.nodes("Cast"):
-        readers = view.readers(cast.output[0])
-        if cast.input[0] in view.producers or not readers or any(node.op_type != QUANTIZE for node in readers):
+def _on_paper(view: GraphView) -> set[str]:
+    """Names of the nodes all of whose float tensors are fused away, but for the DQ nodes in front of them."""
+    kept: set[str] = set()
+    for quantize in view.nodes(QUANTIZE):
+        tensor, path = quantize.input[0], [quantize]
+        while _read_once(view, tensor):
+            node = view.producers.get(tensor)
+            if node is None or node.op_type not in _FUSED:
+                break
+            path.append(node)
+            tensor = node.input[0]
+        if not _read_once(view, tensor):
             continue
-        for node in readers:
-            node.input[0] = cast.input[0]
-            _to_fp32(view, node)
-        unused.add(cast.output[0])
-    nodes = [node for node in view.order if node.output[0] not in unused]
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
+        producer = view.producers.get(tensor)
+        if producer is None:
+            kept.update(node.name for node in path)
+            continue
+        weight = view.weight_dequantizer(producer)
+        sources = list(producer.input)
+        if producer.op_type in INTEGER_OPS and weight is not None:
+            sources = sources[:1]
+            path.append(weight)
+        elif producer.op_type != "Concat":
+            continue
+        if all(view.producer(name, DEQUANTIZE) is not None for name in sources):
+            kept.update(node.name for node in (*path, producer))
+    return kept
 
 
-def _keep_concats_in_fp32(model: onnx.ModelProto) -> None:
-    view = GraphView.of(model)
-    for concat in view.nodes("Concat"):
-        before = [view.producer(name, DEQUANTIZE) for name in concat.input]
-        after = view.readers(concat.output[0])
-        sources = [node for node in before if node is not None]
-        own = all(len(view.readers(node.output[0])) == 1 for node in sources)
-        if len(sources) == len(before) and own and after and all(node.op_type == QUANTIZE for node in after):
-            for node in (*sources, *after):
-                _to_fp32(view, node)
+def _read_once(view: GraphView, tensor: str) -> bool:
+    return len(view.readers(tensor)) == 1 and tensor not in view.outputs
 
 
-def _to_fp32(view: GraphView, node: onnx.NodeProto) -> None:
-    """FP32 for the scale of one node, which decides the type of its float side; exact for scales that FP16 holds."""
-    import numpy as np
+def _split_dequantizers(model: onnx.ModelProto, kept: set[str]) -> frozenset[str]:
+    """Adds the DQ nodes that kept nodes read; one that others read as well gets a twin for those, ending in `_fp16`."""
     import onnx
 
-    tensor = view.initializers[node.input[1]]
-    value = onnx.numpy_helper.to_array(tensor).astype(np.float32)
-    tensor.CopyFrom(onnx.numpy_helper.from_array(value, tensor.name))
+    view = GraphView.of(model)
+    nodes, more = [], set()
+    for node in view.order:
+        nodes.append(node)
+        readers = view.readers(node.output[0]) if node.op_type == DEQUANTIZE else []
+        if node.name in kept or not any(reader.name in kept for reader in readers):
+            continue
+        more.add(node.name)
+        others = [reader for reader in readers if reader.name not in kept]
+        if not others:
+            continue
+        twin = onnx.NodeProto()
+        twin.CopyFrom(node)
+        twin.name = f"{node.name}_fp16"
+        twin.output[0] = f"{twin.name}_output_0"
+        for index, slot in ((1, "scale"), (2, "zero_point")):
+            copy = onnx.TensorProto()
+            copy.CopyFrom(view.initializers[node.input[index]])
+            copy.name = twin.input[index] = f"{twin.name}.{slot}"
+            model.graph.initializer.append(copy)
+        for reader in others:
+            for index, name in enumerate(reader.input):
+                if name == node.output[0]:
+                    reader.input[index] = twin.output[0]
+        nodes.append(twin)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return frozenset(kept | more)

@@ -145,8 +145,9 @@ def is_quantized(model: onnx.ModelProto) -> bool:
 def module_path(node_name: str) -> str:
     """The PyTorch module that a node was traced from.
 
-    `/pts_backbone/blocks.0/blocks.0.3/Conv` is a call of `pts_backbone.blocks.0.3`: the exporter writes a scope for every module that is called, with its whole path inside a container that is not
-    called itself (`blocks.0` of a ModuleList).
+    `/pts_backbone/blocks.0/blocks.0.3/Conv` is a call of `pts_backbone.blocks.0.3`: the exporter writes a scope for
+    every module that is called, with its whole path inside a container that is not called itself (`blocks.0` of a
+    ModuleList).
     """
     path: list[str] = []
     for scope in node_name.strip("/").split("/")[:-1]:
