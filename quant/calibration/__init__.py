@@ -1,0 +1,45 @@
+"""Calibration: from activations and weights to scales.
+
+Observe once, choose later: `CalibrationManager` fills one integer histogram a quantizer in a single pass over the
+frames, and every method of `amax` works on the histogram. Nothing depends on the order of the frames, on threads or on
+the number of processes.
+"""
+
+from __future__ import annotations
+
+from base.lazy import lazy_attributes
+
+__all__ = [
+    "ACTIVATION_METHODS",
+    "WEIGHT_METHODS",
+    "AbsHistogram",
+    "ActivationStatistics",
+    "CalibrationFrame",
+    "CalibrationFrames",
+    "CalibrationManager",
+    "CalibrationResult",
+    "QuantizerCalibration",
+    "calibration_batches",
+    "compute_amax",
+    "dataloader_batches",
+    "weight_amax",
+]
+
+__getattr__ = lazy_attributes(
+    __name__,
+    {
+        "ACTIVATION_METHODS": "amax",
+        "WEIGHT_METHODS": "weights",
+        "AbsHistogram": "histogram",
+        "ActivationStatistics": "observation",
+        "CalibrationFrame": "batches",
+        "CalibrationFrames": "batches",
+        "CalibrationManager": "calibrator",
+        "CalibrationResult": "result",
+        "QuantizerCalibration": "result",
+        "calibration_batches": "batches",
+        "compute_amax": "amax",
+        "dataloader_batches": "batches",
+        "weight_amax": "weights",
+    },
+)

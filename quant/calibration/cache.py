@@ -1,0 +1,145 @@
+"""The calibration cache: scales in a JSON file, checked before one of them is used."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from base.errors import DataError
+from base.files import read_json, write_json
+from quant.calibration.identity import architecture_fingerprint, weights_fingerprint
+from quant.calibration.result import CalibrationResult, QuantizerCalibration
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["read_cache", "write_cache"]
+
+_FORMAT = "int8 calibration"
+_VERSION = 1
+_REMEDY = "Calibrate again."
+
+
+def write_cache(result: CalibrationResult, path: str | Path) -> None:
+    """Writes `result` without its histograms."""
+    content = {
+        "format": _FORMAT,
+        "version": _VERSION,
+        "amax_method": result.amax_method,
+        "weight_method": result.weight_method,
+        "percentile": result.percentile,
+        "frames": {"count": result.num_frames, "tokens_sha256": result.tokens_sha256},
+        "model": {"architecture": result.architecture, "weights_sha256": result.weights_sha256},
+        "quantizers": [{"name": name, **dataclasses.asdict(entry)} for name, entry in result.quantizers.items()],
+    }
+    write_json(path, {**content, "sha256": _checksum(content)})
+
+
+def read_cache(path: str | Path, model: nn.Module, required: frozenset[str]) -> CalibrationResult:
+    """Reads what `write_cache` wrote.
+
+    Args:
+        model: The quantized model that it must belong to.
+        required: Names of quantizers that must have a scale.
+
+    Raises:
+        DataError: the file is missing, truncated, changed, of another model or other weights, lacks a quantizer, names
+            an unknown one, or holds an invalid scale.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        raise DataError(f"'{path}' is no calibration cache. Give the file that save_calib_cache wrote.")
+    if content.get("version") != _VERSION:
+        raise DataError(
+            f"'{path}' is a calibration cache of version {content.get('version')}; this release reads {_VERSION}. "
+            f"{_REMEDY}"
+        )
+    checksum = content.pop("sha256", None)
+    if checksum != _checksum(content):
+        raise DataError(f"'{path}' was changed or damaged since it was written: its checksum does not fit. {_REMEDY}")
+    try:
+        result = _result(content)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"'{path}' is a broken calibration cache: {error!r}. {_REMEDY}") from error
+    _check_model(path, result, model)
+    _check_quantizers(path, result.quantizers, model, required)
+    return result
+
+
+def _result(content: dict[str, Any]) -> CalibrationResult:
+    entries = {}
+    for row in content["quantizers"]:
+        values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
+        entries[str(values.pop("name"))] = QuantizerCalibration(**values)
+    return CalibrationResult(
+        amax_method=content["amax_method"],
+        weight_method=content["weight_method"],
+        percentile=content["percentile"],
+        num_frames=int(content["frames"]["count"]),
+        tokens_sha256=content["frames"]["tokens_sha256"],
+        architecture=content["model"]["architecture"],
+        weights_sha256=content["model"]["weights_sha256"],
+        quantizers=entries,
+    )
+
+
+def _check_model(path: str | Path, result: CalibrationResult, model: nn.Module) -> None:
+    from quant.quantizer import named_quantizers
+
+    if result.architecture != architecture_fingerprint(model):
+        here, there = set(named_quantizers(model)), set(result.quantizers)
+        difference = "; ".join(
+            f"{len(names)} quantizers only in {where}, such as '{min(names)}'"
+            for where, names in (("the model", here - there), ("the cache", there - here))
+            if names
+        )
+        raise DataError(
+            f"Calibration cache '{path}' belongs to another model, or to one quantized in other layers: "
+            f"{difference or 'layers of other shapes'}. Use the model config and skip_layers that it was made with, or "
+            "calibrate again."
+        )
+    if result.weights_sha256 != weights_fingerprint(model):
+        raise DataError(
+            f"Calibration cache '{path}' was made with other weights of this architecture; its activation scales do "
+            "not fit. "
+            "Use the checkpoint (and BatchNorm folding) that it was made with, or calibrate again."
+        )
+
+
+def _check_quantizers(
+    path: str | Path, entries: Mapping[str, QuantizerCalibration], model: nn.Module, required: frozenset[str]
+) -> None:
+    import torch
+
+    from quant.quantizer import named_quantizers
+    from quant.quantizer.base import round_scale
+
+    quantizers = named_quantizers(model)
+    missing, unknown = sorted(required - set(entries)), sorted(set(entries) - set(quantizers))
+    if missing or unknown:
+        raise DataError(
+            f"Calibration cache '{path}' lacks quantizers {missing} and holds unknown ones {unknown}; it is of another "
+            f"model. {_REMEDY}"
+        )
+    for name, entry in entries.items():
+        expected = quantizers[name].scale.numel()
+        if len(entry.scale) != expected:
+            raise DataError(
+                f"Calibration cache '{path}': '{name}' has {len(entry.scale)} scales, the model {expected}. {_REMEDY}"
+            )
+        for scale in entry.scale:
+            valid = isinstance(scale, float) and math.isfinite(scale) and scale > 0
+            if not valid or scale != round_scale(torch.tensor(scale, dtype=torch.float64)).item():
+                raise DataError(
+                    f"Calibration cache '{path}': '{name}' has the scale {scale!r}; scales are positive numbers of "
+                    f"eight significant bits. {_REMEDY}"
+                )
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

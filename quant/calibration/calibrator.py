@@ -1,0 +1,258 @@
+"""Calibration of a quantized model: activations by a pass over frames, weights from themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from base.errors import ConfigError, DataError
+from quant.calibration.amax import ACTIVATION_METHODS, check_method, compute_amax
+from quant.calibration.identity import architecture_fingerprint, weights_fingerprint
+from quant.calibration.observation import ActivationStatistics, observe_activations
+from quant.calibration.result import CalibrationResult, QuantizerCalibration
+from quant.calibration.weights import WEIGHT_METHODS, weight_amax
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from models.spec import ModelSpec
+    from quant.calibration.histogram import AbsHistogram
+
+__all__ = ["METHODS", "CalibrationManager"]
+
+METHODS = ("histogram", "max")
+_CLIPPED_STEPS = 127.5
+
+
+class CalibrationManager:
+    """Gives every quantizer of a model its scale.
+
+    A scale depends on the frames, the weights and the method alone: histograms hold integers, frames run with one
+    thread each, and scales are rounded to eight significant bits. The number of processes, of threads and the order of
+    the frames change no byte.
+
+    Memory: one frame's activations a process, and 32 KB for each quantizer, however many frames there are.
+    """
+
+    def __init__(self, model: nn.Module, spec: ModelSpec | None = None) -> None:
+        """Args:
+            model: A quantized CenterPoint (`quant.quant_model`); or, without `spec`, any quantized module that takes a
+                batch as its argument.
+            spec: The CenterPoint's specification.
+
+        Raises:
+            ConfigError: the model has no quantizer.
+        """
+        from quant.quantizer import named_quantizers
+
+        self.model = model
+        self.spec = spec
+        self._quantizers = named_quantizers(model)
+        if not self._quantizers:
+            raise ConfigError(f"{type(model).__name__} has no quantizer to calibrate; call quant.quant_model first.")
+        self._weights = _weights(model)
+        # Of layers that are switched to floating point nothing is seen, and nothing is missing.
+        self._idle = _idle(model)
+        self._result: CalibrationResult | None = None
+
+    def calibrate(
+        self,
+        batches: Iterable[Any],
+        num_batches: int = 100,
+        method: str = "histogram",
+        amax_method: str = "mse",
+        weight_method: str = "mse",
+        *,
+        percentile: float = 99.99,
+        progress: bool = True,
+        workers: int | None = None,
+    ) -> CalibrationResult:
+        """Observes frames and sets every scale: `observe`, then `set_scales`.
+
+        Args:
+            batches: `calibration_batches(…)`, `dataloader_batches(…)`, or canvases (1, C, H, W).
+            num_batches: Frames at most; evenly spaced ones of a sequence, the first of another iterable.
+            method: "histogram": `amax_method` chooses; "max": the largest value seen, whatever `amax_method` says.
+            amax_method: "mse", "percentile", "entropy", "sparse_mse" or "max"; see `quant.calibration.amax`.
+            weight_method: "mse" or "max"; see `quant.calibration.weights`.
+            percentile: For the method of that name.
+            progress: Whether to show a progress bar.
+            workers: Processes that share the frames; None: one a processor on a CPU, 1 on a GPU.
+
+        Raises:
+            ConfigError: unknown method.
+            DataError: no frame, NaN or infinite activations, or a quantizer that saw nothing; the message names it.
+        """
+        check_method(method, METHODS, "method")
+        chosen = "max" if method == "max" else amax_method
+        # A misspelt method must not cost a pass over the frames.
+        check_method(chosen, ACTIVATION_METHODS, "amax_method")
+        check_method(weight_method, WEIGHT_METHODS, "weight_method")
+        statistics = self.observe(batches, num_batches, progress=progress, workers=workers)
+        return self.set_scales(statistics, chosen, weight_method, percentile=percentile)
+
+    def observe(
+        self, batches: Iterable[Any], num_batches: int = 100, *, progress: bool = True, workers: int | None = None
+    ) -> ActivationStatistics:
+        """One pass over frames, quantizers off; no scale changes. Arguments and errors as for `calibrate`."""
+        activations = {name: q for name, q in self._quantizers.items() if name not in self._weights}
+        statistics = observe_activations(
+            self.model,
+            self._network(),
+            activations,
+            batches,
+            num_batches,
+            all_quantizers=self._quantizers.values(),
+            show_progress=progress,
+            workers=workers,
+        )
+        unseen = [name for name, seen in statistics.histograms.items() if seen.total == 0 and name not in self._idle]
+        if unseen:
+            raise DataError(
+                f"{len(unseen)} quantizers never saw a tensor in {len(statistics.tokens)} calibration frames: "
+                f"{', '.join(unseen)}. "
+                "The network did not run these layers; leave them out with skip_layers."
+            )
+        return statistics
+
+    def set_scales(
+        self,
+        statistics: ActivationStatistics,
+        amax_method: str = "mse",
+        weight_method: str = "mse",
+        *,
+        percentile: float = 99.99,
+    ) -> CalibrationResult:
+        """Chooses and sets every scale; several methods can be tried on the statistics of one pass.
+
+        Raises:
+            ConfigError: unknown method.
+            DataError: a method finds no scale; the message names the quantizer.
+        """
+        check_method(amax_method, ACTIVATION_METHODS, "amax_method")
+        check_method(weight_method, WEIGHT_METHODS, "weight_method")
+        chosen: dict[str, tuple[Tensor, bool]] = {}
+        for name in self._quantizers:
+            if name in self._weights:
+                weight, axis = self._weights[name]
+                chosen[name] = weight_amax(weight, axis, weight_method, name), weight_method == "max"
+            elif statistics.histograms[name].total:
+                chosen[name] = (
+                    _amax_tensor(statistics.histograms[name], amax_method, percentile, name),
+                    amax_method == "max",
+                )
+        # Nothing is set before everything is chosen.
+        entries = {name: self._set(name, amax, up, statistics) for name, (amax, up) in chosen.items()}
+        self._result = CalibrationResult(
+            amax_method=amax_method,
+            weight_method=weight_method,
+            percentile=percentile if amax_method == "percentile" else None,
+            num_frames=len(statistics.tokens),
+            tokens_sha256=statistics.tokens_sha256,
+            architecture=architecture_fingerprint(self.model),
+            weights_sha256=weights_fingerprint(self.model),
+            quantizers=entries,
+            histograms=statistics.histograms,
+        )
+        return self._result
+
+    def save_calib_cache(self, path: str | Path) -> None:
+        """Writes the last calibration as JSON; equal calibrations give equal bytes.
+
+        Raises:
+            ConfigError: nothing was calibrated yet.
+        """
+        from quant.calibration.cache import write_cache
+
+        if self._result is None:
+            raise ConfigError("There is no calibration to save; call calibrate first.")
+        write_cache(self._result, path)
+
+    def load_calib_cache(self, path: str | Path) -> CalibrationResult:
+        """Sets every scale from a cache.
+
+        Raises:
+            DataError: the file is missing, truncated, changed, of another model, or holds an invalid scale.
+        """
+        import torch
+
+        from quant.calibration.cache import read_cache
+
+        result = read_cache(path, self.model, frozenset(self._quantizers) - self._idle)
+        for name, entry in result.quantizers.items():
+            quantizer = self._quantizers[name]
+            quantizer.set_scale(torch.tensor(entry.scale, dtype=torch.float64).reshape(quantizer.scale.shape))
+        self._result = result
+        return result
+
+    def _set(self, name: str, amax: Tensor, up: bool, statistics: ActivationStatistics) -> QuantizerCalibration:
+        quantizer = self._quantizers[name]
+        quantizer.set_scale(amax / 127, up=up)
+        scale = quantizer.scale.detach().cpu().double()
+        if name in self._weights:
+            weight, axis = self._weights[name]
+            magnitude = weight.detach().cpu().double().abs()
+            shape = [1] * magnitude.dim()
+            if axis is not None:
+                shape[axis] = -1
+            clipped = (magnitude > _CLIPPED_STEPS * scale.reshape(shape)).double().mean().item()
+            zeros, largest = (magnitude == 0).double().mean().item(), magnitude.max().item()
+        else:
+            histogram = statistics.histograms[name]
+            clipped = histogram.share_above(_CLIPPED_STEPS * scale.item())
+            zeros, largest = histogram.zeros / histogram.total, histogram.max
+        return QuantizerCalibration(
+            kind="weight" if name in self._weights else "activation",
+            axis=quantizer.spec.axis,
+            scale=tuple(scale.reshape(-1).tolist()),
+            amax=tuple(amax.reshape(-1).tolist()),
+            max_seen=largest,
+            zero_share=zeros,
+            clipped_share=clipped,
+        )
+
+    def _network(self) -> nn.Module:
+        if self.spec is None:
+            return self.model
+        from models.components import BackboneNeckHead
+
+        return BackboneNeckHead(self.model, self.spec)
+
+
+def _amax_tensor(histogram: AbsHistogram, method: str, percentile: float, name: str) -> Tensor:
+    import torch
+
+    return torch.tensor(compute_amax(histogram, method, percentile=percentile, name=name), dtype=torch.float64)
+
+
+def _weights(model: nn.Module) -> dict[str, tuple[Tensor, int | None]]:
+    """Name of each weight quantizer -> the weight and its channel axis."""
+    from quant.quantizer.base import Quantizer
+
+    found: dict[str, tuple[Tensor, int | None]] = {}
+    for path, module in model.named_modules():
+        quantizer = getattr(module, "weight_quantizer", None)
+        if isinstance(quantizer, Quantizer):
+            weight = cast("Tensor", module.weight)
+            found[f"{path}.weight_quantizer" if path else "weight_quantizer"] = weight, quantizer.spec.axis
+    return found
+
+
+def _idle(model: nn.Module) -> frozenset[str]:
+    """Names of quantizers that only layers in floating point hold."""
+    from quant.modules.layer import QuantizedLayer
+    from quant.quantizer import named_quantizers
+    from quant.quantizer.base import Quantizer
+
+    busy: set[int] = set()
+    held: set[int] = set()
+    for module in model.modules():
+        if not isinstance(module, QuantizedLayer):
+            continue
+        for child in module.children():
+            if isinstance(child, Quantizer):
+                held.add(id(child))
+                if module.quantized:
+                    busy.add(id(child))
+    return frozenset(name for name, q in named_quantizers(model).items() if id(q) in held - busy)

@@ -1,0 +1,230 @@
+"""One pass over the calibration frames: what every activation quantizer sees, as histograms."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from base.errors import ConfigError, DataError
+from base.progress import progress
+from quant.calibration.batches import CalibrationFrame, evenly_spaced
+from quant.calibration.histogram import AbsHistogram
+from quant.calibration.processes import in_processes
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from quant.quantizer.base import Quantizer
+
+__all__ = ["ActivationStatistics", "observe_activations"]
+
+
+@dataclass(frozen=True, eq=False)
+class ActivationStatistics:
+    """What one pass saw; every method chooses its scales from it.
+
+    Attributes:
+        histograms: Quantizer name -> histogram of its inputs.
+        tokens: Frames that were run, in their order.
+    """
+
+    histograms: Mapping[str, AbsHistogram]
+    tokens: tuple[str, ...]
+
+    @property
+    def tokens_sha256(self) -> str:
+        """Identifies the set of frames, whatever their order."""
+        return hashlib.sha256("\n".join(sorted(self.tokens)).encode()).hexdigest()
+
+
+def observe_activations(
+    model: nn.Module,
+    run: Callable[[Tensor], Any],
+    quantizers: Mapping[str, Quantizer],
+    batches: Iterable[Any],
+    num_batches: int,
+    *,
+    all_quantizers: Iterable[Quantizer],
+    show_progress: bool = True,
+    workers: int | None = None,
+) -> ActivationStatistics:
+    """Runs the float network over frames and collects a histogram for each quantizer.
+
+    Args:
+        model: In whose evaluation mode and on whose device the frames run.
+        run: The network, canvas -> outputs.
+        quantizers: Name -> activation quantizer to observe.
+        batches: `CalibrationFrame`s or canvases; of a sequence, evenly spaced ones are taken, of another iterable the
+            first.
+        num_batches: Frames at most.
+        all_quantizers: Every quantizer of the model; switched off meanwhile.
+        workers: Processes; None: one a processor where the model lies on the CPU and `batches` is a sequence, else 1.
+
+    Raises:
+        DataError: no frame, or NaN or infinite activations.
+        ConfigError: `workers` cannot be had.
+    """
+    if num_batches < 1:
+        raise DataError(f"Zero calibration frames: num_batches is {num_batches}; give 1 or more (100 are usual).")
+    device = next(model.parameters()).device
+    indexable = isinstance(batches, Sequence)
+    workers = _num_workers(workers, str(device.type), indexable)
+    with _float_network(model, all_quantizers):
+        if isinstance(batches, Sequence):
+            indices = evenly_spaced(len(batches), num_batches)
+            frames: Callable[[Sequence[int]], Iterator[Any]] = lambda part: (batches[i] for i in part)  # noqa: E731
+            workers = min(workers, max(len(indices), 1))
+        else:
+            indices = tuple(range(num_batches))
+            frames = lambda part: islice(iter(batches), len(part))  # noqa: E731
+
+        def share(part: Sequence[int]) -> Iterator[str | dict[str, AbsHistogram]]:
+            observers = {name: _Observer(name) for name in quantizers}
+            with _observed(quantizers, observers):
+                for index, item in zip(part, _made(frames(part), observers), strict=False):
+                    frame = _frame(item, index)
+                    for observer in observers.values():
+                        observer.begin(frame.token)
+                    run(frame.canvas.to(device))
+                    yield frame.token
+            yield {name: observer.histogram for name, observer in observers.items()}
+
+        return _collected(share, indices, workers, show_progress)
+
+
+def _collected(
+    share: Callable[[Sequence[int]], Iterator[Any]], indices: Sequence[int], workers: int, show_progress: bool
+) -> ActivationStatistics:
+    messages = share(indices) if workers == 1 else in_processes(share, [indices[w::workers] for w in range(workers)])
+    tokens: list[str] = []
+    parts: list[dict[str, AbsHistogram]] = []
+
+    def frames() -> Iterator[str]:
+        for message in messages:
+            if isinstance(message, str):
+                yield message
+            else:
+                parts.append(message)
+
+    label = f"calibrating ({workers} process{'es' if workers > 1 else ''})"
+    for token in progress(frames(), label, len(indices)) if show_progress else frames():
+        tokens.append(token)
+    if not tokens:
+        raise DataError(
+            "Zero calibration frames: the batches are empty. Give a split with frames, or another --data-root."
+        )
+    merged = parts[0]
+    for part in parts[1:]:
+        for name, histogram in part.items():
+            merged[name].merge(histogram)
+    return ActivationStatistics(merged, tuple(tokens))
+
+
+class _Observer:
+    """A quantizer's observer: adds each tensor of a frame once, however many consumers the tensor has."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.histogram = AbsHistogram()
+        self._frame: str | None = None
+        self._seen: list[weakref.ref[Tensor]] = []
+
+    def begin(self, frame: str | None) -> None:
+        self._frame = frame
+        self._seen = []
+
+    def __call__(self, x: Tensor) -> None:
+        if any(reference() is x for reference in self._seen):
+            return
+        self._seen.append(weakref.ref(x))
+        self.histogram.observe(x, self.name, self._frame)
+
+
+@contextmanager
+def _observed(quantizers: Mapping[str, Quantizer], observers: Mapping[str, _Observer]) -> Iterator[None]:
+    before = {name: quantizer.observer for name, quantizer in quantizers.items()}
+    try:
+        for name, quantizer in quantizers.items():
+            quantizer.observer = observers[name]
+        yield
+    finally:
+        for name, quantizer in quantizers.items():
+            quantizer.observer = before[name]
+
+
+@contextmanager
+def _float_network(model: nn.Module, quantizers: Iterable[Quantizer]) -> Iterator[None]:
+    """Evaluation mode, quantizers off, one thread, exact convolutions, no gradients; all put back afterwards.
+
+    How a convolution's sums are split depends on the number of threads; with one, an activation is the same on any
+    machine setting.
+    """
+    import torch
+
+    quantizers = list(quantizers)
+    training = [module for module in model.modules() if module.training]
+    enabled = [quantizer for quantizer in quantizers if quantizer.enabled]
+    threads = torch.get_num_threads()
+    exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+    try:
+        model.eval()
+        for quantizer in quantizers:
+            quantizer.enabled = False
+        torch.set_num_threads(1)
+        with torch.inference_mode(), exact:
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        for module in training:
+            module.training = True
+        for quantizer in enabled:
+            quantizer.enabled = True
+
+
+def _num_workers(workers: int | None, device: str, indexable: bool) -> int:
+    if workers is None:
+        return len(os.sched_getaffinity(0)) if device == "cpu" and indexable else 1
+    if workers < 1:
+        raise ConfigError(f"workers is {workers}; give 1 or more, or None for one a processor.")
+    if workers > 1 and device != "cpu":
+        raise ConfigError(
+            f"workers is {workers}, but the model lies on '{device}': several processes share frames on the CPU only."
+        )
+    if workers > 1 and not indexable:
+        raise ConfigError(
+            f"workers is {workers}, but these batches can only be read one after the other; give a sequence, such as "
+            "calibration_batches returns, or workers=1."
+        )
+    return workers
+
+
+def _made(frames: Iterator[Any], observers: Mapping[str, _Observer]) -> Iterator[Any]:
+    """The frames; quantizers of a voxel encoder see their inputs while a frame is made, before its token is known."""
+    while True:
+        for observer in observers.values():
+            observer.begin(None)
+        try:
+            frame = next(frames)
+        except StopIteration:
+            return
+        yield frame
+
+
+def _frame(item: Any, index: int) -> CalibrationFrame:
+    from torch import Tensor
+
+    if isinstance(item, CalibrationFrame):
+        return item
+    if isinstance(item, Tensor):
+        return CalibrationFrame(f"batch {index}", item)
+    raise DataError(
+        f"Calibration batch {index} is a {type(item).__name__}; a canvas (1, C, H, W) as a tensor or a "
+        "CalibrationFrame is needed. "
+        "An mmengine data loader goes through dataloader_batches first."
+    )
