@@ -1,0 +1,67 @@
+"""Which layers to leave in floating point for a given loss of mAP."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+
+from base.errors import ConfigError
+from quant.sensitivity.profile import LayerSensitivity, SensitivityProfile
+
+__all__ = ["get_sensitive_layers", "predicted_drop", "shares"]
+
+
+def shares(profile: SensitivityProfile) -> dict[str, float]:
+    """Each entry's share of the loss of the fully quantized network; they add up to 1.
+
+    The stakes (what a layer loses alone and what the rest gains without it, averaged) as far as any is above 0; else
+    the noise that the layer alone adds to the outputs, relative to their signal.
+    """
+    weights = {layer.name: layer.stake for layer in profile.layers}
+    if not any(weights.values()):
+        weights = {layer.name: _noise(layer) for layer in profile.layers}
+    total = sum(weights.values())
+    return {name: weight / total if total else 0.0 for name, weight in weights.items()}
+
+
+def predicted_drop(profile: SensitivityProfile, skipped: Collection[str]) -> float:
+    """mAP that the network loses with these entries in floating point and all others quantized.
+
+    The measured loss of the fully quantized network, less the shares of what is skipped: losses are taken to add up. It
+    is an estimate; the network itself has the last word (`quant.search` asks it).
+    """
+    of_layer = shares(profile)
+    return max(profile.map_drop, 0.0) * (1.0 - sum(of_layer[name] for name in skipped))
+
+
+def get_sensitive_layers(profile: SensitivityProfile, max_map_drop: float) -> tuple[str, ...]:
+    """The fewest layers to leave in floating point so that the predicted loss of mAP stays within a budget.
+
+    Args:
+        profile: Of the model.
+        max_map_drop: Allowed loss of mAP, mAP from 0 to 1: 0.001 is a tenth of a point.
+
+    Returns:
+        Module paths for `skip_layers`, the most sensitive first; none where the fully quantized network is within the
+        budget.
+
+    Raises:
+        ConfigError: a negative budget, or a profile without mAP.
+    """
+    if not max_map_drop >= 0.0:
+        raise ConfigError(f"max_map_drop is {max_map_drop}; give a loss of mAP from 0 to 1, such as 0.001.")
+    if math.isnan(profile.map_drop):
+        raise ConfigError("The profile has no mAP: its frames hold no object. Analyse frames with ground truth.")
+    share = shares(profile)
+    order = sorted(profile.layers, key=lambda layer: (-share[layer.name], -_noise(layer)))
+    chosen: list[LayerSensitivity] = []
+    for layer in order:
+        # A share of 0 cannot help; neither can rounding in the sum of all shares be made up for.
+        if predicted_drop(profile, [item.name for item in chosen]) <= max_map_drop + 1e-12 or not share[layer.name]:
+            break
+        chosen.append(layer)
+    return tuple(path for layer in chosen for path in layer.layers)
+
+
+def _noise(layer: LayerSensitivity) -> float:
+    return sum(math.pow(10.0, -ratio / 10.0) for ratio in layer.alone.sqnr_db.values())
