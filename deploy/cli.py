@@ -52,6 +52,11 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         help="export dim as (width, length, height) and yaw clockwise from the y axis, as Autoware expects",
     )
     parser.add_argument("--strict", action="store_true", help="a step that cannot run on this machine fails the run")
+    parser.add_argument(
+        "--debug-divergence",
+        action="store_true",
+        help="after a failed comparison, name the first layer that differs, and its weights",
+    )
     parser.add_argument("--log-level", choices=LOG_LEVELS, default="INFO", help="default %(default)s")
 
 
@@ -75,6 +80,8 @@ def overrides_of(args: argparse.Namespace) -> dict[str, Any]:
     }
     if getattr(args, "precision", None) is not None:
         given["backend_config.common_config.precision_policy"] = _PRECISIONS[args.precision]
+    if args.debug_divergence:
+        given["verification.debug_divergence"] = True
     if args.rot_y_axis_reference:
         given["export.rot_y_axis_reference"] = True
     return given

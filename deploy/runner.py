@@ -133,6 +133,7 @@ class CenterPointDeploymentRunner:
         self._artifacts.append(record)
 
     def _verify(self, session: Session, scenario: Scenario) -> None:
+        from deploy.divergence import box_tolerance, explain_failure
         from eval.verification import verify
 
         verification = self.config.verification
@@ -156,7 +157,11 @@ class CenterPointDeploymentRunner:
                     num_frames=verification.num_verify_samples,
                     precision=precision,
                     absolute_tolerance=verification.tolerance,
+                    relative_l2=verification.relative_l2,
+                    box_tolerance=box_tolerance(verification.boxes, precision),
                 )
+            if not result.passed and verification.debug_divergence:
+                result = explain_failure(session, scenario, result)
             self._verifications.append(result)
             _logger.info("   %s", result.summary())
             if not result.passed:

@@ -12,6 +12,13 @@ a row they add like sqrt(L).
   weights and activations are both rounded, which is sqrt(2) more, 3.1e-3. Measured between PyTorch in
   FP32 and ONNX Runtime in FP16: 1.8e-3. Limit 1e-2, three times the estimate.
 
+* int8: the same quantized network on two engines. The sums of integers are exact; what differs is the rounding of an
+  activation that lies on the border of two codes, an error of a whole step, 1/254 of the range, for the share p of
+  activations that lie that close. With float parts in FP16 an activation of typical size (a fifth of the range, 25
+  steps) errs by 25 · 4.9e-4 = 0.012 steps, so p is about 0.02, and the error relative to the activation sqrt(0.02) / 25
+  = 6e-3 a layer; over 20 layers 2.5e-2. Limit 8e-2, three times the estimate. A quantized network against the float
+  one is a question of accuracy, for the gates.
+
 The limits on single elements are shares of the reference's range, about ten standard deviations of the same estimate.
 The heatmap is judged on scores, sigmoid(logit), rather than logits: far below the score threshold an error of a logit
 changes nothing.
@@ -19,6 +26,7 @@ changes nothing.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -54,17 +62,22 @@ _TENSOR = {
     "fp32": Tolerance(relative_l2=2e-5, max_abs_share=2e-4),
     "fp32_tf32": Tolerance(relative_l2=1e-2, max_abs_share=3e-2),
     "fp16": Tolerance(relative_l2=1e-2, max_abs_share=3e-2),
+    "int8": Tolerance(relative_l2=8e-2, max_abs_share=2.5e-1),
 }
 _HEATMAP = {
     "fp32": Tolerance(relative_l2=2e-5, max_score_error=1e-4),
     "fp32_tf32": Tolerance(relative_l2=1e-2, max_score_error=3e-2),
     "fp16": Tolerance(relative_l2=1e-2, max_score_error=3e-2),
+    "int8": Tolerance(relative_l2=8e-2, max_score_error=2.5e-1),
 }
 PRECISIONS = tuple(_TENSOR)
 
 
 def default_tolerances(
-    precision: str, outputs: Iterable[str], absolute: float | Mapping[str, float] | None = None
+    precision: str,
+    outputs: Iterable[str],
+    absolute: float | Mapping[str, float] | None = None,
+    relative_l2: float | Mapping[str, float] | None = None,
 ) -> dict[str, Tolerance]:
     """Limits for every output.
 
@@ -73,29 +86,46 @@ def default_tolerances(
         outputs: Names of the outputs to judge.
         absolute: Limits on the largest absolute difference that take the place of the defaults: for all outputs, or
             for those named.
+        relative_l2: Limits on the relative L2 difference that take the place of that default, in the same two forms;
+            the default on single elements stays.
 
     Raises:
-        ConfigError: an unknown output in `absolute`, or a precision without defaults where some are needed.
+        ConfigError: an unknown output, a limit that is not positive, or a precision without defaults where some are
+            needed.
     """
     names = list(outputs)
-    own: dict[str, float] = {}
-    if isinstance(absolute, Mapping):
-        unknown = sorted(set(absolute) - set(names))
-        if unknown:
-            raise ConfigError(f"tolerance names unknown outputs {unknown}; the outputs are {names}")
-        own = dict(absolute)
-    elif absolute is not None:
-        own = dict.fromkeys(names, float(absolute))
-    for name, value in own.items():
-        if not value > 0.0:
-            raise ConfigError(f"tolerance of output '{name}' is {value}; it must be above 0")
+    own = _limits(absolute, names, "tolerance")
+    relative = _limits(relative_l2, names, "relative_l2")
     if precision not in PRECISIONS and len(own) < len(names):
         raise ConfigError(
             f"there are no default tolerances for precision '{precision}', only for {', '.join(PRECISIONS)}; "
             "set verification.tolerance"
         )
-    table = {name: (_HEATMAP if name == HEATMAP else _TENSOR) for name in names}
-    return {name: Tolerance(max_abs=own[name]) if name in own else table[name][precision] for name in names}
+    result = {}
+    for name in names:
+        if name in own:
+            result[name] = Tolerance(max_abs=own[name])
+        else:
+            result[name] = (_HEATMAP if name == HEATMAP else _TENSOR)[precision]
+        if name in relative:
+            result[name] = dataclasses.replace(result[name], relative_l2=relative[name])
+    return result
+
+
+def _limits(value: float | Mapping[str, float] | None, names: list[str], what: str) -> dict[str, float]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        limits = dict.fromkeys(names, float(value))
+    else:
+        unknown = sorted(set(value) - set(names))
+        if unknown:
+            raise ConfigError(f"{what} names unknown outputs {unknown}; the outputs are {names}")
+        limits = {name: float(limit) for name, limit in value.items()}
+    for name, limit in limits.items():
+        if not limit > 0.0:
+            raise ConfigError(f"{what} of output '{name}' is {limit}; it must be above 0")
+    return limits
 
 
 @dataclass(frozen=True)

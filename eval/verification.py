@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 from base.errors import DataError
 from eval.box_comparison import BoxComparator, BoxComparison, BoxTolerance, default_box_tolerance
-from eval.comparison import TensorComparator, TensorComparison, Tolerance, default_tolerances
+from eval.comparison import PRECISIONS, TensorComparator, TensorComparison, Tolerance, default_tolerances
+from eval.divergence.bisection import Divergence
+from eval.evaluator import ranges_of
 from eval.frames import FramesLike, first_frames
 from models.spec import INPUT_FEATURES, PILLAR_FEATURES, VOXEL_ENCODER
 from runtime.preprocess import preprocess
@@ -51,6 +53,7 @@ class VerificationResult:
         boxes: Decoded boxes; None if no frame was compared.
         box_tolerance: What is allowed of the boxes; None leaves them unjudged.
         reasons: Everything that failed.
+        divergences: Where the outputs begin to differ, if that was asked for.
     """
 
     scenario: str
@@ -62,6 +65,7 @@ class VerificationResult:
     boxes: BoxComparison | None
     box_tolerance: BoxTolerance | None
     reasons: tuple[str, ...]
+    divergences: tuple[Divergence, ...] = ()
 
     def summary(self) -> str:
         """One line: verdict, worst output, boxes."""
@@ -86,6 +90,7 @@ def verify(
     num_frames: int = 5,
     precision: str = "fp32",
     absolute_tolerance: float | Mapping[str, float] | None = None,
+    relative_l2: float | Mapping[str, float] | None = None,
     box_tolerance: BoxTolerance | None = None,
     scenario: str | None = None,
     show_progress: bool = True,
@@ -99,6 +104,7 @@ def verify(
         num_frames: -1 uses all.
         precision: Of the tested backend; chooses the default tolerances.
         absolute_tolerance: Largest absolute differences in place of the defaults, for all outputs or by name.
+        relative_l2: Limits on the relative L2 difference in place of that default, for all outputs or by name.
         box_tolerance: In place of the default of the precision.
         scenario: Name in the result; made from both backends otherwise.
         show_progress: Whether to show a progress bar.
@@ -112,13 +118,13 @@ def verify(
         raise DataError(f"{name}: the pipelines run different models, '{reference.spec.name}' and '{test.spec.name}'")
     spec = reference.spec
     names = [PILLAR_FEATURES, *(head.name for head in spec.heads)]
-    tolerances = default_tolerances(precision, names, absolute_tolerance)
+    tolerances = default_tolerances(precision, names, absolute_tolerance, relative_l2)
     # A precision without default tolerances has been judged by the given ones; its boxes are measured only.
     judged = box_tolerance
-    if judged is None and (absolute_tolerance is None or precision in ("fp32", "fp32_tf32", "fp16")):
+    if judged is None and (absolute_tolerance is None or precision in PRECISIONS):
         judged = default_box_tolerance(precision)
     tensors = {output: TensorComparator(output) for output in names}
-    boxes = BoxComparator(judged or BoxTolerance())
+    boxes = BoxComparator(judged or BoxTolerance(), spec.class_names, ranges_of(spec))
     compared = empty = 0
     reasons: list[str] = []
     for frame in first_frames(frames, num_frames, f"verifying {name}", show_progress):

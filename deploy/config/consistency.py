@@ -36,6 +36,7 @@ def check_consistency(config: DeployConfig, source: str) -> None:
     _check_mode(config, source)
     _check_samples(config, source)
     _check_gates(config, source)
+    _check_box_limits(config, source)
     _check_precision(config, source)
     _check_devices(config, source)
     _check_profiles(config, source)
@@ -114,6 +115,18 @@ def _check_gates(config: DeployConfig, source: str) -> None:
         raise ConfigError(
             f"{source}: 'evaluation.gates.judge' is {gates.judge!r}, an end of an interval, but "
             f"'evaluation.statistics.num_resamples' is 0. Set it to 1000, or judge the 'difference'."
+        )
+
+
+def _check_box_limits(config: DeployConfig, source: str) -> None:
+    limits = config.verification.boxes
+    share, center, radius = limits.min_matched_share, limits.max_center_m, limits.search_radius_m
+    if share is not None and share > 1.0:
+        raise ConfigError(f"{source}: 'verification.boxes.min_matched_share' is {share:g}; a share is at most 1.")
+    if center is not None and radius is not None and radius < center:
+        raise ConfigError(
+            f"{source}: 'verification.boxes.search_radius_m' is {radius:g}, less than 'max_center_m', {center:g}: "
+            f"pairs that agree would not be found. Raise it."
         )
 
 

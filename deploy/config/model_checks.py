@@ -26,6 +26,7 @@ def check_against_model(config: DeployConfig, spec: ModelSpec, source: str) -> N
     tolerance = config.verification.tolerance
     outputs = [tensor.name for component in spec.components for tensor in component.outputs]
     _check_names(tolerance, outputs, "verification.tolerance", "output", spec, source)
+    _check_names(config.verification.relative_l2, outputs, "verification.relative_l2", "output", spec, source)
     gates = config.evaluation.gates
     where = "evaluation.gates.max_drop_per"
     _check_names(gates.max_drop_per_class, spec.class_names, f"{where}_class", "class", spec, source)

@@ -15,6 +15,7 @@ from deploy.config.settings import setting
 __all__ = [
     "BackendConfig",
     "BackendsConfig",
+    "BoxLimitsConfig",
     "CalibrationConfig",
     "CommonBackendConfig",
     "DeployConfig",
@@ -306,6 +307,20 @@ class ScenariosConfig:
 
 
 @dataclass(frozen=True)
+class BoxLimitsConfig:
+    """When the boxes of two backends agree; unset values are the defaults of the precision."""
+
+    min_score: float | None = setting(None, "Boxes below it on both sides are not judged.", minimum=0.0)
+    max_center_m: float | None = setting(None, "Farthest that the centres of a matched pair lie apart.", minimum=0.0)
+    search_radius_m: float | None = setting(
+        None, "A box without a partner of its class within this distance is lost or gained.", minimum=0.0
+    )
+    min_matched_share: float | None = setting(
+        None, "Least share of matched boxes among matched, moved, lost and gained; at most 1.", minimum=0.0
+    )
+
+
+@dataclass(frozen=True)
 class VerificationConfig:
     """Backends against their reference, on real frames."""
 
@@ -316,6 +331,18 @@ class VerificationConfig:
         "defaults "
         "per output and precision, whose reasons stand in `eval/`.",
         minimum=0.0,
+    )
+    relative_l2: float | dict[str, float] | None = setting(
+        None,
+        "Largest relative L2 difference allowed, in place of that default: a number for every output, or a table "
+        "output -> number.",
+        minimum=0.0,
+    )
+    boxes: BoxLimitsConfig = setting(BoxLimitsConfig, "When decoded boxes agree.")
+    debug_divergence: bool = setting(
+        False,
+        "After a failed comparison, find by bisection the node at which each output begins to differ, and name its "
+        "weights (`--debug-divergence`).",
     )
     num_verify_samples: int = setting(5, "Frames to compare.", minimum=1)
     devices: dict[str, str] = setting(dict, "Device names for the scenarios, over those of the top-level `devices`.")

@@ -10,8 +10,8 @@ import pytest
 
 from base.boxes import Boxes3D
 from base.errors import ConfigError, DataError
-from eval.box_comparison import BoxComparator, BoxTolerance
-from eval.comparison import TensorComparator, Tolerance, default_tolerances
+from eval.box_comparison import BoxComparator, BoxGroup, BoxTolerance, default_box_tolerance
+from eval.comparison import PRECISIONS, TensorComparator, Tolerance, default_tolerances
 from eval.verification import verify
 
 
@@ -79,13 +79,31 @@ def test_nothing_compared_is_a_failure(toy: Any) -> None:
     assert result.reasons == ("no frame was compared (1 had no point in the model's range)",)
 
 
+def test_relative_limits_take_the_place_of_the_defaults(toy: Any) -> None:
+    noisy = {"noise": {"reg": 3e-3}}
+    assert run(toy, noisy, precision="fp16").passed
+    result = run(toy, noisy, precision="fp16", relative_l2={"reg": 1e-3})
+    assert [item.comparison.name for item in result.outputs if not item.passed] == ["reg"]
+    assert result.outputs[2].tolerance == Tolerance(relative_l2=1e-3, max_abs_share=3e-2)
+    assert result.outputs[1].tolerance.max_score_error == 3e-2
+    with pytest.raises(ConfigError, match=r"relative_l2 names unknown outputs \['bbox'\]"):
+        run(toy, {}, relative_l2={"bbox": 0.1})
+
+
+def test_every_precision_has_defaults_that_grow_with_its_rounding() -> None:
+    limits = [default_tolerances(precision, ["reg"])["reg"].relative_l2 for precision in ("fp32", "fp16", "int8")]
+    assert limits == sorted(limits)
+    for precision in PRECISIONS:
+        assert default_box_tolerance(precision).min_matched_share >= 0.95
+
+
 def test_own_tolerances_take_the_place_of_the_defaults(toy: Any) -> None:
     noisy = {"noise": {"reg": 1e-3}}
     assert run(toy, noisy, absolute_tolerance=0.1).passed
     assert not run(toy, noisy, absolute_tolerance={"heatmap": 0.1}).passed
     result = run(toy, noisy, absolute_tolerance={"reg": 1e-4})
     assert "reg: largest difference" in result.reasons[0]
-    assert run(toy, {}, precision="int8", absolute_tolerance=0.1).passed
+    assert run(toy, {}, precision="int4", absolute_tolerance=0.1).passed
 
 
 def test_wrong_tolerances_and_frames_are_refused(toy: Any) -> None:
@@ -93,8 +111,8 @@ def test_wrong_tolerances_and_frames_are_refused(toy: Any) -> None:
         ConfigError, match=r"unknown outputs \['bbox'\]; the outputs are \['pillar_features', 'heatmap'"
     ):
         run(toy, {}, absolute_tolerance={"bbox": 0.1})
-    with pytest.raises(ConfigError, match="no default tolerances for precision 'int8', only for fp32, fp32_tf32, fp16"):
-        run(toy, {}, precision="int8")
+    with pytest.raises(ConfigError, match="no default tolerances for precision 'int4', only for fp32, fp32_tf32, fp16"):
+        run(toy, {}, precision="int4")
     with pytest.raises(ConfigError, match=r"tolerance of output .reg. is 0.0; it must be above 0"):
         run(toy, {}, absolute_tolerance={"reg": 0.0})
     with pytest.raises(DataError, match="9 frames were asked for, but the dataset has 4"):
@@ -172,6 +190,24 @@ def test_box_pairs() -> None:
     assert result.max_yaw_rad == pytest.approx(2 * np.pi - 6.2, abs=1e-5)
     assert result.max_score == pytest.approx(0.1, abs=1e-6)
     assert result.matched_share == pytest.approx(0.5)
+
+
+def test_boxes_by_class_and_range() -> None:
+    comparator = BoxComparator(BoxTolerance(), ["car", "bus"], [(0.0, 10.0), (10.0, 30.0)])
+    comparator.add(
+        boxes([(1.0, 0, 0.9, 0), (2.0, 0, 0.9, 1), (15.0, 0, 0.9, 0), (40.0, 0, 0.9, 1), (12.0, 0, 0.2, 1)]),
+        # Matched; moved; lost with nothing near; matched beyond the ranges; gained across the border of two ranges.
+        boxes([(1.0, 0, 0.9, 0), (2.1, 0, 0.9, 1), (40.0, 0, 0.9, 1), (9.9, 0, 0.9, 0)]),
+    )
+    result = comparator.result()
+    assert (result.matched, result.moved, result.lost, result.gained) == (2, 1, 1, 1)
+    assert result.groups == (
+        BoxGroup("car", "0-10 m", 1, 0, 0, 1),
+        BoxGroup("car", "10-30 m", 0, 0, 1, 0),
+        BoxGroup("bus", "0-10 m", 0, 1, 0, 0),
+        BoxGroup("bus", "beyond", 1, 0, 0, 0),
+    )
+    assert result.violations(BoxTolerance())[0].endswith("1 gained; most of them car at 0-10 m")
 
 
 def test_each_box_has_one_partner() -> None:

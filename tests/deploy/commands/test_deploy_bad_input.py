@@ -302,6 +302,33 @@ def test_failed_comparison_is_exit_code_1_and_named(deploy, tmp_path):
     assert steps["evaluate onnx"] == "PASSED", "a failed comparison does not end the run"
 
 
+SCENARIO = """
+verification = dict(scenarios=dict(none=[dict(ref_backend="pytorch", test_backend="onnx")]))
+"""
+
+
+def test_debug_divergence_names_the_layer_of_a_spoilt_file(deploy, tmp_path):
+    import onnx
+
+    assert deploy("--mode=onnx")[0] == 0
+    path = tmp_path / "out" / "onnx" / "pts_backbone_neck_head.onnx"
+    model = onnx.load(path)
+    name = "/pts_backbone/blocks.1/blocks.1.0/Conv.weight"
+    (tensor,) = [item for item in model.graph.initializer if item.name == name]
+    values = onnx.numpy_helper.to_array(tensor).copy()
+    values[[0, 2]] = values[[2, 0]]
+    tensor.CopyFrom(onnx.numpy_helper.from_array(values, name))
+    onnx.save(model, path)
+    code, out, _ = deploy("--mode=none", "--debug-divergence", f"--deploy-config={config_file(tmp_path, SCENARIO)}")
+    assert code == 1
+    assert "first differs at node '/pts_backbone/blocks.1/blocks.1.0/Conv'" in out
+    assert f"weight '{name}': channels 0 and 2 of axis 0 are exchanged" in out
+    (verification,) = results_of(tmp_path)["verifications"]
+    (divergence,) = verification["divergences"]
+    assert divergence["outputs"] == ["heatmap", "reg", "height", "dim", "rot", "vel"]
+    assert divergence["tensors_compared"] < 25
+
+
 def test_accuracy_gate(deploy, tmp_path):
     config = config_file(tmp_path)
     config.write_text(config.read_text().replace("dict(backends", "dict(min_map=0.99, max_map_drop=0.001, backends"))

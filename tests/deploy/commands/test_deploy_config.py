@@ -218,6 +218,14 @@ def test_wrong_value_is_shown_beside_what_is_allowed(raw, message):
             "'evaluation.statistics.num_resamples' is 20; intervals of confidence 0.95 need at least 40",
         ),
         ({"evaluation": {"statistics": {"confidence": 1.0}}}, "'evaluation.statistics.confidence' is 1; no interval"),
+        (
+            {"verification": {"boxes": {"min_matched_share": 99.0}}},
+            "'verification.boxes.min_matched_share' is 99; a share is at most 1",
+        ),
+        (
+            {"verification": {"boxes": {"max_center_m": 0.5, "search_radius_m": 0.1}}},
+            "'verification.boxes.search_radius_m' is 0.1, less than 'max_center_m'",
+        ),
         ({"quantization": {"enabled": True}}, "'quantization.enabled' is True, but"),
         ({"backend_config": {"common_config": {"precision_policy": "int8"}}}, "'quantization.enabled' is False"),
         ({"backend_config": {}, "tensorrt_config": {}}, "two spellings of the same settings"),
