@@ -70,7 +70,7 @@ def load_ptq_model(model: nn.Module, path: str | Path) -> QuantizationStructure:
         CheckpointError: the file is missing, unsafe, a float checkpoint, or of another model.
     """
     from quant.fusion.bn_fusion import fuse_model_bn
-    from quant.replace import apply_structure
+    from quant.replace import apply_structure, check_structure
 
     checkpoint = load_weights_file(path)
     text, state = checkpoint.get(_KEY), checkpoint.get("state_dict")
@@ -83,6 +83,7 @@ def load_ptq_model(model: nn.Module, path: str | Path) -> QuantizationStructure:
         raise CheckpointError(f"Checkpoint '{path}': '{_KEY}' or 'state_dict' is not what save_ptq_model writes.")
     structure = QuantizationStructure.from_json(text, f"Checkpoint '{path}'")
     try:
+        check_structure(model, structure)
         if structure.fuse_bn:
             fuse_model_bn(model)
         apply_structure(model, structure)

@@ -18,7 +18,7 @@ from quant.modules.quant_conv import QuantConv2d, QuantConvTranspose2d
 from quant.modules.quant_linear import QuantLinear
 from quant.quantizer import DEFAULT_ENGINE
 from quant.shared_inputs import find_shared_inputs
-from quant.structure import Kind, LayerPlan, QuantizationStructure, model_fingerprint
+from quant.structure import SECOND_OPERAND, Kind, LayerPlan, QuantizationStructure, model_fingerprint
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DEFAULT_SCOPE",
     "apply_structure",
+    "check_structure",
     "quant_conv_module",
     "quant_linear_module",
     "quant_model",
@@ -128,19 +129,30 @@ def apply_structure(model: nn.Module, structure: QuantizationStructure) -> None:
         CheckpointError: the structure belongs to another model.
         ConfigError: the model is quantized already.
     """
+    check_structure(model, structure)
+    expose_concats(model)
+    _replace(model, structure)
+
+
+def check_structure(model: nn.Module, structure: QuantizationStructure) -> None:
+    """Raises what `apply_structure` would; changes nothing.
+
+    Raises:
+        CheckpointError: the structure belongs to another model.
+        ConfigError: the model is quantized already.
+    """
     if any(isinstance(module, QuantizedLayer) for module in model.modules()):
         raise ConfigError("The model is quantized already; call unquant_model first.")
     expose_concats(model)
     kinds = quantizable_layers(model)
+    hide_concats(model)
     wrong = [layer.path for layer in structure.layers if kinds.get(layer.path) != layer.kind]
     if model_fingerprint(model) != structure.model_fingerprint or wrong:
-        hide_concats(model)
         missing = f"; it lacks {', '.join(wrong[:3])}" if wrong else ""
         raise CheckpointError(
             f"The quantization belongs to another model than this {type(model).__name__}: the fingerprints of their "
             f"layers differ{missing}. Use the model config that it was quantized with."
         )
-    _replace(model, structure)
 
 
 def unquant_model(model: nn.Module) -> None:
@@ -236,9 +248,8 @@ def _replace(model: nn.Module, structure: QuantizationStructure) -> None:
 
 def _slot(model: nn.Module, name: str) -> tuple[nn.Module, str]:
     """The layer and the attribute in which a member of a shared group keeps its quantizer."""
-    owner, _, last = name.rpartition(".")
-    if last == "second_quantizer":
-        return model.get_submodule(owner), last
+    if name.endswith(SECOND_OPERAND):
+        return model.get_submodule(name.removesuffix(SECOND_OPERAND)), SECOND_OPERAND[1:]
     return model.get_submodule(name), "input_quantizer"
 
 

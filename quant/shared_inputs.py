@@ -11,6 +11,7 @@ from torch import nn
 from base.errors import ConfigError
 from quant.modules.quant_add import Add
 from quant.modules.quant_concat import Concat
+from quant.structure import SECOND_OPERAND
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,7 +67,7 @@ def _watch(layer: nn.Module, path: str, note: Callable[[Tensor, str], None]) -> 
     def before(module: nn.Module, args: tuple[Tensor, ...]) -> None:
         note(args[0], path)
         if isinstance(module, Add):
-            note(args[1], f"{path}.second_quantizer")
+            note(args[1], path + SECOND_OPERAND)
 
     return layer.register_forward_pre_hook(before)
 

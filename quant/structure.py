@@ -9,14 +9,26 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from base.errors import CheckpointError, ConfigError
+from quant.quantizer import ENGINES
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["KINDS", "Kind", "LayerPlan", "QuantizationStructure", "model_fingerprint", "quantization_structure"]
+__all__ = [
+    "KINDS",
+    "SECOND_OPERAND",
+    "Kind",
+    "LayerPlan",
+    "QuantizationStructure",
+    "model_fingerprint",
+    "quantization_structure",
+]
 
 Kind = Literal["conv2d", "conv_transpose2d", "linear", "concat", "add"]
 KINDS: tuple[Kind, ...] = ("conv2d", "conv_transpose2d", "linear", "concat", "add")
+
+# Ends the name of an addition's second operand in a shared group.
+SECOND_OPERAND = ".second_quantizer"
 
 _VERSION = 1
 
@@ -87,6 +99,12 @@ class QuantizationStructure:
         unknown = sorted({layer.kind for layer in layers} - set(KINDS))
         if unknown:
             raise CheckpointError(f"{source}: unknown kinds of layers {unknown}; known: {', '.join(KINDS)}.")
+        if structure.engine not in ENGINES:
+            raise CheckpointError(f"{source}: unknown engine '{structure.engine}'; known: {', '.join(ENGINES)}.")
+        members = {name.removesuffix(SECOND_OPERAND) for group in shared for name in group}
+        strangers = sorted(members - set(structure.quantized_paths()))
+        if strangers:
+            raise CheckpointError(f"{source}: {strangers} share a quantizer, but are no quantized layers of it.")
         return structure
 
 
@@ -113,7 +131,5 @@ def quantization_structure(model: nn.Module) -> QuantizationStructure:
     """
     structure = getattr(model, "quantization_structure", None)
     if not isinstance(structure, QuantizationStructure):
-        raise ConfigError(
-            f"This {type(model).__name__} is not quantized; call quant.quant_model or quant.quantize_ptq."
-        )
+        raise ConfigError(f"This {type(model).__name__} is not quantized; call quant_model or quantize_ptq.")
     return structure

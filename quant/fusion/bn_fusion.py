@@ -74,7 +74,8 @@ def _pairs_in(path: str, module: Any) -> Iterator[_Pair]:
     prefix = f"{path}." if path else ""
     neighbours: list[tuple[str, str]] = []
     if isinstance(module, nn.Sequential):
-        neighbours = list(itertools.pairwise(name for name, _ in module.named_children()))
+        # named_children leaves out what occurs twice, and would make neighbours of what is none.
+        neighbours = list(itertools.pairwise(module._modules))
     elif _is(module, "mmcv.cnn", "ConvModule"):
         if module.with_norm and module.order.index("norm") == module.order.index("conv") + 1:
             neighbours = [("conv", module.norm_name)]
