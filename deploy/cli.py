@@ -38,8 +38,13 @@ _OVERRIDES = {
     "num_samples": "evaluation.num_samples",
     "num_verify_samples": "verification.num_verify_samples",
 }
-# Precision of the command line -> policy of the configuration.
-_PRECISIONS = {"fp32": "auto", "fp16": "fp16"}
+# Precision of the command line -> keys of the configuration.
+_POLICY = "backend_config.common_config.precision_policy"
+_PRECISIONS: dict[str, dict[str, Any]] = {
+    "fp32": {_POLICY: "auto", "quantization.enabled": False},
+    "fp16": {_POLICY: "fp16", "quantization.enabled": False},
+    "int8": {_POLICY: "int8", "quantization.enabled": True, "onnx_config.opset_version": 19},
+}
 
 _logger = logging.getLogger(__name__)
 
@@ -79,7 +84,7 @@ def overrides_of(args: argparse.Namespace) -> dict[str, Any]:
         key: getattr(args, option) for option, key in _OVERRIDES.items() if getattr(args, option, None) is not None
     }
     if getattr(args, "precision", None) is not None:
-        given["backend_config.common_config.precision_policy"] = _PRECISIONS[args.precision]
+        given.update(_PRECISIONS[args.precision])
     if args.debug_divergence:
         given["verification.debug_divergence"] = True
     if args.rot_y_axis_reference:

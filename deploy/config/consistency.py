@@ -8,6 +8,8 @@ from deploy.config.schema import DeployConfig, Scenario
 
 __all__ = ["check_consistency", "parse_device"]
 
+_INT8_OPSET = 19
+
 
 def parse_device(name: str, names: dict[str, str], where: str, source: str) -> str:
     """`cpu`, `cuda:N` or `auto` for a device name, through the table of names.
@@ -143,6 +145,12 @@ def _check_precision(config: DeployConfig, source: str) -> None:
             f"{source}: 'backend_config.common_config.precision_policy' is 'int8', but 'quantization.enabled' is "
             f"False. INT8 is "
             "a property of a quantized model: enable quantization, or use 'fp16'."
+        )
+    opset = config.onnx_config.opset_version
+    if config.quantization.enabled and opset < _INT8_OPSET and config.export.mode in ("onnx", "both"):
+        raise ConfigError(
+            f"{source}: 'onnx_config.opset_version' is {opset}, but INT8 beside FP16 needs {_INT8_OPSET} or 20, in "
+            f"which scales may be FP16. Set it to {_INT8_OPSET}."
         )
 
 

@@ -10,26 +10,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from deploy.config.quantization import QuantizationConfig
 from deploy.config.settings import setting
 
 __all__ = [
     "BackendConfig",
     "BackendsConfig",
     "BoxLimitsConfig",
-    "CalibrationConfig",
     "CommonBackendConfig",
     "DeployConfig",
     "DevicesConfig",
     "EvaluationConfig",
     "ExportConfig",
-    "FusionConfig",
     "GatesConfig",
     "MetricsConfig",
     "ModelInputs",
     "OnnxBackendConfig",
     "OnnxConfig",
     "PyTorchBackendConfig",
-    "QuantizationConfig",
     "RuntimeIOConfig",
     "Scenario",
     "ScenariosConfig",
@@ -96,7 +94,7 @@ class RuntimeIOConfig:
 class OnnxConfig:
     """The ONNX export."""
 
-    opset_version: int = setting(17, "ONNX operator set.", choices=tuple(range(13, 21)))
+    opset_version: int = setting(17, "ONNX operator set; INT8 needs 19 or 20.", choices=tuple(range(13, 21)))
     do_constant_folding: bool = setting(True, "Fold constant expressions while tracing.")
     save_file: str = setting(
         "centerpoint.onnx",
@@ -347,35 +345,6 @@ class VerificationConfig:
     num_verify_samples: int = setting(5, "Frames to compare.", minimum=1)
     devices: dict[str, str] = setting(dict, "Device names for the scenarios, over those of the top-level `devices`.")
     scenarios: ScenariosConfig = setting(ScenariosConfig, "Comparisons by export mode.")
-
-
-@dataclass(frozen=True)
-class CalibrationConfig:
-    """Activation ranges."""
-
-    num_batches: int = setting(100, "Training batches to calibrate on.", minimum=1)
-    method: str = setting("histogram", "How activations are collected.", choices=("histogram", "max"))
-    amax_method: str = setting(
-        "mse", "How a histogram becomes a range.", choices=("mse", "entropy", "percentile", "max")
-    )
-
-
-@dataclass(frozen=True)
-class FusionConfig:
-    """BatchNorm."""
-
-    fuse_bn: bool = setting(True, "Fold BatchNorm into the convolutions before quantizing.")
-
-
-@dataclass(frozen=True)
-class QuantizationConfig:
-    """INT8."""
-
-    enabled: bool = setting(False, "Deploy a quantized model.")
-    mode: str = setting("ptq", "`ptq`: post-training; `qat`: a fine-tuned checkpoint.", choices=("ptq", "qat"))
-    calibration: CalibrationConfig = setting(CalibrationConfig, "Activation ranges.")
-    fusion: FusionConfig = setting(FusionConfig, "BatchNorm.")
-    sensitive_layers: tuple[str, ...] = setting(tuple, "Layers kept in floating point.")
 
 
 @dataclass(frozen=True)

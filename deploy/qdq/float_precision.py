@@ -1,7 +1,7 @@
 """What a quantized graph computes in beside its codes: FP32, or FP16 with FP32 inputs and outputs.
 
-In FP16, a float tensor that exists on paper only stays FP32: what lies between an integer layer and the quantizer of its
-output, between the pairs of a concatenation, or between a graph input and its quantizer. Builders fuse it away, with
+In FP16, a float tensor that exists on paper only stays FP32: what lies between an integer layer and the quantizer of
+its output, between the pairs of a concatenation, or between a graph input and its quantizer. Builders fuse it, with
 FP32 arithmetic inside the kernel, so the type costs nothing and says what happens. (ONNX Runtime, too, needs it: it
 rounds a bias there to INT32 by a division in that type, which overflows FP16, and its fused concatenation takes FP32
 scales alone.) Every float tensor that a kernel writes to memory is FP16.
