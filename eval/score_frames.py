@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -320,16 +321,20 @@ def _scores(boxes: list[Box], locate: Callable[[int], str]) -> NDArray[np.float6
     return scores
 
 
-def _completed(boxes: list[Box], names: tuple[str, ...]) -> list[Box]:
-    """The boxes with null for what is missing."""
-    if all(name in box for box in boxes for name in names):
-        return boxes
-    return [{**dict.fromkeys(names), **box} for box in boxes]
+def _optional(
+    boxes: list[Box], names: tuple[str, ...], getter: Callable[[Box], Any], locate: Callable[[int], str]
+) -> NDArray[np.float64]:
+    """Like `_column`; what is missing counts as null."""
+    try:
+        collections.deque(map(getter, boxes), maxlen=0)
+    except KeyError:
+        boxes = [{**dict.fromkeys(names), **box} for box in boxes]
+    return _column(boxes, names, getter, locate)
 
 
 def _velocities(boxes: list[Box], locate: Callable[[int], str]) -> NDArray[np.float64]:
     """(N, 2) m/s; NaN where it is unknown."""
-    values = _column(_completed(boxes, ("vx", "vy")), ("vx", "vy"), _velocity, locate)
+    values = _optional(boxes, ("vx", "vy"), _velocity, locate)
     bad = np.flatnonzero(np.isinf(values).any(axis=1))
     if bad.size:
         raise DataError(f"{locate(int(bad[0]))}: the velocity is infinite; use null where it is unknown")
@@ -337,7 +342,7 @@ def _velocities(boxes: list[Box], locate: Callable[[int], str]) -> NDArray[np.fl
 
 
 def _point_counts(boxes: list[Box], locate: Callable[[int], str]) -> NDArray[np.int64]:
-    values = _column(_completed(boxes, ("num_points",)), ("num_points",), _num_points, locate)[:, 0]
+    values = _optional(boxes, ("num_points",), _num_points, locate)[:, 0]
     unknown = np.isnan(values)
     bad = np.flatnonzero(~unknown & ((values < 0) | (values != np.floor(values))))
     if bad.size:

@@ -32,8 +32,6 @@ FRAMES_AT_ONCE = 128
 FRAME_SCORES_UP_TO = 100
 """With more frames than this, the scores of single frames are not written."""
 
-_ALL = "all"
-
 
 def _number(value: float) -> float | None:
     """As the golden files have numbers: ten decimals, null for NaN."""
@@ -55,46 +53,44 @@ def _tables(chunk: FrameChunk, config: ScoreConfig, names: list[str]) -> tuple[O
 
 
 class _ConfigRun:
-    """Everything one configuration needs."""
+    """Configurations that differ in their limits alone: what is matched once serves them all."""
 
-    def __init__(self, config: ScoreConfig) -> None:
-        self.config = config
-        limits = {_ALL: config.limits}
+    def __init__(self, configs: Sequence[ScoreConfig]) -> None:
+        self._configs = tuple(configs)
+        self._first = configs[0]
+        limits = {config.name: config.limits for config in configs}
         self._scorers = {
             reference: DetectionScorer(
-                config.class_names, thresholds, limits, config.rules(REFERENCE_MODES[reference][1])
+                self._first.class_names, thresholds, limits, self._first.rules(REFERENCE_MODES[reference][1])
             )
-            for reference, thresholds in config.modes.items()
+            for reference, thresholds in self._first.modes.items()
         }
 
     def add(self, chunk: FrameChunk, names: list[str]) -> None:
-        found, truth = _tables(chunk, self.config, names)
-        if self.config.needs_points and (truth.num_points < 0).any():
+        found, truth = _tables(chunk, self._first, names)
+        demanding = next((config.name for config in self._configs if config.needs_points), None)
+        if demanding is not None and (truth.num_points < 0).any():
             raise DataError(
-                f"configuration '{self.config.name}' limits the number of LiDAR points, but ground truth comes without "
+                f"configuration '{demanding}' limits the number of LiDAR points, but ground truth comes without "
                 "'num_points'; add it to every box of 'gt', or set min_point_numbers to 0"
             )
         for scorer in self._scorers.values():
             scorer.add(found, truth, chunk.num_frames)
 
-    def result(self) -> dict[str, Any]:
-        modes, frames = {}, {}
-        passed = None
-        num_truth = num_frames = 0
-        for reference, scorer in self._scorers.items():
-            classes = scorer.result()[_ALL]
-            modes[reference] = _mode_result(classes)
-            num_truth, num_frames = sum(item.num_ground_truth for item in classes), scorer.num_frames
-            if reference == "PLANEDISTANCE" and self.config.pass_fail_thresholds is not None:
-                passed = _pass_fail(classes, self.config.pass_fail_thresholds)
-            if num_frames <= FRAME_SCORES_UP_TO:
-                frames[reference] = [
-                    [_number(item.mean_ap), _number(item.mean_aph)] for item in scorer.frame_means(_ALL)
-                ]
-        policy = self.config.policy
-        result = {
-            "modes": modes,
-            "num_gt": num_truth,
+    def results(self) -> dict[str, dict[str, Any]]:
+        """By the names of the configurations."""
+        classes = {reference: scorer.result() for reference, scorer in self._scorers.items()}
+        return {
+            config.name: self._result(config, {reference: found[config.name] for reference, found in classes.items()})
+            for config in self._configs
+        }
+
+    def _result(self, config: ScoreConfig, classes: dict[str, tuple[ClassMetrics, ...]]) -> dict[str, Any]:
+        policy = config.policy
+        num_frames = next(iter(self._scorers.values())).num_frames
+        result: dict[str, Any] = {
+            "modes": {reference: _mode_result(found) for reference, found in classes.items()},
+            "num_gt": sum(item.num_ground_truth for item in next(iter(classes.values()))),
             "num_frames": num_frames,
             "policy": {
                 "name": policy.name,
@@ -102,11 +98,28 @@ class _ConfigRun:
                 "ties": "stable" if policy.stable_ties else "unstable",
             },
         }
-        if passed is not None:
-            result["pass_fail"] = passed
-        if frames:
-            result["frame_mAP_mAPH"] = frames
+        if config.pass_fail_thresholds is not None:
+            result["pass_fail"] = _pass_fail(classes["PLANEDISTANCE"], config.pass_fail_thresholds)
+        if num_frames <= FRAME_SCORES_UP_TO:
+            result["frame_mAP_mAPH"] = {
+                reference: [[_number(item.mean_ap), _number(item.mean_aph)] for item in scorer.frame_means(config.name)]
+                for reference, scorer in self._scorers.items()
+            }
         return result
+
+
+def _grouped(configs: Sequence[ScoreConfig]) -> list[list[ScoreConfig]]:
+    """Configurations that differ in name, limits and pass/fail alone, together."""
+    groups: list[tuple[ScoreConfig, list[ScoreConfig]]] = []
+    for config in configs:
+        common = replace(config, name="", limits=ObjectLimits(), pass_fail_thresholds=None)
+        for key, members in groups:
+            if key == common:
+                members.append(config)
+                break
+        else:
+            groups.append((common, [config]))
+    return [members for _, members in groups]
 
 
 def _mode_result(classes: Sequence[ClassMetrics]) -> dict[str, Any]:
@@ -250,16 +263,16 @@ def score_file(frames: FrameFile, configs: Sequence[ScoreConfig], nuscenes_class
     Raises:
         DataError: the file, a frame or a box is broken.
     """
-    runs: list[_ConfigRun | _NuScenesRun | _PairErrorRun] = [_ConfigRun(config) for config in configs]
+    runs = [_ConfigRun(group) for group in _grouped(configs)]
     nuscenes = _NuScenesRun(nuscenes_classes)
-    errors = _PairErrorRun(configs[0]) if configs else None
+    errors = [_PairErrorRun(config) for config in configs[:1]]
     for chunk in frames.chunks(FRAMES_AT_ONCE):
-        for run in (*runs, nuscenes, *([errors] if errors else [])):
-            run.add(chunk, frames.label_names)
-    result: dict[str, Any] = {
-        "results": {run.config.name: run.result() for run in runs if isinstance(run, _ConfigRun)},
-        "nuscenes": nuscenes.result(),
-    }
-    if errors:
-        result["tp_errors"] = errors.result()
+        parts: list[_ConfigRun | _NuScenesRun | _PairErrorRun] = [*runs, nuscenes, *errors]
+        for part in parts:
+            part.add(chunk, frames.label_names)
+    result: dict[str, Any] = {"results": {}, "nuscenes": nuscenes.result()}
+    for config_run in runs:
+        result["results"] |= config_run.results()
+    for error_run in errors:
+        result["tp_errors"] = error_run.result()
     return result

@@ -35,6 +35,9 @@ BoolArray = NDArray[np.bool_]
 IntArray = NDArray[np.int64]
 
 _PAIRS_AT_ONCE = 1 << 18  # bounds memory: some 100 bytes a pair
+_FARTHEST_M = 1e6
+_HAIR = 1.0 + 1e-9
+_SLACK_M = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,20 +89,23 @@ def candidate_pairs(
         compatible: (L, L) bool, [detection label, ground truth label].
         loosest: (L,) per ground truth label, the loosest threshold in use.
     """
+    radius, truth_radius = _half_diagonal(estimates), _half_diagonal(ground_truth)
+    usable = loosest[np.isfinite(loosest)]
+    farthest = 0.0
+    if mode.reach_has_threshold:
+        farthest += float(usable.max(initial=0.0))
+    if mode.reach_has_size:
+        farthest += float(radius.max(initial=0.0) + truth_radius.max(initial=0.0))
     found: list[tuple[IntArray, IntArray, Array]] = []
-    radius = np.hypot(estimates.size[:, 0], estimates.size[:, 1]) / 2
-    truth_radius = np.hypot(ground_truth.size[:, 0], ground_truth.size[:, 1]) / 2
-    x, y = estimates.center[:, 0], estimates.center[:, 1]
-    truth_x, truth_y = ground_truth.center[:, 0], ground_truth.center[:, 1]
-    for row, column in _same_frame(estimates, ground_truth, compatible):
+    for row, column in _near_pairs(estimates, ground_truth, compatible, farthest):
         reach = np.zeros(len(row))
         if mode.reach_has_threshold:
             reach += loosest[ground_truth.label[column]]
         if mode.reach_has_size:
             reach += radius[row] + truth_radius[column]
-        dx, dy = x[row] - truth_x[column], y[row] - truth_y[column]
+        delta = estimates.center[row, :2] - ground_truth.center[column, :2]
         # A hair more than the reach: what is close to the limit is decided by the value below.
-        near = (reach >= 0.0) & (dx * dx + dy * dy <= np.square(reach * (1 + 1e-9)))
+        near = (reach >= 0.0) & (np.hypot(delta[:, 0], delta[:, 1]) <= reach * _HAIR)
         row, column = row[near], column[near]
         value = mode.values(estimates, ground_truth, row, column)
         passes = mode.better(value, loosest[ground_truth.label[column]])
@@ -112,20 +118,37 @@ def candidate_pairs(
     return CandidatePairs(estimate[order], truth[order], value[order])
 
 
-def _same_frame(
-    estimates: ObjectTable, ground_truth: ObjectTable, compatible: BoolArray
+def _half_diagonal(objects: ObjectTable) -> Array:
+    """(N,) metres: how far a footprint reaches from its centre."""
+    diagonal: Array = np.hypot(objects.size[:, 0], objects.size[:, 1])
+    return diagonal / 2
+
+
+def _near_pairs(
+    estimates: ObjectTable, ground_truth: ObjectTable, compatible: BoolArray, reach_m: float
 ) -> Iterator[tuple[IntArray, IntArray]]:
-    """Rows of all compatible pairs of the same frame, in blocks that fit into memory."""
+    """Rows of all compatible pairs of the same frame of which x differs by at most the reach, block by block.
+
+    Ground truth is sorted by frame (and class, where only equal classes are compatible) and then by x, so that the
+    partners of each detection are neighbours: two searches find them, and what is too far away is never looked at.
+    """
     num_labels = len(compatible)
     same_label_only = not (compatible & ~np.eye(num_labels, dtype=bool)).any()
     key, truth_key = estimates.frame, ground_truth.frame
     if same_label_only:
         key = key * num_labels + estimates.label
         truth_key = truth_key * num_labels + ground_truth.label
-    columns = np.argsort(truth_key, kind="stable")
-    sorted_key = truth_key[columns]
-    first = np.searchsorted(sorted_key, key, side="left")
-    count = np.searchsorted(sorted_key, key, side="right") - first
+    # Clipping brings no two objects farther apart, so it loses no pair; it keeps the keys within a double's digits.
+    x, truth_x = (table.center[:, 0].clip(-_FARTHEST_M, _FARTHEST_M) for table in (estimates, ground_truth))
+    reach = min(reach_m, 2 * _FARTHEST_M) * _HAIR + _SLACK_M
+    lowest = min(x.min(initial=0.0), truth_x.min(initial=0.0))
+    width = max(x.max(initial=0.0), truth_x.max(initial=0.0)) - lowest + 2 * reach
+    place = key * width + (x - lowest)
+    truth_place = truth_key * width + (truth_x - lowest)
+    columns = np.argsort(truth_place, kind="stable")
+    truth_place = truth_place[columns]
+    first = np.searchsorted(truth_place, place - reach, side="left")
+    count = np.searchsorted(truth_place, place + reach, side="right") - first
     total = np.cumsum(count)
     start = 0
     while start < len(key):
@@ -134,9 +157,11 @@ def _same_frame(
         stop = max(int(np.searchsorted(total, before + _PAIRS_AT_ONCE, side="right")), start + 1)
         number = count[start:stop]
         row = np.repeat(np.arange(start, stop), number)
-        place = np.arange(len(row)) - np.repeat(np.cumsum(number) - number, number)
-        column = columns[np.repeat(first[start:stop], number) + place]
+        within = np.arange(len(row)) - np.repeat(np.cumsum(number) - number, number)
+        column = columns[np.repeat(first[start:stop], number) + within]
+        # The strips of x of two frames do not overlap, but a pair on the edge must not slip through.
         allowed = compatible[estimates.label[row], ground_truth.label[column]]
+        allowed &= estimates.frame[row] == ground_truth.frame[column]
         yield row[allowed], column[allowed]
         start = stop
 
