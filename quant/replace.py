@@ -209,8 +209,8 @@ def quantizable_layers(model: nn.Module) -> dict[str, Kind]:
 def _kind(module: nn.Module) -> Kind | None:
     for layer_type, kind in _KIND_OF.items():
         if isinstance(module, layer_type):
-            same = type(module).forward is layer_type.forward or type(module).__module__ == _SAME_COMPUTATION
             # A subclass with a forward of its own computes something else, which replacement would lose.
+            same = type(module).forward is layer_type.forward or type(module).__module__ == _SAME_COMPUTATION
             return kind if same else None
     return None
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from base.errors import ConfigError
+from quant.quantizer.base import Quantizer
 
 __all__ = ["foldable_pairs", "fuse_model_bn"]
 
@@ -39,7 +40,8 @@ def fuse_model_bn(model: nn.Module) -> nn.Module:
 
     Found by structure: neighbours in an `nn.Sequential`, `conv` and `norm` of mmcv's ConvModule, `linear` and `norm` of
     mmdet3d's PFNLayer. The BatchNorm becomes an `nn.Identity`, so that paths and indices stay; the layer keeps the key
-    of its weight and gets a bias. A second call finds nothing to do.
+    of its weight and gets a bias. A second call finds nothing to do. Where the layer is quantized already, its weight's
+    scales are multiplied along.
 
     Raises:
         ConfigError: `model` is in training mode, a BatchNorm has no running statistics, or a layer is used more than
@@ -110,6 +112,9 @@ def _fold(layer: _Foldable, norm: _BatchNorm) -> None:
         bias = bias + norm.bias.double()
     dtype = layer.weight.dtype
     layer.weight.copy_((layer.weight.double() * _over_outputs(gain, layer)).to(dtype))
+    quantizer = getattr(layer, "weight_quantizer", None)
+    if isinstance(quantizer, Quantizer) and quantizer.is_calibrated:
+        quantizer.set_scale(quantizer.scale.double() * gain.abs())
     if layer.bias is None:
         layer.bias = nn.Parameter(bias.to(dtype), requires_grad=layer.weight.requires_grad)
     else:

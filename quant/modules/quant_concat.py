@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import torch
 from torch import nn
 
+from base.lazy import require
 from quant.modules.layer import QuantizedLayer
 from quant.quantizer import DEFAULT_ENGINE, new_quantizer
 from quant.quantizer.base import QuantizerSpec
@@ -78,11 +79,22 @@ def expose_concats(model: nn.Module) -> None:
     for neck in list(_stock_necks(model)):
         if isinstance(neck, _ConcatThroughModule) or len(cast(Any, neck).deblocks) < 2:
             continue
-        stock = type(neck)
-        if stock not in _SUBCLASSES:
-            _SUBCLASSES[stock] = type(f"Quant{stock.__name__}", (_ConcatThroughModule, stock), {})
-        neck.__class__ = _SUBCLASSES[stock]
+        neck.__class__ = _subclass(type(neck))
         neck.concat = Concat().train(neck.training)
+
+
+def _subclass(stock: type[nn.Module]) -> type[nn.Module]:
+    if stock not in _SUBCLASSES:
+        _SUBCLASSES[stock] = type(f"Quant{stock.__name__}", (_ConcatThroughModule, stock), {"__module__": __name__})
+    return _SUBCLASSES[stock]
+
+
+def __getattr__(name: str) -> type[nn.Module]:
+    """`QuantSECONDFPN`, made when it is asked for: unpickling looks its class up here."""
+    if name != "QuantSECONDFPN":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    necks = require("mmdet3d.models.necks", "to unpickle a quantized model")
+    return _subclass(necks.SECONDFPN)
 
 
 def hide_concats(model: nn.Module) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -109,6 +111,23 @@ def test_engines_give_the_same_network(demo_model: Any, canvas: torch.Tensor) ->
     for first, second in zip(found[0], found[1], strict=True):
         assert first.keys() == second.keys()
         assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_copies_and_pickles_stand_alone(demo_model: Any, canvas: torch.Tensor, engine: str) -> None:
+    """Moving averages of weights copy the model; worker processes get it by pickle."""
+    quant_model(fuse_model_bn(demo_model), engine=engine)
+    calibrate_by_max(demo_model, canvas)
+    expected = run_network(demo_model, canvas)
+    for twin in (copy.deepcopy(demo_model), pickle.loads(pickle.dumps(demo_model))):
+        assert list(named_quantizers(twin)) == list(named_quantizers(demo_model)), "still shared"
+        assert quantization_structure(twin) == quantization_structure(demo_model)
+        assert all(torch.equal(value, expected[name]) for name, value in run_network(twin, canvas).items())
+        for quantizer in named_quantizers(twin).values():
+            quantizer.set_scale(torch.full_like(quantizer.scale, 0.5))
+        assert not torch.equal(run_network(twin, canvas)["reg"], expected["reg"])
+        unquant_model(twin)
+    assert torch.equal(run_network(demo_model, canvas)["reg"], expected["reg"])
 
 
 def test_skipping(demo_model: Any) -> None:
