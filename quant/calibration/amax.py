@@ -5,8 +5,8 @@
 `mse`           the bin centre that minimizes the squared error of the quantized histogram.
 `entropy`       the bin limit that minimizes the Kullback-Leibler divergence between the clipped histogram and its
                 128-level version.
-`sparse_mse`    squared error over the values other than zero, minimized over every scale that a quantizer can hold
-                between `SMALLEST_SHARE` of the largest value and the largest value.
+`sparse_mse`    squared error over the non-zero values of occupied cells (`quant.calibration.occupancy`), minimized over
+                every scale that a quantizer can hold between `SMALLEST_SHARE` of their largest value and that value.
 
 `percentile`, `mse` and `entropy` are the definitions of pytorch_quantization and ModelOpt, whose amax they equal on the
 same histogram. They are computed from prefix sums: each candidate costs its 128 levels instead of a pass over the
@@ -16,8 +16,12 @@ Why entropy collapses on a bird's-eye-view canvas: cells without a pillar are ze
 in its lowest bins, and the divergence weighs a bin by its mass. A small amax renders those low bins finely; the tail
 that it cuts off (the strong features of the few cells that hold an object) is moved into one bin and costs almost
 nothing, because it has almost no mass. `percentile` fails in the same way, and returns 0 when the share of zeros
-exceeds it. Squared error weighs the tail by its size squared. `sparse_mse` also bounds how much of the range may be
-given up: LiDAR-PTQ (Zhou et al., ICLR 2024) starts from the maximum and searches below it, for this reason.
+exceeds it. Squared error weighs the tail by its size squared.
+
+Exact zeros are no matter for squared error: any scale holds them. But behind the first layer the empty cells are not
+zero any more; bias makes them constants, which are most of the values. `sparse_mse` leaves the empty cells out by their
+place, not by their value, and bounds how much of the range may be given up: LiDAR-PTQ (Zhou et al., ICLR 2024) starts
+from the maximum and searches below it, for the same reason.
 """
 
 from __future__ import annotations
@@ -64,11 +68,19 @@ def check_method(method: str, allowed: tuple[str, ...], key: str) -> None:
         raise ConfigError(f"{key} is '{method}'; it must be one of {', '.join(allowed)}.")
 
 
-def compute_amax(histogram: AbsHistogram, method: str, *, percentile: float = 99.99, name: str = "tensor") -> float:
+def compute_amax(
+    histogram: AbsHistogram,
+    method: str,
+    *,
+    occupied: AbsHistogram | None = None,
+    percentile: float = 99.99,
+    name: str = "tensor",
+) -> float:
     """The amax of one tensor.
 
     Args:
         method: One of `ACTIVATION_METHODS`.
+        occupied: For "sparse_mse": the values in occupied cells alone; without it, those of `histogram`.
         percentile: For that method; in (0, 100].
         name: Of the tensor, for errors.
 
@@ -86,7 +98,8 @@ def compute_amax(histogram: AbsHistogram, method: str, *, percentile: float = 99
     if method == "max":
         return histogram.max
     if method == "sparse_mse":
-        return amax_sparse_mse(histogram)
+        # Occupied cells may be all zero (a dead channel group, a tiny canvas): then every value counts.
+        return amax_sparse_mse(histogram if occupied is None or occupied.exponent is None else occupied)
     counts, edges = histogram.used_counts(with_zeros=True), histogram.edges()
     if method == "percentile":
         amax = amax_percentile(counts, edges, percentile)

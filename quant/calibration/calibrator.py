@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from models.spec import ModelSpec
-    from quant.calibration.histogram import AbsHistogram
 
 __all__ = ["METHODS", "CalibrationManager"]
 
@@ -139,7 +138,7 @@ class CalibrationManager:
                 chosen[name] = weight_amax(weight, axis, weight_method, name), weight_method == "max"
             elif statistics.histograms[name].total:
                 chosen[name] = (
-                    _amax_tensor(statistics.histograms[name], amax_method, percentile, name),
+                    _amax(statistics, name, amax_method, percentile),
                     amax_method == "max",
                 )
         # Nothing is set before everything is chosen.
@@ -220,10 +219,12 @@ class CalibrationManager:
         return BackboneNeckHead(self.model, self.spec)
 
 
-def _amax_tensor(histogram: AbsHistogram, method: str, percentile: float, name: str) -> Tensor:
+def _amax(statistics: ActivationStatistics, name: str, method: str, percentile: float) -> Tensor:
     import torch
 
-    return torch.tensor(compute_amax(histogram, method, percentile=percentile, name=name), dtype=torch.float64)
+    histogram, occupied = statistics.histograms[name], statistics.occupied[name]
+    amax = compute_amax(histogram, method, occupied=occupied, percentile=percentile, name=name)
+    return torch.tensor(amax, dtype=torch.float64)
 
 
 def _weights(model: nn.Module) -> dict[str, tuple[Tensor, int | None]]:

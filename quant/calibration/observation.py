@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from base.errors import ConfigError, DataError
 from base.progress import progress
 from quant.calibration.batches import CalibrationFrame, evenly_spaced
 from quant.calibration.histogram import AbsHistogram
+from quant.calibration.occupancy import Occupancy
 from quant.calibration.processes import in_processes
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ActivationStatistics", "observe_activations"]
 
+# Quantizer name -> histograms of all its inputs and of those in occupied cells.
+_Histograms: TypeAlias = "dict[str, tuple[AbsHistogram, AbsHistogram]]"
+
 
 @dataclass(frozen=True, eq=False)
 class ActivationStatistics:
@@ -31,10 +35,12 @@ class ActivationStatistics:
 
     Attributes:
         histograms: Quantizer name -> histogram of its inputs.
+        occupied: Quantizer name -> histogram of its inputs in the cells that hold pillars; see `Occupancy`.
         tokens: Frames that were run, in their order.
     """
 
     histograms: Mapping[str, AbsHistogram]
+    occupied: Mapping[str, AbsHistogram]
     tokens: tuple[str, ...]
 
     @property
@@ -84,16 +90,18 @@ def observe_activations(
             indices = tuple(range(num_batches))
             frames = lambda part: islice(iter(batches), len(part))  # noqa: E731
 
-        def share(part: Sequence[int]) -> Iterator[str | dict[str, AbsHistogram]]:
+        def share(part: Sequence[int]) -> Iterator[str | _Histograms]:
             observers = {name: _Observer(name) for name in quantizers}
             with _observed(quantizers, observers):
                 for index, item in zip(part, _made(frames(part), observers), strict=False):
                     frame = _frame(item, index)
+                    canvas = frame.canvas.to(device)
+                    occupancy = Occupancy(canvas) if canvas.dim() == 4 else None
                     for observer in observers.values():
-                        observer.begin(frame.token)
-                    run(frame.canvas.to(device))
+                        observer.begin(frame.token, occupancy)
+                    run(canvas)
                     yield frame.token
-            yield {name: observer.histogram for name, observer in observers.items()}
+            yield {name: (observer.histogram, observer.occupied) for name, observer in observers.items()}
 
         return _collected(share, indices, workers, show_progress)
 
@@ -103,7 +111,7 @@ def _collected(
 ) -> ActivationStatistics:
     messages = share(indices) if workers == 1 else in_processes(share, [indices[w::workers] for w in range(workers)])
     tokens: list[str] = []
-    parts: list[dict[str, AbsHistogram]] = []
+    parts: list[_Histograms] = []
 
     def frames() -> Iterator[str]:
         for message in messages:
@@ -121,9 +129,14 @@ def _collected(
         )
     merged = parts[0]
     for part in parts[1:]:
-        for name, histogram in part.items():
-            merged[name].merge(histogram)
-    return ActivationStatistics(merged, tuple(tokens))
+        for name, pair in part.items():
+            for mine, other in zip(merged[name], pair, strict=True):
+                mine.merge(other)
+    return ActivationStatistics(
+        {name: pair[0] for name, pair in merged.items()},
+        {name: pair[1] for name, pair in merged.items()},
+        tuple(tokens),
+    )
 
 
 class _Observer:
@@ -132,11 +145,14 @@ class _Observer:
     def __init__(self, name: str) -> None:
         self.name = name
         self.histogram = AbsHistogram()
+        self.occupied = AbsHistogram()
         self._frame: str | None = None
+        self._occupancy: Occupancy | None = None
         self._seen: list[weakref.ref[Tensor]] = []
 
-    def begin(self, frame: str | None) -> None:
+    def begin(self, frame: str | None, occupancy: Occupancy | None = None) -> None:
         self._frame = frame
+        self._occupancy = occupancy
         self._seen = []
 
     def __call__(self, x: Tensor) -> None:
@@ -144,6 +160,8 @@ class _Observer:
             return
         self._seen.append(weakref.ref(x))
         self.histogram.observe(x, self.name, self._frame)
+        for part in self._occupancy.select(x) if self._occupancy is not None else [x]:
+            self.occupied.observe(part, self.name, self._frame)
 
 
 @contextmanager
