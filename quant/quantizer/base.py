@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -135,7 +135,6 @@ class Quantizer(nn.Module):
         self.observer: Callable[[Tensor], None] | None = None
         self.register_buffer("scale", torch.full(() if channels is None else (channels,), torch.nan))
         self._has_scale = False
-        self.register_load_state_dict_post_hook(_forget_scale)  # type: ignore[no-untyped-call]
 
     @property
     def is_calibrated(self) -> bool:
@@ -185,17 +184,16 @@ class Quantizer(nn.Module):
     def _fake_quantize(self, x: Tensor) -> Tensor:
         raise NotImplementedError
 
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        # What was loaded may be a scale or none: look again at the next use.
+        self._has_scale = False
+
     def extra_repr(self) -> str:
         """Shown by `print(model)`."""
         where = "per tensor" if self.spec.axis is None else f"axis {self.spec.axis}"
         state = "enabled" if self.enabled else "disabled"
         return f"INT{self.spec.num_bits} {where}, {state}, {'calibrated' if self.is_calibrated else 'no scale'}"
-
-
-def _forget_scale(quantizer: nn.Module, _keys: object) -> None:
-    """A loaded state dict may hold a scale or none: look again at the next use."""
-    assert isinstance(quantizer, Quantizer)
-    quantizer._has_scale = False
 
 
 def _traced(x: Tensor, quantizer: Quantizer) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -17,12 +18,14 @@ pytestmark = [
 ]
 
 
-@pytest.fixture
+@contextmanager
 def no_waiting() -> Iterator[None]:
     """Operations that wait for the device raise."""
     torch.cuda.set_sync_debug_mode("error")
-    yield
-    torch.cuda.set_sync_debug_mode("default")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize("axis", [None, 1])
@@ -38,19 +41,21 @@ def test_cpu_and_gpu_are_equal(axis: int | None) -> None:
 
 
 @pytest.mark.parametrize("autocast", [False, True])
-def test_training_step_does_not_wait(autocast: bool, no_waiting: None) -> None:
-    torch.cuda.set_sync_debug_mode("default")
+def test_training_step_does_not_wait(autocast: bool) -> None:
     layer = quant_conv_module(nn.Conv2d(8, 16, 3)).cuda()
     layer.input_quantizer.set_scale(torch.tensor(0.03))
     layer.weight_quantizer.set_scale(torch.full((16,), 0.002))
     x = torch.randn(2, 8, 32, 32, device="cuda", requires_grad=True)
-    for step in range(2):
-        if step == 1:  # the first call looks at the scale once, and the libraries load
-            torch.cuda.set_sync_debug_mode("error")
+
+    def step() -> torch.Tensor:
         with torch.autocast("cuda", dtype=torch.float16, enabled=autocast):
-            result = layer(x)
+            result: torch.Tensor = layer(x)
         result.float().square().mean().backward()
-    torch.cuda.set_sync_debug_mode("default")
+        return result
+
+    step()  # the libraries load
+    with no_waiting():
+        result = step()
     assert result.dtype == (torch.float16 if autocast else torch.float32)
     assert x.grad is not None
     assert bool(x.grad.isfinite().all())
