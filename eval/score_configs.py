@@ -77,6 +77,7 @@ class ScoreConfig:
         limits: Objects outside take no part.
         critical: Objects outside are dropped after the matching.
         policy: Conventions of AP and APH.
+        compat: Reproduce what perception_eval does even where it is odd.
         in_map: The boxes are given in the map, and each frame's ego2map says where the ego is; otherwise they are given
             as the ego sees them.
         label_policy: "DEFAULT", "ALLOW_UNKNOWN", "ALLOW_SAME_GROUP" or "ALLOW_ANY".
@@ -92,6 +93,7 @@ class ScoreConfig:
     limits: ObjectLimits
     critical: ObjectLimits = field(default_factory=ObjectLimits)
     policy: ApPolicy = PERCEPTION_EVAL
+    compat: bool = False
     in_map: bool = False
     label_policy: str = "DEFAULT"
     merge_similar_labels: bool = False
@@ -109,7 +111,14 @@ class ScoreConfig:
 
     def rules(self, mode: MatchingMode) -> MatchingRules:
         """Matching rules in one mode."""
-        return MatchingRules(mode, self.policy, self._compatible(), self.agnostic_false_positives, self.critical)
+        return MatchingRules(
+            mode,
+            self.policy,
+            self._compatible(),
+            self.agnostic_false_positives,
+            stray_false_positives=self.compat and self.label_policy in ("ALLOW_UNKNOWN", "ALLOW_ANY"),
+            critical=self.critical,
+        )
 
     def _compatible(self) -> NDArray[np.bool_] | None:
         if self.label_policy == "DEFAULT":
@@ -228,6 +237,7 @@ def parse_config(name: str, raw: Any, *, compat: bool = True, stable_ties: bool 
         policy=replace(
             PERCEPTION_EVAL_COMPAT if compat and frame_id == "base_link" else PERCEPTION_EVAL, stable_ties=stable_ties
         ),
+        compat=compat,
         in_map=frame_id == "map",
         label_policy=_label_policy(options, classes, where),
         merge_similar_labels=merge,
@@ -342,7 +352,8 @@ _OVERLAP = ScoreConfig(
 PRESETS: dict[str, tuple[ScoreConfig, ...]] = {
     "awml": _AWML,
     "awml_compat": tuple(
-        replace(item, name=item.name.replace("awml", "awml_compat"), policy=PERCEPTION_EVAL_COMPAT) for item in _AWML
+        replace(item, name=item.name.replace("awml", "awml_compat"), policy=PERCEPTION_EVAL_COMPAT, compat=True)
+        for item in _AWML
     ),
     "overlap": (_OVERLAP,),
 }

@@ -48,6 +48,8 @@ class MatchingRules:
             class, or of C labels where there are none; None: the same label only.
         agnostic_false_positives: After the matching, detections still free are paired with ground truth still free of
             any class; such a pair is a false positive of the ground truth's class, not of its own.
+        stray_false_positives: A class with a detection that is free at a threshold of other classes is scored there as
+            well, where it has no ground truth to find: AP 0. perception_eval does so unless labels must be equal.
         critical: Limits applied after the matching: ground truth outside them is dropped with its detection, a
             detection outside them is dropped although its ground truth stays.
     """
@@ -56,6 +58,7 @@ class MatchingRules:
     policy: ApPolicy = PERCEPTION_EVAL
     compatible: BoolArray | None = None
     agnostic_false_positives: bool = False
+    stray_false_positives: bool = False
     critical: ObjectLimits = field(default_factory=ObjectLimits)
 
     def label_matrix(self, num_classes: int) -> BoolArray:
@@ -266,13 +269,21 @@ class DetectionScorer:
             num_truth = sum(counts.sum(axis=0) for counts in self._counts[name])
             for value in self._distinct:
                 records = self._spools[name, value].read()
-                for label in np.flatnonzero(self._active[value]):
+                for label in self._scored(value, records):
                     of_class = records[records["label"] == label]
                     found[label].append(self._precision_recall(of_class, int(num_truth[label]), value))
             results[name] = tuple(
                 ClassMetrics(self.class_names[label], tuple(items)) for label, items in enumerate(found)
             )
         return results
+
+    def _scored(self, threshold: float, records: NDArray[np.void]) -> IntArray:
+        """The classes that have a result at a threshold."""
+        scored = self._active[threshold].copy()
+        if self.rules.stray_false_positives:
+            labels = records["label"]
+            scored[labels[labels < len(scored)]] = True
+        return np.flatnonzero(scored)
 
     def _precision_recall(self, records: NDArray[np.void], num_truth: int, threshold: float) -> PrecisionRecall:
         values, paired = records["value"], records["paired"]
@@ -300,7 +311,7 @@ class DetectionScorer:
             found: list[list[PrecisionRecall]] = [[] for _ in self.class_names]
             for value, records in tables.items():
                 part = records[offsets[value][frame] : offsets[value][frame + 1]]
-                for label in np.flatnonzero(self._active[value]):
+                for label in self._scored(value, part):
                     of_class = part[part["label"] == label]
                     found[label].append(self._precision_recall(of_class, int(counts[frame, label]), value))
             classes = [ClassMetrics(name, tuple(items)) for name, items in zip(self.class_names, found, strict=True)]
