@@ -15,10 +15,13 @@ TOTAL = "total"
 
 @dataclass(frozen=True)
 class LatencyStats:
-    """Summary of one stage, milliseconds. Percentiles interpolate linearly between the sorted samples."""
+    """Summary of one stage, milliseconds. Percentiles interpolate linearly between the sorted samples; `std` is that of
+    the samples (n − 1), 0 for a single one."""
 
     count: int
     mean: float
+    std: float
+    min: float
     p50: float
     p90: float
     p95: float
@@ -36,7 +39,10 @@ class LatencyStats:
             raise ValueError("No latency samples: every frame was warm-up, or none was run.")
         samples = np.asarray(samples_ms, np.float64)
         p50, p90, p95, p99 = (float(v) for v in np.percentile(samples, (50, 90, 95, 99)))
-        return cls(len(samples), float(samples.mean()), p50, p90, p95, p99, float(samples.max()))
+        std = float(samples.std(ddof=1)) if len(samples) > 1 else 0.0
+        return cls(
+            len(samples), float(samples.mean()), std, float(samples.min()), p50, p90, p95, p99, float(samples.max())
+        )
 
     @property
     def frames_per_second(self) -> float:

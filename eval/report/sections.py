@@ -223,11 +223,9 @@ def latency(evaluations: Sequence[EvaluationSummary]) -> str:
         values = (total.mean, total.p50, total.p90, total.p95, total.p99, total.max)
         rows.append([item.label, number(total.count, 6), *(fixed(value) for value in values), fixed(1000 / total.mean)])
     head = ["backend", "frames", "mean", "p50", "p90", "p95", "p99", "max", "frames/s"]
-    machine = timed[0].machine
-    threads = f", OMP_NUM_THREADS={machine.threads}" if machine.threads else ""
     body = (
         f'<p class="soft small">Milliseconds from points to boxes, after {timed[0].warmup_frames} warm-up frames, on '
-        f"{escape(machine.cpu)}, {machine.cpu_cores} cores, {machine.memory_gib:g} GiB{escape(threads)}.</p>"
+        f"{escape(timed[0].machine.describe())}. Stages on a GPU are timed by events on its stream.</p>"
         + table(head, rows)
     )
     body += "<h3>By stage</h3>" + stage_bars(
