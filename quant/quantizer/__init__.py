@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
     from quant.quantizer.base import Quantizer, QuantizerSpec
 
-__all__ = ["DEFAULT_ENGINE", "ENGINES", "named_quantizers", "new_quantizer"]
+__all__ = ["DEFAULT_ENGINE", "ENGINES", "load_engine", "named_quantizers", "new_quantizer"]
 
 # Engine -> the package it stands on.
 _PACKAGES = {
@@ -36,12 +37,7 @@ def new_quantizer(spec: QuantizerSpec, engine: str = DEFAULT_ENGINE, channels: i
         ConfigError: there is no such engine.
         MissingDependencyError: its package is not installed.
     """
-    if engine not in _PACKAGES:
-        raise ConfigError(f"Unknown quantization engine '{engine}'; engines: {', '.join(ENGINES)}.")
-    with warnings.catch_warnings():
-        # Both packages script functions with torch.jit when imported, which torch 2.13 calls deprecated.
-        warnings.simplefilter("ignore")
-        require(_PACKAGES[engine], f"for the quantization engine '{engine}'")
+    load_engine(engine)
     if engine == "modelopt":
         from quant.quantizer.modelopt import ModeloptQuantizer
 
@@ -49,6 +45,26 @@ def new_quantizer(spec: QuantizerSpec, engine: str = DEFAULT_ENGINE, channels: i
     from quant.quantizer.pytorch_quantization import PytorchQuantizationQuantizer
 
     return PytorchQuantizationQuantizer(spec, channels)
+
+
+def load_engine(engine: str) -> None:
+    """Imports an engine's package, whose import must change nothing of the process.
+
+    Raises:
+        ConfigError: there is no such engine.
+        MissingDependencyError: its package is not installed.
+    """
+    if engine not in _PACKAGES:
+        raise ConfigError(f"Unknown quantization engine '{engine}'; engines: {', '.join(ENGINES)}.")
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    with warnings.catch_warnings():
+        # Both packages script functions with torch.jit when imported, which torch 2.13 calls deprecated.
+        warnings.simplefilter("ignore")
+        require(_PACKAGES[engine], f"for the quantization engine '{engine}'")
+    # pytorch_quantization puts absl's log handler in place of all others.
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 def named_quantizers(model: nn.Module) -> dict[str, Quantizer]:
