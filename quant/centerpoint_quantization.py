@@ -1,0 +1,81 @@
+"""INT8 on the command line: `python -m quant.centerpoint_quantization ptq|sensitivity|qat …`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+
+from base.errors import BackendUnavailable, ConfigError, MissingDependencyError, UserError
+
+__all__ = ["main"]
+
+_EXIT_USAGE = 2
+_EXIT_INTERRUPTED = 130
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+
+# Command -> the module with its `add_arguments` and `run`, and what it does.
+_COMMANDS = {
+    "ptq": ("quant.ptq_command", "quantize a trained model with some frames, without training"),
+    "sensitivity": ("quant.sensitivity.command", "measure what each layer's quantization costs"),
+    "qat": ("quant.hooks.qat_command", "fine-tune a trained model with its quantizers in place"),
+}
+
+
+def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser; of the commands only the one in `argv` gets its options, so that only its module is imported."""
+    parser = argparse.ArgumentParser(
+        prog="centerpoint_quantization",
+        description="Quantize a CenterPoint to INT8.",
+        epilog="Exit code: 0 done; 2 wrong input or configuration.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{" + ",".join(_COMMANDS) + "}")
+    asked = next((word for word in argv if not word.startswith("-")), None)
+    for name, (module, summary) in _COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
+        if name == asked:
+            if name == "qat":
+                _add_training_arguments(command)
+            importlib.import_module(module).add_arguments(command)
+        command.add_argument("--log-level", choices=LOG_LEVELS, default="INFO", help="default %(default)s")
+    return parser
+
+
+def _add_training_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments that the specification gives `qat`; the rest is its module's."""
+    from quant.ptq_command import add_model_arguments
+
+    add_model_arguments(parser)
+    parser.add_argument("--epochs", type=int, default=10, help="default %(default)s")
+    parser.add_argument("--lr", type=float, default=1e-4, help="largest learning rate; default %(default)s")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command; returns its exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    args = _parser(argv).parse_args(argv)
+    logging.basicConfig(
+        level=args.log_level, format="%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S", force=True
+    )
+    for chatty in ("matplotlib", "numba", "PIL", "mmengine"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    try:
+        code: int = importlib.import_module(_COMMANDS[args.command][0]).run(args)
+    except UserError as error:
+        kind = {ConfigError: "configuration", MissingDependencyError: "installation"}.get(type(error), "input")
+        # Without a traceback: the message says what to do, and the code that found out does not help with that.
+        print(f"error ({kind}): {error}", file=sys.stderr)  # noqa: T201 - the command's last word
+        return _EXIT_USAGE
+    except BackendUnavailable as reason:
+        print(f"error (machine): {reason}", file=sys.stderr)  # noqa: T201
+        return _EXIT_USAGE
+    except KeyboardInterrupt:
+        print("interrupted; finished files are whole, unfinished ones were removed", file=sys.stderr)  # noqa: T201
+        return _EXIT_INTERRUPTED
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""Calibration frames that are read more than once, kept as their occupied cells."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from base.errors import DataError
+from base.progress import progress
+from quant.calibration.batches import CalibrationFrame, evenly_spaced
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["StoredFrames"]
+
+
+@dataclass(frozen=True, eq=False)
+class _Cells:
+    token: str
+    shape: torch.Size
+    index: Tensor
+    values: Tensor
+
+
+class StoredFrames(Sequence[CalibrationFrame]):
+    """Frames on the host; a canvas whose cells are mostly empty takes a few per cent of its size."""
+
+    def __init__(self, batches: Iterable[Any], count: int) -> None:
+        """Reads frames.
+
+        Args:
+            batches: `CalibrationFrame`s or canvases (1, C, H, W); of a sequence, evenly spaced ones are taken, of
+                another iterable the first.
+            count: Frames at most.
+
+        Raises:
+            DataError: no frame, or something else than a canvas.
+        """
+        if count < 1:
+            raise DataError(
+                f"Zero calibration frames: num_calibration_batches is {count}; give 1 or more (100 are usual)."
+            )
+        if isinstance(batches, Sequence):
+            items: Iterable[Any] = (batches[index] for index in evenly_spaced(len(batches), count))
+            total = min(count, len(batches))
+        else:
+            items, total = islice(iter(batches), count), count
+        self._frames = [
+            _stored(item, index) for index, item in enumerate(progress(items, "reading calibration frames", total))
+        ]
+        if not self._frames:
+            raise DataError(
+                "Zero calibration frames: the batches are empty. Give a split with frames, or another --data-root."
+            )
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def __getitem__(self, index: Any) -> Any:
+        """The frame at `index`, its canvas made anew on the host; a list of them for a slice."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        cells = self._frames[index]
+        canvas = torch.zeros(cells.shape)
+        canvas[0].reshape(cells.shape[1], -1)[:, cells.index] = cells.values
+        return CalibrationFrame(cells.token, canvas)
+
+
+def _stored(item: Any, index: int) -> _Cells:
+    token, canvas = (item.token, item.canvas) if isinstance(item, CalibrationFrame) else (f"batch {index}", item)
+    if not isinstance(canvas, torch.Tensor) or canvas.dim() != 4 or len(canvas) != 1:
+        got = tuple(canvas.shape) if isinstance(canvas, torch.Tensor) else f"a {type(canvas).__name__}"
+        raise DataError(f"Calibration frame '{token}' is {got}; a canvas (1, C, H, W) or a CalibrationFrame is needed.")
+    flat = canvas.detach()[0].reshape(canvas.shape[1], -1).float().cpu()
+    # NaN is not 0 either: a broken canvas stays one.
+    occupied = (flat != 0).any(dim=0).nonzero()[:, 0]
+    return _Cells(token, canvas.shape, occupied, flat[:, occupied].clone())
