@@ -12,9 +12,10 @@ from typing import Any
 from base.errors import ConfigError, UserError
 from base.files import user_path, write_json
 from eval.metrics.nuscenes import NUSCENES_RANGES_M
-from eval.score_configs import NUSCENES_PRESET, PRESETS, ScoreConfig, parse_config
+from eval.score_configs import ScoreConfig, parse_config
 from eval.score_frames import FrameFile
 from eval.score_labels import UNKNOWN
+from eval.score_presets import NUSCENES_PRESET, PRESETS
 from eval.score_run import score_file
 
 __all__ = ["main", "score"]

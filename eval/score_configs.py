@@ -1,4 +1,4 @@
-"""What `//eval:score` scores: perception_eval's configuration dictionaries and named presets."""
+"""What `//eval:score` scores: perception_eval's configuration dictionaries, checked."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from eval.metrics import (
 )
 from eval.score_labels import HAZARD, UNKNOWN, canonical_label
 
-__all__ = ["NUSCENES_PRESET", "PRESETS", "REFERENCE_MODES", "ScoreConfig", "parse_config"]
+__all__ = ["REFERENCE_MODES", "ScoreConfig", "Thresholds", "parse_config"]
 
 Thresholds = tuple[tuple[float, ...], ...]
 """Per class, the thresholds at which it is scored."""
@@ -39,8 +39,6 @@ REFERENCE_MODES: dict[str, tuple[str, MatchingMode]] = {
     "IOU3D": ("iou_3d_thresholds", IOU_3D),
 }
 """perception_eval's name of a mode -> (its key in the configuration, the mode)."""
-
-NUSCENES_PRESET = "nuscenes"
 
 _GROUPS = ({"car", "truck", "bus"}, {"bicycle", "motorbike", "pedestrian", "animal"})
 _POLICIES = ("DEFAULT", "ALLOW_UNKNOWN", "ALLOW_SAME_GROUP", "ALLOW_ANY")
@@ -317,45 +315,3 @@ def _pass_fail(value: Any, modes: dict[str, Thresholds], count: int, where: str)
                 "remove pass_fail_threshold"
             )
     return limits
-
-
-_AWML_CLASSES = ("car", "truck", "bus", "bicycle", "pedestrian")
-_AWML_RANGES = {
-    "awml": (0.0, 121.0),
-    "awml/0-50m": (0.0, 50.0),
-    "awml/50-90m": (50.0, 90.0),
-    "awml/90-121m": (90.0, 121.0),
-}
-
-
-def _same(thresholds: tuple[float, ...]) -> Thresholds:
-    return (thresholds,) * len(_AWML_CLASSES)
-
-
-_AWML = tuple(
-    ScoreConfig(
-        name=name,
-        class_names=_AWML_CLASSES,
-        modes={"CENTERDISTANCEBEV": _same((0.5, 1.0, 2.0, 4.0)), "PLANEDISTANCE": _same((2.0, 4.0))},
-        limits=ObjectLimits(low, high, min_num_points=0.0),
-        pass_fail_thresholds=(2.0,) * len(_AWML_CLASSES),
-    )
-    for name, (low, high) in _AWML_RANGES.items()
-)
-_OVERLAP = ScoreConfig(
-    name="overlap",
-    class_names=_AWML_CLASSES,
-    modes={"IOU2D": _same((0.3, 0.5, 0.7)), "IOU3D": _same((0.3, 0.5, 0.7))},
-    limits=ObjectLimits(0.0, 121.0, min_num_points=0.0),
-)
-
-PRESETS: dict[str, tuple[ScoreConfig, ...]] = {
-    "awml": _AWML,
-    "awml_compat": tuple(
-        replace(item, name=item.name.replace("awml", "awml_compat"), policy=PERCEPTION_EVAL_COMPAT, compat=True)
-        for item in _AWML
-    ),
-    "overlap": (_OVERLAP,),
-}
-"""Named ways to score: AWML's production configuration in each of its distance ranges, the same with perception_eval's
-headings, and overlaps. `NUSCENES_PRESET` is one more."""

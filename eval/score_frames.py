@@ -218,15 +218,15 @@ def _read_frames(path: Path) -> Iterator[tuple[str, Frame]]:
             yield _named(f"'{path}' line {number} (frame {index})", value)
             index += 1
         return
-    index, keys = 0, []
-    for key, value in JsonDocument(path).members("frames"):
+    index = 0
+    document = JsonDocument(path)
+    for key, value in document.members("frames"):
         if key == "frames":
             yield _named(f"'{path}' frame {index}", value)
             index += 1
-        keys.append(key)
-    if "frames" not in keys:
-        lines = " It looks like JSON Lines: name it .jsonl." if {"gt", "est"} & set(keys) else ""
-        raise DataError(f"'{path}' has no 'frames', or none in it; its keys are {sorted(set(keys))}.{lines}")
+    if "frames" not in document.keys:
+        lines = " It looks like JSON Lines: name it .jsonl." if {"gt", "est"} & set(document.keys) else ""
+        raise DataError(f"'{path}' has no 'frames'; its keys are {sorted(document.keys)}.{lines}")
 
 
 def _named(where: str, frame: Any) -> tuple[str, Frame]:

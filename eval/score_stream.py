@@ -55,7 +55,9 @@ class JsonDocument:
         self._text = ""
         self._at = 0
         self._line = 1
+        self._column = 1
         self._ended = False
+        self._keys: list[str] = []
 
     def members(self, stream_key: str) -> Iterator[tuple[str, Any]]:
         """(key, value) of each member; of `stream_key`, whose value must be a list, (key, item) of each item.
@@ -64,12 +66,15 @@ class JsonDocument:
             DataError: the file is not one JSON object, or is cut off; the message gives the line.
         """
         with self._stream:
+            if not self._peek():
+                raise DataError(f"'{self.path}' is empty")
             self._expect("{", "the file must hold one JSON object")
             if self._peek() != "}":
                 while True:
                     self._peek()
                     key = self._value("a key")
                     self._expect(":", f"after the key {key!r}")
+                    self._keys.append(key)
                     if key == stream_key:
                         yield from ((key, item) for item in self._items(key))
                     else:
@@ -81,7 +86,7 @@ class JsonDocument:
             self._expect("}", "at the end of the object")
             rest = self._peek()
             if rest:
-                raise self._error(f"{rest!r} follows the end of the object; one file holds one object")
+                raise self._error(f"{rest!r} follows the end of the object; a file of one value a line is named .jsonl")
 
     def _items(self, key: str) -> Iterator[Any]:
         self._expect("[", f"'{key}' must be a list")
@@ -110,8 +115,11 @@ class JsonDocument:
         return bool(block)
 
     def _advance(self, count: int) -> None:
-        self._line += self._text.count("\n", self._at, self._at + count)
-        self._at += count
+        lines = self._text.count("\n", self._at, self._at + count)
+        end = self._at + count
+        self._line += lines
+        self._column = end - self._text.rfind("\n", self._at, end) if lines else self._column + count
+        self._at = end
 
     def _peek(self) -> str:
         """The next character that is no space; "" at the end."""
@@ -149,19 +157,35 @@ class JsonDocument:
                     return value
             if len(self._text) - self._at > _MAX_VALUE:
                 raise self._error(f"{what} is longer than {_MAX_VALUE >> 20} MB; is a bracket missing?")
-            if not self._more() and self._ended:
-                self._retry_or_fail(what)
+            if not self._more():
+                self._must_be_whole(what)
 
-    def _retry_or_fail(self, what: str) -> None:
-        """At the end of the file: returns if the value is whole after all."""
+    def _must_be_whole(self, what: str) -> None:
+        """At the end of the file."""
         try:
             _decode(self._text, self._at)
         except json.JSONDecodeError as error:
-            raise self._error(f"{what} is cut off ({error.msg})", ended=True) from error
+            if _is_cut(error, self._text):
+                raise self._error(f"{what} is not complete", ended=True) from error
+            self._advance(error.pos - self._at)
+            raise self._error(f"{what}: {error.msg}") from error
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The members read so far."""
+        return tuple(self._keys)
 
     def _error(self, text: str, *, ended: bool = False) -> DataError:
         advice = "; the file is truncated: write or copy it again" if ended else ""
-        return DataError(f"'{self.path}' line {self._line} is not valid JSON: {text}{advice}")
+        return DataError(f"'{self.path}' line {self._line} column {self._column} is not valid JSON: {text}{advice}")
+
+
+def _is_cut(error: json.JSONDecodeError, text: str) -> bool:
+    """Whether more text could have made the value whole."""
+    rest = text[error.pos :].strip()
+    return error.msg.startswith("Unterminated string") or any(
+        word.startswith(rest) for word in ("true", "false", "null", "-", "NaN", "Infinity", "-Infinity")
+    )
 
 
 class JsonLines:
@@ -185,11 +209,10 @@ class JsonLines:
                 try:
                     value = json.loads(line)
                 except json.JSONDecodeError as error:
-                    cut = (
-                        "" if line.endswith("\n") else "; the file ends there: it is truncated, write or copy it again"
-                    )
+                    cut = not line.endswith("\n") and _is_cut(error, line)
                     raise DataError(
-                        f"'{self.path}' line {number} is not valid JSON: {error.msg} at column {error.colno}{cut}"
+                        f"'{self.path}' line {number} is not valid JSON: {error.msg.removesuffix(' at')} at column "
+                        f"{error.colno}" + ("; the file is truncated: write or copy it again" if cut else "")
                     ) from error
                 except RecursionError as error:
                     raise DataError(f"'{self.path}' line {number} is nested too deeply") from error
