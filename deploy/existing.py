@@ -69,12 +69,14 @@ def check_onnx_dir(folder: Path, spec: ModelSpec, checkpoint: Path | None, key: 
                 f"'{notes.get('rot_convention')}', which is not the model of this run ('{spec.name}', "
                 f"{'y_axis_clockwise' if spec.rot_y_axis_reference else 'x_axis_counterclockwise'}). {remedy}"
             )
-        if weights is not None and "weights" in notes and notes["weights"] != weights:
+        sources = [notes[key] for key in ("weights", "quantized_weights") if key in notes]
+        if weights is not None and sources and weights not in sources:
             raise ConfigError(
                 f"'{file}' was exported from other weights ({notes['weights']}) than '{checkpoint}' ({weights}). "
                 f"{remedy}"
             )
-        precisions[file.name] = graph_precision(model)
+        # Of an INT8 export, the voxel encoder alone is a float graph.
+        precisions[file.name] = notes.get("precision", graph_precision(model))
     if len(set(precisions.values())) > 1:
         listed = ", ".join(f"{name} is {precision}" for name, precision in precisions.items())
         raise ConfigError(f"The ONNX files in '{folder}' come from different exports: {listed}. {remedy}")
@@ -91,7 +93,7 @@ def check_engine_dir(folder: Path, spec: ModelSpec, onnx_dir: Path | None, key: 
         ConfigError: an engine is missing, differs from its manifest, or was built from other ONNX files.
     """
     remedy = "Build them with --mode=trt or --mode=both."
-    precision = "fp32"
+    precisions = []
     for name, file in require_files(folder, spec, ".engine", key, remedy).items():
         manifest_file = file.with_name(file.name + ".json")
         if not manifest_file.is_file():
@@ -99,7 +101,7 @@ def check_engine_dir(folder: Path, spec: ModelSpec, onnx_dir: Path | None, key: 
         manifest = read_json(manifest_file)
         try:
             engine, onnx = manifest["outputs"]["engine"]["sha256"], manifest["inputs"]["onnx"]["sha256"]
-            precision = _engine_precision(manifest["settings"])
+            precisions.append(_engine_precision(manifest["settings"]))
         except (KeyError, TypeError) as error:
             raise DataError(f"'{manifest_file}' is no engine manifest: {error!r} is missing. {remedy}") from error
         if sha256_file(file) != engine:
@@ -107,7 +109,7 @@ def check_engine_dir(folder: Path, spec: ModelSpec, onnx_dir: Path | None, key: 
         source = onnx_dir / f"{name}.onnx" if onnx_dir is not None else None
         if source is not None and source.is_file() and sha256_file(source) != onnx:
             raise ConfigError(f"'{file}' was built from another '{source.name}' than the one in '{onnx_dir}'. {remedy}")
-    return precision
+    return "int8" if "int8" in precisions else (precisions or ["fp32"])[-1]
 
 
 def _engine_precision(settings: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ from deploy.config.model_checks import check_against_model, configured_profiles
 from deploy.config.paths import input_path, repository_root
 from deploy.config.schema import DeployConfig, Scenario, ShapeRange
 from deploy.existing import check_engine_dir, check_onnx_dir
+from deploy.quantization_plan import QuantizationPlan, plan_quantization
 
 if TYPE_CHECKING:
     from models.spec import ModelSpec
@@ -51,6 +52,7 @@ class RunPlan:
         precision: What exported graphs compute in.
         scenarios: Comparisons of this run.
         backends: Backends to evaluate.
+        quantization: What it does about INT8; None for a deployment in floating point.
     """
 
     config: DeployConfig
@@ -67,6 +69,7 @@ class RunPlan:
     precision: str
     scenarios: tuple[Scenario, ...]
     backends: tuple[str, ...]
+    quantization: QuantizationPlan | None = None
 
     @property
     def mode(self) -> str:
@@ -82,6 +85,11 @@ class RunPlan:
     def builds_engines(self) -> bool:
         """Whether this run writes engines."""
         return self.mode in ("trt", "both")
+
+    @property
+    def uses_quantized_model(self) -> bool:
+        """Whether a step needs the INT8 model in PyTorch: to export it, or to compare with it."""
+        return self.exports_onnx or any("pytorch" in (s.ref_backend, s.test_backend) for s in self.scenarios)
 
     @property
     def export_spec(self) -> ModelSpec:
@@ -112,18 +120,13 @@ def make_plan(config: DeployConfig, source: str, model_config: str | os.PathLike
 
     Raises:
         ConfigError: the configuration does not fit the model, asks for nothing, or names a missing file.
-        CheckpointError, DataError: the checkpoint or the dataset is missing.
+        CheckpointError, DataError: the checkpoint or a dataset is missing or does not fit.
         MissingDependencyError: a package that a step needs is not installed.
         UserError: too little space is left on the disk.
     """
     from models.config import load_model_config
     from models.spec import ModelSpec
 
-    if config.quantization.enabled:
-        raise ConfigError(
-            f"{source}: 'quantization.enabled' is True, but this version deploys FP32 and FP16 models only. Set it to "
-            f"False."
-        )
     model_config_path = input_path(model_config)
     model_cfg = load_model_config(model_config_path)
     spec = ModelSpec.from_config(model_cfg)
@@ -145,7 +148,7 @@ def make_plan(config: DeployConfig, source: str, model_config: str | os.PathLike
         engine_dir=_folder(backends.tensorrt.engine_dir, work_dir / "tensorrt"),
         data_root=None,
         profiles=configured_profiles(config, spec, source),
-        precision="fp16" if config.backend_config.common_config.precision_policy == "fp16" else "fp32",
+        precision=_precision(config),
         scenarios=scenarios if config.verification.enabled else (),
         backends=enabled if config.evaluation.enabled else (),
     )
@@ -157,10 +160,18 @@ def make_plan(config: DeployConfig, source: str, model_config: str | os.PathLike
         )
     if plan.scenarios or plan.backends:
         plan = dataclasses.replace(plan, data_root=_data_root(config, model_cfg))
+    quantization = plan_quantization(config, checkpoint, model_cfg, source, calibrates=plan.uses_quantized_model)
+    plan = dataclasses.replace(plan, quantization=quantization)
     plan = dataclasses.replace(plan, precision=_check_existing(plan) or plan.precision)
     _check_packages(plan)
     _check_space(plan)
     return plan
+
+
+def _precision(config: DeployConfig) -> str:
+    if config.quantization.enabled:
+        return "int8"
+    return "fp16" if config.backend_config.common_config.precision_policy == "fp16" else "fp32"
 
 
 def _folder(configured: str | None, default: Path) -> Path:
@@ -230,6 +241,10 @@ def _check_packages(plan: RunPlan) -> None:
         from deploy.engine.selection import open_engine_builder
 
         open_engine_builder(plan.config.backend_config.common_config.builder)
+    if plan.quantization is not None and plan.uses_quantized_model:
+        from quant.quantizer import load_engine
+
+        load_engine(plan.quantization.settings.engine)
     if importlib.util.find_spec("mmdet3d") is None:
         require("mmdet3d", "to build the PyTorch model")
 

@@ -96,6 +96,9 @@ class CenterPointDeploymentRunner:
         if plan.data_root is not None:
             with self._recorder.step("open dataset", is_work=False):
                 session.load_frames()
+        if plan.quantization is not None and plan.uses_quantized_model:
+            with self._recorder.step("quantize", is_work=False):
+                self._quantize(session)
         if plan.exports_onnx:
             with self._recorder.step("export ONNX"):
                 self._export_onnx(session)
@@ -108,13 +111,27 @@ class CenterPointDeploymentRunner:
             self._evaluate(session, backend)
         self._apply_gates()
 
+    def _quantize(self, session: Session) -> None:
+        from deploy.quantized_model import save_quantized_model
+
+        plan, quantized = session.plan, session.quantize()
+        facts = quantized.facts
+        _logger.info("   %d layers in INT8 by '%s'", facts["quantized_layers"], facts["method"])
+        if plan.quantization is not None and not plan.quantization.checkpoint_is_quantized:
+            for path in save_quantized_model(quantized, plan.work_dir / "quantized"):
+                self._add_artifact(plan, path, path.stem, "int8")
+
     def _export_onnx(self, session: Session) -> None:
         from deploy.onnx_export import CenterPointONNXExportPipeline
 
         plan = session.plan
         if session.export_model is None:
             raise RuntimeError("load_model comes before the export")
-        pipeline = CenterPointONNXExportPipeline(onnx_settings(plan, sha256_file(plan.checkpoint)))
+        provenance = {"weights": f"sha256 {sha256_file(plan.checkpoint)}"}
+        for made in self._artifacts:
+            if made.kind == "checkpoint":
+                provenance["quantized_weights"] = f"sha256 {made.sha256}"
+        pipeline = CenterPointONNXExportPipeline(onnx_settings(plan, provenance, session.quantized))
         for artifact in pipeline.run(session.export_model, plan.export_spec, plan.onnx_dir):
             self._add_artifact(plan, artifact.path, "onnx", artifact.precision)
 
@@ -237,7 +254,7 @@ class CenterPointDeploymentRunner:
             write_results(results, plan.work_dir / "results.json")
             panels = select_panels(evaluations, _opened(session)) if evaluations else ()
             write_report(results, panels, plan.work_dir / "report.html")
-            self._write_manifest(plan)
+            self._write_manifest(session)
         except OSError as error:
             raise UserError(f"Cannot write the results to '{plan.work_dir}': {error.strerror or error}.") from error
         note = self._objection()
@@ -263,20 +280,26 @@ class CenterPointDeploymentRunner:
             failed = ", ".join(step.name for step in self._recorder.with_status(FAILED))
             _logger.error("stopped at '%s'; what was found out before is in %s", failed, path)
 
-    def _write_manifest(self, plan: RunPlan) -> None:
+    def _write_manifest(self, session: Session) -> None:
         from deploy.manifest import build_manifest, run_environment, write_manifest
 
+        plan = session.plan
         inputs: dict[str, str | Path] = {"checkpoint": plan.checkpoint, "model_config": plan.model_config_path}
         if Path(self.source).is_file():
             inputs["deploy_config"] = self.source
         if plan.data_root is not None:
             name = self.config.runtime_io.info_file or plan.model_cfg.val_dataloader.dataset.ann_file
             inputs["info_file"] = plan.data_root / name
+        if plan.quantization is not None and plan.quantization.info_file is not None:
+            inputs["calibration_info_file"] = plan.quantization.info_file
         outputs: dict[str, str | Path] = {
             name: plan.work_dir / name
             for name in (*(artifact.path for artifact in self._artifacts), "results.json", "report.html")
         }
         settings: dict[str, Any] = {"deploy": asdict(self.config), "spec": plan.spec.to_dict()}
+        if session.quantized is not None:
+            settings["quantization"] = session.quantized.facts
+            settings["quantization_structure"] = asdict(session.quantized.structure)
         root = os.environ.get("BUILD_WORKSPACE_DIRECTORY", str(repository_root()))
         packages = ("torch", "mmdet3d", "mmengine", "numpy", "onnx", "onnxruntime", "onnxsim", "tensorrt_rtx_bindings")
         manifest = build_manifest("run", inputs, outputs, settings, packages, run_environment(root))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from datasets.frames import FrameSource
+    from deploy.quantized_model import QuantizedModel
     from runtime.pipeline import Pipeline
 
 __all__ = ["Session"]
@@ -28,8 +29,9 @@ class Session:
 
     Attributes:
         plan: What the run will do.
-        model: The stock mmdet3d model with its weights, on the CPU.
-        export_model: The same in the rotation convention of the export.
+        model: The stock mmdet3d model with its weights, on the CPU, in floating point.
+        export_model: What is exported: in the rotation convention of the export, quantized if the run is in INT8.
+        quantized: The INT8 model; None in floating point, and until `quantize`.
         frames: Validation frames; None where no step needs them.
     """
 
@@ -38,24 +40,61 @@ class Session:
         self.model: nn.Module | None = None
         self.export_model: nn.Module | None = None
         self.frames: FrameSource | None = None
+        self.quantized: QuantizedModel | None = None
 
     def load_model(self) -> None:
-        """Builds the model and fills it with the checkpoint's weights.
+        """Builds the model and fills it with the checkpoint's weights, and with its scales where it has any.
 
         Raises:
             ConfigError: the config cannot be built.
             CheckpointError: the checkpoint is unsafe, broken or of another architecture.
         """
-        from deploy.rotation import fold_rot_y_axis_reference
+        from deploy.quantized_model import float_twin, read_quantized_model
         from models.build import build_model, load_checkpoint
 
         plan = self.plan
         _quiet_mmengine()
         model = build_model(plan.model_cfg, seed=plan.config.seed)
-        load_checkpoint(model, plan.checkpoint)
-        self.model = self.export_model = model
-        if plan.config.export.rot_y_axis_reference:
-            self.export_model, _ = fold_rot_y_axis_reference(model, plan.spec)
+        if plan.quantization is not None and plan.quantization.checkpoint_is_quantized:
+            self.quantized = read_quantized_model(model, plan.checkpoint)
+            self.model = float_twin(model)
+        else:
+            load_checkpoint(model, plan.checkpoint)
+            self.model = model
+        self._set_export_model(model)
+
+    def quantize(self) -> QuantizedModel:
+        """Makes the INT8 model from the float checkpoint, or returns the one that the checkpoint held.
+
+        Raises:
+            ConfigError: `sensitive_layers` names a layer that the model does not have.
+            DataError: the calibration frames or the cache are broken or do not fit.
+        """
+        from deploy.quantized_model import quantize_float_model
+        from quant.calibration.batches import calibration_batches
+
+        plan = self.plan
+        quantization = plan.quantization
+        if self.model is None or quantization is None:
+            raise RuntimeError("load_model comes before quantize, in a run in INT8")
+        if self.quantized is None:
+            settings = quantization.settings
+            model = copy.deepcopy(self.model)
+            batches = None
+            if quantization.data_root is not None:
+                batches = calibration_batches(
+                    plan.model_cfg, quantization.split, str(quantization.data_root), settings.num_batches, model=model
+                )
+            self.quantized = quantize_float_model(model, plan.spec, batches, settings)
+            self._set_export_model(self.quantized.model)
+        return self.quantized
+
+    def _set_export_model(self, model: nn.Module) -> None:
+        from deploy.rotation import fold_rot_y_axis_reference
+
+        self.export_model = model
+        if self.plan.config.export.rot_y_axis_reference:
+            self.export_model, _ = fold_rot_y_axis_reference(model, self.plan.spec)
 
     def load_frames(self) -> None:
         """Opens the dataset's validation split.
@@ -130,7 +169,8 @@ class Session:
         if model is None:
             raise RuntimeError("load_model comes before any pipeline")
         # A copy: a backend moves its modules to its device, and two may be open at once.
-        return {"components": extract_components(copy.deepcopy(model), plan.spec)}, "fp32"
+        components = extract_components(copy.deepcopy(model), plan.spec)
+        return {"components": components}, "int8" if as_exported and self.quantized is not None else "fp32"
 
 
 def _quiet_mmengine() -> None:
@@ -146,9 +186,10 @@ def _require_made(folder: Path, made: bool, what: str, plan: RunPlan, mode: str)
         )
 
 
-def onnx_settings(plan: RunPlan, checkpoint_sha256: str) -> Any:
+def onnx_settings(plan: RunPlan, provenance: dict[str, str], quantized: QuantizedModel | None = None) -> Any:
     """`OnnxExportSettings` of a run."""
     from deploy.onnx_export import OnnxExportSettings
+    from deploy.quantized_model import planned_layers
 
     config: DeployConfig = plan.config
     return OnnxExportSettings(
@@ -157,7 +198,9 @@ def onnx_settings(plan: RunPlan, checkpoint_sha256: str) -> Any:
         keep_initializers_as_inputs=config.onnx_config.keep_initializers_as_inputs,
         simplify=config.onnx_config.simplify,
         precision=plan.precision,
-        provenance={"weights": f"sha256 {checkpoint_sha256}"},
+        float_precision=config.quantization.float_precision,
+        quantized_layers=None if quantized is None else planned_layers(quantized.structure),
+        provenance=provenance,
     )
 
 

@@ -16,6 +16,7 @@ from deploy.engine.selection import open_engine_builder
 from deploy.manifest import build_manifest, write_manifest
 from deploy.onnx_checks import read_onnx
 from deploy.onnx_graph import metadata
+from deploy.qdq.view import is_quantized
 from models.spec import BACKBONE_NECK_HEAD, VOXEL_ENCODER, ModelSpec
 
 __all__ = ["CenterPointTensorRTExportPipeline", "EngineSettings"]
@@ -100,7 +101,7 @@ class CenterPointTensorRTExportPipeline:
                 f"ONNX folder '{onnx_dir}' does not exist. Export first (mode 'onnx' or 'both'), or set "
                 "export.onnx_path."
             )
-        settings, requests, known = self.settings, [], []
+        settings, requests, known, quantized = self.settings, [], [], 0
         for name in COMPONENTS:
             path = onnx_dir / f"{name}.onnx"
             try:
@@ -116,17 +117,25 @@ class CenterPointTensorRTExportPipeline:
                 elif None in shape:
                     implied = default_profiles(spec or _spec_of(metadata(model), path))
                     profiles[tensor] = implied[tensor]
+            # Of an INT8 model, a component without quantized layers is built as its graph is.
+            floating = settings.precision_policy == "int8" and not is_quantized(model)
+            quantized += not floating
             requests.append(
                 EngineRequest(
                     onnx_path=path,
                     engine_path=out_dir / f"{name}.engine",
                     profiles=profiles,
                     workspace_bytes=settings.workspace_bytes,
-                    precision_policy=settings.precision_policy,
+                    precision_policy="strongly_typed" if floating else settings.precision_policy,
                     timing_cache=settings.timing_cache,
                     compute_capabilities=settings.compute_capabilities,
                     optimization_level=settings.optimization_level,
                 )
+            )
+        if not quantized:
+            raise EngineBuildError(
+                f"precision_policy 'int8' contradicts the ONNX files in '{onnx_dir}', none of which is quantized. "
+                "Export them with precision 'int8', or use another policy."
             )
         unknown = sorted(set(settings.profiles) - set(known))
         if unknown:
