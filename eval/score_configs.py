@@ -271,9 +271,7 @@ def _limits(options: dict[str, Any], count: int, where: str) -> ObjectLimits:
         return ObjectLimits(max_abs_x_m=x, max_abs_y_m=y, min_score=score, min_num_points=points)
     if far is not None and near is not None:
         return ObjectLimits(near, far, min_score=score, min_num_points=points)
-    raise ConfigError(
-        f"{where} limits no area: give max_x_position and max_y_position, or min_distance and max_distance"
-    )
+    raise ConfigError(f"{where} has no range: give max_x_position and max_y_position, or min_distance and max_distance")
 
 
 def _critical(raw: Any, count: int, where: str) -> ObjectLimits:

@@ -94,8 +94,8 @@ def canonical_label(name: str, *, merge: bool = False) -> str:
         near = difflib.get_close_matches(lower, _CLASS_OF, n=1)
         raise DataError(
             f"unknown label '{name}'"
-            + (f"; did you mean '{near[0]}'?" if near else "")
-            + f" Use one of {', '.join(_SYNONYMS)}, or a synonym listed in eval/score_labels.py; boxes of no class "
+            + (f"; did you mean '{near[0]}'? Use" if near else "; use")
+            + f" one of {', '.join(_SYNONYMS)}, or a synonym listed in eval/score_labels.py; boxes of no class "
             f"that counts are labelled '{UNKNOWN}'"
         )
     return _MERGED.get(label, label) if merge else label

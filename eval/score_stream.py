@@ -15,6 +15,8 @@ __all__ = ["JsonDocument", "JsonLines", "open_text"]
 
 _BLOCK = 1 << 20
 _MAX_VALUE = 32 << 20  # characters of one frame, or of one other value
+_AFTER_VALUE = " \t\r\n,:]}"
+_UNFINISHED_NUMBER = re.compile(r"-|\.|[eE][+-]?")
 _SPACE = re.compile(r"[ \t\r\n]*")
 _decode = json.JSONDecoder().raw_decode
 
@@ -151,8 +153,8 @@ class JsonDocument:
             except RecursionError as error:
                 raise self._error(f"{what} is nested too deeply") from error
             else:
-                # A number that reaches the end of the block may go on in the next.
-                if end < len(self._text) or self._ended:
+                # A number at the end of the block may go on in the next: "1" of "1.5", even "1." of it.
+                if self._ended or (end < len(self._text) and self._text[end] in _AFTER_VALUE):
                     self._advance(end - self._at)
                     return value
             if len(self._text) - self._at > _MAX_VALUE:
@@ -183,8 +185,10 @@ class JsonDocument:
 def _is_cut(error: json.JSONDecodeError, text: str) -> bool:
     """Whether more text could have made the value whole."""
     rest = text[error.pos :].strip()
-    return error.msg.startswith("Unterminated string") or any(
-        word.startswith(rest) for word in ("true", "false", "null", "-", "NaN", "Infinity", "-Infinity")
+    return (
+        error.msg.startswith(("Unterminated string", "Invalid \\uXXXX escape"))
+        or bool(_UNFINISHED_NUMBER.fullmatch(rest))
+        or any(word.startswith(rest) for word in ("true", "false", "null", "NaN", "Infinity", "-Infinity"))
     )
 
 

@@ -1,0 +1,123 @@
+"""The piecewise JSON reader held against `json.loads`, with blocks so small that everything is cut somewhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import eval.score_stream
+from base.errors import DataError
+from eval.score_stream import JsonDocument, JsonLines
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(eval.score_stream, "_BLOCK", 3)
+
+
+def read(path: Path) -> list[tuple[str, Any]]:
+    return list(JsonDocument(path).members("frames"))
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.dictionaries(st.text(max_size=4).filter(lambda key: key != "frames"), VALUES, max_size=3),
+    st.lists(VALUES, max_size=4),
+    st.sampled_from([None, 1]),
+)
+def test_equals_json_loads(tmp_path: Path, others: dict[str, Any], frames: list[Any], indent: int | None) -> None:
+    path = tmp_path / "document.json"
+    path.write_text(json.dumps({**others, "frames": frames}, indent=indent), encoding="utf-8")
+    assert read(path) == [*others.items(), *(("frames", frame) for frame in frames)]
+
+
+def test_every_cut_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "document.json"
+    text = json.dumps({"a": [1, True], "frames": [{"x": -1.5e3, "y": None}, "t"], "b": {"c": 12}}, indent=1)
+    for end in range(1, len(text)):
+        path.write_text(text[:end])
+        with pytest.raises(DataError, match=r"line \d+ column \d+ is not valid JSON: .*the file is truncated"):
+            read(path)
+    path.write_text(text)
+    assert len(read(path)) == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"frames": [{"gt": [}]}', r"line 1 column 21 is not valid JSON: frames\[0\]: Expecting value"),
+        ('{\n"a": 1,\n  "frames": [1 2]}', r"line 3 column 16 .*: '2' stands where '\]' must come: after frames\[0\]"),
+        ('{"frames": 5}', "'5' stands where '\\[' must come: 'frames' must be a list"),
+        ('{"a" 1}', "'1' stands where ':' must come: after the key 'a'"),
+        ('{"frames": []} x', "'x' follows the end of the object"),
+        ("[]", "'\\[' stands where '{' must come: the file must hold one JSON object"),
+        ("", "is empty"),
+        ("{" + '"a": ' + "[" * 100_000, "nested too deeply|the file is truncated"),
+    ],
+)
+def test_what_is_no_json(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "document.json"
+    path.write_text(text)
+    with pytest.raises(DataError, match=words):
+        read(path)
+
+
+def test_what_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "document.json"
+    path.write_bytes(b'{"frames": ["\xff"]}')
+    with pytest.raises(DataError, match="is not UTF-8 text"):
+        read(path)
+    lines = tmp_path / "document.jsonl"
+    lines.write_bytes(b'{"a": "\xff"}\n')
+    with pytest.raises(DataError, match="is not UTF-8 text"):
+        list(JsonLines(lines).values())
+    packed = tmp_path / "document.json.gz"
+    packed.write_bytes(b"not gzip at all")
+    with pytest.raises(DataError, match="compressed with gzip, or was cut off"):
+        read(packed)
+
+
+def test_a_value_without_end_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(eval.score_stream, "_MAX_VALUE", 100)
+    path = tmp_path / "document.json"
+    path.write_text('{"frames": ["' + "x" * 1000)
+    with pytest.raises(DataError, match=r"frames\[0\] is longer than .* MB; is a bracket missing"):
+        read(path)
+    lines = tmp_path / "document.jsonl"
+    lines.write_text("1\n" + "2" * 1000)
+    with pytest.raises(DataError, match=r"line 2 is longer than .* MB; JSON Lines hold one frame a line"):
+        list(JsonLines(lines).values())
+
+
+def test_items_come_before_the_rest_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "document.json"
+    path.write_text('{"frames": [{"n": 0}, {"n": 1}, oops')
+    items: Iterator[tuple[str, Any]] = JsonDocument(path).members("frames")
+    assert [next(items), next(items)] == [("frames", {"n": 0}), ("frames", {"n": 1})]
+    with pytest.raises(DataError, match=r"frames\[2\]"):
+        next(items)
+
+
+def test_lines(tmp_path: Path) -> None:
+    path = tmp_path / "values.jsonl"
+    path.write_text('{"a": 1}\n\n[2]\n3')
+    assert list(JsonLines(path).values()) == [(1, {"a": 1}), (3, [2]), (4, 3)]
+    path.write_text('{"a": 1}\n{"b": \n')
+    with pytest.raises(DataError, match="line 2 is not valid JSON: Expecting value at column") as error:
+        list(JsonLines(path).values())
+    assert "truncated" not in str(error.value)
+    path.write_text('{"a": 1}\n{"b": "c')
+    with pytest.raises(DataError, match=r"line 2 .*the file is truncated: write or copy it again"):
+        list(JsonLines(path).values())
