@@ -243,7 +243,7 @@ def roofline_times(layers: Iterable[ConvLayer], device: Device) -> LayerTimes:
     seconds = {
         layer.path: {precision: layer_time_s(layer, device, precision) for precision in PRECISIONS} for layer in layers
     }
-    return LayerTimes(f"roofline of {device.name}", seconds)
+    return LayerTimes(f"the roofline of {device.name}", seconds)
 
 
 def read_layer_times(path: str | Path) -> LayerTimes:
@@ -264,4 +264,4 @@ def read_layer_times(path: str | Path) -> LayerTimes:
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
                 raise DataError(f"'{path}': layer '{name}', {precision}: {value!r} is no time in milliseconds.")
         seconds[name] = {precision: times[precision] / 1e3 for precision in PRECISIONS}
-    return LayerTimes(str(path), seconds)
+    return LayerTimes(f"'{path}'", seconds)

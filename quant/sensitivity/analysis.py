@@ -1,79 +1,34 @@
 """The analysis: every frame once, and all layers inside that loop.
 
 For a frame the network runs once in floating point and once quantized; a layer then costs only the segments behind it.
-Memory holds one frame's activations, and the detections of every run.
+Memory holds one frame's activations a process, and the detections of every run.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import math
-import time
-from collections.abc import Iterable, Sequence, Sized
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from base.boxes import Boxes3D
 from base.errors import ConfigError, DataError
-from base.progress import progress
-from eval.metrics import FrameResult, default_ranges
-from eval.statistics import paired_bootstrap
 from models.components import BackboneNeckHead
-from quant.sensitivity.layers import Unit, units_of
-from quant.sensitivity.profile import AnalysisCost, Effect, LayerSensitivity, MeasuredCost, SensitivityProfile
+from quant.sensitivity.layers import QuantizedLayers, Unit, units_of
+from quant.sensitivity.profile import AnalysisCost, LayerSensitivity, MeasuredCost, SensitivityProfile
+from quant.sensitivity.runs import FrameRecord, clock, over_frames, run_of, score, scored_frame, scoring_groups
 from quant.sensitivity.segments import SegmentGraph
-from runtime.decode import decode
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from models.spec import ModelSpec
     from quant.sensitivity.frames import SensitivityFrame
 
-__all__ = ["MIN_GROUPS", "Run", "build_sensitivity_profile", "network_of", "score"]
-
-MIN_GROUPS = 10
-"""Fewest scenes that the bootstrap draws; with fewer it draws frames."""
+__all__ = ["build_sensitivity_profile", "network_of"]
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(eq=False)
-class Run:
-    """One setting of the quantizers over all frames.
-
-    Attributes:
-        results: Detections of every frame.
-        signal: Sum of y² of each output, y in floating point.
-        noise: Sum of (y - x)².
-    """
-
-    results: list[FrameResult]
-    signal: dict[str, float]
-    noise: dict[str, float]
-
-    @classmethod
-    def of(cls, heads: Iterable[str]) -> Run:
-        """An empty one."""
-        names = tuple(heads)
-        return cls([], dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0))
-
-    def add(self, frame: SensitivityFrame, outputs: Sequence[Tensor], reference: Sequence[Tensor], spec: Any) -> None:
-        """Scores one frame's outputs."""
-        for name, value, plain in zip(self.signal, outputs, reference, strict=True):
-            self.signal[name] += float(plain.double().square().sum())
-            # The same tensor: this output does not depend on what was switched.
-            self.noise[name] += 0.0 if value is plain else float((value.double() - plain.double()).square().sum())
-        detections = _decode(outputs, spec)
-        self.results.append(FrameResult(frame.token, detections, frame.ground_truth))
-
-    @property
-    def sqnr_db(self) -> dict[str, float]:
-        """Output -> signal to quantization noise."""
-        return {name: _decibel(self.signal[name], self.noise[name]) for name in self.signal}
 
 
 def build_sensitivity_profile(
@@ -85,12 +40,13 @@ def build_sensitivity_profile(
     confidence: float = 0.95,
     num_resamples: int = 1000,
     seed: int = 0,
+    workers: int | None = None,
     show_progress: bool = True,
 ) -> SensitivityProfile:
     """Measures every quantized layer of a calibrated model, in both directions.
 
-    A layer is its weights and its input. Where a tensor has several consumers, only the one in question sees it
-    quantized. Layers whose quantizers are switched off stay in floating point. The model is left as it was.
+    A layer is its weight and its input. Where a tensor has several consumers, only the one in question sees it
+    quantized. Layers that are switched off stay in floating point. The model is left as it was.
 
     Args:
         model: Quantized and calibrated (`quant.quantize_ptq`): the detector, or its `BackboneNeckHead`.
@@ -100,6 +56,7 @@ def build_sensitivity_profile(
         confidence: Of the intervals.
         num_resamples: Of the bootstrap.
         seed: Of the bootstrap.
+        workers: Processes that share the frames; None: one a processor on a CPU. Their number changes no bit.
         show_progress: Whether to show a progress bar.
 
     Raises:
@@ -107,121 +64,42 @@ def build_sensitivity_profile(
         ConfigError: nothing is quantized, or the network cannot be cut into segments.
     """
     network = network_of(model, spec)
-    began = _clock()
-    analysis: _Analysis | None = None
-    total = len(batches) if isinstance(batches, Sized) else None
-    frames = progress(batches, "sensitivity analysis", total) if show_progress else batches
-    with torch.inference_mode():
+    units = units_of(QuantizedLayers(network).paths, granularity)
+
+    def work(frames: Iterator[SensitivityFrame]) -> Iterator[FrameRecord]:
+        graph: SegmentGraph | None = None
+        began = clock()
         for frame in frames:
             if tuple(frame.canvas.shape) != spec.canvas_shape:
                 raise DataError(
                     f"Frame '{frame.token}': canvas {tuple(frame.canvas.shape)}; "
                     f"model '{spec.name}' needs {spec.canvas_shape}."
                 )
-            if analysis is None:
-                analysis = _Analysis(SegmentGraph(network, frame.canvas), spec, granularity)
-            analysis.add(frame)
-    if analysis is None:
-        raise DataError("The sensitivity analysis was given no frames.")
-    scored = _clock()
-    profile = analysis.profile(confidence, num_resamples, seed)
-    measured = MeasuredCost(
-        analysis.evaluation_s,
-        analysis.quantized_s,
-        analysis.analysis_s,
-        _clock() - scored,
-        scored - began - analysis.analysis_s,
+            with torch.inference_mode():
+                graph = graph or SegmentGraph(network, frame.canvas)
+                with graph.layers.restored():
+                    yield _record(graph, units, frame, spec, clock() - began)
+            began = clock()
+
+    records = over_frames(
+        batches,
+        work,
+        label="sensitivity analysis",
+        workers=workers,
+        on_cpu=next(network.parameters()).device.type == "cpu",
+        show_progress=show_progress,
     )
-    _logger.info(
-        "sensitivity: %d runs cost %.1f evaluations by MACs, %.1f by time",
-        profile.cost.num_runs,
-        profile.cost.multiple,
-        measured.multiple,
-    )
-    return SensitivityProfile(**{**vars(profile), "measured": measured})
-
-
-class _Analysis:
-    """The runs of all units, filled frame by frame."""
-
-    def __init__(self, graph: SegmentGraph, spec: ModelSpec, granularity: str) -> None:
-        self.graph = graph
-        self.spec = spec
-        self.granularity = granularity
-        self.units = units_of(graph.layers.paths, granularity)
-        self.everything = frozenset(graph.layers.paths)
-        heads = [head.name for head in spec.heads]
-        self.plain, self.quantized = Run.of(heads), Run.of(heads)
-        self.alone = [Run.of(heads) for _ in self.units]
-        self.all_but = [Run.of(heads) for _ in self.units]
-        self.scenes: list[str] = []
-        self.evaluation_s = self.quantized_s = self.analysis_s = 0.0
-
-    def add(self, frame: SensitivityFrame) -> None:
-        """Runs and scores one frame in every setting."""
-        graph = self.graph
-        self.scenes.append(frame.scene)
-        with graph.layers.restored():
-            began = _clock()
-            values = graph.run(frame.canvas, ())
-            reference = graph.outputs(values)
-            self.plain.add(frame, reference, reference, self.spec)
-            self.evaluation_s += _clock() - began
-            for unit, run in zip(self.units, self.alone, strict=True):
-                run.add(frame, graph.rerun(values, (), unit.layers), reference, self.spec)
-            # One set of activations at a time: those of the first direction are let go before the second's are made.
-            values = {}
-            halfway = _clock()
-            values = graph.run(frame.canvas, self.everything)
-            self.quantized.add(frame, graph.outputs(values), reference, self.spec)
-            self.quantized_s += _clock() - halfway
-            for unit, run in zip(self.units, self.all_but, strict=True):
-                rest = self.everything.difference(unit.layers)
-                run.add(frame, graph.rerun(values, self.everything, rest), reference, self.spec)
-            self.analysis_s += _clock() - began
-
-    def profile(self, confidence: float, num_resamples: int, seed: int) -> SensitivityProfile:
-        """Everything but the measured times."""
-        groups = _groups(self.scenes)
-        settings: dict[str, Any] = {"confidence": confidence, "num_resamples": num_resamples, "seed": seed}
-        layers = tuple(
-            LayerSensitivity(
-                unit.name,
-                unit.layers,
-                sum(self.graph.layer_macs(path) for path in unit.layers),
-                score(self.plain, alone, self.spec, groups, **settings),
-                score(self.quantized, all_but, self.spec, groups, **settings),
-            )
-            for unit, alone, all_but in zip(self.units, self.alone, self.all_but, strict=True)
-        )
-        tokens = "\n".join(result.token for result in self.plain.results)
-        quantized = score(self.plain, self.quantized, self.spec, groups, **settings)
-        return SensitivityProfile(
-            model_name=self.spec.name,
-            model_fingerprint=self.spec.fingerprint(),
-            granularity=self.granularity,
-            head_names=tuple(head.name for head in self.spec.heads),
-            float_map=quantized.mean_ap - quantized.difference,
-            quantized=quantized,
-            layers=layers,
-            num_frames=len(self.scenes),
-            num_groups=len(set(groups)) if groups else len(self.scenes),
-            confidence=confidence,
-            num_resamples=num_resamples,
-            frames_sha256=hashlib.sha256(tokens.encode()).hexdigest(),
-            cost=self._cost(self.units),
-        )
-
-    def _cost(self, units: Sequence[Unit]) -> AnalysisCost:
-        graph, everything = self.graph, self.everything
-        macs = 2 * graph.macs
-        macs += sum(graph.cost((), unit.layers) for unit in units)
-        macs += sum(graph.cost(everything, everything.difference(unit.layers)) for unit in units)
-        return AnalysisCost(graph.macs, macs, 2 + 2 * len(units))
+    profile = _profile(records, units, spec, granularity, confidence, num_resamples, seed)
+    _logger.info("sensitivity: %d runs cost %.1f evaluations", profile.cost.num_runs, profile.cost.multiple)
+    return profile
 
 
 def network_of(model: nn.Module, spec: ModelSpec) -> nn.Module:
-    """The part of the model that runs on a canvas, in evaluation mode."""
+    """The part of the model that runs on a canvas, in evaluation mode.
+
+    Raises:
+        ConfigError: the model has no such part.
+    """
     if isinstance(model, BackboneNeckHead):
         return model.eval()
     for part in ("pts_backbone", "pts_neck", "pts_bbox_head"):
@@ -230,39 +108,90 @@ def network_of(model: nn.Module, spec: ModelSpec) -> nn.Module:
     return BackboneNeckHead(model, spec).eval()
 
 
-def score(baseline: Run, run: Run, spec: ModelSpec, groups: Sequence[str] | None, **settings: Any) -> Effect:
-    """SQNR and mAP of a run, and its difference to another with its interval.
+def _record(
+    graph: SegmentGraph, units: Sequence[Unit], frame: SensitivityFrame, spec: ModelSpec, loading_s: float
+) -> FrameRecord:
+    """All runs of one frame: in floating point, quantized, every unit alone, all but every unit."""
+    everything = frozenset(graph.layers.paths)
+    macs = 2 * graph.macs
+    began = clock()
+    values = graph.run(frame.canvas, ())
+    reference = graph.outputs(values)
+    signal = tuple(float(value.double().square().sum()) for value in reference)
+    plain = scored_frame(reference, reference, spec)
+    evaluated = clock()
+    alone = [scored_frame(graph.rerun(values, (), unit.layers), reference, spec) for unit in units]
+    # One set of activations at a time: those of the first direction are let go before the second's are made.
+    values = {}
+    halfway = clock()
+    values = graph.run(frame.canvas, everything)
+    quantized = scored_frame(graph.outputs(values), reference, spec)
+    quantized_s = clock() - halfway
+    all_but = []
+    for unit in units:
+        rest = everything.difference(unit.layers)
+        all_but.append(scored_frame(graph.rerun(values, everything, rest), reference, spec))
+        macs += graph.cost((), unit.layers) + graph.cost(everything, rest)
+    seconds = {
+        "loading": loading_s,
+        "evaluation": evaluated - began,
+        "quantized": quantized_s,
+        "analysis": clock() - began,
+    }
+    runs = (plain, quantized, *alone, *all_but)
+    of_units = (sum(graph.layer_macs(path) for path in unit.layers) for unit in units)
+    return FrameRecord(
+        frame.token, frame.scene, frame.ground_truth, signal, runs, seconds, (graph.macs, macs, *of_units)
+    )
 
-    Args:
-        baseline: What it is compared with.
-        run: The same frames.
-        spec: Of the model.
-        groups: Scene of each frame, where scenes are drawn.
-        **settings: Of `eval.statistics.paired_bootstrap`.
-    """
-    reach = max(abs(spec.point_cloud_range[axis]) for axis in (0, 1, 3, 4))
-    outermost = max(high for _, high in default_ranges(reach))
-    compared = paired_bootstrap(
-        baseline.results, run.results, spec.class_names, ranges_m=((0.0, outermost),), groups=groups, **settings
-    ).total
-    return Effect(run.sqnr_db, compared.b, compared.difference, compared.low, compared.high, compared.verdict)
 
-
-def _clock() -> float:
-    """Seconds of work: the process's on a CPU; on a machine with a CUDA device, of the wall."""
-    return time.perf_counter() if torch.cuda.is_available() else time.process_time()
-
-
-def _groups(scenes: Sequence[str]) -> list[str] | None:
-    return list(scenes) if all(scenes) and len(set(scenes)) >= MIN_GROUPS else None
-
-
-def _decode(outputs: Sequence[Tensor], spec: ModelSpec) -> Boxes3D:
-    names = [head.name for head in spec.heads]
-    return decode({name: value.float().cpu().numpy() for name, value in zip(names, outputs, strict=True)}, spec)
-
-
-def _decibel(signal: float, noise: float) -> float:
-    if noise == 0.0:
-        return math.inf
-    return 10.0 * math.log10(signal / noise) if signal > 0.0 else -math.inf
+def _profile(
+    records: Sequence[FrameRecord],
+    units: Sequence[Unit],
+    spec: ModelSpec,
+    granularity: str,
+    confidence: float,
+    num_resamples: int,
+    seed: int,
+) -> SensitivityProfile:
+    began = clock()
+    groups = scoring_groups([record.scene for record in records])
+    settings: dict[str, Any] = {"confidence": confidence, "num_resamples": num_resamples, "seed": seed}
+    plain, quantized = run_of(records, 0, spec), run_of(records, 1, spec)
+    layers = []
+    network_macs, analysis_macs, *of_units = records[0].macs
+    for index, unit in enumerate(units):
+        alone, all_but = (run_of(records, 2 + index + offset, spec) for offset in (0, len(units)))
+        layers.append(
+            LayerSensitivity(
+                unit.name,
+                unit.layers,
+                of_units[index],
+                score(plain, alone, spec, groups, **settings),
+                score(quantized, all_but, spec, groups, **settings),
+            )
+        )
+    overall = score(plain, quantized, spec, groups, **settings)
+    seconds = {name: sum(record.seconds[name] for record in records) for name in records[0].seconds}
+    return SensitivityProfile(
+        model_name=spec.name,
+        model_fingerprint=spec.fingerprint(),
+        granularity=granularity,
+        head_names=tuple(head.name for head in spec.heads),
+        float_map=overall.mean_ap - overall.difference,
+        quantized=overall,
+        layers=tuple(layers),
+        num_frames=len(records),
+        num_groups=len(set(groups)) if groups else len(records),
+        confidence=confidence,
+        num_resamples=num_resamples,
+        frames_sha256=hashlib.sha256("\n".join(record.token for record in records).encode()).hexdigest(),
+        cost=AnalysisCost(network_macs, analysis_macs, 2 + 2 * len(units)),
+        measured=MeasuredCost(
+            evaluation_s=seconds["evaluation"],
+            quantized_s=seconds["quantized"],
+            analysis_s=seconds["analysis"],
+            bootstrap_s=clock() - began,
+            loading_s=seconds["loading"],
+        ),
+    )

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from base.boxes import Boxes3D
-from base.errors import ConfigError, DataError
+from base.errors import ConfigError
+from quant.calibration.batches import CalibrationFrames, evenly_spaced
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from models.spec import ModelSpec
+    from datasets.frames import Frame, FrameSource
 
 __all__ = ["SensitivityFrame", "SensitivityFrames", "open_sensitivity_frames"]
 
@@ -24,7 +25,7 @@ class SensitivityFrame:
     Attributes:
         token: Unique name.
         scene: Scene it belongs to; the bootstrap draws whole scenes.
-        canvas: (1, C, H, W) float32, scattered pillar features.
+        canvas: (1, C, H, W) float32, scattered pillar features, on the model's device.
         ground_truth: Annotated boxes.
     """
 
@@ -34,67 +35,60 @@ class SensitivityFrame:
     ground_truth: Boxes3D
 
 
-class SensitivityFrames:
-    """Frames of a split, evenly spaced over it, made when they are asked for."""
+class _Remembered:
+    """A source of frames that keeps the last one, so that canvas and boxes come from one reading."""
 
-    def __init__(self, source: Any, indices: tuple[int, ...], encoder: nn.Module, spec: ModelSpec, device: str) -> None:
-        self._source = source
-        self._indices = indices
-        self._encoder = encoder
-        self._spec = spec
-        self._device = device
+    def __init__(self, source: FrameSource) -> None:
+        self.source = source
+        self.last: Frame | None = None
+
+    def __getitem__(self, index: int) -> Frame:
+        self.last = self.source[index]
+        return self.last
+
+
+class SensitivityFrames(Sequence[SensitivityFrame]):
+    """Frames of a split, made when they are asked for."""
+
+    def __init__(self, source: FrameSource, indices: Sequence[int], model: nn.Module, spec: Any) -> None:
+        self._frames = _Remembered(source)
+        self._canvases = CalibrationFrames(self._frames, indices, model, spec)  # type: ignore[arg-type]
 
     def __len__(self) -> int:
-        return len(self._indices)
+        return len(self._canvases)
 
-    def __iter__(self) -> Iterator[SensitivityFrame]:
-        import torch
+    def __getitem__(self, index: Any) -> Any:
+        """The frame at `index`.
 
-        from runtime.preprocess import preprocess
-        from runtime.scatter import scatter
-
-        for index in self._indices:
-            frame = self._source[index]
-            voxels = preprocess(frame.points, self._spec)
-            if not len(voxels):
-                raise DataError(f"Frame '{frame.token}' has no point in the model's range; leave it out.")
-            with torch.inference_mode():
-                features = torch.from_numpy(voxels.features).to(self._device)
-                coords = torch.from_numpy(voxels.coords).to(self._device)
-                canvas = scatter(self._encoder(features), coords, self._spec)
-            yield SensitivityFrame(frame.token, frame.scene, canvas, frame.ground_truth)
+        Raises:
+            DataError: its files are missing or broken.
+        """
+        canvas = self._canvases[index].canvas
+        frame = self._frames.last
+        assert frame is not None
+        return SensitivityFrame(frame.token, frame.scene, canvas, frame.ground_truth)
 
 
 def open_sensitivity_frames(
-    model_cfg: Any,
-    model: nn.Module,
-    num_frames: int = -1,
-    *,
-    split: str = "val",
-    data_root: str | None = None,
-    device: str = "cpu",
+    model_cfg: Any, model: nn.Module, num_frames: int = -1, *, split: str = "val", data_root: str | None = None
 ) -> SensitivityFrames:
     """Opens frames of a split, with the pillars encoded by the model's own voxel encoder.
 
     Args:
         model_cfg: Of the dataset and the model.
-        model: The detector; its voxel encoder stays in floating point.
+        model: The detector.
         num_frames: How many, evenly spaced so that they come from as many scenes as possible; -1 takes all.
         split: "val", "train" or "test".
         data_root: Folder of the dataset, in place of the config's.
-        device: Where the model lies.
 
     Raises:
         ConfigError: a number of frames that is not positive, or more than there are.
     """
     from datasets.frames import open_frames
-    from models.components import VoxelEncoder
     from models.spec import ModelSpec
 
     source = open_frames(model_cfg, split, data_root)
-    available = len(source)
-    count = available if num_frames == -1 else num_frames
-    if not 0 < count <= available:
-        raise ConfigError(f"--frames is {num_frames}, but the '{split}' split has {available}; -1 takes all.")
-    indices = tuple(index * available // count for index in range(count))
-    return SensitivityFrames(source, indices, VoxelEncoder(model).eval(), ModelSpec.from_config(model_cfg), device)
+    count = len(source) if num_frames == -1 else num_frames
+    if not 0 < count <= len(source):
+        raise ConfigError(f"--frames is {num_frames}, but split '{split}' has {len(source)}; -1 takes all.")
+    return SensitivityFrames(source, evenly_spaced(len(source), count), model, ModelSpec.from_config(model_cfg))

@@ -102,7 +102,7 @@ class MeasuredCost:
         quantized_s: One evaluation of the fully quantized network; rounding in floating point is extra work.
         analysis_s: All runs with their decoding.
         bootstrap_s: Intervals.
-        loading_s: Reading and encoding frames, and cutting the network.
+        loading_s: Reading and encoding frames, and cutting the network into segments.
     """
 
     evaluation_s: float

@@ -11,14 +11,23 @@ from quant.sensitivity.profile import LayerSensitivity, SensitivityProfile
 __all__ = ["get_sensitive_layers", "predicted_drop", "shares"]
 
 
-def shares(profile: SensitivityProfile) -> dict[str, float]:
+def shares(profile: SensitivityProfile, by: str = "map") -> dict[str, float]:
     """Each entry's share of the loss of the fully quantized network; they add up to 1.
 
     The stakes (what a layer loses alone and what the rest gains without it, averaged) as far as any is above 0; else
     the noise that the layer alone adds to the outputs, relative to their signal.
+
+    Args:
+        profile: Of the model.
+        by: "map" as above; "sqnr" takes the noise in any case.
+
+    Raises:
+        ConfigError: another word.
     """
+    if by not in ("map", "sqnr"):
+        raise ConfigError(f"by is '{by}'; it is 'map' or 'sqnr'.")
     weights = {layer.name: layer.stake for layer in profile.layers}
-    if not any(weights.values()):
+    if by == "sqnr" or not any(weights.values()):
         weights = {layer.name: _noise(layer) for layer in profile.layers}
     total = sum(weights.values())
     return {name: weight / total if total else 0.0 for name, weight in weights.items()}

@@ -188,7 +188,7 @@ def test_bad_times_are_named(tmp_path: Path, content: Any, message: str) -> None
 def test_roofline_times_hold_both_precisions() -> None:
     layers = _chain()
     times = roofline_times(layers, DEVICES["h100"])
-    assert times.source == "roofline of H100 SXM"
+    assert times.source == "the roofline of H100 SXM"
     assert list(times.seconds) == ["a", "b", "c", "d"]
     # The same bytes at twice the size take twice as long; both are bound by memory here.
     assert times.seconds["d"]["fp16"] == pytest.approx(2 * times.seconds["d"]["int8"])

@@ -200,7 +200,7 @@ def test_cost_is_the_macs_behind_every_layer(
 
 @pytest.fixture(scope="module")
 def profile(model: nn.Module, frames: list[SensitivityFrame], spec: ModelSpec) -> Any:
-    return build_sensitivity_profile(model, frames, spec=spec, num_resamples=60, show_progress=False)
+    return build_sensitivity_profile(model, frames, spec=spec, num_resamples=60, workers=1, show_progress=False)
 
 
 def test_numbers_are_those_of_whole_runs(
@@ -241,8 +241,11 @@ def test_numbers_are_those_of_whole_runs(
 
 
 def test_profile_repeats(profile: Any, model: nn.Module, frames: list[SensitivityFrame], spec: ModelSpec) -> None:
+    """Whatever the number of processes, and from an iterable too."""
     again = build_sensitivity_profile(model, iter(frames), spec=spec, num_resamples=60, show_progress=False)
     assert again == profile
+    shared = build_sensitivity_profile(model, frames, spec=spec, num_resamples=60, workers=2, show_progress=False)
+    assert shared == profile
     assert again.to_csv() == profile.to_csv()
     assert again.measured is not None
     assert again.measured.analysis_s > again.measured.evaluation_s > 0
@@ -295,6 +298,10 @@ def test_switches_are_restored_after_an_error(
 def test_bad_input(folded: nn.Module, model: nn.Module, frames: list[SensitivityFrame], spec: ModelSpec) -> None:
     with pytest.raises(DataError, match="was given no frames"):
         build_sensitivity_profile(model, [], spec=spec)
+    with pytest.raises(ConfigError, match="workers is 2; several processes need a model on the CPU and a sequence"):
+        build_sensitivity_profile(model, iter(frames), spec=spec, workers=2, show_progress=False)
+    with pytest.raises(ConfigError, match="workers is 0"):
+        build_sensitivity_profile(model, frames, spec=spec, workers=0, show_progress=False)
     with pytest.raises(ConfigError, match="granularity is 'block'; it is 'layer' or 'stage'"):
         build_sensitivity_profile(model, frames, spec=spec, granularity="block", show_progress=False)
     with pytest.raises(ConfigError, match="no quantized layer that is switched on"):

@@ -1,0 +1,102 @@
+"""The command `sensitivity`: measures a model's layers; writes a table, the profile and a chart."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from typing import TYPE_CHECKING
+
+from quant.sensitivity.calibrated import add_model_arguments
+
+if TYPE_CHECKING:
+    from quant.sensitivity.profile import SensitivityProfile
+
+__all__ = ["add_arguments", "run"]
+
+_SHOWN = 10
+_logger = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    add_model_arguments(parser, required=True)
+    analysis = parser.add_argument_group("analysis")
+    analysis.add_argument(
+        "--granularity",
+        choices=("layer", "stage"),
+        default="layer",
+        help="what is switched: every layer, or whole blocks and head branches, for less than half of the cost",
+    )
+    analysis.add_argument("--num-resamples", type=int, default=1000, metavar="N", help="of the bootstrap; default 1000")
+    analysis.add_argument("--seed", type=int, default=0, help="of the bootstrap; default %(default)s")
+    analysis.add_argument(
+        "--max-map-drop",
+        type=float,
+        default=0.001,
+        metavar="X",
+        help="loss of mAP, from 0 to 1, for which layers to skip are proposed; default %(default)s",
+    )
+    parser.add_argument(
+        "--output",
+        required=True,
+        metavar="CSV",
+        help="table; the profile (.json) and the chart (.svg, .png) are written beside it",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command; returns its exit code."""
+    from quant.sensitivity.analysis import build_sensitivity_profile
+    from quant.sensitivity.calibrated import open_calibrated_model, user_output
+    from quant.sensitivity.chart import write_sensitivity_chart
+
+    output = user_output(args.output, ".csv")
+    opened = open_calibrated_model(args)
+    profile = build_sensitivity_profile(
+        opened.model,
+        opened.frames,
+        spec=opened.spec,
+        granularity=args.granularity,
+        num_resamples=args.num_resamples,
+        seed=args.seed,
+        workers=args.workers,
+    )
+    profile.write_csv(output)
+    profile.write_json(output.with_suffix(".json"))
+    for suffix in (".svg", ".png"):
+        write_sensitivity_chart(profile, output.with_suffix(suffix))
+    _logger.info("wrote %s, and .json, .svg and .png beside it", output)
+    print(summary(profile, args.max_map_drop))  # noqa: T201 - what the command is for
+    return 0
+
+
+def summary(profile: SensitivityProfile, max_map_drop: float) -> str:
+    """The most sensitive layers, the layers to skip, and what the analysis cost, as text."""
+    from quant.sensitivity.selection import get_sensitive_layers
+
+    quantized = profile.quantized
+    lines = [
+        f"{profile.num_frames} frames: mAP {profile.float_map:.4f} in floating point, "
+        f"{quantized.mean_ap:.4f} quantized ({quantized.difference:+.4f}, {100 * profile.confidence:g} % interval "
+        f"{quantized.low:+.4f} to {quantized.high:+.4f}: {quantized.verdict})",
+        "",
+        f"{'layer':44s} {'alone':>8s} {'all but':>8s} {'lowest SQNR':>12s}",
+    ]
+    ranked = sorted(profile.layers, key=lambda layer: (-layer.stake, layer.alone.lowest_sqnr_db))
+    lines += [
+        f"{layer.name:44s} {layer.alone.difference:+8.4f} {layer.all_but.difference:+8.4f} "
+        f"{layer.alone.lowest_sqnr_db:9.1f} dB"
+        for layer in ranked[:_SHOWN]
+    ]
+    chosen = get_sensitive_layers(profile, max_map_drop)
+    lines += ["", f"to stay within {max_map_drop:g} of mAP: --skip-layers {' '.join(chosen)}" if chosen else ""]
+    if not chosen:
+        lines[-1] = f"to stay within {max_map_drop:g} of mAP no layer has to be skipped"
+    cost = f"{profile.cost.num_runs} runs cost {profile.cost.multiple:.1f} evaluations by MACs"
+    if profile.measured is not None:
+        measured = profile.measured
+        cost += (
+            f", {measured.multiple:.1f} by time ({measured.analysis_s:.0f} s; one evaluation: "
+            f"{measured.evaluation_s:.1f} s in floating point, {measured.quantized_s:.1f} s with its quantizers)"
+        )
+    return "\n".join([*lines, cost])
