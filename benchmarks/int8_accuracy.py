@@ -33,6 +33,8 @@ from runtime.decode import decode
 if TYPE_CHECKING:
     from torch import nn
 
+    from quant.stored_frames import StoredFrames
+
 __all__ = ["main"]
 
 _logger = logging.getLogger(__name__)
@@ -88,12 +90,14 @@ def _run(args: argparse.Namespace) -> None:
     methods = [FP16, *(method for method in args.methods if method != FP16)]
     run = StoredRun(out)
     if any(not run.has(method) for method in methods):
-        canvases, truth, scenes = _scene_frames(frames, count, model, spec)
-        run.save_frames(truth, scenes)
+        canvases = _kept(out / "canvases.pt", lambda: _scored_canvases(run, frames, count, model, spec))
         root = args.calibration_data_root or args.data_root
-        batches = calibration_batches(cfg, "train", root, args.calibrate_batches, model=model)
-        stored = StoredFrames(batches, args.calibrate_batches)
-        variants = Variants(model, spec, stored, lambda: build_model(cfg), args.qat_checkpoint)
+        wanted = args.calibrate_batches
+        calibration = _kept(
+            out / "calibration.pt",
+            lambda: StoredFrames(calibration_batches(cfg, "train", root, wanted, model=model), wanted),
+        )
+        variants = Variants(model, spec, calibration, lambda: build_model(cfg), args.qat_checkpoint)
         for method in methods:
             if not run.has(method):
                 network = _open(variants, method, args.backend, spec, out / "models" / method)
@@ -126,10 +130,17 @@ def _claim(out: Path, args: argparse.Namespace, count: int) -> None:
         )
 
 
-def _scene_frames(
-    frames: Any, count: int, model: nn.Module, spec: ModelSpec
-) -> tuple[Any, list[FrameResult], list[str]]:
-    """Canvases, ground truth (without detections) and scenes of the frames to score."""
+def _kept(path: Path, make: Callable[[], StoredFrames]) -> StoredFrames:
+    """Frames of an earlier start of this run, or new ones."""
+    from quant.stored_frames import StoredFrames
+
+    if not path.exists():
+        make().save(path)
+    return StoredFrames.load(path)
+
+
+def _scored_canvases(run: StoredRun, frames: Any, count: int, model: nn.Module, spec: ModelSpec) -> StoredFrames:
+    """Canvases of the frames to score; their ground truth and scenes go to the run's folder."""
     import torch
 
     from models.components import VoxelEncoder
@@ -152,7 +163,9 @@ def _scene_frames(
                 pillars = encoder(torch.from_numpy(voxels.features))
                 yield CalibrationFrame(frame.token, scatter(pillars, torch.from_numpy(voxels.coords), spec))
 
-    return StoredFrames(canvases(), count), truth, scenes
+    stored = StoredFrames(canvases(), count)
+    run.save_frames(truth, scenes)
+    return stored
 
 
 def _open(variants: Variants, method: str, backend: str, spec: ModelSpec, folder: Path) -> Network:

@@ -27,7 +27,7 @@ __all__ = ["correct_biases"]
 _BATCH = 2
 
 
-def correct_biases(model: nn.Module, reference: nn.Module, canvases: Tensor, *, threads: int = 2) -> dict[str, float]:
+def correct_biases(model: nn.Module, reference: nn.Module, canvases: Tensor, *, threads: int = 1) -> dict[str, float]:
     """Adds to every quantized layer's bias the mean of the float layer's output minus the quantized one's, in place.
 
     Layer by layer from the input on: a layer's quantized input comes from layers that are corrected already. Outputs

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
 from base.errors import DataError
+from base.files import atomic_path
 from base.progress import progress
+from base.untrusted import load_weights_file
 from quant.calibration.batches import CalibrationFrame, evenly_spaced
 
 if TYPE_CHECKING:
@@ -45,6 +48,9 @@ class StoredFrames(Sequence[CalibrationFrame]):
             raise DataError(
                 f"Zero calibration frames: num_calibration_batches is {count}; give 1 or more (100 are usual)."
             )
+        if isinstance(batches, StoredFrames) and len(batches) <= count:
+            self._frames: list[_Cells] = batches._frames
+            return
         if isinstance(batches, Sequence):
             items: Iterable[Any] = (batches[index] for index in evenly_spaced(len(batches), count))
             total = min(count, len(batches))
@@ -57,6 +63,24 @@ class StoredFrames(Sequence[CalibrationFrame]):
             raise DataError(
                 "Zero calibration frames: the batches are empty. Give a split with frames, or another --data-root."
             )
+
+    def save(self, path: str | Path) -> None:
+        """Writes the frames; `load` reads them."""
+        rows = [(cells.token, tuple(cells.shape), cells.index, cells.values) for cells in self._frames]
+        with atomic_path(path) as temporary:
+            torch.save({"frames": rows}, temporary)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Frames that `save` wrote.
+
+        Raises:
+            CheckpointError: the file is missing, broken or unsafe.
+        """
+        frames = cls.__new__(cls)
+        rows = load_weights_file(path)["frames"]
+        frames._frames = [_Cells(token, torch.Size(shape), index, values) for token, shape, index, values in rows]
+        return frames
 
     def __len__(self) -> int:
         return len(self._frames)

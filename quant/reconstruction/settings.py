@@ -46,7 +46,7 @@ class ReconstructionSettings:
     task_interval: int = 4
     background_weight: float = 0.1
     foreground_weight: float = 4.0
-    threads: int = 2
+    threads: int = 1
     seed: int = 0
 
     def __post_init__(self) -> None:
