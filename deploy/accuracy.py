@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["judge_accuracy"]
 
 _logger = logging.getLogger(__name__)
+_MAX_REASONS = 3  # In the table of steps; the results and the report list every gate.
 
 
 def judge_accuracy(
@@ -77,7 +78,8 @@ def judge_accuracy(
             gate.reason for gate in gates if gate.status == "FAILED" and gate.backend == evaluation.summary.label
         ]
         if reasons:
-            step.fail("; ".join(reasons))
+            more = [f"and {len(reasons) - _MAX_REASONS} more gates"] if len(reasons) > _MAX_REASONS else []
+            step.fail("; ".join([*reasons[:_MAX_REASONS], *more]))
     return comparisons, tuple(gates)
 
 

@@ -44,7 +44,7 @@ def ap(value: float, heat: bool = True) -> Cell:
 
 
 def verdict(status: str) -> Cell:
-    """PASSED, FAILED or SKIPPED as a badge."""
+    """PASSED, FAILED, SKIPPED or the verdict of a comparison as a badge."""
     return Cell(f'<span class="verdict {escape(status)}">{escape(status)}</span>')
 
 
@@ -58,12 +58,14 @@ def file_size(count: int) -> Cell:
     return Cell(f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}", "num")
 
 
-def _cell(value: str, tag: str = "td") -> str:
+def _cell(value: str, name: str = "") -> str:
+    """A cell; `name` is shown before a number where a narrow screen hides the head."""
     if not isinstance(value, Cell):
-        return f"<{tag}>{escape(value)}</{tag}>"
+        return f"<td>{escape(value)}</td>"
     css = f' class="{value.css}"' if value.css else ""
     style = f' style="{value.style}"' if value.style else ""
-    return f"<{tag}{css}{style}>{value}</{tag}>"
+    label = f' data-name="{escape(name)}"' if name and "num" in value.css and value else ""
+    return f"<td{css}{style}{label}>{value}</td>"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], last_is_sum: bool = False, css: str = "") -> str:
@@ -75,7 +77,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], last_is_sum: bool 
     )
     body = "".join(
         f"<tr{' class=sum' if last_is_sum and index == len(rows) - 1 else ''}>"
-        f"{''.join(_cell(cell) for cell in row)}</tr>"
+        f"{''.join(_cell(cell, name if css else '') for cell, name in zip(row, head, strict=True))}</tr>"
         for index, row in enumerate(rows)
     )
     kind = f' class="{css}"' if css else ""

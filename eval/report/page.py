@@ -8,9 +8,10 @@ from pathlib import Path
 
 from base.files import atomic_path
 from eval.panels import FramePanel
-from eval.report import sections
+from eval.report import accuracy, sections
 from eval.report.extension import ReportSection, render_section
 from eval.report.style import STYLE
+from eval.report.verification import verification
 from eval.results import RunResults
 
 __all__ = ["render_report", "write_report"]
@@ -27,10 +28,11 @@ def render_report(results: RunResults, panels: Sequence[FramePanel] = (), more: 
         raise ValueError(f"sections of the report share an anchor: {anchors}")
     body = (
         sections.summary(results)
-        + sections.verification(results)
-        + sections.accuracy(results.evaluations)
+        + verification(results)
+        + accuracy.accuracy(results.evaluations)
+        + accuracy.differences(results.comparisons, results.gates)
         + sections.panels_section(panels)
-        + sections.curves(results.evaluations)
+        + accuracy.curves(results.evaluations)
         + "".join(render_section(item) for item in more)
         + sections.latency(results.evaluations)
         + sections.artifacts(results)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from html import escape
 
@@ -29,7 +30,7 @@ def bar_list(rows: Sequence[tuple[str, float, str]], unit: str = "", digits: int
         else:
             bar, text = "", "–"
         parts.append(
-            f'<div class="hbar" title="{escape(note or label)}"><span>{escape(label)}</span><div>{bar}</div>'
+            f'<div class="hbar" title="{escape(note or label)}"><span>{_breakable(label)}</span><div>{bar}</div>'
             f"<b>{escape(text)}</b></div>"
         )
     return f'<div class="hbars">{"".join(parts)}</div>'
@@ -42,6 +43,7 @@ def heat_map(
     texts: Sequence[Sequence[str]],
     notes: Sequence[Sequence[str]] | None = None,
     limit: float | None = None,
+    bold: Sequence[Sequence[bool]] | None = None,
 ) -> str:
     """A table of signed numbers, shaded from bad (below 0) to good (above 0).
 
@@ -52,6 +54,7 @@ def heat_map(
         texts: What stands in the cells.
         notes: Shown when a cell is pointed at.
         limit: Magnitude of full shade; by default the largest that occurs.
+        bold: Which cells to stress.
     """
     known = [abs(value) for row in values for value in row if math.isfinite(value)]
     full = limit or max([*known, 1e-12])
@@ -61,11 +64,13 @@ def heat_map(
         for column in range(len(columns)):
             value = values[row][column]
             note = f' title="{escape(notes[row][column])}"' if notes else ""
+            text = escape(texts[row][column])
+            text = f"<b>{text}</b>" if bold and bold[row][column] else text
             if math.isfinite(value) and value != 0.0:
                 side, share = ("gain" if value > 0 else "loss"), min(abs(value) / full, 1.0)
-                cells += f'<td class="num {side}" style="--v:{share:.3f}"{note}>{escape(texts[row][column])}</td>'
+                cells += f'<td class="num {side}" style="--v:{share:.3f}"{note}>{text}</td>'
             else:
-                cells += f'<td class="num"{note}>{escape(texts[row][column])}</td>'
+                cells += f'<td class="num"{note}>{text}</td>'
         body += f"<tr><th>{escape(name)}</th>{cells}</tr>"
     head = "".join(f"<th class=num>{escape(name)}</th>" for name in columns)
     return (
@@ -114,9 +119,9 @@ def line_chart(
     grid = "".join(
         f'<path class="grid" d="M{left} {top + height * (1 - t):g}h{width}"/>'
         f'<text class="tick" x="{left - 5}" y="{top + height * (1 - t) + 3.5:g}" text-anchor="end">'
-        f"{y0 + (y1 - y0) * t:.3g}</text>"
+        f"{_tick(y0 + (y1 - y0) * t)}</text>"
         f'<text class="tick" x="{left + width * t:g}" y="{top + height + 13}" text-anchor="middle">'
-        f"{_unplace(x0 + (x1 - x0) * t, log_x):.3g}</text>"
+        f"{_tick(_unplace(x0 + (x1 - x0) * t, log_x))}</text>"
         for t in (0.0, 0.5, 1.0)
     )
     lines = "".join(
@@ -140,6 +145,19 @@ def line_chart(
         f'<text class="tick" x="{left + width / 2:g}" y="{top + height + 27}" text-anchor="middle">'
         f'{escape(x_label)}</text></svg><p class="legend">{keys}</p>'
     )
+
+
+def _breakable(name: str) -> str:
+    """A long name that may break after dots and slashes."""
+    return re.sub(r"([./_])", r"\1<wbr>", escape(name))
+
+
+def _tick(value: float) -> str:
+    """Short enough for an axis: 12.5k, 3.1M."""
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if abs(value) >= limit:
+            return f"{value / (1e3 if unit == 'k' else limit):.3g}{unit}"
+    return f"{value:.3g}"
 
 
 def _span(values: Sequence[float]) -> tuple[float, float]:

@@ -9,15 +9,15 @@ from html import escape
 from eval.bev import COLORS, png_data_uri, points_png, view_svg
 from eval.evaluator import EvaluationSummary
 from eval.panels import FramePanel
-from eval.report.charts import histogram, precision_recall_chart, stage_bars
-from eval.report.html import Cell, ap, file_size, fixed, number, section, table, verdict
+from eval.report.accuracy import interval_text, signed
+from eval.report.charts import histogram, stage_bars
+from eval.report.html import Cell, file_size, fixed, number, section, table, verdict
 from eval.results import RunResults, StepStatus
 from runtime.backends.base import STAGES
 from runtime.latency import LatencyStats
 
-__all__ = ["accuracy", "artifacts", "curves", "environment", "latency", "panels_section", "summary", "verification"]
+__all__ = ["artifacts", "environment", "latency", "panels_section", "summary"]
 
-_MODES = {"center_distance_bev": "centre distance in the ground plane", "center_distance": "centre distance"}
 _STATUSES: tuple[StepStatus, ...] = ("PASSED", "FAILED", "SKIPPED")
 
 
@@ -33,21 +33,25 @@ def _tile(value: str, name: str) -> str:
 
 
 def summary(results: RunResults) -> str:
-    """Verdict, headline numbers, steps."""
+    """Verdict, headline numbers, a line for each backend, steps."""
     status = "PASSED" if results.passed else "FAILED"
     counts = ", ".join(f"{results.count(kind)} {kind.lower()}" for kind in _STATUSES if results.count(kind))
-    tiles = [
-        _tile(f"{item.metrics.mean_ap:.3f}" if not math.isnan(item.metrics.mean_ap) else "–", f"mAP, {item.label}")
-        for item in results.evaluations
-    ]
-    tiles += [
-        _tile(f"{item.latency['total'].p50:.1f} ms", f"median frame, {item.label}")
-        for item in results.evaluations
-        if "total" in item.latency
-    ]
-    agree = sum(item.passed for item in results.verifications)
+    tiles = []
     if results.verifications:
+        agree = sum(item.passed for item in results.verifications)
         tiles.append(_tile(f"{agree} of {len(results.verifications)}", "verifications passed"))
+    judged = [gate for gate in results.gates if gate.status != "SKIPPED"]
+    if judged:
+        kept = sum(gate.status == "PASSED" for gate in judged)
+        tiles.append(_tile(f"{kept} of {len(judged)}", "accuracy gates kept"))
+    known = [item for item in results.evaluations if not math.isnan(item.metrics.mean_ap)]
+    if known:
+        best = max(known, key=lambda item: item.metrics.mean_ap)
+        tiles.append(_tile(f"{best.metrics.mean_ap:.3f}", f"highest mAP, {best.label}"))
+    timed = [item for item in results.evaluations if "total" in item.latency]
+    if timed:
+        fastest = min(timed, key=lambda item: item.latency["total"].p50)
+        tiles.append(_tile(f"{fastest.latency['total'].p50:.1f} ms", f"fastest median frame, {fastest.label}"))
     rows = [
         [
             Cell(escape(step.name), "full"),
@@ -66,9 +70,48 @@ def summary(results: RunResults) -> str:
     return (
         f"<h1>{escape(results.title)}</h1>"
         f"<p>{verdict(status)} <span class=soft>{escape(counts or 'no steps')}</span></p>"
-        f'<p class="small soft">{settings}</p><div class="tiles">{"".join(tiles)}</div>'
-        + section("Steps", table(["step", "result", "time", "peak memory", "reason"], rows, css="stack"), "steps")
+        f'<div class="tiles">{"".join(tiles)}</div>{_backends(results)}'
+        + section(
+            "Steps",
+            table(["step", "result", "time", "peak memory", "reason"], rows, css="stack")
+            + f"<details><summary>Settings of the run</summary><p class='small soft'>{settings}</p></details>",
+            "steps",
+        )
     )
+
+
+def _backends(results: RunResults) -> str:
+    """One line for each backend: accuracy, its difference with a verdict, gates, latency."""
+    if not results.evaluations:
+        return ""
+    reference = results.evaluations[0].label
+    pairs = {item.label_b: item for item in results.comparisons if item.label_a == reference}
+    rows: list[list[str]] = []
+    for item in results.evaluations:
+        pair = pairs.get(item.label)
+        gates = [gate for gate in results.gates if gate.backend == item.label and gate.status != "SKIPPED"]
+        kept = sum(gate.status == "PASSED" for gate in gates)
+        total = item.latency.get("total")
+        against = Cell("reference", "soft")
+        if pair is not None:
+            against = Cell(
+                f"{verdict(pair.total.verdict)} <span class=nowrap>{signed(pair.total.difference, 4)}</span> "
+                f'<span class="soft small">{escape(interval_text(pair.total, pair.confidence))}</span>'
+            )
+        elif item.label != reference:
+            against = Cell("")
+        rows.append(
+            [
+                Cell(f"<b>{escape(item.label)}</b>", "full"),
+                Cell("–" if math.isnan(item.metrics.mean_ap) else f"{item.metrics.mean_ap:.4f}", "num"),
+                against,
+                Cell(f"{kept} of {len(gates)}" if gates else "–", "num"),
+                fixed(total.p50 if total else None, 1, " ms"),
+                fixed(total.p99 if total else None, 1, " ms"),
+            ]
+        )
+    head = ["backend", "mAP", f"against {reference}", "gates kept", "median", "p99"]
+    return section("Backends", table(head, rows, css="stack labelled"), "backends")
 
 
 def panels_section(panels: Sequence[FramePanel]) -> str:
@@ -108,108 +151,6 @@ def panels_section(panels: Sequence[FramePanel]) -> str:
             )
         body += "</div>"
     return section("Worst frames", body, "frames")
-
-
-def _difference(reference: EvaluationSummary, other: EvaluationSummary) -> str:
-    delta = other.metrics.mean_ap - reference.metrics.mean_ap
-    changes = [
-        (abs(b.mean_ap - a.mean_ap), a.class_name)
-        for a, b in zip(reference.metrics.total.classes, other.metrics.total.classes, strict=True)
-        if not math.isnan(b.mean_ap - a.mean_ap)
-    ]
-    text = f"{other.label} against {reference.label}: mAP {delta:+.4f}"
-    if changes:
-        largest, name = max(changes)
-        text += f"; largest change of a class {largest:.4f} ({name})"
-    return f"<p>{escape(text)}.</p>"
-
-
-def accuracy(evaluations: Sequence[EvaluationSummary]) -> str:
-    """AP by class, threshold and range."""
-    if not evaluations:
-        return ""
-    reference = evaluations[0]
-    metrics = reference.metrics
-    total = metrics.total
-    head = ["class", "objects", *(item.label for item in evaluations)]
-    rows: list[list[str]] = []
-    for index, item in enumerate(total.classes):
-        cells = [ap(other.metrics.total.classes[index].mean_ap) for other in evaluations]
-        rows.append([item.class_name, number(item.num_ground_truth, 6), *cells])
-    count = sum(item.num_ground_truth for item in total.classes)
-    rows.append(["mean", number(count, 7), *(ap(item.metrics.mean_ap, heat=False) for item in evaluations)])
-    mode = escape(_MODES.get(metrics.mode, metrics.mode))
-    thresholds = " / ".join(f"{value:g}" for value in metrics.thresholds)
-    body = (
-        f'<p class="soft small">Average precision by {mode}, mean of {thresholds} m, {escape(metrics.policy)} '
-        f"conventions, {total.min_m:g} to {total.max_m:g} m, {metrics.num_frames} frames.</p>"
-        + table(head, rows, last_is_sum=True)
-    )
-    body += "".join(_difference(reference, other) for other in evaluations[1:])
-
-    body += f"<h3>By distance, {escape(reference.label)}</h3>"
-    rows = [
-        [name, *(ap(part.classes[index].mean_ap) for part in metrics.ranges)]
-        for index, name in enumerate(metrics.class_names)
-    ]
-    rows.append(["mean", *(ap(part.mean_ap, heat=False) for part in metrics.ranges)])
-    body += table(["class", *(part.name for part in metrics.ranges)], rows, last_is_sum=True)
-
-    body += f"<h3>By threshold, {escape(reference.label)}</h3>"
-    middle = metrics.thresholds[min(2, len(metrics.thresholds) - 1)]
-    rows = []
-    for item in total.classes:
-        best = item.at(middle)
-        rows.append(
-            [
-                item.class_name,
-                *(ap(part.ap) for part in item.thresholds),
-                fixed(best.max_f1, 3),
-                fixed(best.best_score, 3),
-                fixed(best.best_precision, 3),
-                fixed(best.best_recall, 3),
-            ]
-        )
-    columns = [
-        *(f"{value:g} m" for value in metrics.thresholds),
-        f"max F1 at {middle:g} m",
-        "score",
-        "precision",
-        "recall",
-    ]
-    body += table(["class", *columns], rows)
-    return section("Accuracy", body, "accuracy")
-
-
-def curves(evaluations: Sequence[EvaluationSummary]) -> str:
-    """Precision over recall, a chart per class."""
-    if not evaluations:
-        return ""
-    reference, others = evaluations[0], evaluations[1:]
-    thresholds = reference.metrics.thresholds
-    legend = "".join(
-        f'<span class="key"><i class="line t{index % 4}"></i>{value:g} m</span>'
-        for index, value in enumerate(thresholds)
-    )
-    if others:
-        legend += f'<span class="key"><i class="line dash"></i>{escape(others[-1].label)}, {thresholds[-1]:g} m</span>'
-    charts = []
-    for index, item in enumerate(reference.metrics.total.classes):
-        lines = [
-            (f"{reference.label}, {part.threshold:g} m: AP {part.ap:.3f}", f"t{position % 4}", part.curve)
-            for position, part in enumerate(item.thresholds)
-        ]
-        if others:
-            last = others[-1].metrics.total.classes[index].thresholds[-1]
-            lines.append((f"{others[-1].label}, {last.threshold:g} m: AP {last.ap:.3f}", "other", last.curve))
-        value = item.mean_ap
-        note = "no objects" if math.isnan(value) else f"AP {value:.3f}"
-        charts.append(precision_recall_chart(item.class_name, note, lines))
-    body = (
-        f'<p class="soft small">{escape(reference.label)}, whole range; precision is the best at that or any higher '
-        f'recall.</p><p class="legend">{legend}</p><div class="charts">{"".join(charts)}</div>'
-    )
-    return section("Precision and recall", body, "curves")
 
 
 def latency(evaluations: Sequence[EvaluationSummary]) -> str:
@@ -263,61 +204,6 @@ def latency(evaluations: Sequence[EvaluationSummary]) -> str:
             f"{item.inputs.frames_with_dropped_voxels} of {item.num_frames} frames.</p>"
         )
     return section("Latency", body, "latency")
-
-
-def verification(results: RunResults) -> str:
-    """Outputs and boxes of every scenario."""
-    body = ""
-    for item in results.verifications:
-        status = "PASSED" if item.passed else "FAILED"
-        body += (
-            f"<h3>{escape(item.scenario)} {verdict(status)}</h3><p class='soft small'>{escape(item.precision)}, "
-            f"{item.num_frames} frames</p>"
-        )
-        if item.reasons:
-            body += f"<ul>{''.join(f'<li>{escape(reason)}</li>' for reason in item.reasons)}</ul>"
-        rows: list[list[str]] = []
-        for output in item.outputs:
-            found, limit = output.comparison, output.tolerance
-            allowed = [
-                f"{text} {value:g}"
-                for text, value in (
-                    ("L2", limit.relative_l2),
-                    ("score", limit.max_score_error),
-                    ("share of range", limit.max_abs_share),
-                    ("max", limit.max_abs),
-                )
-                if value is not None
-            ]
-            rows.append(
-                [
-                    Cell(f"<code>{escape(found.name)}</code>"),
-                    verdict("PASSED" if output.passed else "FAILED"),
-                    number(found.max_abs),
-                    number(found.relative_l2),
-                    Cell(f"{found.cosine:.9f}", "num"),
-                    Cell(f"{found.reference_min:.3g} … {found.reference_max:.3g}", "num"),
-                    number(found.nonfinite_reference + found.nonfinite_test, 6),
-                    Cell(escape(", ".join(allowed)), "soft nowrap"),
-                ]
-            )
-        if rows:
-            head = ["output", "result", "max abs", "relative L2", "cosine", "reference range", "non-finite", "allowed"]
-            body += table(head, rows)
-        if item.boxes is not None and not math.isnan(item.boxes.matched_share):
-            boxes, limits = item.boxes, item.box_tolerance
-            within = f" within {limits.max_center_m * 100:g} cm" if limits else ""
-            score = f" with score ≥ {limits.min_score:g}" if limits else ""
-            body += (
-                f"<p>Boxes{score}: <b>{boxes.matched_share:.2%}</b> agree{within} "
-                f"({boxes.matched} matched, {boxes.moved} moved, {boxes.lost} lost, {boxes.gained} gained). Largest "
-                f"differences: centre {boxes.max_center_m * 100:.3g} cm, size {boxes.max_size_m * 100:.3g} cm, yaw "
-                f"{math.degrees(boxes.max_yaw_rad):.3g}°, velocity {boxes.max_velocity_mps:.3g} m/s, score "
-                f"{boxes.max_score:.3g}.</p>"
-            )
-        elif item.boxes is not None:
-            body += "<p>No box reached the score on either side; the outputs alone were judged.</p>"
-    return section("Verification", body, "verification") if body else ""
 
 
 def artifacts(results: RunResults) -> str:

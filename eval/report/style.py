@@ -17,13 +17,17 @@ STYLE = f"""
 body{{margin:0;background:var(--bg);color:var(--ink);font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",
 "DejaVu Sans",sans-serif;-webkit-text-size-adjust:100%}}
 main{{max-width:1120px;margin:0 auto;padding:20px 16px 60px}}
-h1{{font-size:26px;line-height:1.2;margin:8px 0 4px}} h2{{font-size:19px;margin:0 0 10px}}
-h3{{font-size:15px;margin:18px 0 8px;overflow-wrap:anywhere}} p{{margin:6px 0}}
+h1{{font-size:26px;line-height:1.2;margin:8px 0 4px;overflow-wrap:anywhere}} h2{{font-size:19px;margin:0 0 10px}}
+h3{{font-size:15px;margin:18px 0 8px;overflow-wrap:anywhere}} p{{margin:6px 0;overflow-wrap:anywhere}}
 section{{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:16px 18px;margin-top:16px}}
 .soft{{color:var(--soft)}} .small{{font-size:13px}} .num{{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}}
 .verdict{{display:inline-block;border-radius:6px;padding:1px 9px;font-weight:650;font-size:13px;letter-spacing:.02em}}
 .PASSED{{color:var(--good);background:var(--good-bg)}} .FAILED{{color:var(--bad);background:var(--bad-bg)}}
 .SKIPPED{{color:var(--skip);background:var(--skip-bg)}}
+.better{{color:var(--good);background:var(--good-bg)}} .worse{{color:var(--bad);background:var(--bad-bg)}}
+.indistinguishable,.undefined{{color:var(--soft);background:var(--line)}} .bad{{color:var(--bad);font-weight:650}}
+.callout{{border-left:4px solid var(--bad);background:var(--bad-bg);border-radius:0 8px 8px 0;padding:6px 14px;margin:10px 0}}
+.callout code{{overflow-wrap:anywhere}} .nowrap{{white-space:nowrap}}
 .tiles{{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px;margin-top:14px}}
 .tile{{border:1px solid var(--line);border-radius:8px;padding:10px 12px;background:var(--card)}}
 .tile b{{display:block;font-size:23px;line-height:1.2;font-variant-numeric:tabular-nums}}
@@ -32,12 +36,12 @@ section{{background:var(--card);border:1px solid var(--line);border-radius:10px;
 table{{border-collapse:collapse;width:100%;font-size:14px}}
 th,td{{padding:6px 10px;border-bottom:1px solid var(--line);text-align:left;vertical-align:top}}
 th{{font-weight:600;color:var(--soft);font-size:13px;white-space:nowrap}} th.num{{text-align:right}}
-tr:last-child td{{border-bottom:0}} tr.sum td{{font-weight:650;border-top:2px solid var(--line)}}
+tbody tr:last-child>*{{border-bottom:0}} .stack td.full:first-child{{white-space:nowrap}} tr.sum td{{font-weight:650;border-top:2px solid var(--line)}}
 code{{font:12.5px/1.4 ui-monospace,"DejaVu Sans Mono",Menlo,Consolas,monospace;overflow-wrap:anywhere}}
 td code{{white-space:nowrap}} td.sha{{min-width:300px}} td.sha code{{white-space:normal}} td.nowrap{{white-space:nowrap}}
 .bar{{margin:10px 0}} .parts{{display:flex;height:22px;border-radius:4px;overflow:hidden}} .parts i{{height:100%}} ul{{margin:6px 0;padding-left:20px}} li{{overflow-wrap:anywhere}}
 .views{{display:grid;grid-template-columns:repeat(auto-fit,minmax(320px,1fr));gap:12px}}
-figure{{margin:0}} figcaption{{font-size:13px;color:var(--soft);margin:4px 0 2px}}
+figure{{margin:0;min-width:0}} figcaption{{font-size:13px;color:var(--soft);margin:4px 0 2px}}
 .bev{{display:block;width:100%;background:{BACKGROUND};border-radius:8px}}
 .bev polygon,.bev g>path{{fill:none;vector-effect:non-scaling-stroke}}
 .bev polygon{{pointer-events:all}}
@@ -67,8 +71,9 @@ figure.wide{{grid-column:1/-1}}
 {"".join(f".l{i}{{stroke:var(--s{i});color:var(--s{i})}}" for i in range(7))} i.mark{{color:var(--bad)}}
 details summary{{cursor:pointer;color:var(--accent);margin-top:8px}}
 @media(max-width:560px){{.charts{{grid-template-columns:1fr 1fr}} .charts.two{{grid-template-columns:1fr}} main{{padding:12px 8px 40px}} section{{padding:12px 12px;border-radius:8px}} h1{{font-size:22px}}
-th,td{{padding:5px 7px}} table{{font-size:13px}} .tiles{{grid-template-columns:1fr 1fr}} .tile b{{font-size:20px}}
+th,td{{padding:5px 7px}} table{{font-size:13px}} .hbar{{grid-template-columns:minmax(90px,42%) 1fr 66px}} .tiles{{grid-template-columns:1fr 1fr}} .tile b{{font-size:20px}}
 .stack thead{{display:none}} .stack tr{{display:block;border-bottom:1px solid var(--line);padding:6px 0}}
-.stack td{{display:inline;border:0;padding:2px 4px}} .stack td:empty{{display:none}} .stack td.full{{display:block}} .stack td code{{white-space:normal}}}}
+.stack td{{display:inline-block;border:0;padding:2px 4px}} .stack td.nowrap{{white-space:normal}}
+.stack td[data-name]::before{{content:attr(data-name) " ";color:var(--soft)}} .stack td.full:first-child{{white-space:normal}} .stack td:empty{{display:none}} .stack td.full{{display:block}} .stack td code{{white-space:normal}}}}
 @media print{{section{{break-inside:avoid}} body{{background:#fff}}}}
 """

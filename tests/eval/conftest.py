@@ -98,7 +98,7 @@ def make_frames(count: int = 4) -> list[FakeFrame]:
     return frames
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def toy() -> Any:
     """Makers of the toy detector and its frames."""
     return SimpleNamespace(pipeline=FakePipeline, frames=make_frames, frame=FakeFrame, spec=make_spec)

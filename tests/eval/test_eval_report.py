@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,11 +15,15 @@ import pytest
 from base.boxes import Boxes3D
 from base.errors import DataError
 from eval.bev import box_corners, points_png, save_bev_png, view_svg
+from eval.divergence import Divergence, WeightDifference
 from eval.evaluator import BackendEvaluation, evaluate
+from eval.gates import GateLimits, judge_gates
 from eval.metrics import FrameResult
 from eval.panels import frame_hits, select_panels
 from eval.report import render_report, write_report
+from eval.report.accuracy import signed
 from eval.results import ArtifactRecord, RunResults, StepResult, read_results, write_results
+from eval.significance import compare_pair
 from eval.verification import verify
 
 
@@ -64,15 +70,23 @@ def results(toy: Any, evaluations: tuple[BackendEvaluation, ...]) -> RunResults:
         num_frames=2,
         show_progress=False,
     )
+    weight = WeightDifference("/rot.0/conv/Conv.weight", "1 of 36 elements differ: the sign is turned")
+    origin = Divergence("net", ("reg",), "/rot.0/conv/Conv", "Conv", "t", 0.03, 0.1, 2e-5, (), ("x",), (weight,), 7)
+    checked = dataclasses.replace(checked, divergences=(origin,))
+    comparison = compare_pair(*evaluations, num_resamples=100)
+    limits = GateLimits(total=0.9, per_class={"car": 0.5}, per_range=0.9, judge="worst_bound")
     return RunResults(
         title="toy <script>alert(1)</script>",
         run={"mode": "both", "checkpoint": "a&b.pth"},
         steps=(
             StepResult("export onnx", "PASSED", seconds=1.5, peak_rss_mb=812.0),
-            StepResult("verify onnx vs tensorrt", "SKIPPED", "no CUDA device <here>"),
+            StepResult("verify onnx against pytorch", "FAILED", "reg"),
+            StepResult("verify tensorrt against onnx", "SKIPPED", "no CUDA device <here>"),
         ),
         verifications=(checked,),
         evaluations=tuple(item.summary for item in evaluations),
+        comparisons=(comparison,),
+        gates=judge_gates(comparison, limits),
         artifacts=(ArtifactRecord("onnx/a.onnx", "onnx", "fp32", "ab" * 32, 1234567),),
         versions={"numpy": "2.2.6"},
     )
@@ -94,6 +108,12 @@ def test_report_says_what_happened(toy: Any, results: RunResults, evaluations: t
         "1.2 MB",
         "pytorch (cpu) vs onnx (cpu)",
         "mAP -0.7500",  # shifted by 2.5 m, only the largest of four thresholds is met
+        "worse",
+        "evaluation.gates.max_drop_per_class",
+        "largest drop in the interval",
+        "rot.0/conv/Conv.weight",
+        "the sign is turned",
+        "2 of 3 gates kept",
         "frame-0",
         "1 correct, 0 false, 0 missed of 1",
         "0 correct, 1 false, 1 missed of 1",
@@ -115,6 +135,47 @@ def test_report_loads_nothing_and_is_small(
     assert "http" not in re.sub(r"base64,[^\"]*", "", page)
     assert "@import" not in page
     assert len(page.encode()) < 5_000_000
+
+
+def test_scenarios_stand_in_a_matrix(results: RunResults) -> None:
+    page = render_report(results)
+    matrix = page[page.index("<th>reference</th>") : page.index("</table>", page.index("<th>reference</th>"))]
+    assert re.findall(r"<th[^>]*>([^<]*)</th>", "<th>" + matrix.split("<th>", 1)[1]) == [
+        "reference",
+        "onnx",
+        "tensorrt",
+    ]
+    rows = re.findall(r"<tr>(<td>.*?)</tr>", matrix)
+    texts = [re.sub(r"<[^>]*>", "|", row) for row in rows]
+    assert [[part for part in text.split("|") if part] for text in texts] == [
+        ["pytorch", "FAILED"],
+        ["onnx", "SKIPPED"],
+    ]
+
+
+def test_differences_are_shaded_by_class_and_range(results: RunResults) -> None:
+    page = render_report(results)
+    part = page[page.index('id="differences"') :]
+    part = part[: part.index("</section>")]
+    cars = part[part.index("<th>car</th>") :]
+    cells = re.findall(r'<td class="num (\w+)" style="--v:([\d.]+)"[^>]*>(?:<b>)?([^<]*)', cars[: cars.index("</tr>")])
+    # Three of four thresholds are lost in every range that has cars, with certainty.
+    assert cells
+    assert {(side, share, text) for side, share, text in cells} == {("loss", "1.000", "-0.750")}
+    buses = part[part.index("<th>bus</th>") :]
+    assert "–" in buses[: buses.index("</tr>")]
+
+
+def test_small_changes_have_no_sign_and_no_alarm() -> None:
+    assert [signed(value, 3) for value in (0.00004, -0.00004, 0.01, math.nan)] == ["0.000", "0.000", "+0.010", "–"]
+
+
+def test_boxes_by_class_and_range_can_be_opened(results: RunResults) -> None:
+    page = render_report(results)
+    part = page[page.index("Boxes by class and range") :]
+    row = part[part.index("<td>car</td>") : part.index("</tr>", part.index("<td>car</td>"))]
+    assert ">0-40 m<" in row
+    assert re.findall(r'class="num[^"]*">([^<]*)', row) == ["2", "·", "·", "·"]
 
 
 def test_report_is_the_same_from_the_file(

@@ -26,7 +26,12 @@ def test_a_section_is_placed_and_escaped() -> None:
     )
     page = render_report(RESULTS, more=[item])
     assert '<section id="int8-sensitivity"><h2>Sensitivity &amp; more</h2>' in page
-    for text in ("First &lt;paragraph&gt;.</p>", ">Second.</p>", "Drop &lt;of&gt; mAP", "backbone.0 &lt;first&gt;"):
+    for text in (
+        "First &lt;paragraph&gt;.</p>",
+        ">Second.</p>",
+        "Drop &lt;of&gt; mAP",
+        "backbone.<wbr>0 &lt;first&gt;",
+    ):
         assert text in page, text
     assert "<td>int8 &lt;&gt;</td>" in page
     assert "drop &amp; gain" in page
