@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 from dataclasses import asdict, dataclass
@@ -19,15 +20,21 @@ from deploy.plan import RunPlan, make_plan
 from deploy.session import Session, engine_settings, onnx_settings
 from deploy.steps import FAILED, PASSED, SKIPPED, Step, StepRecorder
 from deploy.work_dir import log_to_file, owned_work_dir
+from models.spec import BACKBONE_NECK_HEAD
 
 if TYPE_CHECKING:
+    from deploy.code_agreement import CodeAgreement
     from eval.evaluator import BackendEvaluation
     from eval.gates import GateResult
     from eval.results import ArtifactRecord, RunResults
     from eval.statistics import BootstrapComparison
     from eval.verification import VerificationResult
+    from runtime.pipeline import Pipeline
 
 __all__ = ["CenterPointDeploymentRunner"]
+
+# Frames whose codes are compared; millions of codes each.
+_CODE_FRAMES = 2
 
 _logger = logging.getLogger(__name__)
 
@@ -64,6 +71,7 @@ class CenterPointDeploymentRunner:
         self._artifacts: list[ArtifactRecord] = []
         self._verifications: list[VerificationResult] = []
         self._evaluated: list[_Evaluated] = []
+        self._agreements: tuple[CodeAgreement, ...] = ()
         self._comparisons: tuple[BootstrapComparison, ...] = ()
         self._gates: tuple[GateResult, ...] = ()
 
@@ -150,8 +158,11 @@ class CenterPointDeploymentRunner:
         self._artifacts.append(record)
 
     def _verify(self, session: Session, scenario: Scenario) -> None:
+        from deploy.code_agreement import disagreements
         from deploy.divergence import box_tolerance, explain_failure
+        from deploy.equal_inputs import INT8_RELATIVE_L2, EqualInputs
         from eval.verification import verify
+        from runtime.pipeline import Pipeline
 
         verification = self.config.verification
         with self._recorder.step(f"verify {scenario.test_backend} against {scenario.ref_backend}") as step:
@@ -167,6 +178,12 @@ class CenterPointDeploymentRunner:
                 session.pipeline(scenario.test_backend, devices[1], as_exported=True) as (test, precision),
                 session.pipeline(scenario.ref_backend, devices[0], as_exported=True) as (reference, _),
             ):
+                relative_l2 = verification.relative_l2
+                agreements: tuple[CodeAgreement, ...] = ()
+                if precision == "int8":
+                    relative_l2 = INT8_RELATIVE_L2 if relative_l2 is None else relative_l2
+                    agreements = self._compare_codes(session, scenario, test)
+                    reference = Pipeline(reference.spec, EqualInputs(reference.backend, test.backend))
                 result = verify(
                     reference,
                     test,
@@ -174,15 +191,39 @@ class CenterPointDeploymentRunner:
                     num_frames=verification.num_verify_samples,
                     precision=precision,
                     absolute_tolerance=verification.tolerance,
-                    relative_l2=verification.relative_l2,
+                    relative_l2=relative_l2,
                     box_tolerance=box_tolerance(verification.boxes, precision),
                 )
             if not result.passed and verification.debug_divergence:
                 result = explain_failure(session, scenario, result)
             self._verifications.append(result)
             _logger.info("   %s", result.summary())
-            if not result.passed:
-                step.fail("; ".join(result.reasons))
+            reasons = (*result.reasons, *disagreements(agreements))
+            if reasons:
+                step.fail("; ".join(reasons))
+
+    def _compare_codes(self, session: Session, scenario: Scenario, test: Pipeline) -> tuple[CodeAgreement, ...]:
+        """Fake-quantized PyTorch against ONNX Runtime layer by layer; nothing for other pairs."""
+        from itertools import islice
+
+        from deploy.code_agreement import compare_codes
+        from deploy.equal_inputs import canvases
+        from models.components import extract_components
+
+        if (scenario.ref_backend, scenario.test_backend) != ("pytorch", "onnx") or session.export_model is None:
+            return ()
+        network = extract_components(copy.deepcopy(session.export_model), session.plan.spec)[BACKBONE_NECK_HEAD]
+        frames = _opened(session)
+        chosen = (frames[index] for index in range(min(self.config.verification.num_verify_samples, len(frames))))
+        path = session.plan.onnx_dir / f"{BACKBONE_NECK_HEAD}.onnx"
+        found = compare_codes(network, path, islice(canvases(test, chosen), _CODE_FRAMES))
+        self._agreements = found
+        worst = min(found, key=lambda item: item.equal_share)
+        _logger.info(
+            "   codes layer by layer: at least %.4f %% equal (%s), largest difference %g step(s)",
+            *(100 * worst.equal_share, worst.name, max(item.max_steps for item in found if not item.is_output)),
+        )
+        return found
 
     def _evaluate(self, session: Session, backend: str) -> None:
         from eval.evaluator import evaluate

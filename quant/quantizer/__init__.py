@@ -65,6 +65,8 @@ def load_engine(engine: str) -> None:
     # pytorch_quantization puts absl's log handler in place of all others.
     root.handlers[:] = handlers
     root.setLevel(level)
+    # It also announces every quantizer that it makes.
+    logging.getLogger("absl").setLevel(logging.WARNING)
 
 
 def named_quantizers(model: nn.Module) -> dict[str, Quantizer]:

@@ -1,0 +1,192 @@
+"""Fake-quantized PyTorch against the exported Q/DQ graph, in quantization steps.
+
+End to end the two cannot be held closely together: a sum on the border of two codes may be rounded either way,
+and each such choice moves others behind it. So each layer is compared by itself: while PyTorch runs, the input of every
+quantized layer is compared with the codes that ONNX Runtime computed there, and replaced by them. What is left is one
+layer's arithmetic, FP32 sums in another order, which moves less than one code in a thousand, by one step.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from base.errors import ExportError
+from base.lazy import require
+from deploy.onnx_checks import read_onnx
+from deploy.qdq.view import DEQUANTIZE, INTEGER_OPS, QUANTIZE, GraphView, module_path
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    from torch import nn
+
+__all__ = ["MAX_STEPS", "MIN_EQUAL_SHARE", "CodeAgreement", "compare_codes", "disagreements"]
+
+# Of a layer's input codes, from equal codes one layer before. Measured on the demo model: at least 0.9999, one step.
+MIN_EQUAL_SHARE = 0.999
+MAX_STEPS = 1
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CodeAgreement:
+    """One quantized tensor, or one output of the network, over all compared canvases.
+
+    Attributes:
+        name: First layer that reads the tensor; or the output's name.
+        elements: Elements compared.
+        equal_share: Share of elements with equal codes.
+        max_steps: Largest difference in quantization steps. An output that is not quantized is measured in 1/127 of its
+            largest magnitude, and counts as equal within half a step.
+        is_output: Whether it is an output of the network.
+    """
+
+    name: str
+    elements: int
+    equal_share: float
+    max_steps: float
+    is_output: bool = False
+
+
+def compare_codes(
+    network: nn.Module,
+    onnx_path: str | Path,
+    canvases: Iterable[npt.NDArray[np.float32]],
+    *,
+    layer_by_layer: bool = True,
+    threads: int = 0,
+) -> tuple[CodeAgreement, ...]:
+    """Compares the codes of every quantized tensor, and the outputs.
+
+    Args:
+        network: The exported `BackboneNeckHead` with quantized layers, on the CPU, in evaluation mode.
+        onnx_path: Its INT8 export.
+        canvases: (1, C, H, W) float32 each.
+        layer_by_layer: Start every layer from ONNX Runtime's codes; False lets differences travel.
+        threads: Of ONNX Runtime; 0: its own choice.
+
+    Returns:
+        Tensors in the order of the graph, then outputs.
+
+    Raises:
+        ExportError: the graph has no quantized layer, or is of another network.
+    """
+    import numpy as np
+    import torch
+
+    model = read_onnx(onnx_path)
+    outputs = [value.name for value in model.graph.output]
+    (canvas_name,) = (value.name for value in model.graph.input)
+    tensors = _quantized_inputs(GraphView.of(model))
+    if not tensors:
+        raise ExportError(f"'{onnx_path}' has no quantized layer; its codes cannot be compared.")
+    session = _session(model, tensors, threads)
+    tallies = {name: _Tally() for name in (*tensors, *outputs)}
+    for canvas in canvases:
+        values = dict(zip((*outputs, *tensors), session.run(None, {canvas_name: canvas}), strict=True))
+        seen: set[str] = set()
+        hooks = []
+        for tensor, paths in tensors.items():
+            for path in paths:
+                layer = _layer(network, path, onnx_path)
+                hook = _Comparison(tensor, values[tensor], tallies[tensor], seen, replace=layer_by_layer)
+                hooks.append(layer.register_forward_pre_hook(hook))
+        try:
+            with torch.no_grad():
+                results = network(torch.from_numpy(canvas))
+        finally:
+            for handle in hooks:
+                handle.remove()
+        for name, result in zip(outputs, results, strict=True):
+            expected = result.numpy()
+            step = float(np.abs(expected).max()) / 127 or 1.0
+            tallies[name].add(np.abs(values[name] - expected) / step, 0.5)
+    return tuple(tallies[name].result(paths[0]) for name, paths in tensors.items()) + tuple(
+        tallies[name].result(name, is_output=True) for name in outputs
+    )
+
+
+def disagreements(found: Iterable[CodeAgreement]) -> tuple[str, ...]:
+    """What of a layer-by-layer comparison is beyond the limits, in words."""
+    return tuple(
+        f"{item.name}: {item.equal_share:.4%} of {item.elements} codes are equal (at least {MIN_EQUAL_SHARE:.1%}), the "
+        f"largest difference is {item.max_steps:.3g} steps (at most {MAX_STEPS})"
+        for item in found
+        if not item.equal_share >= MIN_EQUAL_SHARE or not item.max_steps <= MAX_STEPS
+    )
+
+
+class _Tally:
+    def __init__(self) -> None:
+        self.elements, self.equal, self.max_steps = 0, 0, 0.0
+
+    def add(self, steps: npt.NDArray[Any], tolerance: float = 0.0) -> None:
+        import numpy as np
+
+        self.elements += steps.size
+        self.equal += int(np.count_nonzero(steps <= tolerance))
+        # NaN must not vanish in a maximum.
+        self.max_steps = float(np.max([self.max_steps, steps.max(initial=0.0)]))
+
+    def result(self, name: str, *, is_output: bool = False) -> CodeAgreement:
+        share = self.equal / self.elements if self.elements else float("nan")
+        return CodeAgreement(name, self.elements, share, self.max_steps, is_output)
+
+
+class _Comparison:
+    """Compares a layer's input with given codes, once for all layers that read it, and hands the codes on."""
+
+    def __init__(
+        self, tensor: str, codes: npt.NDArray[np.int8], tally: _Tally, seen: set[str], *, replace: bool
+    ) -> None:
+        self.tensor, self.codes, self.tally, self.seen, self.replace = tensor, codes, tally, seen, replace
+
+    def __call__(self, layer: Any, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        import numpy as np
+        import torch
+
+        scale = layer.input_quantizer.scale
+        if self.tensor not in self.seen:
+            self.seen.add(self.tensor)
+            own = torch.clamp(torch.round(args[0] / scale), -128, 127).numpy()
+            self.tally.add(np.abs(own - self.codes.astype(np.float32)))
+        return (torch.from_numpy(self.codes.astype(np.float32)) * scale, *args[1:]) if self.replace else None
+
+
+def _quantized_inputs(view: GraphView) -> dict[str, list[str]]:
+    """Tensor of codes -> the modules of the integer layers that read it."""
+    found: dict[str, list[str]] = {}
+    for quantize in view.nodes(QUANTIZE):
+        for dequantize in view.readers(quantize.output[0]):
+            if dequantize.op_type != DEQUANTIZE:
+                continue
+            for node in view.readers(dequantize.output[0]):
+                if node.op_type in INTEGER_OPS:
+                    found.setdefault(quantize.output[0], []).append(module_path(node.name))
+    return found
+
+
+def _session(model: Any, tensors: Iterable[str], threads: int) -> Any:
+    import onnx
+
+    onnxruntime = require("onnxruntime", "to compare codes")
+    for name in tensors:
+        model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT8, None))
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def _layer(network: nn.Module, path: str, onnx_path: str | Path) -> nn.Module:
+    try:
+        layer = network.get_submodule(path)
+    except AttributeError as error:
+        raise ExportError(f"'{onnx_path}' quantizes '{path}', a layer that the model does not have.") from error
+    if not hasattr(layer, "input_quantizer"):
+        raise ExportError(f"'{onnx_path}' quantizes '{path}', which is in floating point in the model.")
+    return layer
