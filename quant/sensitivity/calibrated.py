@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["CalibratedModel", "add_model_arguments", "open_calibrated_model"]
 
 _DEFAULT_BATCHES = 100
-_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +43,10 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, required: bool) -> N
     model = parser.add_argument_group("model")
     model.add_argument("--config", required=required, metavar="PY", help="model config")
     model.add_argument(
-        "--checkpoint", required=required, metavar="PTH", help="trained weights, in floating point or quantized"
+        "--checkpoint",
+        required=required,
+        metavar="PTH",
+        help="trained weights, or a quantized checkpoint (ptq, qat), which is taken as it is",
     )
     model.add_argument("--device", default="cpu", help='"cpu" or "cuda:N"; default %(default)s')
     calibration = parser.add_argument_group("calibration of a float checkpoint")
@@ -59,6 +60,9 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, required: bool) -> N
     calibration.add_argument("--amax-method", default="mse", help="how scales are chosen; default %(default)s")
     calibration.add_argument(
         "--calibration-data-root", metavar="DIR", help="T4 dataset to calibrate on; default that of --data-root"
+    )
+    calibration.add_argument(
+        "--calib-cache", metavar="JSON", help="scales: read where the file exists, else calibrated and written"
     )
     calibration.add_argument(
         "--skip-layers", nargs="*", default=[], metavar="NAME", help="layers that stay in floating point throughout"
@@ -83,10 +87,9 @@ def open_calibrated_model(args: argparse.Namespace) -> CalibratedModel:
     from models.build import build_model, load_checkpoint
     from models.config import load_model_config
     from models.spec import ModelSpec
-    from quant.calibration import CalibrationManager, calibration_batches
+    from quant.calibration import calibration_batches
     from quant.checkpoint import is_quantized_checkpoint, load_ptq_model
-    from quant.fusion import fuse_model_bn
-    from quant.replace import quant_model
+    from quant.ptq import check_layer_names, quantize_ptq
     from quant.sensitivity.frames import open_sensitivity_frames
 
     if args.device != "cpu" and not torch.cuda.is_available():
@@ -104,15 +107,19 @@ def open_calibrated_model(args: argparse.Namespace) -> CalibratedModel:
         model.to(args.device)
     else:
         load_checkpoint(model, checkpoint)
-        fuse_model_bn(model)
-        quant_model(model, args.skip_layers)
+        check_layer_names(model, args.skip_layers, "--skip-layers")
         model.to(args.device)
         root = args.calibration_data_root or args.data_root
         batches = calibration_batches(cfg, "train", root, args.calibrate_batches, model=model)
-        result = CalibrationManager(model, spec).calibrate(
-            batches, args.calibrate_batches, amax_method=args.amax_method, workers=args.workers
+        quantize_ptq(
+            model,
+            batches,
+            args.calibrate_batches,
+            args.amax_method,
+            skip_layers=args.skip_layers,
+            calib_cache=None if args.calib_cache is None else user_path(args.calib_cache),
+            workers=args.workers,
         )
-        _logger.info("calibrated on %d frames by %s", result.num_frames, result.amax_method)
     return CalibratedModel(cfg, spec, model.eval(), frames)
 
 
