@@ -8,6 +8,7 @@ from base.lazy import lazy_attributes
 
 if TYPE_CHECKING:
     from eval.evaluator import BackendEvaluation, EvaluationSummary, evaluate
+    from eval.metrics import DetectionMetrics, FrameResult, evaluate_detections, evaluate_with_engine
     from eval.panels import select_panels
     from eval.report import write_report
     from eval.results import ArtifactRecord, RunResults, StepResult, read_results, write_results
@@ -16,11 +17,15 @@ if TYPE_CHECKING:
 __all__ = [
     "ArtifactRecord",
     "BackendEvaluation",
+    "DetectionMetrics",
     "EvaluationSummary",
+    "FrameResult",
     "RunResults",
     "StepResult",
     "VerificationResult",
     "evaluate",
+    "evaluate_detections",
+    "evaluate_with_engine",
     "read_results",
     "select_panels",
     "verify",
@@ -33,11 +38,15 @@ __getattr__ = lazy_attributes(
     {
         "ArtifactRecord": "results",
         "BackendEvaluation": "evaluator",
+        "DetectionMetrics": "metrics",
         "EvaluationSummary": "evaluator",
+        "FrameResult": "metrics",
         "RunResults": "results",
         "StepResult": "results",
         "VerificationResult": "verification",
         "evaluate": "evaluator",
+        "evaluate_detections": "metrics",
+        "evaluate_with_engine": "metrics",
         "read_results": "results",
         "select_panels": "panels",
         "verify": "verification",

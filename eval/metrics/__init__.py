@@ -18,6 +18,7 @@ from eval.metrics.detection import (
     evaluate_tables,
 )
 from eval.metrics.detection_results import TOTAL, ClassMetrics, DetectionMetrics, RangeMetrics
+from eval.metrics.engine import ENGINE_NAMES, evaluate_with_engine
 from eval.metrics.limits import ObjectLimits
 from eval.metrics.modes import (
     CENTER_DISTANCE,
@@ -28,6 +29,7 @@ from eval.metrics.modes import (
     PLANE_DISTANCE,
     MatchingMode,
 )
+from eval.metrics.nuscenes import NuScenesMetrics, NuScenesScorer
 from eval.metrics.objects import NOT_A_TARGET, FrameResult, ObjectTable
 from eval.metrics.scorer import DetectionScorer, FrameMeans, MatchingRules
 
@@ -36,6 +38,7 @@ __all__ = [
     "CENTER_DISTANCE_BEV",
     "DEFAULT_RANGES_M",
     "DEFAULT_THRESHOLDS_M",
+    "ENGINE_NAMES",
     "IOU_3D",
     "IOU_BEV",
     "MATCHING_MODES",
@@ -53,6 +56,8 @@ __all__ = [
     "FrameResult",
     "MatchingMode",
     "MatchingRules",
+    "NuScenesMetrics",
+    "NuScenesScorer",
     "ObjectLimits",
     "ObjectTable",
     "PrecisionRecall",
@@ -60,5 +65,6 @@ __all__ = [
     "default_ranges",
     "evaluate_detections",
     "evaluate_tables",
+    "evaluate_with_engine",
     "precision_recall",
 ]
