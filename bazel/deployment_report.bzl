@@ -18,6 +18,8 @@ load("//bazel:providers.bzl", "OnnxModelInfo", "T4DatasetInfo", "TrtEnginesInfo"
 _CONFIG = """# Written by //bazel:deployment_report.bzl for {label}.
 checkpoint_path = "{checkpoint}"
 export = dict(mode="none", work_dir="{work_dir}")
+backend_config = dict(common_config=dict(precision_policy="{policy}"))
+quantization = dict(enabled={int8})
 runtime_io = dict(data_root="{dataset}")
 evaluation = dict(
     enabled=True,
@@ -61,6 +63,8 @@ def _deployment_report_impl(ctx):
     ctx.actions.write(config, _CONFIG.format(
         label = ctx.label,
         checkpoint = onnx.checkpoint.path,
+        policy = "int8" if onnx.precision == "int8" else "auto",
+        int8 = onnx.precision == "int8",
         work_dir = out.path,
         dataset = dataset.directory.path,
         onnx = onnx.directory.path,

@@ -21,6 +21,12 @@ def _trt_engines_impl(ctx):
             ctx.attr.onnx.label,
             onnx.precision,
         ))
+    if ctx.attr.precision_policy == "int8" and onnx.precision != "int8":
+        fail("{}: precision_policy 'int8' contradicts {}, an {} graph: scales come from a calibration".format(
+            ctx.label,
+            ctx.attr.onnx.label,
+            onnx.precision,
+        ))
     out = ctx.actions.declare_directory("{}-{}".format(ctx.label.name, ctx.attr.version))
     args = ctx.actions.args()
     args.add_all("--onnx-dir", [onnx.directory], expand_directories = False)
@@ -52,7 +58,7 @@ trt_engines = rule(
         "builder": attr.string(default = "tensorrt_rtx", values = ["tensorrt_rtx", "tensorrt"], doc = "engine builder"),
         "precision_policy": attr.string(
             default = "auto",
-            values = ["auto", "fp16", "fp32_tf32", "strongly_typed"],
+            values = ["auto", "fp16", "fp32_tf32", "strongly_typed", "int8"],
             doc = "see docs/configuration.md",
         ),
         "version": attr.string(mandatory = True, doc = "version of the artifact, in the folder's name"),

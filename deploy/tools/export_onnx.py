@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from base.determinism import set_determinism
-from base.errors import UserError
+from base.errors import ConfigError, UserError
 from base.files import sha256_file, user_path
 from deploy.manifest import build_manifest, write_manifest
-from deploy.onnx_export import OnnxExportSettings, export_components
+from deploy.onnx_export import EXPORT_PRECISIONS, INT8_OPSET, OnnxExportSettings, export_components
 from deploy.precision import PRECISIONS
 
 __all__ = ["main"]
@@ -26,10 +26,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model-config", required=True, type=Path, help="mmengine model config")
     weights = parser.add_mutually_exclusive_group()
     weights.add_argument("--checkpoint", type=Path, help="trained weights (.pth)")
+    weights.add_argument("--quantized-checkpoint", type=Path, help="PTQ or QAT checkpoint, for --precision int8")
     weights.add_argument("--seed", type=int, default=0, help="seed of random weights without --checkpoint (default 0)")
     parser.add_argument("--out", required=True, type=Path, help="folder for the .onnx files and manifest.json")
-    parser.add_argument("--opset", type=int, default=17, help="ONNX operator set (default 17)")
-    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="precision inside the graphs")
+    parser.add_argument("--opset", type=int, help=f"ONNX operator set (default 17; {INT8_OPSET} for int8)")
+    parser.add_argument("--precision", choices=EXPORT_PRECISIONS, default="fp32", help="precision inside the graphs")
+    parser.add_argument(
+        "--float-precision", choices=PRECISIONS, default="fp16", help="of an int8 export where it is not INT8"
+    )
     parser.add_argument("--simplify", action="store_true", help="run onnx-simplifier; its failure is an error")
     parser.add_argument(
         "--static-voxels",
@@ -60,6 +64,11 @@ def _export(args: argparse.Namespace) -> None:
     from models.config import load_model_config
     from models.spec import ModelSpec
 
+    if (args.precision == "int8") != (args.quantized_checkpoint is not None):
+        raise ConfigError(
+            "--precision int8 and --quantized-checkpoint go together: a float checkpoint has no scales, and a "
+            "quantized one is exported in INT8 alone. deploy.tools.calibrate makes a quantized one."
+        )
     set_determinism(0, threads=args.threads)
     config_path, out = user_path(args.model_config), user_path(args.out)
     cfg = load_model_config(config_path)
@@ -71,10 +80,23 @@ def _export(args: argparse.Namespace) -> None:
         load_checkpoint(model, checkpoint)
         inputs["checkpoint"] = checkpoint
         provenance = {"weights": f"sha256 {sha256_file(checkpoint)}"}
+    layers, facts = None, {}
+    if args.quantized_checkpoint is not None:
+        # Float exports do not depend on the code of quantization.
+        from deploy.quantized_model import planned_layers, read_quantized_model
+
+        checkpoint = user_path(args.quantized_checkpoint)
+        quantized = read_quantized_model(model, checkpoint)
+        layers, facts = planned_layers(quantized.structure), {"quantization": quantized.facts}
+        inputs["quantized_checkpoint"] = checkpoint
+        provenance = {"weights": f"sha256 {sha256_file(checkpoint)}"}
+    default_opset = INT8_OPSET if args.precision == "int8" else OnnxExportSettings.opset_version
     settings = OnnxExportSettings(
-        opset_version=args.opset,
+        opset_version=default_opset if args.opset is None else args.opset,
         simplify=args.simplify,
         precision=args.precision,
+        float_precision=args.float_precision,
+        quantized_layers=layers,
         static_voxels=spec.max_voxels if args.static_voxels == 0 else args.static_voxels,
         rot_y_axis_reference=args.rot_y_axis_reference,
         provenance=provenance,
@@ -84,7 +106,7 @@ def _export(args: argparse.Namespace) -> None:
         kind="onnx",
         inputs=inputs,
         outputs={artifact.path.name: artifact.path for artifact in artifacts},
-        settings={"onnx": settings, "spec": spec.to_dict(), "weights": provenance["weights"]},
+        settings={"onnx": settings, "spec": spec.to_dict(), "weights": provenance["weights"], **facts},
         packages=("torch", "onnx", "onnxsim", "mmdet3d", "numpy"),
     )
     write_manifest(out / "manifest.json", manifest)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 ROOT = Path.cwd()
 FORBIDDEN = {"eval", "runtime", "datasets", "training", "quant"}
+# Imported by export_onnx when it is given a quantized checkpoint; only //deploy/tools:export_int8_onnx has it.
+LAZY = {"deploy.quantized_model"}
 
 
 def exporting_files() -> list[Path]:
@@ -17,7 +19,8 @@ def exporting_files() -> list[Path]:
     assert names is not None
     listed = [ROOT / "deploy" / name for name in re.findall(r'"([^"]+)"', names[1])]
     folders = [path for folder in ("engine", "qdq", "tools") for path in (ROOT / "deploy" / folder).rglob("*.py")]
-    return sorted(listed + folders)
+    # A part of //deploy/tools:calibrating, which reads frames.
+    return sorted(path for path in listed + folders if path.name != "calibrate.py")
 
 
 def imported_packages(path: Path) -> set[str]:
@@ -48,6 +51,8 @@ def test_exporting_half_is_closed() -> None:
         for path in files
         if path.name != "__init__.py"
         for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("deploy.") and node.module not in modules
+        if isinstance(node, ast.ImportFrom)
+        and (node.module or "").startswith("deploy.")
+        and node.module not in modules | LAZY
     ]
     assert missing == []

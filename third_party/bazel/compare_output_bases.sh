@@ -9,7 +9,7 @@ trap 'chmod -R u+w "$work"; rm -rf "$work"' EXIT
 for base in first second; do
   ./bazelw --output_base="$work/$base" build --disk_cache= --symlink_prefix=/ "$@"
   bin=$(./bazelw --output_base="$work/$base" info bazel-bin 2>/dev/null)
-  (cd "$bin/artifacts" && find . -type f \( -name '*.onnx' -o -name '*.engine' -o -name manifest.json \) \
+  (cd "$bin/artifacts" && find . -type f \( -name '*.onnx' -o -name '*.engine' -o -name '*.pth' -o -name '*.json' \) \
     ! -path './*_report*' -print0 | sort -z | xargs -0 sha256sum) >"$work/$base.sha256"
   ./bazelw --output_base="$work/$base" shutdown
 done

@@ -1,0 +1,117 @@
+"""Quantizes a float model: `python -m deploy.tools.calibrate --model-config CFG --data-root DIR --out DIR`.
+
+Reads nothing but the files it is given and writes nothing but `--out`, the same bytes on every run: a build action.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from base.determinism import set_determinism
+from base.errors import UserError
+from base.files import user_path
+from deploy.manifest import build_manifest, write_manifest
+from deploy.quantized_model import QuantizationSettings, quantize_float_model, save_quantized_model
+
+__all__ = ["main"]
+
+_DEFAULTS = QuantizationSettings()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="calibrate", description="Quantize a CenterPoint to INT8 on calibration frames (post-training)."
+    )
+    parser.add_argument("--model-config", required=True, type=Path, help="mmengine model config")
+    weights = parser.add_mutually_exclusive_group()
+    weights.add_argument("--checkpoint", type=Path, help="trained float weights (.pth)")
+    weights.add_argument("--seed", type=int, default=0, help="seed of random weights without --checkpoint (default 0)")
+    parser.add_argument("--data-root", required=True, type=Path, help="T4 dataset with calibration frames")
+    parser.add_argument("--split", choices=("train", "val", "test"), default="train", help="default %(default)s")
+    parser.add_argument("--out", required=True, type=Path, help="folder for checkpoint.pth, calibration.json, manifest")
+    parser.add_argument(
+        "--num-batches", type=int, default=_DEFAULTS.num_batches, metavar="N", help="default %(default)s"
+    )
+    parser.add_argument("--method", choices=("calibrate", "bias_correction", "lidar_ptq"), default=_DEFAULTS.method)
+    parser.add_argument(
+        "--amax-method",
+        choices=("mse", "sparse_mse", "percentile", "entropy", "max"),
+        default=_DEFAULTS.amax_method,
+        help="how activations' ranges are chosen (default %(default)s)",
+    )
+    parser.add_argument(
+        "--engine", choices=("pytorch_quantization", "modelopt"), default=_DEFAULTS.engine, help="default %(default)s"
+    )
+    parser.add_argument(
+        "--skip-layer", action="append", default=[], metavar="NAME", help="layer or pattern to keep in floating point"
+    )
+    parser.add_argument("--no-fuse-bn", action="store_true", help="leave BatchNorm unfolded")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads for the model (default 1)")
+    parser.add_argument("--log-level", default="INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code: 0, or 2 for wrong input."""
+    args = _parser().parse_args(argv)
+    logging.basicConfig(level=args.log_level, format="%(levelname)s %(message)s")
+    try:
+        _calibrate(args)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - a command's last word
+        return 2
+    return 0
+
+
+def _calibrate(args: argparse.Namespace) -> None:
+    from models.build import build_model, load_checkpoint
+    from models.config import load_model_config
+    from models.spec import ModelSpec
+    from quant.calibration.batches import calibration_batches
+
+    set_determinism(0, threads=args.threads)
+    config_path, out, data_root = user_path(args.model_config), user_path(args.out), user_path(args.data_root)
+    cfg = load_model_config(config_path)
+    spec = ModelSpec.from_config(cfg)
+    model = build_model(cfg, seed=args.seed)
+    inputs, weights = {"model_config": config_path}, f"seed {args.seed}"
+    if args.checkpoint is not None:
+        inputs["checkpoint"] = user_path(args.checkpoint)
+        weights = "checkpoint"
+        load_checkpoint(model, inputs["checkpoint"])
+    settings = QuantizationSettings(
+        engine=args.engine,
+        method=args.method,
+        amax_method=args.amax_method,
+        num_batches=args.num_batches,
+        fuse_bn=not args.no_fuse_bn,
+        skip_layers=tuple(args.skip_layer),
+    )
+    batches = calibration_batches(cfg, args.split, str(data_root), args.num_batches, model=model)
+    inputs["info_file"] = data_root / cfg[f"{args.split}_dataloader"].dataset.ann_file
+    quantized = quantize_float_model(model, spec, batches, settings)
+    written = save_quantized_model(quantized, out)
+    manifest = build_manifest(
+        kind="calibration",
+        inputs=inputs,
+        outputs={path.name: path for path in written},
+        settings={
+            "quantization": dataclasses.asdict(settings),
+            "facts": quantized.facts,
+            "structure": dataclasses.asdict(quantized.structure),
+            "spec": spec.to_dict(),
+            "split": args.split,
+            "weights": weights,
+        },
+        packages=("torch", "mmdet3d", "numpy", args.engine),
+    )
+    write_manifest(out / "manifest.json", manifest)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
