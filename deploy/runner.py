@@ -72,6 +72,7 @@ class CenterPointDeploymentRunner:
         self._verifications: list[VerificationResult] = []
         self._evaluated: list[_Evaluated] = []
         self._agreements: tuple[CodeAgreement, ...] = ()
+        self._detections: dict[str, str] = {}
         self._comparisons: tuple[BootstrapComparison, ...] = ()
         self._gates: tuple[GateResult, ...] = ()
 
@@ -239,8 +240,10 @@ class CenterPointDeploymentRunner:
                     num_samples=evaluation.num_samples,
                     warmup=evaluation.warmup_frames,
                     precision=precision,
+                    engine=evaluation.metrics.engine,
                 )
             self._evaluated.append(_Evaluated(step, result))
+            self._keep_detections(session.plan, result)
             total = result.latency["total"]
             _logger.info(
                 "   %s: mAP %.4f over %d frames, %.1f ms (p50), %.1f ms (p99)",
@@ -248,6 +251,16 @@ class CenterPointDeploymentRunner:
             )
             if evaluation.verbose:
                 _log_details(result)
+
+    def _keep_detections(self, plan: RunPlan, result: BackendEvaluation) -> None:
+        """For `//eval:compare` and `//eval:score`."""
+        from eval.detections_file import write_detections
+
+        name = f"detections/{result.summary.backend}.jsonl"
+        path = plan.work_dir / name
+        path.parent.mkdir(exist_ok=True)
+        write_detections(result.frames, result.metrics.class_names, path)
+        self._detections[result.summary.label] = name
 
     def _apply_gates(self) -> None:
         from deploy.accuracy import judge_accuracy
@@ -277,6 +290,7 @@ class CenterPointDeploymentRunner:
             steps=tuple(step.to_result() for step in self._recorder.steps),
             verifications=tuple(self._verifications),
             evaluations=tuple(item.evaluation.summary for item in self._evaluated),
+            detections=dict(self._detections),
             comparisons=self._comparisons,
             gates=self._gates,
             artifacts=tuple(self._artifacts),

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING
 from base.errors import ConfigError, DataError
 from eval.frames import FramesLike, first_frames
 from eval.machine import MachineInfo
-from eval.metrics import DEFAULT_THRESHOLDS_M, DetectionMetrics, FrameResult, default_ranges, evaluate_detections
+from eval.metrics import DEFAULT_THRESHOLDS_M, DetectionMetrics, FrameResult, default_ranges
+from eval.metrics.detection import NATIVE_ENGINE
+from eval.metrics.engine import PERCEPTION_EVAL_ENGINE, evaluate_with_engine
+from eval.perception_eval_adapter import perception_eval_version
 from runtime.latency import LatencyRecorder, LatencyStats
 
 if TYPE_CHECKING:
@@ -114,6 +117,7 @@ def evaluate(
     ranges_m: Sequence[tuple[float, float]] | None = None,
     thresholds_m: Sequence[float] = DEFAULT_THRESHOLDS_M,
     min_num_points: int = 0,
+    engine: str = NATIVE_ENGINE,
     show_progress: bool = True,
 ) -> BackendEvaluation:
     """Runs the pipeline on frames, scores its detections and measures every stage.
@@ -128,11 +132,15 @@ def evaluate(
         ranges_m: Distance ranges; by default the usual ones within the model's grid.
         thresholds_m: Matching thresholds.
         min_num_points: Ground truth with fewer points does not count.
+        engine: What computes the metrics: "native" or "perception_eval".
         show_progress: Whether to show a progress bar.
 
     Raises:
         DataError: no frames, or one that cannot be read or processed; it is named, never left out.
+        MissingDependencyError: perception_eval was asked for and is not installed.
     """
+    if engine == PERCEPTION_EVAL_ENGINE:
+        perception_eval_version()  # Not only after the last frame.
     if warmup < 0:
         raise ConfigError(f"warmup is {warmup}; give 0 or more frames")
     spec, backend = pipeline.spec, pipeline.backend
@@ -165,8 +173,13 @@ def evaluate(
                 inference.num_invalid_points,
             )
         )
-    metrics = evaluate_detections(
-        results, spec.class_names, thresholds_m=thresholds_m, ranges_m=ranges_m, min_num_points=min_num_points
+    metrics = evaluate_with_engine(
+        engine,
+        results,
+        spec.class_names,
+        thresholds_m=thresholds_m,
+        ranges_m=ranges_m,
+        min_num_points=min_num_points,
     )
     sums = [sum(column) for column in zip(*inferences, strict=True)]
     summary = EvaluationSummary(

@@ -26,7 +26,7 @@ __all__ = [
     "write_results",
 ]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 SCHEMA_PATH = Path(__file__).with_name("results.schema.json")
 
 StepStatus = Literal["PASSED", "FAILED", "SKIPPED"]
@@ -87,6 +87,8 @@ class RunResults:
         comparisons: Detection accuracy of every pair of them, with intervals.
         gates: Accuracy gates, for every backend that was judged.
         artifacts: Files made.
+        detections: Label of an evaluation -> file with the detections and ground truth of its frames, relative to
+            this document (`eval.detections_file`).
         versions: Package -> version.
         schema_version: Of this document.
     """
@@ -99,6 +101,7 @@ class RunResults:
     comparisons: tuple[BootstrapComparison, ...] = ()
     gates: tuple[GateResult, ...] = ()
     artifacts: tuple[ArtifactRecord, ...] = ()
+    detections: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
