@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import math
 from collections.abc import Collection, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,9 @@ from torch import nn
 from base.boxes import Boxes3D
 from base.errors import ConfigError, DataError
 from eval.metrics import FrameResult, evaluate_detections
+from models.build import build_model
 from models.components import BackboneNeckHead
+from models.config import load_model_config
 from models.spec import ModelSpec
 from quant.fusion import fuse_model_bn
 from quant.modules.layer import QuantizedLayer
@@ -27,6 +30,7 @@ from quant.sensitivity import SensitivityFrame, build_sensitivity_profile
 from quant.sensitivity.segments import SegmentGraph
 from runtime.decode import decode
 
+CONFIGS = Path(__file__).parents[2] / "configs/model"
 CONCAT, SHARED = "pts_neck.concat", "pts_bbox_head.shared_conv.conv"
 BRANCH = "pts_bbox_head.task_heads.0.dim.0.conv"
 HEADS = ("heatmap", "reg", "height", "dim", "rot", "vel")
@@ -329,3 +333,17 @@ def test_work_in_place_on_a_kept_value_is_refused(network: nn.Module, canvas: to
     neck.deblocks[0].insert(0, nn.ReLU(inplace=True))
     with pytest.raises(ConfigError, match=r"'pts_neck.deblocks.0.0' works in place on a value that the segments keep"):
         SegmentGraph(shared, canvas)
+
+
+def test_another_neck_is_cut_as_well(canvas: torch.Tensor) -> None:
+    """Strides 1, 2, 2 and a deblock that shrinks its input; the segments compare themselves with the network."""
+    cfg = load_model_config(CONFIGS / "second_secfpn_8xb16_121m_j6gen2_base_amp.py")
+    spec = ModelSpec.from_config(cfg)
+    cfg.model.pts_middle_encoder.output_shape = [64, 64]
+    detector = build_model(cfg)
+    fuse_model_bn(detector)
+    quant_model(detector)
+    calibrate_by_max(detector, canvas)
+    graph = SegmentGraph(BackboneNeckHead(detector, spec).eval(), canvas)
+    assert graph.macs == sum(layer.flop for layer in conv_layers(cfg)) // 2
+    assert len(graph.layers.paths) == 4 + 6 + 6 + 3 + 1 + 6
