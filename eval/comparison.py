@@ -12,12 +12,14 @@ a row they add like sqrt(L).
   weights and activations are both rounded, which is sqrt(2) more, 3.1e-3. Measured between PyTorch in
   FP32 and ONNX Runtime in FP16: 1.8e-3. Limit 1e-2, three times the estimate.
 
-* int8: the same quantized network on two engines. The sums of integers are exact; what differs is the rounding of an
-  activation that lies on the border of two codes, an error of a whole step, 1/254 of the range, for the share p of
-  activations that lie that close. With float parts in FP16 an activation of typical size (a fifth of the range, 25
-  steps) errs by 25 · 4.9e-4 = 0.012 steps, so p is about 0.02, and the error relative to the activation sqrt(0.02) / 25
-  = 6e-3 a layer; over 20 layers 2.5e-2. Limit 8e-2, three times the estimate. A quantized network against the float
-  one is a question of accuracy, for the gates.
+* int8: the same quantized network on two engines, on equal inputs. Sums of integers are exact; what differs is the
+  rounding of an activation that lies on the border of two codes, an error of a whole step, for the share p of
+  activations that lie that close. With float parts in FP16 an activation of typical size (25 steps) errs by 25 · 4.9e-4
+  = 0.012 steps, so p is about 0.02, and the error relative to the activation sqrt(0.02) / 25 = 6e-3 a layer; over 20
+  layers 2.5e-2. Measured between fake-quantized PyTorch and ONNX Runtime: 0.01 to 0.02. Limit 8e-2. `rot` and `vel`
+  hold noise around zero where there is no object; measured 0.1 and 0.13, limit 0.25. A wrong scale of one layer gives
+  0.5 and more. The voxel encoder stays in floating point. A quantized network against the float one is a question of
+  accuracy, for the gates.
 
 The limits on single elements are shares of the reference's range, about ten standard deviations of the same estimate.
 The heatmap is judged on scores, sigmoid(logit), rather than logits: far below the score threshold an error of a logit
@@ -35,6 +37,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from base.errors import ConfigError
+from models.spec import PILLAR_FEATURES
 
 __all__ = ["HEATMAP", "PRECISIONS", "TensorComparator", "TensorComparison", "Tolerance", "default_tolerances"]
 
@@ -69,6 +72,12 @@ _HEATMAP = {
     "fp32_tf32": Tolerance(relative_l2=1e-2, max_score_error=3e-2),
     "fp16": Tolerance(relative_l2=1e-2, max_score_error=3e-2),
     "int8": Tolerance(relative_l2=8e-2, max_score_error=2.5e-1),
+}
+# Outputs with limits of their own.
+_OF_OUTPUT = {
+    ("int8", PILLAR_FEATURES): _TENSOR["fp16"],
+    ("int8", "rot"): Tolerance(relative_l2=2.5e-1, max_abs_share=5e-1),
+    ("int8", "vel"): Tolerance(relative_l2=2.5e-1, max_abs_share=5e-1),
 }
 PRECISIONS = tuple(_TENSOR)
 
@@ -106,7 +115,8 @@ def default_tolerances(
         if name in own:
             result[name] = Tolerance(max_abs=own[name])
         else:
-            result[name] = (_HEATMAP if name == HEATMAP else _TENSOR)[precision]
+            table = _HEATMAP if name == HEATMAP else _TENSOR
+            result[name] = _OF_OUTPUT.get((precision, name), table[precision])
         if name in relative:
             result[name] = dataclasses.replace(result[name], relative_l2=relative[name])
     return result

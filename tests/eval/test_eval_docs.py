@@ -25,11 +25,12 @@ def test_limits_in_the_table_are_the_defaults() -> None:
     from eval.comparison import default_tolerances
 
     text = PAGE.read_text(encoding="utf-8")
-    for column, precision in enumerate(("fp32", "fp16")):
-        limits = default_tolerances(precision, ["heatmap", "reg"])
+    for column, precision in enumerate(("fp32", "fp16", "int8")):
+        limits = default_tolerances(precision, ["heatmap", "reg", "rot"])
         boxes = default_box_tolerance(precision)
         for row, values in (
             ("relative L2 difference of an output", [limits["reg"].relative_l2]),
+            ("the same of `rot` and `vel`", [limits["rot"].relative_l2]),
             ("heatmap (as score)", [limits["heatmap"].max_score_error]),
             ("share of the reference's range", [limits["reg"].max_abs_share]),
             ("boxes with score", [boxes.min_matched_share * 100, boxes.max_center_m * 100]),
