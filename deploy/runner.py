@@ -298,6 +298,7 @@ class CenterPointDeploymentRunner:
         )
 
     def _record(self, session: Session) -> DeploymentOutcome:
+        from deploy.int8_report import int8_sections
         from eval.panels import select_panels
         from eval.report import write_report
         from eval.results import write_results
@@ -308,7 +309,9 @@ class CenterPointDeploymentRunner:
             results = self._results(plan)
             write_results(results, plan.work_dir / "results.json")
             panels = select_panels(evaluations, _opened(session)) if evaluations else ()
-            write_report(results, panels, plan.work_dir / "report.html")
+            facts = session.quantized.facts if session.quantized is not None else None
+            more = int8_sections(plan.onnx_dir / f"{BACKBONE_NECK_HEAD}.onnx", self._agreements, facts)
+            write_report(results, panels, plan.work_dir / "report.html", more if plan.precision == "int8" else ())
             self._write_manifest(session)
         except OSError as error:
             raise UserError(f"Cannot write the results to '{plan.work_dir}': {error.strerror or error}.") from error
