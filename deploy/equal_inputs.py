@@ -23,13 +23,7 @@ if TYPE_CHECKING:
 
     from runtime.pipeline import Pipeline
 
-__all__ = ["INT8_RELATIVE_L2", "EqualInputs", "canvases"]
-
-# Largest relative L2 difference of an output between two INT8 backends on equal canvases. Measured between PyTorch and
-# ONNX Runtime on the demo model: 0.01 to 0.02 for heatmap, reg, height and dim, 0.1 for rot and 0.13 for vel, which are
-# noise where there is no object. A wrong scale of one layer gives 0.5 and more. The sharp comparison is
-# `deploy.code_agreement`.
-INT8_RELATIVE_L2 = 0.25
+__all__ = ["EqualInputs", "canvases"]
 
 
 def canvases(pipeline: Pipeline, frames: Iterable[Any]) -> Iterator[NDArray[np.float32]]:

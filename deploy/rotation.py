@@ -4,7 +4,8 @@ mmdet3d's head gives `dim = [l, w, h]` and `rot = [sin t, cos t]`, with t counte
 `[w, l, h] = exp(dim)` and `yaw = atan2(rot[0], rot[1])`, clockwise from +y, which is -t - pi/2. With
 sin(-t - pi/2) = -cos t and cos(-t - pi/2) = -sin t the wanted channels are `[-cos t, -sin t]`: a permutation
 and a change of sign of the last convolution's output channels. Applied to its weights the conversion costs
-nothing at run time and is exact to the last bit.
+nothing at run time and is exact to the last bit. Where those layers are quantized, the scales of their output channels
+move along; of a weight at the code -128, which has no negative, a step is lost.
 """
 
 from __future__ import annotations
@@ -50,6 +51,9 @@ def fold_rot_y_axis_reference(model: nn.Module, spec: ModelSpec) -> tuple[nn.Mod
             convolution.weight.copy_(convolution.weight[sources] * factors[:, None, None, None])
             if convolution.bias is not None:
                 convolution.bias.copy_(convolution.bias[sources] * factors)
+            quantizer = getattr(convolution, "weight_quantizer", None)
+            if quantizer is not None:
+                quantizer.set_scale(quantizer.scale[sources].clone())
     return converted, dataclasses.replace(spec, rot_y_axis_reference=True)
 
 

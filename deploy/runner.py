@@ -161,7 +161,7 @@ class CenterPointDeploymentRunner:
     def _verify(self, session: Session, scenario: Scenario) -> None:
         from deploy.code_agreement import disagreements
         from deploy.divergence import box_tolerance, explain_failure
-        from deploy.equal_inputs import INT8_RELATIVE_L2, EqualInputs
+        from deploy.equal_inputs import EqualInputs
         from eval.verification import verify
         from runtime.pipeline import Pipeline
 
@@ -179,10 +179,8 @@ class CenterPointDeploymentRunner:
                 session.pipeline(scenario.test_backend, devices[1], as_exported=True) as (test, precision),
                 session.pipeline(scenario.ref_backend, devices[0], as_exported=True) as (reference, _),
             ):
-                relative_l2 = verification.relative_l2
                 agreements: tuple[CodeAgreement, ...] = ()
                 if precision == "int8":
-                    relative_l2 = INT8_RELATIVE_L2 if relative_l2 is None else relative_l2
                     agreements = self._compare_codes(session, scenario, test)
                     reference = Pipeline(reference.spec, EqualInputs(reference.backend, test.backend))
                 result = verify(
@@ -192,7 +190,7 @@ class CenterPointDeploymentRunner:
                     num_frames=verification.num_verify_samples,
                     precision=precision,
                     absolute_tolerance=verification.tolerance,
-                    relative_l2=relative_l2,
+                    relative_l2=verification.relative_l2,
                     box_tolerance=box_tolerance(verification.boxes, precision),
                 )
             if not result.passed and verification.debug_divergence:

@@ -56,3 +56,37 @@ def run_onnx() -> Callable[..., list[Any]]:
         return list(session.run(None, inputs))
 
     return run
+
+
+@pytest.fixture(scope="session")
+def tiny_int8(tiny: tuple[Any, Any]) -> Any:
+    """The tiny CenterPoint, calibrated on two seeded canvases. Tests must not change it."""
+    import copy
+
+    import torch
+
+    from deploy.quantized_model import QuantizationSettings, quantize_float_model
+
+    model, spec = tiny
+    generator = torch.Generator().manual_seed(0)
+    # Mostly empty, as a canvas of pillars is.
+    canvases = [
+        torch.rand(spec.canvas_shape, generator=generator)
+        * (torch.rand((1, 1, *spec.canvas_shape[2:]), generator=generator) > 0.6)
+        for _ in range(2)
+    ]
+    return quantize_float_model(copy.deepcopy(model), spec, canvases, QuantizationSettings(num_batches=2))
+
+
+@pytest.fixture(scope="session")
+def tiny_int8_onnx(tiny: tuple[Any, Any], tiny_int8: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with its INT8 export, FP16 elsewhere."""
+    from deploy.onnx_export import OnnxExportSettings, export_components
+    from deploy.quantized_model import planned_layers
+
+    folder = tmp_path_factory.mktemp("tiny_int8_onnx")
+    settings = OnnxExportSettings(
+        opset_version=19, precision="int8", quantized_layers=planned_layers(tiny_int8.structure)
+    )
+    export_components(tiny_int8.model, tiny[1], folder, settings)
+    return folder
