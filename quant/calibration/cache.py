@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,7 @@ __all__ = ["read_cache", "write_cache"]
 
 _FORMAT = "int8 calibration"
 _VERSION = 1
+_LARGEST_SCALE = 65504.0  # of FP16
 _REMEDY = "Calibrate again."
 
 
@@ -75,7 +75,8 @@ def _result(content: dict[str, Any]) -> CalibrationResult:
     entries = {}
     for row in content["quantizers"]:
         values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
-        entries[str(values.pop("name"))] = QuantizerCalibration(**values)
+        name = str(values.pop("name"))
+        entries[name] = QuantizerCalibration(**values)
     return CalibrationResult(
         amax_method=content["amax_method"],
         weight_method=content["weight_method"],
@@ -133,7 +134,7 @@ def _check_quantizers(
                 f"Calibration cache '{path}': '{name}' has {len(entry.scale)} scales, the model {expected}. {_REMEDY}"
             )
         for scale in entry.scale:
-            valid = isinstance(scale, float) and math.isfinite(scale) and scale > 0
+            valid = isinstance(scale, float) and 0 < scale <= _LARGEST_SCALE
             if not valid or scale != round_scale(torch.tensor(scale, dtype=torch.float64)).item():
                 raise DataError(
                     f"Calibration cache '{path}': '{name}' has the scale {scale!r}; scales are positive numbers of "

@@ -54,7 +54,7 @@ def weight_amax(weight: Tensor, axis: int | None, method: str = "mse", name: str
     if method == "mse":
         for channel in np.flatnonzero(largest > 0):
             amax[channel] = _best_scale(rows[channel], float(largest[channel])) * 127
-    return torch.from_numpy(amax if axis is not None else amax[0].reshape(()))
+    return torch.from_numpy(amax).reshape(() if axis is None else (-1,))
 
 
 def _best_scale(row: NDArray[np.float64], largest: float) -> float:
