@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import resource
 import subprocess
 import sys
 import tempfile
@@ -27,6 +26,16 @@ _BOXES_PER_FRAME = 60
 _FRAMES_AT_ONCE = 128
 _DECIMALS = 4
 
+# The command, followed by its peak memory. Not getrusage, in which a process starts with the peak of its parent.
+_COMMAND = """
+import re, sys
+from eval.score import main
+code = main(sys.argv[1:])
+with open("/proc/self/status") as status:
+    print(int(re.search(r"VmHWM:\\s+(\\d+)", status.read())[1]) / 1024)
+sys.exit(code)
+"""
+
 _logger = logging.getLogger(__name__)
 
 
@@ -39,7 +48,7 @@ class FileMeasurement:
         file_mb: Its size.
         seconds: Of the whole process, from its start to its end.
         frames_per_s: Their quotient.
-        peak_memory_mb: Largest resident memory of that process or one measured before it in this session.
+        peak_memory_mb: Largest resident memory of that process.
     """
 
     frames: int
@@ -90,15 +99,14 @@ def measure_file(num_frames: int, config: str, folder: Path) -> FileMeasurement:
     path, out = folder / "frames.jsonl", folder / "scores.json"
     write_frames(path, num_frames)
     size = path.stat().st_size / 1e6
-    command = [sys.executable, "-m", "eval.score", "--frames", str(path), "--out", str(out), "--config", config]
+    command = [sys.executable, "-c", _COMMAND, "--frames", str(path), "--out", str(out), "--config", config]
     began = time.perf_counter()
     result = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, check=False)
     seconds = time.perf_counter() - began
     path.unlink()
     if result.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)} ended with {result.returncode}: {result.stderr}")
-    memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    return FileMeasurement(num_frames, size, seconds, num_frames / seconds, memory)
+        raise RuntimeError(f"eval.score {' '.join(command[3:])} ended with {result.returncode}: {result.stderr}")
+    return FileMeasurement(num_frames, size, seconds, num_frames / seconds, float(result.stdout))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
