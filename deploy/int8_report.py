@@ -81,7 +81,7 @@ def _precision_section(found: PrecisionMap) -> ReportSection:
 
 
 def _agreement_section(agreements: Sequence[CodeAgreement]) -> ReportSection:
-    from deploy.code_agreement import MAX_STEPS, MIN_EQUAL_SHARE
+    from deploy.code_agreement import MAX_STEPS, MIN_EQUAL_SHARE, MIN_EQUAL_SHARE_FP16
     from eval.report.extension import ReportSection
 
     rows = tuple(
@@ -96,10 +96,11 @@ def _agreement_section(agreements: Sequence[CodeAgreement]) -> ReportSection:
     return ReportSection(
         title="INT8: fake-quantized PyTorch against ONNX Runtime",
         anchor="int8-codes",
-        text="Layer by layer: every layer starts from the codes that ONNX Runtime computed before it: the table "
-        f"shows one layer's arithmetic. Required: at least {100 * MIN_EQUAL_SHARE:g} % equal, at most {MAX_STEPS} "
-        "step. Outputs are not quantized; a step of theirs is 1/127 of the largest value, and within half a step they "
-        "count as equal.",
+        text="Layer by layer: every layer starts from the codes that ONNX Runtime computed before it, so that a row shows "
+        f"one layer's arithmetic. Required: at least {100 * MIN_EQUAL_SHARE:g} % equal "
+        f"({100 * MIN_EQUAL_SHARE_FP16:g} % behind FP16, whose rounding comes first), at most {MAX_STEPS} step. "
+        "Outputs are not quantized; a step of theirs is 1/127 of the largest value, and within half a step they count "
+        "as equal.",
         head=("input of", "values", "equal codes", "largest difference in steps"),
         rows=rows,
     )

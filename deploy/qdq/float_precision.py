@@ -5,6 +5,9 @@ its output, between the pairs of a concatenation, or between a graph input and i
 FP32 arithmetic inside the kernel, so the type costs nothing and says what happens. (ONNX Runtime, too, needs it: it
 rounds a bias there to INT32 by a division in that type, which overflows FP16, and its fused concatenation takes FP32
 scales alone.) Every float tensor that a kernel writes to memory is FP16.
+
+A transposed convolution writes floats in TensorRT-RTX, whatever follows, so that it is FP16 too; its bias becomes an
+addition behind it, which ONNX Runtime leaves alone and a builder fuses with the ReLU and the quantizer.
 """
 
 from __future__ import annotations
@@ -41,6 +44,7 @@ def convert_qdq_precision(model: onnx.ModelProto, precision: str) -> onnx.ModelP
     _check_scales(model)
     result: onnx.ModelProto = onnx.ModelProto()
     result.CopyFrom(model)
+    _split_transposed_biases(result)
     kept = _split_dequantizers(result, _on_paper(GraphView.of(result)))
     return convert_precision(result, precision, keep_fp32=kept)
 
@@ -64,6 +68,25 @@ def _check_scales(model: onnx.ModelProto) -> None:
             )
 
 
+def _split_transposed_biases(model: onnx.ModelProto) -> None:
+    import onnx
+
+    view = GraphView.of(model)
+    nodes = []
+    for node in view.order:
+        nodes.append(node)
+        if node.op_type != "ConvTranspose" or len(node.input) < 3 or view.weight_dequantizer(node) is None:
+            continue
+        name, bias = node.output[0], view.initializers[node.input[2]]
+        value = onnx.numpy_helper.to_array(bias).reshape(1, -1, 1, 1)
+        bias.CopyFrom(onnx.numpy_helper.from_array(value, bias.name))
+        node.output[0] = f"{node.name}.product"
+        nodes.append(onnx.helper.make_node("Add", [node.output[0], node.input[2]], [name], f"{node.name}.bias/Add"))
+        del node.input[2]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
 def _on_paper(view: GraphView) -> set[str]:
     """Names of the nodes all of whose float tensors are fused away, but for the DQ nodes in front of them."""
     kept: set[str] = set()
@@ -83,7 +106,7 @@ def _on_paper(view: GraphView) -> set[str]:
             continue
         weight = view.weight_dequantizer(producer)
         sources = list(producer.input)
-        if producer.op_type in INTEGER_OPS and weight is not None:
+        if producer.op_type in INTEGER_OPS and producer.op_type != "ConvTranspose" and weight is not None:
             sources = sources[:1]
             path.append(weight)
         elif producer.op_type != "Concat":

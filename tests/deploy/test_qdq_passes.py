@@ -195,7 +195,7 @@ def _types(model: onnx.ModelProto) -> dict[str, int]:
 def test_fp16_for_every_float_tensor_that_a_kernel_writes(toy, arranged, run_onnx):
     half = convert_qdq_precision(arranged, "fp16")
     assert check_qdq(half) == ()
-    # The last integer layer writes floats, for the layer behind it; the others write codes.
+    # The last integer layer writes floats, for the layer behind it, and so does the transposed one.
     fp16 = {name for name, kind in _types(half).items() if kind == onnx.TensorProto.FLOAT16}
     assert fp16 == {
         "/Concat/DequantizeLinear_output_0",
@@ -203,6 +203,11 @@ def test_fp16_for_every_float_tensor_that_a_kernel_writes(toy, arranged, run_onn
         "/shared/Conv_output_0",
         "/Relu_4_output_0",
         "y_fp16",
+        "/Relu_1/DequantizeLinear_output_0",
+        "/branch1/ConvTranspose.weight/DequantizeLinear_output_0",
+        "/branch1/ConvTranspose.product",
+        "/branch1/ConvTranspose_output_0",
+        "/Relu_3_output_0",
     }
     # The input goes into its quantizer as it is; only the output is cast.
     assert [(node.input[0], node.output[0]) for node in GraphView.of(half).nodes("Cast")] == [("y_fp16", "y")]
