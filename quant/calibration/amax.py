@@ -121,7 +121,7 @@ def compute_amax(
 def amax_percentile(counts: NDArray[np.int64], edges: NDArray[np.floating], percentile: float) -> float:
     """Lower limit of the first bin up to whose end at least `percentile` per cent of the values lie; exact in integers.
 
-    The peers add up rounded shares; where the percentile is reached exactly, their sum may fall short of it by a rounding
+    The peers add up rounded shares; where the percentile is reached exactly, their sum may fall short of it
     and give a later bin.
 
     Args:
