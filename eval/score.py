@@ -60,6 +60,9 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="order equal scores by numpy's default sort, as perception_eval does; the result depends on the CPU",
     )
+    parser.add_argument(
+        "--curves", action="store_true", help="also write the precision at the recalls 0, 0.01, … 1 ('precision')"
+    )
     parser.add_argument("--log-level", default="INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
     return parser
 
@@ -104,7 +107,7 @@ def score(args: argparse.Namespace) -> None:
         raise ConfigError(f"--out '{out}' is a folder; name the file to write")
     frames = FrameFile(user_path(args.frames), detections)
     configs = _configs(args.config, frames.configs(), args)
-    result = score_file(frames, configs, _nuscenes_classes(args.classes, configs))
+    result = score_file(frames, configs, _nuscenes_classes(args.classes, configs), curves=args.curves)
     write_json(out, result)
     for name, scores in result["results"].items():
         for mode, values in scores["modes"].items():
@@ -123,6 +126,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         kind = "configuration" if isinstance(error, ConfigError) else "input"
         print(f"error ({kind}): {error}", file=sys.stderr)  # noqa: T201 - the command's last word
+        return EXIT_USAGE
+    except OSError as error:
+        print(f"error (system): {error}", file=sys.stderr)  # noqa: T201 - no room on the disk, no right to write
         return EXIT_USAGE
     return EXIT_OK
 

@@ -55,8 +55,9 @@ def _tables(chunk: FrameChunk, config: ScoreConfig, names: list[str]) -> tuple[O
 class _ConfigRun:
     """Configurations that differ in their limits alone: what is matched once serves them all."""
 
-    def __init__(self, configs: Sequence[ScoreConfig]) -> None:
+    def __init__(self, configs: Sequence[ScoreConfig], *, curves: bool) -> None:
         self._configs = tuple(configs)
+        self._curves = curves
         self._first = configs[0]
         limits = {config.name: config.limits for config in configs}
         self._scorers = {
@@ -89,7 +90,7 @@ class _ConfigRun:
         policy = config.policy
         num_frames = next(iter(self._scorers.values())).num_frames
         result: dict[str, Any] = {
-            "modes": {reference: _mode_result(found) for reference, found in classes.items()},
+            "modes": {reference: _mode_result(found, self._curves) for reference, found in classes.items()},
             "num_gt": sum(item.num_ground_truth for item in next(iter(classes.values()))),
             "num_frames": num_frames,
             "policy": {
@@ -122,7 +123,7 @@ def _grouped(configs: Sequence[ScoreConfig]) -> list[list[ScoreConfig]]:
     return [members for _, members in groups]
 
 
-def _mode_result(classes: Sequence[ClassMetrics]) -> dict[str, Any]:
+def _mode_result(classes: Sequence[ClassMetrics], curves: bool) -> dict[str, Any]:
     labels = {}
     for item in classes:
         thresholds = {
@@ -140,6 +141,7 @@ def _mode_result(classes: Sequence[ClassMetrics]) -> dict[str, Any]:
                 "opt_recall": _number(at.best_recall),
                 "match_mean": _number(at.match_mean),
                 "match_std": _number(at.match_std),
+                **({"precision": list(at.curve)} if curves else {}),
             }
             for at in item.thresholds
         }
@@ -249,13 +251,16 @@ class _PairErrorRun:
         }
 
 
-def score_file(frames: FrameFile, configs: Sequence[ScoreConfig], nuscenes_classes: Sequence[str]) -> dict[str, Any]:
+def score_file(
+    frames: FrameFile, configs: Sequence[ScoreConfig], nuscenes_classes: Sequence[str], *, curves: bool = False
+) -> dict[str, Any]:
     """Reads the frames once and scores them.
 
     Args:
         frames: What to score.
         configs: perception_eval's semantics; the pair errors ("tp_errors") are those of the first.
         nuscenes_classes: Classes of the nuScenes score.
+        curves: Also give the precision at the recalls 0, 0.01, … 1 of every class and threshold.
 
     Returns:
         {"results": {config: …}, "nuscenes": …, "tp_errors": …}, with the keys of the golden files.
@@ -263,7 +268,7 @@ def score_file(frames: FrameFile, configs: Sequence[ScoreConfig], nuscenes_class
     Raises:
         DataError: the file, a frame or a box is broken.
     """
-    runs = [_ConfigRun(group) for group in _grouped(configs)]
+    runs = [_ConfigRun(group, curves=curves) for group in _grouped(configs)]
     nuscenes = _NuScenesRun(nuscenes_classes)
     errors = [_PairErrorRun(config) for config in configs[:1]]
     for chunk in frames.chunks(FRAMES_AT_ONCE):

@@ -132,6 +132,16 @@ def test_presets_take_true_headings_unless_told_otherwise(tmp_path: Path) -> Non
     assert weighted("--config", "awml", "--compat") == pytest.approx(1.0)
 
 
+def test_precision_recall_curves(tmp_path: Path) -> None:
+    first = {"gt": [box(num_points=5), box(x=40.0, num_points=5)], "est": [box(score=0.9), box(x=-30.0, score=0.5)]}
+    modes = run(tmp_path, {"frames": [first]}, "--curves")["results"]["awml"]["modes"]
+    curve = modes["CENTERDISTANCEBEV"]["labels"]["car"]["thresholds"]["2"]["precision"]
+    # One of two is found, and the false one has the lower score: precision 1 up to recall 0.5, where it falls to 1/2.
+    assert curve[:50] == [1.0] * 50
+    assert curve[50] == pytest.approx(0.5)
+    assert curve[51:] == [0.0] * 50
+
+
 def test_unstable_ties_are_said_to_be_so(tmp_path: Path) -> None:
     scores = run(tmp_path, GOLDEN / "i_ties.json", "--unstable-ties")["results"]["base"]
     assert scores["policy"]["ties"] == "unstable"
@@ -252,6 +262,8 @@ def test_wrong_arguments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "there is no configuration 'nope'" in text
     assert "the presets are awml, awml_compat, overlap, nuscenes" in text
     assert "cannot be read: Is a directory" in complaint(capsys, tmp_path)
+    assert main(["--frames", str(path), "--out", str(path / "below" / "a_file.json")]) == 2
+    assert "error (system): " in capsys.readouterr().err
     assert main(["--frames", str(path), "--out", str(tmp_path)]) == 2
     assert "is a folder; name the file to write" in capsys.readouterr().err
 
