@@ -1,0 +1,181 @@
+"""The `qat` command: a float checkpoint, fine-tuned with quantizers in place, to a quantized checkpoint.
+
+    python -m quant.centerpoint_quantization qat --config CFG --checkpoint best.pth --epochs 10 --lr 1e-4 --output Q.pth
+
+The model config's own schedule is not used: its absolute peak learning rate would undo the small one that fine-tuning
+needs. In its place the rate climbs for a twentieth of the iterations to `--lr` and falls along a cosine to a hundredth
+of it. The rest of the recipe (optimizer type, weight decay, gradient clipping, AMP) is the config's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+from pathlib import Path
+from typing import Any
+
+from base.determinism import set_determinism
+from base.errors import CheckpointError, ConfigError
+from base.files import read_json, user_path
+
+__all__ = ["add_arguments", "qat_config", "run"]
+
+_logger = logging.getLogger(__name__)
+
+_WARM_UP_SHARE = 0.05
+_START_DIVISOR = 10.0
+_FINAL_LR_SHARE = 0.01
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `qat` beyond `--config --checkpoint --calibrate-batches --skip-layers --epochs --lr --output`."""
+    parser.add_argument("--work-dir", type=Path, default=Path("work_dirs/qat"), help="logs and epoch checkpoints")
+    parser.add_argument("--batch-size", type=int, help="frames an iteration; default: the config's")
+    parser.add_argument("--workers", type=int, help="data loader processes; default: the config's")
+    parser.add_argument("--bn", choices=("fold", "freeze", "train"), default="fold", help="what becomes of BatchNorm")
+    parser.add_argument("--calibration-epoch", type=int, default=0, help="epochs in floating point before calibration")
+    parser.add_argument("--eval-frames", type=int, default=0, help="score so many frames after each epoch (-1: all)")
+    parser.add_argument("--ema", type=float, default=0.0, metavar="M", help="momentum of an averaged model; 0: none")
+    parser.add_argument("--amp", action="store_true", help="FP16 autocast with a dynamic loss scale (a GPU)")
+    parser.add_argument("--range-m", type=float, help="train on |x|, |y| < this only (cheaper)")
+    parser.add_argument("--resume", action="store_true", help="go on from the work dir's newest epoch")
+    parser.add_argument("--launcher", choices=("none", "pytorch"), default="none", help="pytorch: under torchrun")
+
+
+def qat_config(args: argparse.Namespace) -> Any:
+    """The Runner's config: the model config's with fine-tuning's schedule and hooks.
+
+    Raises:
+        ConfigError: the model config has no training recipe, or an option is out of range.
+    """
+    from models.config import load_model_config
+    from training.train import runner_config
+
+    if args.epochs < 1:
+        raise ConfigError(f"--epochs is {args.epochs}; give 1 or more.")
+    if not args.lr > 0:
+        raise ConfigError(f"--lr is {args.lr:g}; give a positive learning rate, such as 1e-4.")
+    path = user_path(args.config)
+    cfg = load_model_config(path)
+    if "optim_wrapper" not in cfg:
+        raise ConfigError(f"'{path}' has no training recipe (train_cfg, optim_wrapper, train_dataloader).")
+    data_root = args.data_root or cfg.train_dataloader.dataset.data_root
+    args.data_root, args.log_interval = data_root, 10
+    cfg = runner_config(cfg, args)
+    cfg.optim_wrapper.optimizer.lr = args.lr
+    if args.amp:
+        cfg.optim_wrapper.type = "AmpOptimWrapper"
+    cfg.param_scheduler = _schedule(args.epochs, args.lr)
+    cfg.load_from = None if args.resume else str(user_path(args.checkpoint))
+    cfg.resume = args.resume
+    cfg.launcher = args.launcher
+    data = str(user_path(data_root))
+    cfg.custom_hooks = [
+        {
+            "type": "QATHook",
+            "calibration_batches": args.calibrate_batches,
+            "calibration_epoch": args.calibration_epoch,
+            "bn": args.bn,
+            "sensitive_layers": list(args.skip_layers or ()),
+            "amax_method": args.amax_method,
+            "engine": args.engine,
+            "model_config": str(path),
+            "data_root": data,
+        }
+    ]
+    if args.ema:
+        cfg.custom_hooks.append({"type": "EMAHook", "ema_type": "ExponentialMovingAverage", "momentum": args.ema})
+    if args.eval_frames:
+        score = {
+            "type": "DetectionMapHook",
+            "model_config": str(path),
+            "num_frames": args.eval_frames,
+            "data_root": data,
+        }
+        cfg.custom_hooks.append(score)
+    return cfg
+
+
+def run(args: argparse.Namespace) -> int:
+    """Trains and writes `--output`, and the curves beside it where frames were scored; 0 when done.
+
+    Raises:
+        UserError: wrong input; see `qat_config` and `QATHook`.
+    """
+    from models.build import import_mmdet3d
+
+    output = user_path(args.output)
+    if not args.resume and not user_path(args.checkpoint).is_file():
+        raise CheckpointError(
+            f"Checkpoint '{args.checkpoint}' does not exist. Give the float weights with --checkpoint."
+        )
+    import_mmdet3d()
+    from mmengine.dist import is_main_process
+    from mmengine.runner import Runner
+
+    for module in ("datasets.t4", "quant.hooks.detection_map_hook"):
+        # Their classes register themselves.
+        importlib.import_module(module)
+    from quant.checkpoint import save_ptq_model
+    from quant.hooks.qat_hook import QATHook
+    from training.targets import use_numpy_targets
+
+    set_determinism(args.seed)
+    cfg = qat_config(args)
+    runner = Runner.from_cfg(cfg)
+    head = getattr(runner.model, "module", runner.model).pts_bbox_head
+    use_numpy_targets(head)
+    model = runner.train()
+    hook = next(hook for hook in runner.hooks if isinstance(hook, QATHook))
+    if is_main_process():
+        _use_average(runner)
+        meta = {
+            "method": "qat",
+            "model_config": Path(args.config).name,
+            "epochs": args.epochs,
+            "lr": args.lr,
+            "bn": args.bn,
+            "seed": args.seed,
+            "batch_size": cfg.train_dataloader.batch_size,
+            "frames": len(runner.train_dataloader.dataset),
+        }
+        assert hook.structure is not None
+        save_ptq_model(getattr(model, "module", model), output, hook.structure, meta)
+        _write_curve(Path(runner.work_dir), output)
+        _logger.info("wrote %s", output)
+    return 0
+
+
+def _schedule(epochs: int, lr: float) -> list[dict[str, Any]]:
+    # From lr / 10 up to lr, down to lr / 100; by iteration.
+    return [
+        {
+            "type": "OneCycleLR",
+            "eta_max": lr,
+            "pct_start": _WARM_UP_SHARE,
+            "div_factor": _START_DIVISOR,
+            "final_div_factor": 1 / (_FINAL_LR_SHARE * _START_DIVISOR),
+            "by_epoch": True,
+            "convert_to_iter_based": True,
+            "total_steps": epochs,
+        }
+    ]
+
+
+def _use_average(runner: Any) -> None:
+    """Where an averaged model was kept, its weights are the result."""
+    from mmengine.hooks import EMAHook
+
+    for hook in runner.hooks:
+        if isinstance(hook, EMAHook):
+            hook._swap_ema_parameters()
+
+
+def _write_curve(work_dir: Path, output: Path) -> None:
+    from quant.hooks.curve import curve_figure
+    from quant.hooks.detection_map_hook import CURVE_FILE
+
+    curve = work_dir / CURVE_FILE
+    if curve.is_file():
+        curve_figure(read_json(curve), output.with_suffix(".curve.svg"))

@@ -1,0 +1,243 @@
+"""Quantization-aware training as a hook of mmengine's Runner.
+
+    custom_hooks = [dict(type="QATHook", calibration_batches=100, sensitive_layers=[])]
+    load_from = "best.pth"
+
+Replacing modules changes parameters: folding BatchNorm gives a convolution a bias and takes two vectors away. An
+optimizer, a learning-rate schedule, a DDP wrapper and an averaged model (EMA) that were made from the float model would
+go on holding what is no longer there. The Runner builds the first three before any hook runs. So this hook works in
+`before_run`, ahead of every other hook, and then has the Runner build those again from its config; the weights of
+`load_from` are read before folding, since they are those of the float model.
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+import logging
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+from torch import nn
+
+from base.errors import CheckpointError, ConfigError
+from models.build import load_checkpoint
+from models.spec import ModelSpec
+from quant.calibration.calibrator import CalibrationManager
+from quant.fusion.bn_fusion import fuse_model_bn
+from quant.hooks.batch_norm import BN_MODES, fold_trained_bn, freeze_bn_
+from quant.quantizer import named_quantizers
+from quant.replace import quant_model
+
+if TYPE_CHECKING:
+    from mmengine.runner import Runner
+
+    from quant.structure import QuantizationStructure
+
+__all__ = ["QATHook"]
+
+_STRUCTURE_KEY = "quantization"
+
+_logger = logging.getLogger(__name__)
+
+
+@HOOKS.register_module()
+class QATHook(Hook):
+    """Quantizes the Runner's model before training and calibrates it.
+
+    Attributes:
+        structure: What was quantized; None before `before_run`.
+    """
+
+    # Ahead of EMAHook, which copies the model in its own `before_run`.
+    priority = "VERY_HIGH"
+
+    def __init__(
+        self,
+        calibration_batches: int = 100,
+        calibration_epoch: int = 0,
+        bn: str = "fold",
+        freeze_bn: bool | None = None,
+        sensitive_layers: Sequence[str] = (),
+        amax_method: str = "mse",
+        engine: str = "pytorch_quantization",
+        model_config: str | None = None,
+        data_root: str | None = None,
+    ) -> None:
+        """Checks the settings.
+
+        Args:
+            calibration_batches: Batches that the scales come from.
+            calibration_epoch: Epoch before which calibration runs; earlier epochs train in floating point (on the
+                folded or frozen network).
+            bn: "fold": BatchNorm becomes part of the convolutions before training, as in deployment. "freeze": it
+                stays with fixed statistics and parameters. "train": it goes on learning, and is folded at the end.
+            freeze_bn: Another name for `bn`: True is "freeze", False is "train".
+            sensitive_layers: Layers that stay in floating point: module paths or glob patterns.
+            amax_method: See `CalibrationManager`.
+            engine: Quantizer engine.
+            model_config: Model config whose test pipeline the calibration frames go through; unset, batches come from
+                the training loader, with its augmentation.
+            data_root: Dataset folder of those frames; unset: the config's.
+
+        Raises:
+            ConfigError: a setting is out of range, or `bn` and `freeze_bn` contradict each other.
+        """
+        if freeze_bn is not None:
+            named = "freeze" if freeze_bn else "train"
+            if bn not in ("fold", named):
+                raise ConfigError(f"QATHook: bn='{bn}' contradicts freeze_bn={freeze_bn}, which is bn='{named}'.")
+            bn = named
+        if bn not in BN_MODES:
+            raise ConfigError(f"QATHook: bn is '{bn}'; it is one of {', '.join(BN_MODES)}.")
+        if calibration_batches < 1:
+            raise ConfigError(f"QATHook: calibration_batches is {calibration_batches}; give 1 or more.")
+        if calibration_epoch < 0:
+            raise ConfigError(f"QATHook: calibration_epoch is {calibration_epoch}; give 0 or more.")
+        self.calibration_batches = calibration_batches
+        self.calibration_epoch = calibration_epoch
+        self.bn = bn
+        self.sensitive_layers = tuple(sensitive_layers)
+        self.amax_method = amax_method
+        self.engine = engine
+        self.model_config = model_config
+        self.data_root = data_root
+        self.structure: QuantizationStructure | None = None
+
+    def before_run(self, runner: Runner) -> None:
+        """Loads the float weights, quantizes, and has optimizer, schedule and wrapper built again.
+
+        Raises:
+            ConfigError: there is no checkpoint to start from, or the Runner was not made from a config.
+            CheckpointError: the checkpoint does not fit the float model.
+        """
+        _check_buildable(runner)
+        model = _unwrapped(runner)
+        device = next(model.parameters()).device
+        model.cpu()
+        if not runner._resume:
+            if runner._load_from is None:
+                raise ConfigError("QATHook: training starts from a trained float model; set load_from (--checkpoint).")
+            load_checkpoint(model, runner._load_from)
+            # The weights are in place, in another structure than the file's.
+            runner._has_loaded = True
+        model.eval()
+        if self.bn == "fold":
+            fuse_model_bn(model)
+        self.structure = quant_model(model, self.sensitive_layers, engine=self.engine)
+        if self.bn == "freeze":
+            freeze_bn_(model)
+        for quantizer in named_quantizers(model).values():
+            quantizer.enabled = False
+        # `init_weights`, which the Runner calls next, must leave trained weights alone.
+        model._is_init = True
+        model.to(device).train()
+        _rebuild(runner, model)
+        names = [layer.path for layer in self.structure.layers if layer.quantized]
+        runner.logger.info(f"QATHook: {len(names)} layers quantized, BatchNorm: {self.bn}")
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Calibrates when its epoch has come; keeps frozen BatchNorm in evaluation mode."""
+        model = _unwrapped(runner)
+        quantizers = list(named_quantizers(model).values())
+        if runner.epoch >= self.calibration_epoch:
+            if not all(quantizer.is_calibrated for quantizer in quantizers):
+                self._calibrate(runner, model)
+            for quantizer in quantizers:
+                quantizer.enabled = True
+        if self.bn == "freeze":
+            freeze_bn_(model)
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Refuses to resume from a checkpoint of another structure; mmengine would only log the difference.
+
+        Raises:
+            CheckpointError: it is no checkpoint of this training.
+        """
+        if not runner._resume or self.structure is None:
+            return
+        found = checkpoint.get(_STRUCTURE_KEY)
+        if found != self.structure.to_json():
+            what = "another quantization" if found else "no quantization: it is a checkpoint of a float training"
+            raise CheckpointError(
+                f"QATHook: cannot resume from '{runner._load_from or runner.work_dir}': it holds {what}. Resume with "
+                "the settings it was made with, or start again without --resume."
+            )
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Puts the structure beside the weights."""
+        assert self.structure is not None
+        checkpoint[_STRUCTURE_KEY] = self.structure.to_json()
+
+    def after_train(self, runner: Runner) -> None:
+        """Folds what BatchNorm is left, with the weights' scales, so that the model is what will be deployed."""
+        if self.bn != "fold" and self.structure is not None:
+            self.structure = fold_trained_bn(_unwrapped(runner), self.structure)
+
+    def _calibrate(self, runner: Runner, model: nn.Module) -> None:
+        model.eval()
+        device = next(model.parameters()).device
+        # One process looks at the frames; the others receive its scales, so that all hold the same bits.
+        from mmengine.dist import broadcast, is_main_process
+
+        if is_main_process():
+            spec = ModelSpec.from_config(runner.cfg)
+            manager = CalibrationManager(model, spec)
+            manager.calibrate(
+                self._batches(runner, model), self.calibration_batches, amax_method=self.amax_method, workers=1
+            )
+        for quantizer in named_quantizers(model).values():
+            scale = quantizer.scale.to(device).contiguous()
+            broadcast(scale, src=0)
+            quantizer.set_scale(scale)
+        model.train()
+
+    def _batches(self, runner: Runner, model: nn.Module) -> Iterator[Any]:
+        from quant.calibration.batches import calibration_batches, dataloader_batches
+
+        if self.model_config is None:
+            _logger.warning(
+                "QATHook: calibrating on augmented training batches; set model_config to calibrate on the frames as "
+                "the network sees them in deployment."
+            )
+            yield from dataloader_batches(model, runner.train_dataloader)
+            return
+        from models.config import load_model_config
+
+        yield from calibration_batches(
+            load_model_config(self.model_config),
+            split="train",
+            data_root=self.data_root,
+            max_frames=self.calibration_batches,
+            model=model,
+        )
+
+
+def _unwrapped(runner: Runner) -> Any:
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model
+
+
+def _check_buildable(runner: Runner) -> None:
+    for key in ("optim_wrapper",):
+        if not isinstance(runner.cfg.get(key), dict):
+            raise ConfigError(
+                f"QATHook: the Runner's config has no '{key}' table, from which the optimizer is built again after the "
+                "model has been quantized. Make the Runner with Runner.from_cfg."
+            )
+
+
+def _rebuild(runner: Runner, model: nn.Module) -> None:
+    """Optimizer, schedule and DDP wrapper on the parameters that the model has now."""
+    wrapped = is_model_wrapper(runner.model)
+    runner.model = model
+    if wrapped:
+        # The old wrapper's hooks on the parameters go with it.
+        gc.collect()
+        runner.model = runner.wrap_model(runner.cfg.get("model_wrapper_cfg"), model)
+    runner.optim_wrapper = runner.build_optim_wrapper(copy.deepcopy(runner.cfg.optim_wrapper))
+    runner.scale_lr(runner.optim_wrapper, runner.auto_scale_lr)
+    if runner.cfg.get("param_scheduler") is not None:
+        runner.param_schedulers = runner.build_param_scheduler(copy.deepcopy(runner.cfg.param_scheduler))
