@@ -95,7 +95,7 @@ def calibration_chart(statistics: ActivationStatistics, layers: Sequence[str] | 
 
 def _amaxes(statistics: ActivationStatistics, name: str) -> dict[str, float]:
     """Amax by method; a method that finds none is left out."""
-    found = {}
+    found: dict[str, float] = {}
     for method in ACTIVATION_METHODS:
         try:
             found[method] = compute_amax(

@@ -57,16 +57,16 @@ def peer_amax(peer: ModuleType, batches: list[torch.Tensor], method: str, num_bi
     calibrator: Any = peer.HistogramCalibrator(8, None, False, num_bins=num_bins)
     for x in batches:
         calibrator.collect(x.clone())
-    patches = [
-        # pytorch_quantization's "mse" moves its arrays to a GPU, whether there is one or not; same arithmetic.
-        mock.patch.object(torch.Tensor, "cuda", lambda self: self)
-    ]
+    # pytorch_quantization's "mse" moves its arrays to a GPU, whether there is one or not; same arithmetic.
+    patches: list[Any] = [mock.patch.object(torch.Tensor, "cuda", lambda self: self)]
     if peer.__name__.startswith("modelopt"):
         # ModelOpt 0.47's "mse" hands the number of bits over in the place of another argument, and quantizes to 0 bits.
         quantize = peer.fake_tensor_quant
-        patches.append(
-            mock.patch.object(peer, "fake_tensor_quant", lambda x, amax, bits, u: quantize(x, amax, None, bits, u))
-        )
+
+        def as_meant(x: Any, amax: Any, num_bits: int, unsigned: bool) -> Any:
+            return quantize(x, amax, None, num_bits, unsigned)
+
+        patches.append(mock.patch.object(peer, "fake_tensor_quant", as_meant))
     with contextlib.ExitStack() as stack:
         for patch in patches:
             stack.enter_context(patch)

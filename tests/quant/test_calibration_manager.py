@@ -196,7 +196,8 @@ def test_what_is_refused(quantized_model: nn.Module, spec: ModelSpec) -> None:
     with pytest.raises(ConfigError, match=r"Conv2d has no quantizer to calibrate; call quant\.quant_model"):
         CalibrationManager(nn.Conv2d(1, 1, 1))
     manager = CalibrationManager(quantized_model, spec)
-    for empty in ([], iter(())):
+    nothing: list[Any] = [[], iter(())]
+    for empty in nothing:
         with pytest.raises(DataError, match="Zero calibration frames: the batches are empty"):
             manager.calibrate(empty, progress=False)
     with pytest.raises(DataError, match="Zero calibration frames: num_batches is 0"):
