@@ -96,7 +96,7 @@ def _agreement_section(agreements: Sequence[CodeAgreement]) -> ReportSection:
     return ReportSection(
         title="INT8: fake-quantized PyTorch against ONNX Runtime",
         anchor="int8-codes",
-        text="Layer by layer: every layer starts from the codes that ONNX Runtime computed before it, so that a row shows "
+        text="Layer by layer: every layer starts from the codes that ONNX Runtime computed before it: a row shows "
         f"one layer's arithmetic. Required: at least {100 * MIN_EQUAL_SHARE:g} % equal "
         f"({100 * MIN_EQUAL_SHARE_FP16:g} % behind FP16, whose rounding comes first), at most {MAX_STEPS} step. "
         "Outputs are not quantized; a step of theirs is 1/127 of the largest value, and within half a step they count "
