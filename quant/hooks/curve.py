@@ -40,7 +40,7 @@ def curve_figure(curve: dict[str, list[dict[str, Any]]], path: Path) -> None:
     right.plot(epochs, [point["map"] for point in scores], color="black", lw=2, marker="o", ms=4, label="mAP")
     right.set(xlabel="epoch (0: calibrated only)", ylabel="AP", title="Validation, fake-quantized")
     right.xaxis.get_major_locator().set_params(integer=True)
-    right.legend(fontsize=8, ncols=2, frameon=False)
+    right.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     for axes in (left, right):
         axes.grid(alpha=0.25)
         axes.spines[["top"]].set_visible(False)
