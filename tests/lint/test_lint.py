@@ -18,6 +18,7 @@ PACKAGES = (
     "eval",
     "quant",
     "deploy",
+    "benchmarks",
     "training",
     "third_party",
     "bazel",
