@@ -1,9 +1,10 @@
 """Contradictory attributes fail at analysis, with the target's name and what is wrong."""
 
 load("@bazel_skylib//lib:unittest.bzl", "analysistest", "asserts")
+load("//bazel:calibration.bzl", "calibration")
 load("//bazel:deployment_report.bzl", "deployment_report")
 load("//bazel:onnx_model.bzl", "onnx_model")
-load("//bazel:providers.bzl", "OnnxModelInfo", "TrtEnginesInfo")
+load("//bazel:providers.bzl", "CalibrationInfo", "OnnxModelInfo", "TrtEnginesInfo")
 load("//bazel:t4_dataset.bzl", "t4_dataset")
 load("//bazel:trt_engines.bzl", "trt_engines")
 
@@ -45,12 +46,38 @@ def _onnx_test_impl(ctx):
     wrong = [
         file.short_path
         for file in actions[0].inputs.to_list()
-        if file.short_path.split("/")[0] in ("eval", "runtime", "datasets", "training")
+        if file.short_path.split("/")[0] in ("eval", "quant", "runtime", "datasets", "training")
     ]
     asserts.equals(env, [], wrong)
     return analysistest.end(env)
 
 _onnx_test = analysistest.make(_onnx_test_impl)
+
+def _inputs_below(env, mnemonic, folders):
+    actions = [action for action in analysistest.target_actions(env) if action.mnemonic == mnemonic]
+    asserts.equals(env, 1, len(actions))
+    return [file.short_path for file in actions[0].inputs.to_list() if file.short_path.split("/")[0] in folders]
+
+def _calibration_test_impl(ctx):
+    env = analysistest.begin(ctx)
+    target = analysistest.target_under_test(env)
+    asserts.false(env, target[CalibrationInfo].trained)
+    names = sorted([file.basename for file in target[DefaultInfo].files.to_list()])
+    asserts.equals(env, ["calibration.json", "checkpoint.pth", "manifest.json"], names)
+    asserts.equals(env, [], _inputs_below(env, "Calibration", ["eval", "training"]))
+    return analysistest.end(env)
+
+_calibration_test = analysistest.make(_calibration_test_impl)
+
+def _int8_onnx_test_impl(ctx):
+    env = analysistest.begin(ctx)
+    info = analysistest.target_under_test(env)[OnnxModelInfo]
+    asserts.equals(env, "int8", info.precision)
+    asserts.equals(env, None, info.checkpoint)  # drawn weights: nothing to score
+    asserts.equals(env, [], _inputs_below(env, "OnnxExport", ["eval", "runtime", "datasets", "training"]))
+    return analysistest.end(env)
+
+_int8_onnx_test = analysistest.make(_int8_onnx_test_impl)
 
 def rules_test_suite(name):
     """Targets with and without contradictions, and the tests on them.
@@ -64,6 +91,14 @@ def rules_test_suite(name):
     onnx_model(name = "fp32_onnx", model_config = config, seed = 7, **manual)
     trt_engines(name = "good_engines", onnx = ":good_onnx", **manual)
 
+    calibration(name = "good_calibration", dataset = "//datasets:calibration", model_config = config, seed = 7, **manual)
+    onnx_model(name = "int8_onnx", calibration = ":good_calibration", precision = "int8", **manual)
+    calibration(name = "no_frames", dataset = "//datasets:calibration", model_config = config, num_batches = 0, seed = 7, **manual)
+    onnx_model(name = "int8_of_seed", model_config = config, precision = "int8", seed = 7, **manual)
+    onnx_model(name = "fp16_of_calibration", calibration = ":good_calibration", precision = "fp16", **manual)
+    trt_engines(name = "int8_of_fp32", onnx = ":fp32_onnx", precision_policy = "int8", **manual)
+    deployment_report(name = "int8_report_on_seed", dataset = "//datasets:demo", onnx = ":int8_onnx", **manual)
+
     onnx_model(name = "no_weights", model_config = config, **manual)
     onnx_model(name = "two_weights", model_config = config, checkpoint = ":any.pth", seed = 0, **manual)
     trt_engines(name = "fp16_of_fp32", onnx = ":fp32_onnx", precision_policy = "fp16", **manual)
@@ -72,8 +107,13 @@ def rules_test_suite(name):
     deployment_report(name = "report_on_seed", dataset = "//datasets:demo", onnx = ":good_onnx", **manual)
 
     failures = {
+        "fp16_of_calibration": "calibration is for precision = 'int8'",
         "fp16_of_fp32": "contradicts",
+        "int8_of_fp32": "scales come from a calibration",
+        "int8_of_seed": "needs a calibration",
+        "int8_report_on_seed": "there is nothing to score",
         "negative": "frames_per_scene is -1, it must not be negative",
+        "no_frames": "num_batches is 0, at least one frame is needed",
         "no_scenes": "needs val_scenes of at least 1",
         "no_weights": "name a checkpoint or a seed",
         "report_on_seed": "there is nothing to score",
@@ -83,7 +123,9 @@ def rules_test_suite(name):
         _failure_test(name = target + "_test", message = message, target_under_test = ":" + target)
     _engines_test(name = "good_engines_test", target_under_test = ":good_engines")
     _onnx_test(name = "good_onnx_test", target_under_test = ":good_onnx")
+    _calibration_test(name = "good_calibration_test", target_under_test = ":good_calibration")
+    _int8_onnx_test(name = "int8_onnx_test", target_under_test = ":int8_onnx")
     native.test_suite(
         name = name,
-        tests = [target + "_test" for target in failures.keys() + ["good_engines", "good_onnx"]],
+        tests = [target + "_test" for target in failures.keys() + ["good_calibration", "good_engines", "good_onnx", "int8_onnx"]],
     )

@@ -271,3 +271,30 @@ def _workers() -> list[int]:
     tasks = Path(f"/proc/{os.getpid()}/task")
     children = [int(pid) for task in tasks.iterdir() for pid in (task / "children").read_text().split()]
     return [pid for pid in children if b"deploy.engine.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def test_int8_engines_keep_codes(tiny_int8_onnx, tiny_onnx, tmp_path):
+    """Weights as codes: what the builder stores for the quantized network is a quarter of FP32, and the scales."""
+
+    def weights(folder, policy, out):
+        settings = EngineSettings(builder="tensorrt_rtx", precision_policy=policy, workspace_bytes=1 << 28)
+        encoder, backbone = CenterPointTensorRTExportPipeline(settings).run(folder, tmp_path / out)
+        (line,) = [line for line in backbone.log_path.read_text().splitlines() if "Total Weights Memory" in line]
+        return encoder, backbone, int(line.split(":")[1].split()[0])
+
+    encoder, backbone, int8 = weights(tiny_int8_onnx, "int8", "int8")
+    # The voxel encoder is no quantized graph; under this policy it is built as it is.
+    assert (encoder.precision, backbone.precision) == ("fp16", "int8")
+    assert int8 < 0.4 * weights(tiny_onnx, "auto", "fp32")[2]
+    again = CenterPointTensorRTExportPipeline(
+        EngineSettings(builder="tensorrt_rtx", precision_policy="int8", workspace_bytes=1 << 28)
+    ).run(tiny_int8_onnx, tmp_path / "again")
+    assert [item.sha256 for item in again] == [encoder.sha256, backbone.sha256]
+    manifest = json.loads((tmp_path / "int8" / "pts_backbone_neck_head.engine.json").read_text())
+    assert (manifest["settings"]["graph_precision"], manifest["settings"]["precision_policy"]) == ("int8", "int8")
+
+
+def test_the_int8_policy_wants_a_quantized_graph(tiny_onnx, tmp_path):
+    settings = EngineSettings(builder="tensorrt_rtx", precision_policy="int8")
+    with pytest.raises(EngineBuildError, match="none of which is quantized"):
+        CenterPointTensorRTExportPipeline(settings).run(tiny_onnx, tmp_path)
