@@ -9,13 +9,17 @@ from pathlib import Path
 import pytest
 
 from deploy import export, main, predict
+from deploy.tools import build_engines, calibrate, export_onnx
 
 REPOSITORY = Path(__file__).parents[3]
-PAGES = ("quickstart.md", "configuration.md", "troubleshooting.md")
+PAGES = ("quickstart.md", "configuration.md", "troubleshooting.md", "quantization.md")
 PARSERS = {
     "deploy.export": export._parser,
     "deploy.main": main._parser,
     "deploy.predict": predict._parser,
+    "deploy.tools.build_engines": build_engines._parser,
+    "deploy.tools.calibrate": calibrate._parser,
+    "deploy.tools.export_onnx": export_onnx._parser,
     "//deploy:export": export._parser,
     "//deploy:predict": predict._parser,
 }
@@ -27,7 +31,7 @@ def page(name: str) -> str:
 
 def commands() -> list[str]:
     pattern = re.compile(r"^ +((?:python -m deploy\.|\./bazelw run //deploy:).*)$", re.MULTILINE)
-    return [line for name in PAGES for line in pattern.findall(page(name))]
+    return [line for name in PAGES for line in pattern.findall(re.sub(r" *\\\n *", " ", page(name)))]
 
 
 @pytest.mark.parametrize("line", commands())
@@ -45,15 +49,16 @@ def test_there_are_commands_on_the_quick_start():
 def test_explained_messages_are_the_programs_own():
     text = page("troubleshooting.md")
     messages = re.findall(r"^\| `([^`]+)` \|", text, re.MULTILINE)
+    messages += re.findall(r"^\| `([^`]+)` \|", page("quantization.md").split("## Messages")[1], re.MULTILINE)
     messages += ["makes up to", "contradicts", "no frame was compared", "NaN or infinite values"]
-    folders = ("base", "models", "datasets", "deploy", "eval")
+    folders = ("base", "models", "datasets", "deploy", "eval", "quant")
     sources = "\n".join(
         file.read_text(encoding="utf-8") for folder in folders for file in (REPOSITORY / folder).rglob("*.py")
     )
     # Joins literals that are written on several lines.
     joined = re.sub(r'"\s*\n\s*f?"', "", sources)
     assert [message for message in messages if message not in joined] == []
-    assert all(message in text for message in messages)
+    assert all(message in text + page("quantization.md") for message in messages)
 
 
 def test_links_lead_somewhere():
