@@ -38,7 +38,7 @@ class PlanStep:
     Attributes:
         skip_layers: Module paths that it leaves in FP16.
         predicted_time_s: Of a frame.
-        predicted_map_drop: By the profile.
+        predicted_map_drop: By the profile; of the far end of the interval, where that is the criterion.
         measured: Its evaluation against floating point; None where nothing was evaluated.
         within_budget: Whether the measured loss is; None where nothing was evaluated.
     """
@@ -140,7 +140,8 @@ def search_plan(
         raise ConfigError("The profile has no mAP: its frames hold no object. Analyse frames with ground truth.")
     if max_evaluations < 1:
         raise ConfigError(f"max_evaluations is {max_evaluations}; give 1 or more.")
-    drop = max(profile.map_drop, 0.0)
+    # Shared out is what must be within the budget: where no loss is measured, its interval still has a far end.
+    drop = max(_loss(profile.quantized, criterion), 0.0)
     items = [Item(layer.name, layer.layers, drop * share) for layer, share in _with_shares(profile, by)]
     everything = tuple(layer for item in items for layer in item.layers)
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection
 
 from base.errors import ConfigError
-from quant.sensitivity.profile import LayerSensitivity, SensitivityProfile
+from quant.sensitivity.profile import Effect, LayerSensitivity, SensitivityProfile
 
 __all__ = ["get_sensitive_layers", "predicted_drop", "shares"]
 
@@ -15,11 +15,11 @@ def shares(profile: SensitivityProfile, by: str = "map") -> dict[str, float]:
     """Each entry's share of the loss of the fully quantized network; they add up to 1.
 
     The stakes (what a layer loses alone and what the rest gains without it, averaged) as far as any is above 0; else
-    the noise that the layer alone adds to the outputs, relative to their signal.
+    the same of the outputs' noise relative to their signal.
 
     Args:
         profile: Of the model.
-        by: "map" as above; "sqnr" takes the noise in any case.
+        by: "map" as above; "sqnr" takes the noise in any case: it is known far more exactly than a loss of mAP.
 
     Raises:
         ConfigError: another word.
@@ -28,7 +28,7 @@ def shares(profile: SensitivityProfile, by: str = "map") -> dict[str, float]:
         raise ConfigError(f"by is '{by}'; it is 'map' or 'sqnr'.")
     weights = {layer.name: layer.stake for layer in profile.layers}
     if by == "sqnr" or not any(weights.values()):
-        weights = {layer.name: _noise(layer) for layer in profile.layers}
+        weights = {layer.name: _noise_stake(layer, profile) for layer in profile.layers}
     total = sum(weights.values())
     return {name: weight / total if total else 0.0 for name, weight in weights.items()}
 
@@ -62,7 +62,7 @@ def get_sensitive_layers(profile: SensitivityProfile, max_map_drop: float) -> tu
     if math.isnan(profile.map_drop):
         raise ConfigError("The profile has no mAP: its frames hold no object. Analyse frames with ground truth.")
     share = shares(profile)
-    order = sorted(profile.layers, key=lambda layer: (-share[layer.name], -_noise(layer)))
+    order = sorted(profile.layers, key=lambda layer: (-share[layer.name], -_noise(layer.alone)))
     chosen: list[LayerSensitivity] = []
     for layer in order:
         # A share of 0 cannot help; neither can rounding in the sum of all shares be made up for.
@@ -72,5 +72,14 @@ def get_sensitive_layers(profile: SensitivityProfile, max_map_drop: float) -> tu
     return tuple(path for layer in chosen for path in layer.layers)
 
 
-def _noise(layer: LayerSensitivity) -> float:
-    return sum(math.pow(10.0, -ratio / 10.0) for ratio in layer.alone.sqnr_db.values())
+def _noise_stake(layer: LayerSensitivity, profile: SensitivityProfile) -> float:
+    """Noise that it adds, averaged over both directions; 0 where the rest is noisier without it.
+
+    That happens: the range of its input clips what the layers before it do.
+    """
+    return max((_noise(layer.alone) + _noise(profile.quantized) - _noise(layer.all_but)) / 2.0, 0.0)
+
+
+def _noise(effect: Effect) -> float:
+    """Of all outputs, each relative to its signal."""
+    return sum(math.pow(10.0, -ratio / 10.0) for ratio in effect.sqnr_db.values())

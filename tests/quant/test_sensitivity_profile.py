@@ -84,6 +84,19 @@ def test_noise_decides_where_no_layer_alone_shows_a_loss() -> None:
     assert get_sensitive_layers(profile(0.01, quiet, loud), 0.001) == ("loud",)
 
 
+def test_noise_counts_in_both_directions() -> None:
+    """10^-2 alone; without it the noise of the whole, 10^-3, is 0, the same, or 10^-1."""
+
+    def shared_out(rest: float) -> float:
+        other = layer("other", 0.0, 0.0, sqnr=20.0)
+        some = LayerSensitivity("some", ("some",), 1, effect(0.0, 20.0), effect(0.0, rest))
+        return shares(profile(0.01, some, other), "sqnr")["some"]
+
+    assert shared_out(math.inf) == pytest.approx((0.01 + 0.001) / (0.01 + 0.001 + 0.01))
+    assert shared_out(30.0) == pytest.approx(0.5)
+    assert shared_out(10.0) == 0.0
+
+
 def test_stage_gives_its_layers() -> None:
     stage = layer("blocks.0", 0.02, 0.02, layers=("blocks.0.0", "blocks.0.3"))
     assert get_sensitive_layers(profile(0.02, stage, layer("x", 0.0, 0.0)), 0.001) == ("blocks.0.0", "blocks.0.3")
