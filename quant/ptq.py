@@ -116,9 +116,10 @@ def _make_up(
 
 
 def _survey(model: nn.Module, frames: Sequence[Any], settings: ReconstructionSettings, equalize: bool) -> Tensor:
-    """Runs the float model over the first frames, cuts windows, and equalizes channels where asked."""
+    """Runs the float model over frames, cuts windows, and equalizes channels where asked."""
     import torch
 
+    from quant.calibration.batches import evenly_spaced
     from quant.equalization import ChannelRanges
     from quant.fixed_threads import fixed_threads
     from quant.reconstruction.blocks import CANVAS, partition, run_blocks
@@ -133,9 +134,10 @@ def _survey(model: nn.Module, frames: Sequence[Any], settings: ReconstructionSet
     )
     blocks = partition(model)
     device = next(model.parameters()).device
-    chosen = [frames[index] for index in range(min(settings.frames, len(frames)))] if frames else []
+    indices = evenly_spaced(len(frames), settings.frames)
     with ChannelRanges(model) as ranges, fixed_threads(settings.threads), torch.no_grad():
-        for frame in progress(chosen, "running the float model"):
+        for index in progress(indices, "running the float model"):
+            frame = frames[index]
             found = run_blocks(blocks, {CANVAS: frame.canvas.to(device)})
             sampler.add(frame.canvas, found[HEATMAP])
     if equalize:

@@ -55,6 +55,7 @@ class BlockResult:
         path: Module path.
         before: Its error with weights rounded to nearest.
         after: With learned roundings, biases and scales.
+        undecided: Share of the weights whose rounding training left between the choices.
         kept: Whether the learned ones were kept: only where they lower the objective.
         seconds: Time it took.
     """
@@ -62,6 +63,7 @@ class BlockResult:
     path: str
     before: BlockError
     after: BlockError
+    undecided: float
     kept: bool
     seconds: float
 
@@ -142,7 +144,7 @@ class _Run:
             if not training.is_empty:
                 result = self._reconstruct(index, block, training, targets, started)
                 _logger.info(
-                    "%s: error %.4g -> %.4g, scores %.4g -> %.4g, boxes %.4g -> %.4g%s, %.0f s",
+                    "%s: error %.4g -> %.4g, scores %.4g -> %.4g, boxes %.4g -> %.4g%s, %.1f %% undecided, %.0f s",
                     *(
                         result.path,
                         result.before.local,
@@ -151,6 +153,7 @@ class _Run:
                         result.after.heatmap,
                     ),
                     *(result.before.regression, result.after.regression, "" if result.kept else " (not kept)"),
+                    100.0 * result.undecided,
                     result.seconds,
                 )
                 yield result
@@ -182,12 +185,13 @@ class _Run:
             return loss
 
         training.train(objective, self._train, f"reconstructing {block.path}")
+        undecided = training.undecided_share()
         training.commit()
         after = self._error(index, targets, judged)
         kept = after.relative_to(before, settings.task_weight) < 1.0 + settings.task_weight
         if not kept:
             training.revert(state)
-        return BlockResult(block.path, before, after, kept, time.monotonic() - started)
+        return BlockResult(block.path, before, after, undecided, kept, time.monotonic() - started)
 
     def _error(self, index: int, targets: Mapping[str, Tensor], chosen: Tensor) -> BlockError:
         sums = torch.zeros(3, dtype=torch.float64)

@@ -14,7 +14,7 @@ class ReconstructionSettings:
     """Settings of `quant.reconstruction.reconstruct`.
 
     Attributes:
-        frames: Calibration frames that windows are cut from; later ones only calibrate.
+        frames: Calibration frames that windows are cut from; others only calibrate.
         windows_per_frame: Windows of the canvas per frame.
         window_cells: Side of a window in heatmap cells, a multiple of 32.
         held_out: Share of the windows that is not trained on; a block must get better on them to be kept.
@@ -36,9 +36,9 @@ class ReconstructionSettings:
     windows_per_frame: int = 2
     window_cells: int = 64
     held_out: float = 0.125
-    iterations: int = 400
-    batch_size: int = 2
-    rounding_lr: float = 1e-2
+    iterations: int = 300
+    batch_size: int = 1
+    rounding_lr: float = 2e-2
     bias_lr: float = 2e-3
     scale_lr: float = 1e-3
     rounding_weight: float = 1.0

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["BlockTraining", "Objective"]
 
+_DECIDED = 0.4
+
 # (windows, step) -> the loss of the block on these windows; with the task's part where the step asks for it.
 Objective = Callable[["Tensor", bool], "Tensor"]
 
@@ -101,6 +103,12 @@ class BlockTraining:
             optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
             optimizer.step()
+
+    def undecided_share(self) -> float:
+        """Share of the weights whose soft rounding is not within a tenth of a choice: what `commit` will change."""
+        with torch.no_grad():
+            open_ = [(item.rounding.choice() - 0.5).abs().flatten() < _DECIDED for item in self._layers]
+            return float(torch.cat(open_).double().mean())
 
     def commit(self) -> None:
         """Makes every choice and writes weights and scales into the block; its quantizers are back in place."""
