@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,6 +129,7 @@ def _build(
     # From memory: a path would end up in the engine and make equal builds unequal.
     if not parser.parse(request.onnx_path.read_bytes()):
         raise EngineBuildError(f"{traits.title} cannot parse '{request.onnx_path}': {_parser_errors(parser)}")
+    log.note(f"parsed network: {_composition(network)}")
     config = _configure(trt, dialect, request, traits, plan, builder)
     _add_profile(request, builder, config)
     cache = _load_timing_cache(dialect, request, config, log)
@@ -142,6 +144,13 @@ def _build(
         with atomic_path(request.timing_cache) as temporary:
             temporary.write_bytes(bytes(memoryview(config.get_timing_cache().serialize())))
     return bytes(memoryview(serialized)), int(network.num_layers), seconds
+
+
+def _composition(network: Any) -> str:
+    """How many layers of each kind write each type: `24 CONSTANT INT8, 16 CONVOLUTION FLOAT`, sorted."""
+    layers = (network.get_layer(index) for index in range(network.num_layers))
+    kinds = Counter((layer.type.name, layer.get_output(0).dtype.name) for layer in layers if layer.num_outputs)
+    return ", ".join(f"{count} {kind} {dtype}" for (kind, dtype), count in sorted(kinds.items()))
 
 
 def _creation_flags(trt: Any, plan: BuildPlan) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import types
+from types import SimpleNamespace
 from typing import Any
 
 
@@ -32,6 +33,12 @@ def make_tensorrt(version: str, *, gpu: bool = True, parse_errors: tuple[Any, ..
 
     class Network:
         num_layers = 3
+
+        @staticmethod
+        def get_layer(index: int) -> Any:
+            output = SimpleNamespace(dtype=SimpleNamespace(name="HALF"))
+            kind = SimpleNamespace(name=("CONVOLUTION", "ACTIVATION", "CONVOLUTION")[index])
+            return SimpleNamespace(type=kind, num_outputs=1, get_output=lambda _: output)
 
     class TimingCache:
         def __init__(self, data: bytes) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -285,6 +286,11 @@ def test_int8_engines_keep_codes(tiny_int8_onnx, tiny_onnx, tmp_path):
     encoder, backbone, int8 = weights(tiny_int8_onnx, "int8", "int8")
     # The voxel encoder is no quantized graph; under this policy it is built as it is.
     assert (encoder.precision, backbone.precision) == ("fp16", "int8")
+    # Every layer but the heads' six last ones has codes for weights, as TensorRT's parser sees them.
+    (parsed,) = [line for line in backbone.log_path.read_text().splitlines() if "parsed network:" in line]
+    assert re.search(r"\b6 CAST FLOAT\b", parsed)
+    codes = int(re.search(r"(\d+) CONSTANT INT8", parsed)[1])
+    assert codes == sum(map(int, re.findall(r"(\d+) (?:CONVOLUTION|DECONVOLUTION) ", parsed))) - 6
     assert int8 < 0.4 * weights(tiny_onnx, "auto", "fp32")[2]
     again = CenterPointTensorRTExportPipeline(
         EngineSettings(builder="tensorrt_rtx", precision_policy="int8", workspace_bytes=1 << 28)
