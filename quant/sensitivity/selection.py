@@ -73,7 +73,7 @@ def get_sensitive_layers(profile: SensitivityProfile, max_map_drop: float) -> tu
 
 
 def _noise_stake(layer: LayerSensitivity, profile: SensitivityProfile) -> float:
-    """Noise that it adds, averaged over both directions; 0 where the rest is noisier without it, as errors may cancel."""
+    """Noise that it adds, averaged over both directions; 0 where the rest is noisier without it: errors may cancel."""
     return max((_noise(layer.alone) + _noise(profile.quantized) - _noise(layer.all_but)) / 2.0, 0.0)
 
 
