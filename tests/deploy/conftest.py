@@ -59,23 +59,26 @@ def run_onnx() -> Callable[..., list[Any]]:
 
 
 @pytest.fixture(scope="session")
-def tiny_int8(tiny: tuple[Any, Any]) -> Any:
+def tiny_canvases(tiny: tuple[Any, Any]) -> list[Any]:
+    """Two seeded canvases, mostly empty, as a canvas of pillars is."""
+    import torch
+
+    shape, generator = tiny[1].canvas_shape, torch.Generator().manual_seed(0)
+    return [
+        torch.rand(shape, generator=generator) * (torch.rand((1, 1, *shape[2:]), generator=generator) > 0.6)
+        for _ in range(2)
+    ]
+
+
+@pytest.fixture(scope="session")
+def tiny_int8(tiny: tuple[Any, Any], tiny_canvases: list[Any]) -> Any:
     """The tiny CenterPoint, calibrated on two seeded canvases. Tests must not change it."""
     import copy
-
-    import torch
 
     from deploy.quantized_model import QuantizationSettings, quantize_float_model
 
     model, spec = tiny
-    generator = torch.Generator().manual_seed(0)
-    # Mostly empty, as a canvas of pillars is.
-    canvases = [
-        torch.rand(spec.canvas_shape, generator=generator)
-        * (torch.rand((1, 1, *spec.canvas_shape[2:]), generator=generator) > 0.6)
-        for _ in range(2)
-    ]
-    return quantize_float_model(copy.deepcopy(model), spec, canvases, QuantizationSettings(num_batches=2))
+    return quantize_float_model(copy.deepcopy(model), spec, tiny_canvases, QuantizationSettings(num_batches=2))
 
 
 @pytest.fixture(scope="session")

@@ -124,6 +124,24 @@ def test_export_is_the_same_bytes_twice(tiny, tiny_int8, tiny_int8_onnx, tmp_pat
         assert artifact.path.read_bytes() == (tiny_int8_onnx / artifact.path.name).read_bytes()
 
 
+def test_both_engines_give_the_same_graph(tiny, tiny_canvases, tiny_int8_onnx, tmp_path):
+    settings = QuantizationSettings(num_batches=2, engine="modelopt")
+    other = quantize_float_model(copy.deepcopy(tiny[0]), tiny[1], tiny_canvases, settings)
+    export = OnnxExportSettings(opset_version=19, precision="int8", quantized_layers=planned_layers(other.structure))
+    for artifact in export_components(other.model, tiny[1], tmp_path, export):
+        assert artifact.path.read_bytes() == (tiny_int8_onnx / artifact.path.name).read_bytes()
+
+
+def test_bias_correction_changes_biases_alone(tiny, tiny_canvases, tiny_int8):
+    settings = QuantizationSettings(num_batches=2, method="bias_correction")
+    other = quantize_float_model(copy.deepcopy(tiny[0]), tiny[1], tiny_canvases, settings)
+    assert other.facts["scales_sha256"] == tiny_int8.facts["scales_sha256"]
+    ours, theirs = other.model.state_dict(), tiny_int8.model.state_dict()
+    different = {key for key in ours if not torch.equal(ours[key], theirs[key])}
+    assert different
+    assert {key.rpartition(".")[2] for key in different} == {"bias"}
+
+
 def test_the_checkpoint_brings_the_same_model_back(tiny, tiny_int8, tiny_config_path, tmp_path):
     checkpoint, calibration = save_quantized_model(tiny_int8, tmp_path)
     again = read_quantized_model(build_model(load_model_config(tiny_config_path), seed=8), checkpoint)
