@@ -5,6 +5,7 @@ from __future__ import annotations
 from base.lazy import lazy_attributes
 
 __all__ = [
+    "AutowareDecodeParams",
     "Backend",
     "BackendOutput",
     "Inference",
@@ -12,6 +13,7 @@ __all__ = [
     "LatencyStats",
     "Pipeline",
     "circle_nms",
+    "decode_autoware",
     "open_backend",
     "voxelize",
 ]
@@ -21,6 +23,7 @@ __all__ = [
 __getattr__ = lazy_attributes(
     __name__,
     {
+        "AutowareDecodeParams": "autoware_params",
         "Backend": "backends.base",
         "BackendOutput": "backends.base",
         "Inference": "pipeline",
@@ -28,6 +31,7 @@ __getattr__ = lazy_attributes(
         "LatencyStats": "latency",
         "Pipeline": "pipeline",
         "circle_nms": "nms",
+        "decode_autoware": "autoware_postprocess",
         "open_backend": "backends",
         "voxelize": "preprocess",
     },

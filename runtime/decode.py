@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from models.spec import ModelSpec
 
-__all__ = ["decode"]
+__all__ = ["check_outputs", "decode", "sigmoid"]
 
 _log = logging.getLogger(__name__)
 
@@ -45,12 +45,12 @@ def decode(outputs: Mapping[str, NDArray[np.float32]], spec: ModelSpec) -> Boxes
     Raises:
         DataError: an output is missing or has another shape.
     """
-    heads = _check_outputs(outputs, spec)
+    heads = check_outputs(outputs, spec)
     heatmap = heads["heatmap"].reshape(-1)
     num_cells = spec.head_size[0] * spec.head_size[1]
     width = spec.head_size[0]
     top = _top_k(heatmap, spec.max_detections_before_nms)
-    scores = _sigmoid(heatmap[top])
+    scores = sigmoid(heatmap[top])
     good = scores > np.float32(spec.score_threshold)
     top, scores = top[good], scores[good]
     labels, cell = np.divmod(top, num_cells)
@@ -108,13 +108,19 @@ def _top_k(values: NDArray[np.float32], k: int) -> NDArray[np.int64]:
     return chosen[np.argsort(-values[chosen], kind="stable")]
 
 
-def _sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Float32 of the logistic function in double precision; neither end overflows."""
     x = logits.astype(np.float64)
     e = np.exp(-np.abs(x))
     return np.where(x >= 0, 1.0 / (1.0 + e), e / (1.0 + e)).astype(np.float32)
 
 
-def _check_outputs(outputs: Mapping[str, NDArray[np.float32]], spec: ModelSpec) -> dict[str, NDArray[np.float32]]:
+def check_outputs(outputs: Mapping[str, NDArray[np.float32]], spec: ModelSpec) -> dict[str, NDArray[np.float32]]:
+    """Head name -> (C, h, w) of one frame's outputs.
+
+    Raises:
+        DataError: an output is missing or has another shape than the model's.
+    """
     heads: dict[str, NDArray[np.float32]] = {}
     for head in spec.heads:
         if head.name not in outputs:

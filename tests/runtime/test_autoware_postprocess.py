@@ -1,0 +1,302 @@
+"""The node's decode against a transcription of its formulas in loops, on random tensors; and cases by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from shapely.geometry import Polygon
+
+from base.boxes import Boxes3D
+from base.errors import ConfigError, DataError
+from models.spec import ModelSpec
+from runtime.autoware_params import AUTOWARE_LABELS, AreaRemapping, AutowareDecodeParams
+from runtime.autoware_postprocess import decode_autoware, suppress_overlaps, with_model_labels
+from runtime.decode import decode
+from tests.runtime.small_model import small_spec
+
+F = np.float32
+Outputs = dict[str, NDArray[np.float32]]
+LABEL_OF = {"CAR": 1, "TRUCK": 2, "BUS": 3, "BICYCLE": 6, "PEDESTRIAN": 7}
+
+
+def tiny_spec(**changes: Any) -> ModelSpec:
+    """8 x 6 cells of 0.64 m."""
+    return small_spec(point_cloud_range=(-2.56, -1.92, -3.0, 2.56, 1.92, 5.0), **changes)
+
+
+def params_for(spec: ModelSpec, **changes: Any) -> AutowareDecodeParams:
+    rows = {name: (0.3 + 0.02 * i, 0.25, 0.35) for i, name in enumerate(spec.class_names)}
+    params = AutowareDecodeParams.from_spec(spec, rows, distance_bins_m=(1.0, 2.0, 3.0))
+    return dataclasses.replace(params, **changes)
+
+
+def random_outputs(spec: ModelSpec, rng: np.random.Generator) -> Outputs:
+    """In mmdet3d's convention: dim [l, w, h], rot [sin, cos]."""
+    centre = {"heatmap": (-2.5, 1.2), "reg": (0.5, 0.3), "height": (0.0, 1.0), "dim": (0.6, 0.7)}
+    outputs = {}
+    for head in spec.heads:
+        mean, spread = centre.get(head.name, (0.0, 0.6))
+        outputs[head.name] = (mean + spread * rng.normal(size=spec.head_shape(head))).astype(F)
+    return outputs
+
+
+def in_node_convention(outputs: Outputs) -> Outputs:
+    rot, dim = outputs["rot"], outputs["dim"]
+    return {**outputs, "dim": dim[:, [1, 0, 2]], "rot": np.stack([-rot[:, 1], -rot[:, 0]], axis=1)}
+
+
+def footprint(box: list[float]) -> Polygon:
+    x, y, _, length, width, _, yaw = (float(v) for v in box[:7])
+    c, s = math.cos(yaw), math.sin(yaw)
+    signs = ((1, 1), (-1, 1), (-1, -1), (1, -1))
+    return Polygon(
+        [(x + c * a * length / 2 - s * b * width / 2, y + s * a * length / 2 + c * b * width / 2) for a, b in signs]
+    )
+
+
+def cell_box(out: Outputs, spec: ModelSpec, params: AutowareDecodeParams, yi: int, xi: int) -> list[Any] | None:
+    """One cell as the kernel treats it: [x, y, z, l, w, h, yaw, vx, vy, score, label], or None."""
+    label, best = -1, F(-1)
+    for ci in range(len(spec.class_names)):
+        score = F(1.0 / (1.0 + math.exp(-float(out["heatmap"][0, ci, yi, xi]))))
+        if score > best:
+            label, best = ci, score
+    stride = F(spec.out_size_factor)
+    x = F(spec.voxel_size[0]) * stride * (F(xi) + out["reg"][0, 0, yi, xi]) + F(spec.point_cloud_range[0])
+    y = F(spec.voxel_size[1]) * stride * (F(yi) + out["reg"][0, 1, yi, xi]) + F(spec.point_cloud_range[1])
+    distance = np.sqrt(x * x + y * y)
+    bucket = -1
+    for index, limit in enumerate(params.distance_bins_m):
+        if distance < F(limit):
+            bucket = index
+            break
+    if bucket == -1:
+        return None
+    if best < F(params.score_thresholds[label][bucket]):
+        return None
+    first, second = out["rot"][0, 0, yi, xi], out["rot"][0, 1, yi, xi]
+    if np.sqrt(first * first + second * second) < F(params.yaw_norm_thresholds[label]):
+        return None
+    w, length, h = (math.exp(float(v)) for v in out["dim"][0, :, yi, xi])
+    yaw = -math.atan2(first, second) - math.pi / 2
+    vx, vy = out["vel"][0, :, yi, xi]
+    return [x, y, out["height"][0, 0, yi, xi], length, w, h, yaw, vx, vy, best, LABEL_OF[params.class_names[label]]]
+
+
+def transcribed(out: Outputs, spec: ModelSpec, params: AutowareDecodeParams) -> list[list[Any]]:
+    """The whole decode for outputs in the node's convention."""
+    width, height = spec.head_size
+    cells = [cell_box(out, spec, params, yi, xi) for yi in range(height) for xi in range(width)]
+    boxes = sorted((box for box in cells if box is not None), key=lambda box: -box[9])
+    alive: list[list[Any]] = []
+    for box in boxes:
+        if all((box[0] - o[0]) ** 2 + (box[1] - o[1]) ** 2 >= F(params.circle_nms_distance_m) ** 2 for o in alive):
+            alive.append(box)
+    shapes = [footprint(box) for box in alive]
+    result = []
+    for target, box in enumerate(alive):
+        suppressed = False
+        for source in range(target):
+            other = alive[source]
+            if other[10] != box[10] and LABEL_OF["PEDESTRIAN"] in (other[10], box[10]):
+                continue
+            if math.dist(box[:2], other[:2]) > params.iou_nms_search_distance_m:
+                continue
+            shared = shapes[target].intersection(shapes[source]).area
+            iou = shared / (shapes[target].area + shapes[source].area - shared)
+            suppressed |= iou > params.iou_nms_threshold
+        if not suppressed:
+            result.append(list(box))
+    for box in result:
+        area = F(float(F(box[3])) * float(F(box[4])))
+        for label in range(len(AUTOWARE_LABELS)):
+            rule = params.remapping
+            low, high = rule.min_area_m2[box[10]][label], rule.max_area_m2[box[10]][label]
+            if rule.allow[box[10]][label] and low <= area <= high:
+                box[10] = label
+                break
+    return result
+
+
+def assert_same(ours: Boxes3D, expected: list[list[Any]]) -> None:
+    assert len(ours) == len(expected)
+    if not expected:
+        return
+    rows = np.array(expected, np.float64)
+    assert ours.labels.tolist() == rows[:, 10].astype(int).tolist()
+    np.testing.assert_array_equal(ours.scores, rows[:, 9].astype(F))
+    np.testing.assert_array_equal(ours.boxes[:, [0, 1, 2, 7, 8]], rows[:, [0, 1, 2, 7, 8]].astype(F))
+    np.testing.assert_array_max_ulp(ours.boxes[:, 3:6], rows[:, 3:6].astype(F), maxulp=1)
+    turn = ours.boxes[:, 6] - rows[:, 6]
+    np.testing.assert_allclose(np.sin(turn / 2), 0, atol=1e-6)
+    assert (np.abs(ours.boxes[:, 6]) <= F(math.pi)).all()
+
+
+def test_decode_equals_the_transcription_on_1000_random_tensors() -> None:
+    spec = tiny_spec()
+    node_spec = dataclasses.replace(spec, rot_y_axis_reference=True)
+    params = params_for(spec)
+    rng = np.random.default_rng(7)
+    seen: set[int] = set()
+    total = 0
+    for _ in range(1000):
+        outputs = random_outputs(spec, rng)
+        converted = in_node_convention(outputs)
+        expected = transcribed(converted, spec, params)
+        assert_same(decode_autoware(converted, node_spec, params), expected)
+        # Unconverted outputs of the same network give the same boxes.
+        assert_same(decode_autoware(outputs, spec, params), expected)
+        seen |= {int(row[10]) for row in expected}
+        total += len(expected)
+    # The tensors reach every label the five classes can end in, trailers included.
+    assert seen == {1, 2, 3, 4, 6, 7}
+    assert total > 3000
+
+
+def test_the_yaw_is_the_training_framework_s() -> None:
+    """Where nothing is suppressed or remapped, both decodes describe the same boxes."""
+    spec = tiny_spec(nms_min_radius_m2=0.0, score_threshold=0.01, post_max_size=500, max_detections_before_nms=500)
+    outputs = random_outputs(spec, np.random.default_rng(3))
+    outputs["heatmap"][:] = -10
+    outputs["heatmap"][0, 0, ::3, ::3] = np.linspace(1, 2, 6).reshape(2, 3)
+    outputs["dim"][:] = math.log(0.8)
+    params = params_for(spec, yaw_norm_thresholds=(0.0,) * 5, distance_bins_m=(50.0,), score_thresholds=((0.3,),) * 5)
+    node, framework = decode_autoware(outputs, spec, params), decode(outputs, spec)
+    assert len(node) == len(framework) == 6
+    np.testing.assert_array_equal(node.scores, framework.scores)
+    np.testing.assert_allclose(node.boxes[:, :6], framework.boxes[:, :6], rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(np.sin((node.boxes[:, 6] - framework.boxes[:, 6]) / 2), 0, atol=1e-6)
+    np.testing.assert_array_equal(with_model_labels(node, spec.class_names).labels, framework.labels)
+
+
+def empty_outputs(spec: ModelSpec) -> Outputs:
+    outputs = {head.name: np.zeros(spec.head_shape(head), F) for head in spec.heads}
+    outputs["heatmap"][:] = -20
+    outputs["rot"][:, 1] = 1.0
+    return outputs
+
+
+def test_limits_of_the_thresholds() -> None:
+    spec = tiny_spec()
+    outputs = empty_outputs(spec)
+    # The centre of the box below: cell (3, 5) moved by a quarter of a cell.
+    limit = float(F(0.32) * F(2) * (F(5) + F(0.25)) + F(-2.56))
+    params = params_for(spec, distance_bins_m=(limit, 4.0), score_thresholds=((0.5, 0.25),) * 5)
+    # A score equal to its threshold stays (sigmoid(0) is exactly 0.5), a distance equal to a limit is the next bin's.
+    outputs["heatmap"][0, 0, 3, 5] = 0.0
+    assert len(decode_autoware(outputs, spec, params)) == 1
+    outputs["heatmap"][0, 0, 3, 5] = -1e-6
+    assert len(decode_autoware(outputs, spec, params)) == 0
+    outputs["reg"][0, 0, 3, 5] = 0.25
+    assert decode_autoware(outputs, spec, params).boxes[0, :2].tolist() == [limit, 0.0]
+    outputs["rot"][0, :, 3, 5] = 0.0, 0.29
+    assert len(decode_autoware(outputs, spec, params)) == 0
+    outputs["rot"][0, :, 3, 5] = 0.0, 0.31
+    assert len(decode_autoware(outputs, spec, params)) == 1
+    outputs["reg"][0, 0, 3, 5] = 30  # beyond the last limit
+    assert len(decode_autoware(outputs, spec, params)) == 0
+
+
+def test_one_class_a_cell_and_the_first_of_equal_scores() -> None:
+    spec = tiny_spec()
+    outputs = empty_outputs(spec)
+    outputs["heatmap"][0, [1, 4], 3, 6] = 30.0, 60.0  # both sigmoids are 1 in float32
+    boxes = decode_autoware(outputs, spec, params_for(spec))
+    assert [AUTOWARE_LABELS[i] for i in boxes.labels] == ["TRUCK"]
+    outputs["heatmap"][0, 1, 3, 6] = np.nan
+    assert [AUTOWARE_LABELS[i] for i in decode_autoware(outputs, spec, params_for(spec)).labels] == ["PEDESTRIAN"]
+    outputs["heatmap"][0, :, 3, 6] = np.nan
+    assert len(decode_autoware(outputs, spec, params_for(spec))) == 0
+
+
+def row(x: float, label: str, length: float = 4.0, width: float = 2.0) -> tuple[list[float], int]:
+    return [x, 0, 0, length, width, 1.5, 0, 0, 0], AUTOWARE_LABELS.index(label)
+
+
+def boxes_of(*rows: tuple[list[float], int]) -> Boxes3D:
+    scores = np.linspace(0.9, 0.5, len(rows)).astype(F)
+    return Boxes3D(np.array([box for box, _ in rows], F), scores, np.array([label for _, label in rows]))
+
+
+def test_a_suppressed_box_suppresses_too() -> None:
+    chain = boxes_of(row(0, "CAR"), row(3, "CAR"), row(6, "CAR"))  # neighbours share 1 m of 4: IoU 1/7
+    assert suppress_overlaps(chain, 0.1, 10.0).tolist() == [True, False, False]
+    assert suppress_overlaps(chain, 0.15, 10.0).tolist() == [True, True, True]
+    assert suppress_overlaps(chain, 0.1, 2.9).tolist() == [True, True, True]
+
+
+def test_a_pedestrian_is_compared_with_pedestrians_alone() -> None:
+    boxes = boxes_of(row(0, "CAR"), row(0.5, "PEDESTRIAN"), row(0.6, "PEDESTRIAN"), row(0.5, "TRUCK"))
+    assert suppress_overlaps(boxes, 0.1, 10.0).tolist() == [True, True, False, False]
+
+
+def test_classes_by_area() -> None:
+    car, truck, trailer, bus, bicycle = (
+        AUTOWARE_LABELS.index(n) for n in ("CAR", "TRUCK", "TRAILER", "BUS", "BICYCLE")
+    )
+    labels = np.array([car, car, car, car, truck, bus, bus, bicycle])
+    areas = np.array([12.0, 12.125, 36.0, 36.5, 36.0, 35.9, 40.0, 50.0], F)
+    # At 36 m² a car may be a truck or a trailer; the lower label wins. No label is remapped twice.
+    expected = [car, truck, truck, trailer, trailer, bus, trailer, bicycle]
+    assert AreaRemapping.default().apply(labels, areas).tolist() == expected
+
+
+def test_labels_back_to_the_model_s() -> None:
+    boxes = boxes_of(row(0, "CAR"), row(9, "TRAILER"), row(20, "UNKNOWN"), row(30, "PEDESTRIAN"))
+    names = ("car", "truck", "bus", "bicycle", "pedestrian")
+    assert with_model_labels(boxes, names).labels.tolist() == [0, 1, 4]
+    assert with_model_labels(boxes, names, merge={}).labels.tolist() == [0, 4]
+    with pytest.raises(ConfigError, match="Cannot merge TRAILER into 'lorry'"):
+        with_model_labels(boxes, names, merge={"TRAILER": "lorry"})
+
+
+def test_non_finite_boxes_are_dropped_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    spec = tiny_spec()
+    outputs = empty_outputs(spec)
+    outputs["heatmap"][0, 0, 3, (2, 6)] = 3.0
+    outputs["dim"][0, 0, 3, 2] = np.inf
+    with caplog.at_level(logging.WARNING):
+        assert len(decode_autoware(outputs, spec, params_for(spec))) == 1
+    assert "1 of 2 candidate boxes have a NaN or infinite number" in caplog.text
+
+
+def test_wrong_input_is_named() -> None:
+    spec = tiny_spec()
+    outputs = empty_outputs(spec)
+    with pytest.raises(DataError, match="'dim' has shape"):
+        decode_autoware({**outputs, "dim": outputs["dim"][:, :2]}, spec)
+    no_velocity = dataclasses.replace(spec, heads=spec.heads[:-1])
+    with pytest.raises(DataError, match=r"model 'small' lacks \['vel'\]"):
+        decode_autoware(outputs, no_velocity)
+    with pytest.raises(ConfigError, match="norm_bbox=False"):
+        decode_autoware(outputs, dataclasses.replace(spec, norm_bbox=False))
+    other = AutowareDecodeParams.from_spec(dataclasses.replace(spec, class_names=("car", "tram")))
+    with pytest.raises(ConfigError, match=r"parameters are for classes \['CAR', 'TRAM'\]"):
+        decode_autoware(outputs, spec, other)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"distance_bins_m": (4.0, 3.0, 5.0)}, "must be positive and ascending"),
+        ({"score_thresholds": ((0.5, 0.5),) * 5}, "CAR has 2 score thresholds for 3 distance bins"),
+        ({"score_thresholds": ((0.5, 0.5, 1.0),) * 5}, r"threshold 1.0 is outside \[0, 1\)"),
+        ({"yaw_norm_thresholds": (0.3,)}, "5 classes have 1 yaw_norm_thresholds"),
+        ({"circle_nms_distance_m": 0.0}, "circle_nms_distance_m is 0.0"),
+        ({"iou_nms_threshold": 1.5}, "iou_nms_threshold 1.5 must lie"),
+    ],
+)
+def test_wrong_parameters_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        params_for(tiny_spec(), **changes)
+
+
+def test_thresholds_for_a_class_the_model_lacks() -> None:
+    with pytest.raises(ConfigError, match=r"given for \['tram'\]"):
+        AutowareDecodeParams.from_spec(tiny_spec(), {"tram": (0.1,) * 4})
