@@ -7,6 +7,7 @@ frame drawn w times counts w times (`eval.weighted_precision`).
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,11 @@ __all__ = ["BootstrapComparison", "Difference", "Verdict", "min_resamples", "pai
 
 Verdict = Literal["better", "worse", "indistinguishable", "undefined"]
 
+_logger = logging.getLogger(__name__)
+
+# A bootstrap of few values does not see their spread: on the simulation of `benchmarks.bootstrap_coverage`, intervals of
+# 95 % hold the truth in 92.5 % of 400 trials with 20 frames, 95.0 % with 40, 94.3 % of 1000 with 100.
+_FEW_GROUPS = 20
 _BLOCK = 128  # Draws computed at once: a running sum of 20,000 detections then takes 10 MB.
 
 
@@ -156,6 +162,11 @@ def paired_bootstrap(
     _check_settings(policy, num_resamples, confidence)
     _check_frames(frames_a, frames_b, label_a, label_b)
     group_of, num_groups = _group_indices(groups, len(frames_a))
+    if num_resamples and num_groups < _FEW_GROUPS:
+        _logger.warning(
+            "%s against %s: an interval over %d %s is too narrow; evaluate at least %d",
+            *(label_b, label_a, num_groups, "frames" if groups is None else "groups of frames", _FEW_GROUPS),
+        )
     metrics_a, metrics_b = (
         evaluate_detections(
             frames,

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from base.boxes import Boxes3D
 from base.errors import ConfigError, DataError
 from benchmarks.bootstrap_coverage import measure_coverage, simulate_population
+from eval import statistics
 from eval.codec import from_json, to_json
 from eval.metrics import (
     CENTER_DISTANCE_BEV,
@@ -187,6 +188,20 @@ def test_coverage_of_a_small_simulation() -> None:
     half = measure_coverage(population, trials=60, frames=40, resamples=100, confidence=0.5)
     assert 0.3 <= half.covered <= 0.7
     assert "of 60 intervals of confidence 50% contain the truth" in str(half)
+
+
+def test_few_frames_are_warned_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    warnings: list[str] = []
+    monkeypatch.setattr(statistics._logger, "warning", lambda text, *values: warnings.append(text % values))
+    compare(detector(30, 1), detector(30, 2))
+    compare(detector(10, 1), detector(10, 2), num_resamples=0)
+    assert warnings == []
+    compare(detector(10, 1), detector(10, 2))
+    compare(detector(30, 1), detector(30, 2), groups=["a", "b"] * 15)
+    assert warnings == [
+        "b against a: an interval over 10 frames is too narrow; evaluate at least 20",
+        "b against a: an interval over 2 groups of frames is too narrow; evaluate at least 20",
+    ]
 
 
 def test_json_round_trip() -> None:
