@@ -80,12 +80,15 @@ def _comparison_row(item: BootstrapComparison) -> tuple[str, ...]:
 
 
 def _gate_row(item: GateResult) -> tuple[str, ...]:
-    value = "-" if math.isnan(item.value) else f"{item.value:.4f}"
+    # A drop has a sign: negative is a gain.
+    value = _signed(item.value) if item.reference else f"{item.value:.4f}"
     return item.key, item.backend, item.subject, f"{item.limit:g}", value, item.status
 
 
 def _signed(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:+.4f}"
+    if math.isnan(value):
+        return "-"
+    return f"{value:+.4f}" if round(value, 4) else "0.0000"
 
 
 def format_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

@@ -40,8 +40,8 @@ Verdict = Literal["better", "worse", "indistinguishable", "undefined"]
 
 _logger = logging.getLogger(__name__)
 
-# A bootstrap of few values does not see their spread: on the simulation of `benchmarks.bootstrap_coverage`, intervals of
-# 95 % hold the truth in 92.5 % of 400 trials with 20 frames, 95.0 % with 40, 94.3 % of 1000 with 100.
+# A bootstrap of few values does not see their spread: on the simulation of `benchmarks.bootstrap_coverage`, intervals
+# of 95 % hold the truth in 92.5 % of 400 trials with 20 frames, 95.0 % with 40, 94.3 % of 1000 with 100.
 _FEW_GROUPS = 20
 _BLOCK = 128  # Draws computed at once: a running sum of 20,000 detections then takes 10 MB.
 
