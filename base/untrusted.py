@@ -34,6 +34,33 @@ _ALLOWED_GLOBALS = frozenset(
 )
 
 
+# What a training run of mmengine leaves in a checkpoint beside tensors: curves of losses, and numpy numbers. Weights
+# need none of it, and stand-ins that do nothing take its place.
+_TRAINING_RECORDS = (
+    "mmengine.logging.history_buffer.HistoryBuffer",
+    "builtins.getattr",
+    "numpy.ndarray",
+    "numpy.dtype",
+    "numpy.core.multiarray._reconstruct",
+    "numpy._core.multiarray._reconstruct",
+    "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray.scalar",
+    "numpy.dtypes.Float32DType",
+    "numpy.dtypes.Float64DType",
+    "numpy.dtypes.Int64DType",
+)
+
+
+class _Ignored:
+    """Takes the place of a training record; keeps nothing of it."""
+
+    def __new__(cls, *_: Any) -> _Ignored:
+        return super().__new__(cls)
+
+    def __setstate__(self, state: Any) -> None:
+        """Forgets the state."""
+
+
 class _RestrictedUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in _ALLOWED_GLOBALS:
@@ -74,6 +101,8 @@ def load_info_pickle(path: str | Path) -> Any:
 def load_weights_file(path: str | Path) -> dict[str, Any]:
     """Loads a PyTorch checkpoint on the CPU without running code in it (`weights_only=True`).
 
+    Checkpoints as a training run saves them load too: their loss curves and numpy numbers come back as empty objects.
+
     Returns:
         The checkpoint's dictionary: `{'state_dict': …, 'meta': …}` or a bare state dict.
 
@@ -87,7 +116,8 @@ def load_weights_file(path: str | Path) -> dict[str, Any]:
             f"Checkpoint '{path}' does not exist. Give its path with --checkpoint or as checkpoint_path."
         )
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([(_Ignored, name) for name in _TRAINING_RECORDS]):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (
         pickle.UnpicklingError,
         RuntimeError,
