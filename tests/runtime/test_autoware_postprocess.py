@@ -39,7 +39,7 @@ def params_for(spec: ModelSpec, **changes: Any) -> AutowareDecodeParams:
 def random_outputs(spec: ModelSpec, rng: np.random.Generator) -> Outputs:
     """In mmdet3d's convention: dim [l, w, h], rot [sin, cos]."""
     centre = {"heatmap": (-2.5, 1.2), "reg": (0.5, 0.3), "height": (0.0, 1.0), "dim": (0.6, 0.7)}
-    outputs = {}
+    outputs: Outputs = {}
     for head in spec.heads:
         mean, spread = centre.get(head.name, (0.0, 0.6))
         outputs[head.name] = (mean + spread * rng.normal(size=spec.head_shape(head))).astype(F)

@@ -1,0 +1,154 @@
+"""Score thresholds of a bundle: per class and distance, the confidence at which the measured F1 is largest."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from base.errors import DataError
+from base.files import sha256_file
+from runtime.autoware_params import DEFAULT_DISTANCE_BINS_M, DEFAULT_SCORE_THRESHOLD
+
+if TYPE_CHECKING:
+    from models.spec import ModelSpec
+
+__all__ = ["MeasuredThreshold", "ScoreThresholds", "default_thresholds", "detections_of_results", "measure_thresholds"]
+
+MATCH_DISTANCE_M = 1.0
+"""A detection is right whose centre lies this near to an annotated one."""
+MIN_GROUND_TRUTH = 20
+"""Fewer objects than this say nothing about a threshold."""
+_DECIMALS = 4
+
+
+@dataclass(frozen=True)
+class MeasuredThreshold:
+    """One class in one distance bin.
+
+    Attributes:
+        value: The threshold to use.
+        measured: Whether it comes from detections; otherwise it is the default.
+        num_ground_truth: Annotated objects in the bin.
+        max_f1: F1 at the threshold; NaN where nothing was measured.
+        precision: Precision there.
+        recall: Recall there.
+    """
+
+    value: float
+    measured: bool = False
+    num_ground_truth: int = 0
+    max_f1: float = math.nan
+    precision: float = math.nan
+    recall: float = math.nan
+
+
+@dataclass(frozen=True)
+class ScoreThresholds:
+    """Thresholds of all classes and bins.
+
+    Attributes:
+        distance_bins_m: Upper limits.
+        classes: The model's class names.
+        rows: Per class, per bin.
+        source: What they were measured on, for people; empty for defaults.
+    """
+
+    distance_bins_m: tuple[float, ...]
+    classes: tuple[str, ...]
+    rows: tuple[tuple[MeasuredThreshold, ...], ...]
+    source: str = ""
+
+    @property
+    def values(self) -> dict[str, tuple[float, ...]]:
+        """Class name -> threshold per bin."""
+        return {name: tuple(item.value for item in row) for name, row in zip(self.classes, self.rows, strict=True)}
+
+
+def default_thresholds(spec: ModelSpec) -> ScoreThresholds:
+    """The node's usual threshold for everything."""
+    row = (MeasuredThreshold(DEFAULT_SCORE_THRESHOLD),) * len(DEFAULT_DISTANCE_BINS_M)
+    return ScoreThresholds(DEFAULT_DISTANCE_BINS_M, spec.class_names, (row,) * len(spec.class_names))
+
+
+def measure_thresholds(
+    detections: str | Path,
+    spec: ModelSpec,
+    distance_bins_m: Sequence[float] = DEFAULT_DISTANCE_BINS_M,
+    match_distance_m: float = MATCH_DISTANCE_M,
+    min_ground_truth: int = MIN_GROUND_TRUTH,
+) -> ScoreThresholds:
+    """Thresholds from detections and ground truth of an evaluation.
+
+    A bin with fewer annotated objects than `min_ground_truth`, or without any right detection, keeps the default.
+    Thresholds are rounded down, so that the detection that set one stays.
+
+    Args:
+        detections: JSON Lines as `eval.detections_file.write_detections` writes them.
+        spec: Of the model; its classes are looked for.
+        distance_bins_m: Upper limits of the bins, ascending.
+        match_distance_m: See `MATCH_DISTANCE_M`.
+        min_ground_truth: See `MIN_GROUND_TRUTH`.
+
+    Raises:
+        DataError: the file is missing, broken, or of other classes.
+    """
+    from eval.detections_file import read_detections
+    from eval.metrics import evaluate_detections
+
+    frames = read_detections(detections, spec.class_names)
+    edges = (0.0, *(float(limit) for limit in distance_bins_m))
+    metrics = evaluate_detections(
+        frames,
+        spec.class_names,
+        thresholds_m=(match_distance_m,),
+        ranges_m=tuple(pairwise(edges)),
+    )
+    rows = []
+    for name in spec.class_names:
+        row = []
+        for index in range(len(edges) - 1):
+            result = metrics.ranges[index].of_class(name).thresholds[0]
+            if result.num_ground_truth < min_ground_truth or math.isnan(result.max_f1):
+                row.append(MeasuredThreshold(DEFAULT_SCORE_THRESHOLD, num_ground_truth=result.num_ground_truth))
+                continue
+            scale = 10**_DECIMALS
+            row.append(
+                MeasuredThreshold(
+                    min(math.floor(result.best_score * scale) / scale, 1 - 1 / scale),
+                    True,
+                    result.num_ground_truth,
+                    result.max_f1,
+                    result.best_precision,
+                    result.best_recall,
+                )
+            )
+        rows.append(tuple(row))
+    source = f"{len(frames)} frames, {Path(detections).name}, sha256 {sha256_file(detections)}"
+    return ScoreThresholds(tuple(edges[1:]), spec.class_names, tuple(rows), source)
+
+
+def detections_of_results(results: str | Path, label: str | None = None) -> Path:
+    """File of the detections that belong to one evaluation of a `results.json`.
+
+    Args:
+        results: Written by a deployment run.
+        label: Of the evaluation; may be left out where there is one.
+
+    Raises:
+        DataError: the file is no results file, or has no such detections.
+    """
+    from eval.results import read_results
+
+    found = read_results(results).detections
+    if label is None and len(found) == 1:
+        (label,) = found
+    if label is None or label not in found:
+        raise DataError(
+            f"'{results}' has detections of {sorted(found) or 'no evaluation'}; "
+            f"{'name one of them' if label is None else f'there is none named {label!r}'} (--label)."
+        )
+    return Path(results).parent / found[label]
