@@ -162,7 +162,9 @@ def save_quantized_model(quantized: QuantizedModel, folder: Path) -> tuple[Path,
     from quant.checkpoint import save_ptq_model
 
     folder.mkdir(parents=True, exist_ok=True)
-    written = [save_ptq_model(quantized.model, folder / "checkpoint.pth", quantized.structure, quantized.facts)]
+    # Pickle writes a string that occurs twice once, if both are one object: chance, unless all of them are new.
+    facts = json.loads(json.dumps(quantized.facts, sort_keys=True))
+    written = [save_ptq_model(quantized.model, folder / "checkpoint.pth", quantized.structure, facts)]
     if quantized.calibration is not None:
         quantized.calibration.save_calib_cache(folder / "calibration.json")
         written.append(folder / "calibration.json")

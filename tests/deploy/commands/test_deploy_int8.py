@@ -151,7 +151,9 @@ def calibrated(deployment, data, tmp_path_factory) -> Path:
 
 def test_the_build_action_calibrates_the_same_bytes_twice(calibrated, deployment, data, tmp_path):
     given = ["--model-config", deployment.model_config, "--checkpoint", deployment.checkpoint, "--data-root", data]
-    more = ["--num-batches", "2", "--threads", "2", "--log-level", "ERROR"]
+    # Another thread count, and defaults spelled out, as the build does.
+    more = ["--num-batches", "2", "--threads", "2", "--log-level", "ERROR", "--split", "train"]
+    more += ["--method", "calibrate", "--amax-method", "".join(["m", "se"]), "--engine", "pytorch_quantization"]
     assert calibrate.main([*map(str, given), "--out", str(tmp_path), *more]) == 0
     names = ("calibration.json", "checkpoint.pth", "manifest.json")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
