@@ -34,7 +34,7 @@ from eval.metrics import (
 )
 from eval.weighted_precision import WeightedPrecision
 
-__all__ = ["BootstrapComparison", "Difference", "Verdict", "min_resamples", "paired_bootstrap"]
+__all__ = ["FEW_GROUPS", "BootstrapComparison", "Difference", "Verdict", "min_resamples", "paired_bootstrap"]
 
 Verdict = Literal["better", "worse", "indistinguishable", "undefined"]
 
@@ -42,7 +42,9 @@ _logger = logging.getLogger(__name__)
 
 # A bootstrap of few values does not see their spread: on the simulation of `benchmarks.bootstrap_coverage`, intervals
 # of 95 % hold the truth in 92.5 % of 400 trials with 20 frames, 95.0 % with 40, 94.3 % of 1000 with 100.
-_FEW_GROUPS = 20
+FEW_GROUPS = 20
+"""Fewer frames or scenes than this are too few for an interval."""
+
 _BLOCK = 128  # Draws computed at once: a running sum of 20,000 detections then takes 10 MB.
 
 
@@ -162,10 +164,10 @@ def paired_bootstrap(
     _check_settings(policy, num_resamples, confidence)
     _check_frames(frames_a, frames_b, label_a, label_b)
     group_of, num_groups = _group_indices(groups, len(frames_a))
-    if num_resamples and num_groups < _FEW_GROUPS:
+    if num_resamples and num_groups < FEW_GROUPS:
         _logger.warning(
             "%s against %s: an interval over %d %s is too narrow; evaluate at least %d",
-            *(label_b, label_a, num_groups, "frames" if groups is None else "groups of frames", _FEW_GROUPS),
+            *(label_b, label_a, num_groups, "frames" if groups is None else "groups of frames", FEW_GROUPS),
         )
     metrics_a, metrics_b = (
         evaluate_detections(

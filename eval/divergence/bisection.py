@@ -22,6 +22,8 @@ from eval.divergence.weights import WeightDifference, describe_weight_difference
 
 __all__ = ["Bisection", "Divergence", "TensorSource"]
 
+_LAYERS = ("Conv", "ConvTranspose", "MatMul", "Gemm", "BatchNormalization")
+
 Inputs = Mapping[str, NDArray[np.float32]]
 
 
@@ -124,8 +126,10 @@ class Bisection:
             if not wrong:
                 break
             last = wrong[0]
-        # Of several nodes that no tensor tells apart, the first with weights is the likely one.
-        node = next((item for item in nodes if any(name in graph.weights for name in item.input)), nodes[-1])
+        # Of several nodes that no tensor tells apart, a layer is the likely one, then whatever has weights.
+        layers = [item for item in nodes if item.op_type in _LAYERS]
+        others = [item for item in nodes if any(name in graph.weights for name in item.input)]
+        node = [*nodes, *others[:1], *layers][-1]
         comparison, _ = self._compared[found]
         return Divergence(
             self._component,
@@ -138,7 +142,7 @@ class Bisection:
             self._tolerance.relative_l2 or 0.0,
             tuple(item.name for item in nodes) if len(nodes) > 1 else (),
             tuple(border),
-            self._weights(nodes, found),
+            self._weights(nodes, found, node.name),
             len(self._compared),
         )
 
@@ -169,7 +173,7 @@ class Bisection:
                 self._compared[name] = (found, bool(found.violations(self._tolerance)))
         return self._compared[name][1]
 
-    def _weights(self, nodes: Sequence[Any], tensor: str) -> tuple[WeightDifference, ...]:
+    def _weights(self, nodes: Sequence[Any], tensor: str, culprit: str) -> tuple[WeightDifference, ...]:
         found, unknown = [], []
         for node in nodes:
             expected = self._reference.expected_weights(node.name, tensor)
@@ -185,4 +189,5 @@ class Bisection:
                 description = describe_weight_difference(expected[name], values, relative)
                 if description:
                     found.append(WeightDifference(name, description))
-        return tuple(found or unknown)
+        # Nothing is known to be wrong: at least the weights of the node itself, and of the pairs that feed it.
+        return tuple(found or [item for item in unknown if item.name.startswith(culprit)] or unknown)

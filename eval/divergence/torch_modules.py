@@ -137,11 +137,16 @@ class TorchModules:
         for path, argument, output in calls:
             if path in with_node:
                 owner[id(output)] = path
-            elif id(argument) in owner and not any(self._modules[path].children()):
+            elif id(argument) in owner and self._leaves_no_node(path):
                 source = owner[id(argument)]
                 followers[source] = path
                 owner[id(output)] = source
         return followers
+
+    def _leaves_no_node(self, path: str) -> bool:
+        """Whether the exporter drops the module, or folds it into the one before it."""
+        module = self._modules[path]
+        return hasattr(module, "running_var") or type(module).__name__ in ("Identity", "Dropout", "Dropout2d")
 
     def _module_of(self, node_name: str) -> str | None:
         """`/pts_backbone/blocks.0/blocks.0.3/Conv` -> `pts_backbone.blocks.0.3`; None where there is no such module."""

@@ -12,7 +12,7 @@ from eval.metrics import TOTAL
 from eval.report.charts import precision_recall_chart
 from eval.report.html import Cell, ap, fixed, number, section, table, verdict
 from eval.report.plots import heat_map
-from eval.statistics import BootstrapComparison, Difference
+from eval.statistics import FEW_GROUPS, BootstrapComparison, Difference
 
 __all__ = ["accuracy", "curves", "differences", "interval_text", "signed"]
 
@@ -101,6 +101,9 @@ def differences(comparisons: Sequence[BootstrapComparison], gates: Sequence[Gate
             f"{unit}, {first.num_resamples} draws, intervals of {first.confidence:.0%}; bold where the interval "
             "excludes 0. Point at a cell for its interval.</p>"
         )
+        if first.num_resamples and first.num_groups < FEW_GROUPS:
+            few = f"Intervals over {first.num_groups} {unit} are too narrow"
+            body += f"<p><b>{few}</b>; evaluate at least {FEW_GROUPS}.</p>"
     # The reference against each backend first; the pairs among the others can be opened.
     main = [item for item in comparisons if item.label_a == comparisons[0].label_a]
     rest = [item for item in comparisons if item.label_a != comparisons[0].label_a]

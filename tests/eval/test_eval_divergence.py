@@ -23,6 +23,7 @@ from models.build import build_model
 from models.components import extract_components
 from models.config import load_model_config
 from models.spec import ModelSpec
+from quant.ptq import quantize_ptq
 from runtime.backends import open_backend
 from runtime.pipeline import Pipeline
 
@@ -208,6 +209,37 @@ def test_fp16_agrees_and_its_broken_weight_is_found(network: SimpleNamespace, tm
     found = find_divergences(result, components(network), tested, network.spec, network.frames)
     assert [item.node for item in found] == [node]
     assert found[0].weights[0].description == "all elements: 2 times the reference's"
+
+
+def test_a_doubled_quantization_scale_is_found(network: SimpleNamespace, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    canvases = [
+        torch.from_numpy(np.maximum(rng.normal(size=network.spec.canvas_shape), 0).astype(np.float32)) for _ in range(2)
+    ]
+    model = quantize_ptq(copy.deepcopy(network.model), canvases, num_calibration_batches=2)
+    right, wrong = tmp_path / "int8", tmp_path / "broken"
+    export_components(model, network.spec, right, OnnxExportSettings(precision="int8", opset_version=19))
+    node = "/pts_backbone/blocks.1/blocks.1.0/Conv"
+    scale = f"{node}.weight/DequantizeLinear.scale"
+    break_file(right, wrong, NETWORK, edit_weight(scale, double))
+    graphs = [OnnxGraph(folder / f"{NETWORK}.onnx") for folder in (right, wrong)]
+    inputs = {"spatial_features": canvases[0].numpy()}
+    limits = default_tolerances("int8", ["tensor"])["tensor"]
+    modules = [TorchModules(extract_components(model, network.spec)[NETWORK], graph, inputs) for graph in graphs]
+    known = [[name for name in graph.order if name in modules[0].names or name in graph.outputs] for graph in graphs]
+    # Fake-quantized PyTorch and the Q/DQ graph agree in every layer; with a wrong scale they part at its layer.
+    assert all(Bisection(graphs[0], modules[0], known[0], inputs, limits).first(name) is None for name in HEADS)
+    found = Bisection(graphs[1], modules[1], known[1], inputs, limits).first("rot")
+    assert found is not None
+    assert found.node == node
+    assert scale in [weight.name for weight in found.weights]
+    # Against the right file, tensor by tensor, it is the scale itself.
+    found = Bisection(graphs[1], graphs[0], graphs[1].order, inputs, limits).first("rot")
+    assert found is not None
+    assert found.node == f"{node}.weight/DequantizeLinear"
+    assert [(weight.name, weight.description) for weight in found.weights] == [
+        (scale, "all elements: 2 times the reference's")
+    ]
 
 
 def test_a_changed_operator_is_found(network: SimpleNamespace, tmp_path: Path) -> None:

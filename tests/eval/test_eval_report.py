@@ -114,6 +114,7 @@ def test_report_says_what_happened(toy: Any, results: RunResults, evaluations: t
         "rot.0/conv/Conv.weight",
         "the sign is turned",
         "2 of 3 gates kept",
+        "Intervals over 4 frames are too narrow",
         "frame-0",
         "1 correct, 0 false, 0 missed of 1",
         "0 correct, 1 false, 1 missed of 1",
