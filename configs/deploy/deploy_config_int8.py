@@ -1,5 +1,5 @@
-# The same deployment in INT8, with FP16 where a layer is not quantized. A float checkpoint is calibrated on the training
-# split; a checkpoint that is quantized already (PTQ or QAT) is used as it is. See docs/quantization.md.
+# The same deployment in INT8, with FP16 where a layer is not quantized. A float checkpoint is calibrated on the
+# training split; a checkpoint that is quantized already (PTQ or QAT) is used as it is. See docs/quantization.md.
 _base_ = ["deploy_config.py"]
 
 export = dict(work_dir="work_dirs/centerpoint_deployment_int8")
