@@ -37,9 +37,7 @@ def main() -> int:
             sys.stdout.write(f"ci: {target} left no report: it did not build or did not run\n")
             totals[1] += 1
     if sys.argv[1] != "0" and totals[1] == 0:
-        sys.stdout.write(
-            f"ci: bazel ended with {sys.argv[1]} though no case failed (build, crash, time limit)\n"
-        )
+        sys.stdout.write(f"ci: bazel ended with {sys.argv[1]} though no case failed (build, crash, time limit)\n")
         totals[1] += 1
     passed, failed, skipped = totals
     sys.stdout.write(f"{passed} passed, {failed} failed" + (f", {skipped} skipped" if skipped else "") + "\n")

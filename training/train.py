@@ -54,9 +54,7 @@ def runner_config(cfg: Any, args: argparse.Namespace) -> Any:
         checkpoint=dict(type="CheckpointHook", interval=1, max_keep_ckpts=1),
     )
     # Every canvas has the same size, so that the choice of algorithms pays off.
-    cfg.env_cfg = dict(
-        cudnn_benchmark=args.device != "cpu", mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0)
-    )
+    cfg.env_cfg = dict(cudnn_benchmark=args.device != "cpu", mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0))
     return cfg
 
 
