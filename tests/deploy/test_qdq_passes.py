@@ -7,7 +7,6 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
-from quantized_toy import BLOCK_SCALE, CONCAT_SCALE, INPUT_SCALE, Quantized, QuantizedToy, run_plainly, sample, trace
 from torch import nn
 
 from base.errors import ExportError
@@ -17,6 +16,16 @@ from deploy.qdq.float_precision import convert_qdq_precision
 from deploy.qdq.passes import arrange_qdq, quantize_weights
 from deploy.qdq.rules import check_qdq
 from deploy.qdq.view import GraphView, module_path
+from tests.deploy.quantized_toy import (
+    BLOCK_SCALE,
+    CONCAT_SCALE,
+    INPUT_SCALE,
+    Quantized,
+    QuantizedToy,
+    run_plainly,
+    sample,
+    trace,
+)
 
 
 def _arranged(module: nn.Module, **kwargs) -> onnx.ModelProto:

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from quantized_model import calibrate_by_max
 from torch import nn
 
 from base.boxes import Boxes3D
@@ -29,6 +28,7 @@ from quant.roofline import conv_layers
 from quant.sensitivity import SensitivityFrame, build_sensitivity_profile
 from quant.sensitivity.segments import SegmentGraph
 from runtime.decode import decode
+from tests.quant.quantized_model import calibrate_by_max
 
 CONFIGS = Path(__file__).parents[2] / "configs/model"
 CONCAT, SHARED = "pts_neck.concat", "pts_bbox_head.shared_conv.conv"
