@@ -27,6 +27,7 @@ def _parser() -> argparse.ArgumentParser:
         "--key-every", type=int, default=1, help="key frame every so many 0.1 s revolutions (default %(default)s)"
     )
     parser.add_argument("--sweeps", type=int, default=1, help="earlier revolutions per key frame (default %(default)s)")
+    parser.add_argument("--tables", action="store_true", help="also write raw T4 datasets under t4/")
     parser.add_argument("--workers", type=int, help="processes (default: one per CPU); does not change the bytes")
     parser.add_argument("--overwrite", action="store_true", help="replace --out when it exists")
     return parser
@@ -44,7 +45,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.split != "both":
             scenes = {args.split: scenes[args.split]}
         config = DatasetConfig(
-            scenes, args.frames_per_scene, args.seed, beams=args.beams, key_every=args.key_every, sweeps=args.sweeps
+            scenes,
+            args.frames_per_scene,
+            args.seed,
+            beams=args.beams,
+            key_every=args.key_every,
+            sweeps=args.sweeps,
+            tables=args.tables,
         )
         written = generate(config, user_path(args.out), args.workers, args.overwrite)
     except UserError as error:

@@ -21,6 +21,8 @@ from base.progress import progress
 from datasets.synthetic.lidar import SPIN_PERIOD_S, Lidar, measure, trace
 from datasets.synthetic.raycast import count_points_in_boxes
 from datasets.synthetic.scene import CLASSES, Scene, make_scene
+from datasets.synthetic.sweeps import sweep_to_key
+from datasets.synthetic.tables import write_splits, write_tables
 
 SPLITS = ("train", "val")
 PICKLE_PROTOCOL = 4
@@ -39,6 +41,7 @@ class DatasetConfig:
         beams: 64 or 128.
         key_every: a key frame every so many revolutions of 0.1 s; the others serve as sweeps.
         sweeps: earlier revolutions listed with each key frame; the first key frame has them too.
+        tables: also write each scene as a raw T4 dataset, under `t4/`.
     """
 
     scenes: dict[str, int]
@@ -47,6 +50,7 @@ class DatasetConfig:
     beams: int = 64
     key_every: int = 1
     sweeps: int = 1
+    tables: bool = False
 
     def __post_init__(self) -> None:
         """Raises: ConfigError: a value out of range."""
@@ -66,27 +70,16 @@ def _token(*parts: object) -> str:
     return hashlib.sha256("/".join(map(str, parts)).encode()).hexdigest()[:32]
 
 
-def sweep_to_key(key_pose: NDArray[np.float64], sweep_pose: NDArray[np.float64]) -> NDArray[np.float64]:
-    """`lidar2sensor` (4, 4) of a sweep, such that mmdet3d's loader brings its points exactly into the key frame.
-
-    The loader computes `p @ R - t` from `lidar2sensor = [R | t]`. With `p_key = A p + b` that takes R = A^T and
-    t = -b. (The true inverse, R = A^T and t = -A^T b, would be off whenever the vehicle turns.)
-    """
-    sweep2key = np.linalg.inv(key_pose) @ sweep_pose
-    out = np.eye(4)
-    out[:3, :3] = sweep2key[:3, :3].T
-    out[:3, 3] = -sweep2key[:3, 3]
-    return out
-
-
-def _instances(scene: Scene, time_s: float, points: NDArray[np.float32]) -> list[dict[str, Any]]:
+def _instances(scene: Scene, time_s: float, points: NDArray[np.float32]) -> tuple[list[dict[str, Any]], list[int]]:
+    """The annotated objects, and which actor each of them is."""
     boxes = np.round(scene.boxes(time_s), 4)
     counts = count_points_in_boxes(points, boxes[:, :7])
-    instances = []
-    for actor, box, count in zip(scene.actors, boxes, counts, strict=True):
+    instances, actors = [], []
+    for index, (actor, box, count) in enumerate(zip(scene.actors, boxes, counts, strict=True)):
         if np.abs(box[:2]).max() > LABEL_RANGE_M:
             continue
         label = CLASSES.index(actor.class_name)
+        actors.append(index)
         instances.append(
             {
                 "bbox_3d": box[:7].tolist(),
@@ -100,7 +93,7 @@ def _instances(scene: Scene, time_s: float, points: NDArray[np.float32]) -> list
                 "gt_attrs": list(actor.attributes),
             }
         )
-    return instances
+    return instances, actors
 
 
 def render_scene(config: DatasetConfig, split: str, index: int, root: Path) -> list[dict[str, Any]]:
@@ -118,6 +111,7 @@ def render_scene(config: DatasetConfig, split: str, index: int, root: Path) -> l
     needed = sorted({k - back for k in keys for back in range(config.sweeps + 1)})
     clouds: dict[int, dict[str, Any]] = {}
     infos: list[dict[str, Any]] = []
+    tracks: list[list[int]] = []
     for tick in needed:
         time_s = tick * SPIN_PERIOD_S
         # Ticks of the lead-in are negative; a noise stream per tick keeps frames independent of each other.
@@ -127,7 +121,8 @@ def render_scene(config: DatasetConfig, split: str, index: int, root: Path) -> l
         path = f"lidar/{name}_{tick + lead_in:05d}.bin"
         points.tofile(root / path)
         pose = scene.ego_pose(time_s)
-        clouds[tick] = {"timestamp": round(epoch + time_s, 6), "path": path, "pose": pose}
+        token = _token(config.seed, name, "cloud", tick)
+        clouds[tick] = {"timestamp": round(epoch + time_s, 6), "path": path, "pose": pose, "token": token}
         if tick not in keys:
             continue
         sweeps = []
@@ -136,6 +131,7 @@ def render_scene(config: DatasetConfig, split: str, index: int, root: Path) -> l
             sweeps.append(
                 {
                     "timestamp": cloud["timestamp"],
+                    # A string of its own: pickle would write a shared one as a reference, and the file would differ.
                     "sample_data_token": _token(config.seed, name, "cloud", tick - back),
                     "ego2global": cloud["pose"].tolist(),
                     "lidar_points": {
@@ -146,6 +142,8 @@ def render_scene(config: DatasetConfig, split: str, index: int, root: Path) -> l
                     },
                 }
             )
+        instances, actors = _instances(scene, time_s, points)
+        tracks.append(actors)
         infos.append(
             {
                 "sample_idx": len(infos),
@@ -163,11 +161,13 @@ def render_scene(config: DatasetConfig, split: str, index: int, root: Path) -> l
                 "lidar_sweeps": sweeps,
                 "image_sweeps": [],
                 "images": {},
-                "instances": _instances(scene, time_s, points),
+                "instances": instances,
                 "instances_ignore": [],
                 "pts_semantic_mask_path": None,
             }
         )
+    if config.tables:
+        write_tables(root, infos, tracks, [clouds[tick] for tick in needed])
     return infos
 
 
@@ -222,6 +222,9 @@ def generate(config: DatasetConfig, out: Path, workers: int | None = None, overw
                 path = root / f"centerpoint_infos_{split}.pkl"
                 path.write_bytes(pickle.dumps(info, protocol=PICKLE_PROTOCOL))
                 written[split] = len(data_list)
+            if config.tables:
+                names = {s: list(dict.fromkeys(info["scene_name"] for info in infos)) for s, infos in data.items()}
+                write_splits(root, names)
     except OSError as error:
         raise DataError(f"Cannot write the dataset to '{out}': {error.strerror or error}. Nothing was kept.") from error
     return written

@@ -1,4 +1,4 @@
-# ruff: noqa: C408, F821 - the style of the configs that it imitates
+# ruff: noqa: C408 - the style of the configs that it imitates
 model = dict(
     type="CenterPoint",
     data_preprocessor=dict(type="Det3DDataPreprocessor", voxel=True, voxel_layer=dict(max_num_points=20)),

@@ -1,4 +1,4 @@
-# ruff: noqa: C408, F821 - the style of the configs that it imitates
+# ruff: noqa: C408 - the style of the configs that it imitates
 custom_imports = dict(
     imports=[
         "autoware_ml.detection3d.datasets.t4dataset",

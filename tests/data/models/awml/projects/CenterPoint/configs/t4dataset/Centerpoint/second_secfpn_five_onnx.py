@@ -1,4 +1,4 @@
-# ruff: noqa: C408, F821 - the style of the configs that it imitates
+# ruff: noqa: C408 - the style of the configs that it imitates
 """Types as an exporter's run leaves them in a config, on five classes with intensity."""
 
 _base_ = ["./second_secfpn_seven.py"]

@@ -1,4 +1,4 @@
-# ruff: noqa: C408, F821 - the style of the configs that it imitates
+# ruff: noqa: C408 - the style of the configs that it imitates
 _base_ = [
     "../../../../../autoware_ml/configs/detection3d/default_runtime.py",
     "../../../../../autoware_ml/configs/detection3d/dataset/t4dataset/seven.py",
