@@ -51,7 +51,7 @@ def quantize_ptq(
         amax_method: How activations' ranges are chosen: "max", "percentile", "mse", "entropy" or "sparse_mse".
         fuse_bn: Fold BatchNorm into the convolutions; the integer graph has none. Off for training afterwards.
         skip_layers: Module paths and patterns of layers that stay in floating point.
-        method: "calibrate"; "bias_correction": then make every channel's mean right; "lidar_ptq": then learn
+        method: "calibrate"; "bias_correction": then make every channel's mean right; "lidar_ptq": then also learn
             roundings, biases and activation scales block by block (`quant.reconstruction`).
         engine: Of the quantizers, "pytorch_quantization" or "modelopt".
         weight_method: "mse" or "max".
@@ -105,11 +105,12 @@ def quantize_ptq(
 def _make_up(
     model: nn.Module, reference: nn.Module, windows: Tensor, method: str, settings: ReconstructionSettings
 ) -> None:
-    if method == "bias_correction":
+    if method in ("bias_correction", "lidar_ptq"):
         from quant.bias_correction import correct_biases
 
+        # Before a reconstruction too: learning takes many small steps to what this finds in one.
         correct_biases(model, reference, windows, threads=settings.threads)
-    elif method == "lidar_ptq":
+    if method == "lidar_ptq":
         from quant.reconstruction.network import reconstruct
 
         reconstruct(model, reference, windows, _score_threshold(model), settings)
