@@ -105,6 +105,7 @@ def open_frames(model_cfg: Any, split: str = "val", data_root: str | None = None
     require("mmdet3d", "to read a T4 dataset")
     from mmengine.registry import DefaultScope
 
+    from datasets.nuscenes import NuScenesInfos
     from datasets.t4 import T4Dataset
 
     splits = ("train", "val", "test")
@@ -115,8 +116,11 @@ def open_frames(model_cfg: Any, split: str = "val", data_root: str | None = None
         raise ConfigError("The model config has no val_dataloader, whose pipeline every frame goes through.")
     wanted = copy.deepcopy(dict(_innermost(model_cfg[f"{split}_dataloader"]["dataset"])))
     kind = wanted.pop("type")
-    if str(kind).rsplit(".", 1)[-1] != "T4Dataset":
-        raise ConfigError(f"{split}_dataloader.dataset.type is '{kind}'; frames are read from a 'T4Dataset'.")
+    kind = str(kind).rsplit(".", 1)[-1]
+    if kind not in ("T4Dataset", "NuScenesDataset"):
+        raise ConfigError(
+            f"{split}_dataloader.dataset.type is '{kind}'; frames are read from a 'T4Dataset' or a 'NuScenesDataset'."
+        )
     wanted["pipeline"] = copy.deepcopy(list(_innermost(model_cfg["val_dataloader"]["dataset"])["pipeline"]))
     _check_deterministic(wanted["pipeline"])
     wanted["test_mode"] = True
@@ -127,7 +131,7 @@ def open_frames(model_cfg: Any, split: str = "val", data_root: str | None = None
     wanted["data_root"] = str(user_path(root))
     # mmdet3d's transforms are looked up in its own scope, whatever the process did before.
     with DefaultScope.overwrite_default_scope("mmdet3d"):
-        dataset = T4Dataset(**wanted)
+        dataset = (T4Dataset if kind == "T4Dataset" else NuScenesInfos)(**wanted)
     if len(dataset) == 0:
         raise DataError(f"'{dataset.ann_file}' holds no sample.")
     return FrameSource(dataset)

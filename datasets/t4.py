@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ class T4Dataset(Det3DDataset):
         path = Path(ann_file)
         if not path.is_absolute():
             path = Path(data_root) / path
-        self._info = _load_info(path)
+        self._info = _load_info(path, self._complete)
         # An instance attribute hides the class's: each info file has its own order of classes.
         self.METAINFO = {**type(self).METAINFO, **self._info["metainfo"]}
         if metainfo is not None and "classes" in metainfo:
@@ -79,6 +79,10 @@ class T4Dataset(Det3DDataset):
             filter_empty_gt=filter_empty_gt,
             **kwargs,
         )
+
+    @staticmethod
+    def _complete(info: dict[str, Any], path: Path) -> None:
+        """Adds to an info file's content what its format leaves out; T4's leaves out nothing."""
 
     def load_data_list(self) -> list[dict[str, Any]]:
         """The samples of the info file, each parsed; the file itself was read through a restricted unpickler."""
@@ -153,7 +157,7 @@ def _point_files(info: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
     return [(info["lidar_points"], "pts"), *sweeps]
 
 
-def _load_info(path: Path) -> dict[str, Any]:
+def _load_info(path: Path, complete: Callable[[dict[str, Any], Path], None]) -> dict[str, Any]:
     if not path.is_file():
         raise DataError(
             f"Info file '{path}' does not exist. Give the dataset's folder as data_root, or make one with "
@@ -162,6 +166,7 @@ def _load_info(path: Path) -> dict[str, Any]:
     info = load_info_pickle(path)
     if not isinstance(info, dict) or not isinstance(info.get("data_list"), list):
         raise DataError(f"'{path}' is no T4 info file: expected a dict with data_list and metainfo.")
+    complete(info, path)
     metainfo = info.get("metainfo")
     if not isinstance(metainfo, dict) or not metainfo.get("classes"):
         raise DataError(f"'{path}' has no metainfo.classes: labels in it have no names.")
