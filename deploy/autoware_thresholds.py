@@ -9,11 +9,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from base.errors import DataError
 from base.files import sha256_file
 from runtime.autoware_params import DEFAULT_DISTANCE_BINS_M, DEFAULT_SCORE_THRESHOLD
 
 if TYPE_CHECKING:
+    from base.boxes import Boxes3D
     from models.spec import ModelSpec
 
 __all__ = ["MeasuredThreshold", "ScoreThresholds", "default_thresholds", "detections_of_results", "measure_thresholds"]
@@ -83,7 +86,9 @@ def measure_thresholds(
 ) -> ScoreThresholds:
     """Thresholds from detections and ground truth of an evaluation.
 
-    A bin with fewer annotated objects than `min_ground_truth`, or without any right detection, keeps the default.
+    Annotated objects outside the grid, and those without a LiDAR point where points are counted, are left out: that the
+    model cannot find them must not lower a threshold. A bin with fewer annotated objects than `min_ground_truth`, or
+    without any right detection, keeps the default.
     Thresholds are rounded down, so that the detection that set one stays.
 
     Args:
@@ -97,9 +102,12 @@ def measure_thresholds(
         DataError: the file is missing, broken, or of other classes.
     """
     from eval.detections_file import read_detections
-    from eval.metrics import evaluate_detections
+    from eval.metrics import FrameResult, evaluate_detections
 
-    frames = read_detections(detections, spec.class_names)
+    frames = [
+        FrameResult(frame.token, frame.detections, _visible(frame.ground_truth, spec))
+        for frame in read_detections(detections, spec.class_names)
+    ]
     edges = (0.0, *(float(limit) for limit in distance_bins_m))
     metrics = evaluate_detections(
         frames,
@@ -129,6 +137,15 @@ def measure_thresholds(
         rows.append(tuple(row))
     source = f"{len(frames)} frames, {Path(detections).name}, sha256 {sha256_file(detections)}"
     return ScoreThresholds(tuple(edges[1:]), spec.class_names, tuple(rows), source)
+
+
+def _visible(truth: Boxes3D, spec: ModelSpec) -> Boxes3D:
+    limits = np.asarray(spec.point_cloud_range)
+    centre = truth.boxes[:, :2]
+    inside = np.all((centre >= limits[:2]) & (centre < limits[3:5]), axis=1)
+    if truth.num_points is not None:
+        inside &= truth.num_points > 0
+    return truth.select(inside)
 
 
 def detections_of_results(results: str | Path, label: str | None = None) -> Path:

@@ -330,17 +330,18 @@ def boxes_of(boxes: list[list[float]], scores: list[float], labels: list[int]) -
 
 
 def frames_file(path: Path, class_names: tuple[str, ...]) -> Path:
-    """30 frames, a car each at 10 m: hits at 0.9, 0.8 and 0.6, clutter at 0.5; one pedestrian in all."""
+    """30 frames: a car found at 0.9, 0.8 or 0.6, one beyond the grid, clutter at 0.5; one pedestrian in all."""
     from eval.detections_file import write_detections
     from eval.metrics import FrameResult
 
     frames = []
     for index in range(30):
-        car, clutter = [10.0, 0, 0, 4, 2, 1.5, 0, 0, 0], [30.0, 0, 0, 4, 2, 1.5, 0, 0, 0]
-        truth = boxes_of([car], [1.0], [0])
+        car, clutter = [3.0, 0, 0, 4, 2, 1.5, 0, 0, 0], [-4.0, 0, 0, 4, 2, 1.5, 0, 0, 0]
+        beyond = [6.0, *car[1:]]  # outside the grid: no model could find it
+        truth = boxes_of([car, beyond], [1.0, 1.0], [0, 0])
         if index == 0:
-            truth = boxes_of([car, [20.0, 0, 0, 1, 1, 1.5, 0, 0, 0]], [1.0, 1.0], [0, 4])
-        found = boxes_of([[10.2, *car[1:]], clutter], [(0.9, 0.8, 0.6)[index % 3], 0.5], [0, 0])
+            truth = boxes_of([car, beyond, [0.0, 4, 0, 1, 1, 1.5, 0, 0, 0]], [1.0] * 3, [0, 0, 4])
+        found = boxes_of([[3.2, *car[1:]], clutter], [(0.9, 0.8, 0.6)[index % 3], 0.5], [0, 0])
         frames.append(FrameResult(f"f{index}", found, truth))
     write_detections(frames, class_names, path)
     return path

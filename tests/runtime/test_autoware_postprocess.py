@@ -176,7 +176,7 @@ def test_the_yaw_is_the_training_framework_s() -> None:
 
 
 def empty_outputs(spec: ModelSpec) -> Outputs:
-    outputs = {head.name: np.zeros(spec.head_shape(head), F) for head in spec.heads}
+    outputs: Outputs = {head.name: np.zeros(spec.head_shape(head), F) for head in spec.heads}
     outputs["heatmap"][:] = -20
     outputs["rot"][:, 1] = 1.0
     return outputs
