@@ -7,6 +7,7 @@ is for training (initial biases, losses by class, frozen parts) or for AWML's ow
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import logging
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from typing import Any
 
 from base.errors import ConfigError
 from base.lazy import require
+from models.build import import_mmdet3d
 
 __all__ = ["adapt_awml_"]
 
@@ -26,10 +28,17 @@ _MODELS = {
     "CustomSeparateHead": "SeparateHead",
     "SeparateHeadONNX": "SeparateHead",
     "PillarFeatureNetONNX": "PillarFeatureNet",
+    "BackwardPillarFeatureNetONNX": "BackwardPillarFeatureNet",
     "AmpGaussianFocalLoss": "mmdet.GaussianFocalLoss",
 }
-# Arguments that AWML's subclass of a stock type takes and the stock type does not.
-_TRAINING_ARGUMENTS = ("freeze", "freeze_shared_conv", "freeze_task_heads")
+# Arguments that AWML's subclasses of stock types take and the stock types do not: they freeze parts in training.
+_TRAINING_ARGUMENTS = {
+    "SECOND": ("frozen_stages",),
+    "SECONDFPN": ("frozen_stages",),
+    "PillarFeatureNet": ("frozen_stages",),
+    "BackwardPillarFeatureNet": ("frozen_stages",),
+    "CenterHead": ("freeze_shared_conv", "freeze_task_heads"),
+}
 # What AWML passes to its dataset, and ours knows by itself.
 _DATASET_ARGUMENTS = ("class_names", "modality", "box_type_3d")
 _METRICS = ("T4Metric", "T4MetricV2")
@@ -59,7 +68,7 @@ def adapt_awml_(cfg: Any) -> None:
         if name not in absent:
             importlib.import_module(name)
     for where, node in _typed(cfg.get("model"), "model"):
-        _map_model_type(node, where)
+        _map_model_type(node, where, str(cfg.filename))
     for loader in _LOADERS:
         for _, node in _typed(cfg.get(loader), loader):
             if _plain(node) == "T4Dataset":
@@ -91,22 +100,29 @@ def _is_installed(name: str) -> bool:
         return False
 
 
-def _map_model_type(node: Any, where: str) -> None:
+def _map_model_type(node: Any, where: str, file: str) -> None:
     name = _plain(node)
     if name in _MODELS:
         node["type"] = _MODELS[name]
         if name == "AmpGaussianFocalLoss" and node.get("reduction") == "none":
             # AWML's head sums it and divides by the number of objects; with "mean" the stock head does the same.
             node["reduction"] = "mean"
-    for argument in _TRAINING_ARGUMENTS:
+    name = _plain(node)
+    for argument in _TRAINING_ARGUMENTS.get(name, ()):
         if node.pop(argument, None):
             _logger.warning("%s.%s has no effect here: nothing is frozen", where, argument)
+    if name == "CenterPointBBoxCoder" and node.pop("y_axis_reference", False):
+        raise ConfigError(
+            f"{file}: {where}.y_axis_reference is True: such a model was trained for yaw clockwise from the y axis. "
+            "Only models with yaw from the x axis are supported; --rot-y-axis-reference converts those in the export."
+        )
+    if name == "BackwardPillarFeatureNet":
+        import_mmdet3d()
+        importlib.import_module("models.awml_encoder")
 
 
 def _check_types(cfg: Any, absent: list[str]) -> None:
     """Every type that deployment builds must be known without the absent imports."""
-    from models.build import import_mmdet3d
-
     registry = import_mmdet3d()
     require("mmdet3d.datasets", "to read the test pipeline")
     unknown = [

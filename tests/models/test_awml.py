@@ -16,11 +16,14 @@ from mmengine.logging import HistoryBuffer
 from base.boxes import Boxes3D
 from base.errors import CheckpointError, ConfigError
 from base.untrusted import load_weights_file
+from eval.metrics.detection import evaluate_detections
+from eval.metrics.objects import FrameResult
 from models.build import build_model, load_checkpoint
 from models.components import extract_components
 from models.config import load_model_config
 from models.spec import BACKBONE_NECK_HEAD, VOXEL_ENCODER, ModelSpec
 from runtime.decode import decode
+from runtime.preprocess import decorate, voxelize
 
 CONFIGS = Path(__file__).resolve().parents[1] / "data" / "models" / "awml"
 FOLDER = Path("projects/CenterPoint/configs/t4dataset/Centerpoint")
@@ -100,7 +103,8 @@ def test_types_and_imports_are_resolved() -> None:
     assert (head.type, head.separate_head.type) == ("CenterHead", "SeparateHead")
     assert head.separate_head.init_bias == -4.595
     assert (head.loss_cls.type, head.loss_cls.reduction) == ("mmdet.GaussianFocalLoss", "mean")
-    assert "freeze" not in cfg.model.pts_backbone
+    assert "frozen_stages" not in cfg.model.pts_backbone
+    assert "freeze_shared_conv" not in head
     assert "custom_imports" not in cfg
     assert "val_evaluator" not in cfg
     # The folder above the two roots is reached through `_base_`.
@@ -132,8 +136,12 @@ def test_seven_classes_from_config_to_boxes(tmp_path: Path) -> None:
     found = decode(arrays, spec)
     assert isinstance(found, Boxes3D)
     assert sorted(found.labels.tolist()) == list(range(7))
-    again = ModelSpec.from_dict(spec.to_dict())
-    assert again == spec
+    assert ModelSpec.from_dict(spec.to_dict()) == spec
+    # What is found counts as ground truth too: every class is scored, and each is perfect.
+    truth = dataclasses.replace(found, scores=np.ones_like(found.scores))
+    metrics = evaluate_detections([FrameResult("0", found, truth)], spec.class_names, ranges_m=((0.0, 60.0),))
+    assert metrics.class_names == SEVEN
+    assert metrics.mean_ap == pytest.approx(1.0)
 
 
 def test_five_classes_load_and_others_do_not(tmp_path: Path) -> None:
@@ -179,6 +187,11 @@ def test_awml_weights_compute_what_a_stock_config_computes(tmp_path: Path) -> No
             r"transform 'DropEgoPoints' \(val_dataloader\.dataset\.pipeline\[2\]\)",
         ),
         (
+            "            out_size_factor=out_size_factor,\n        ),\n        separate_head",
+            "            y_axis_reference=True,\n            out_size_factor=2,\n        ),\n        separate_head",
+            r"bbox_coder\.y_axis_reference is True",
+        ),
+        (
             'imports=["projects.CenterPoint.models"], allow_failed_imports=False',
             "imports=[3]",
             r"custom_imports is .*; it must be dict\(imports=\[module names\]\)",
@@ -216,6 +229,28 @@ def test_a_missing_base_is_named(tmp_path: Path) -> None:
     (root / "autoware_ml/configs/detection3d/default_runtime.py").unlink()
     with pytest.raises(ConfigError, match=r"default_runtime\.py.*keep the folders that they came in"):
         _load(root=root)
+
+
+def test_the_older_encoder(tmp_path: Path) -> None:
+    """Nine features: the module's own decoration, and its layers behind the runtime's, give the same."""
+    cfg = _load(
+        root=_copy(tmp_path, {'type="PillarFeatureNet"': 'type="BackwardPillarFeatureNetONNX", frozen_stages=[0]'})
+    )
+    spec = ModelSpec.from_config(cfg)
+    assert (spec.encoder_in_features, spec.voxel_center_dims) == (9, 2)
+    model = build_model(cfg)
+    state = awml_state(7, 3)  # 3 + 6 features
+    load_checkpoint(model, awml_checkpoint(tmp_path / "a.pth", state))
+    rng = np.random.default_rng(0)
+    points = rng.uniform([-25, -25, -2, 0], [25, 25, 4, 1], (3000, 4)).astype(np.float32)
+    points[::2, :2] *= 0.02  # crowded pillars, so that some are full
+    voxels = voxelize(points, spec)
+    coords = torch.from_numpy(np.pad(voxels.coords, ((0, 0), (1, 0))))
+    encoder: Any = model.pts_voxel_encoder
+    with torch.inference_mode():
+        whole = encoder(torch.from_numpy(voxels.points), torch.from_numpy(voxels.num_points), coords)
+        part = extract_components(model, spec)[VOXEL_ENCODER](torch.from_numpy(decorate(voxels, spec)))
+    torch.testing.assert_close(whole, part[:, 0], rtol=1e-5, atol=1e-5)
 
 
 def test_training_records_are_ignored_and_code_is_refused(tmp_path: Path) -> None:

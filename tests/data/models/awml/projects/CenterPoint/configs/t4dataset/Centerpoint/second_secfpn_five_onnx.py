@@ -8,9 +8,10 @@ class_names = ["car", "truck", "bus", "bicycle", "pedestrian"]
 model = dict(
     type="CenterPointONNX",
     pts_voxel_encoder=dict(type="PillarFeatureNetONNX", in_channels=5),
-    pts_backbone=dict(freeze=False),
+    pts_backbone=dict(frozen_stages=[0]),
     pts_bbox_head=dict(
         type="CenterHeadONNX",
+        freeze_shared_conv=True,
         tasks=[dict(num_class=5, class_names=class_names)],
         separate_head=dict(type="SeparateHeadONNX"),
     ),
