@@ -102,7 +102,10 @@ class SearchResult:
                 text += "  within" if step.within_budget else "  too much"
             lines.append(text + ("  <- chosen" if step == self.chosen else ""))
         lines.append(f"all in INT8 {1e3 * self.int8_time_s:.3f} ms, all in FP16 {1e3 * self.fp16_time_s:.3f} ms")
-        if not self.verified:
+        if not self.verified and len(self.steps) > 1:
+            tried = len(self.steps) - 1
+            lines.append(f"none of {tried} evaluated plans is within the budget; raise it, or --max-evaluations")
+        elif not self.verified:
             lines.append("not verified: the accuracy is the profile's prediction; give --checkpoint to measure it")
         skipped = " ".join(self.chosen.skip_layers)
         lines.append(f"--skip-layers {skipped}" if skipped else "nothing has to be skipped")

@@ -233,6 +233,8 @@ def test_nothing_within_the_budget_leaves_all_in_fp16() -> None:
     assert result.chosen.skip_layers == tuple(LOSSES)
     assert not result.verified
     assert all(step.within_budget is False for step in result.steps[:-1])
+    tried = len(result.steps) - 1
+    assert f"none of {tried} evaluated plans is within the budget; raise it, or --max-evaluations" in result.summary()
 
 
 def test_a_network_that_loses_nothing_is_all_int8() -> None:
