@@ -22,7 +22,7 @@ from quant.reconstruction.blocks import CANVAS, Block, partition, quantized_laye
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["correct_biases"]
+__all__ = ["correct_biases", "correct_block"]
 
 _BATCH = 2
 
@@ -59,12 +59,9 @@ def correct_biases(model: nn.Module, reference: nn.Module, canvases: Tensor, *, 
     floating: dict[str, Tensor] = {CANVAS: canvases}
     with fixed_threads(threads), torch.no_grad():
         for index, (piece, twin) in enumerate(progress(pieces, "correcting biases", unit="layer")):
-            expected, outputs = _run(twin, floating, _watched(twin, piece))
-            for name, layer in quantized_layers(piece.module):
-                means, _ = _run(piece, quantized, {name: layer})
-                shift = (expected[name] - means[name]).to(layer.bias)
-                layer.bias.add_(shift)
-                corrections[paths[id(layer)]] = float(shift.abs().max())
+            shifts, outputs = correct_block(piece, twin, quantized, floating)
+            by_name = dict(quantized_layers(piece.module))
+            corrections.update({paths[id(by_name[name])]: value for name, value in shifts.items()})
             floating.update(outputs)
             quantized.update(_run(piece, quantized, {})[1])
             needed = {name for later, _ in pieces[index + 1 :] for name in later.inputs}
@@ -72,6 +69,31 @@ def correct_biases(model: nn.Module, reference: nn.Module, canvases: Tensor, *, 
                 for name in set(tensors) - needed:
                     del tensors[name]
     return corrections
+
+
+@torch.no_grad()
+def correct_block(
+    block: Block, twin: Block, quantized: Mapping[str, Tensor], floating: Mapping[str, Tensor]
+) -> tuple[dict[str, float], dict[str, Tensor]]:
+    """Corrects the layers of one block, one after another, in place.
+
+    Args:
+        block: Of the quantized model; every quantized layer has a bias.
+        twin: The same of the float model.
+        quantized: The block's inputs as the quantized model makes them, all frames in one tensor each.
+        floating: As the float model makes them.
+
+    Returns:
+        Path in the block -> largest correction of a channel; and the outputs of the float block.
+    """
+    expected, outputs = _run(twin, floating, _watched(twin, block))
+    corrections: dict[str, float] = {}
+    for name, layer in quantized_layers(block.module):
+        means, _ = _run(block, quantized, {name: layer})
+        shift = (expected[name] - means[name]).to(layer.bias)
+        layer.bias.add_(shift)
+        corrections[name] = float(shift.abs().max())
+    return corrections, outputs
 
 
 def _watched(twin: Block, piece: Block) -> dict[str, Any]:

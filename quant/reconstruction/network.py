@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from base.errors import DataError
+from quant.bias_correction import correct_block
 from quant.fixed_threads import fixed_threads
-from quant.reconstruction.blocks import CANVAS, Block, partition, run_blocks
+from quant.reconstruction.blocks import CANVAS, Block, partition, quantized_layers, run_blocks
 from quant.reconstruction.losses import HEATMAP, TaskLoss, cell_weights, local_loss, task_loss
 from quant.reconstruction.settings import ReconstructionSettings
 from quant.reconstruction.training import BlockTraining
@@ -187,6 +188,9 @@ class _Run:
         training.train(objective, self._train, f"reconstructing {block.path}")
         undecided = training.undecided_share()
         training.commit()
+        if all(layer.bias is not None for _, layer in quantized_layers(block.module)):
+            # Choices that were still open move the channels' means when they are made.
+            correct_block(block, self._float[index], self._tensors_q, self._tensors_f)
         after = self._error(index, targets, judged)
         kept = after.relative_to(before, settings.task_weight) < 1.0 + settings.task_weight
         if not kept:

@@ -32,16 +32,16 @@ class ReconstructionSettings:
         seed: Of the choice of windows and of the order of steps.
     """
 
-    frames: int = 48
+    frames: int = 32
     windows_per_frame: int = 2
     window_cells: int = 64
     held_out: float = 0.125
     iterations: int = 300
     batch_size: int = 1
-    rounding_lr: float = 2e-2
+    rounding_lr: float = 5e-2
     bias_lr: float = 2e-3
-    scale_lr: float = 1e-3
-    rounding_weight: float = 1.0
+    scale_lr: float = 2e-4
+    rounding_weight: float = 300.0
     task_weight: float = 1.0
     task_interval: int = 4
     background_weight: float = 0.1
