@@ -12,6 +12,9 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,9 @@ from models.build import import_mmdet3d
 from models.config import load_model_config
 from training.targets import use_numpy_targets
 
-__all__ = ["main", "runner_config", "save_release"]
+__all__ = ["main", "runner_config", "save_release", "trusting_own_checkpoints"]
+
+_FULL_LOAD = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 
 _logger = logging.getLogger(__name__)
 
@@ -73,6 +78,23 @@ def _crop(cfg: Any, range_m: float) -> None:
     for step in cfg.train_dataloader.dataset.pipeline:
         if "point_cloud_range" in step:
             step.point_cloud_range = limits
+
+
+@contextmanager
+def trusting_own_checkpoints(resume: bool) -> Iterator[None]:
+    """mmengine resumes from pickles (optimizer, schedule, log) that `torch.load` refuses by default since torch 2.6.
+
+    Only a resumed run, which reads what an earlier run of its user left in the work dir, lifts that; weights from
+    elsewhere go through `base.untrusted`.
+    """
+    before = os.environ.get(_FULL_LOAD)
+    if resume:
+        os.environ[_FULL_LOAD] = "1"
+    try:
+        yield
+    finally:
+        if resume and before is None:
+            del os.environ[_FULL_LOAD]
 
 
 def save_release(model: Any, path: Path, meta: dict[str, Any]) -> None:
@@ -128,7 +150,8 @@ def main(argv: list[str] | None = None) -> int:
         cfg.resume = args.resume
         runner = Runner.from_cfg(cfg)
         use_numpy_targets(runner.model.pts_bbox_head)
-        model = runner.train()
+        with trusting_own_checkpoints(args.resume):
+            model = runner.train()
         meta = {
             "model_config": Path(args.model_config).name,
             "seed": args.seed,

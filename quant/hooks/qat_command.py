@@ -120,13 +120,15 @@ def run(args: argparse.Namespace) -> int:
     from quant.checkpoint import save_ptq_model
     from quant.hooks.qat_hook import QATHook
     from training.targets import use_numpy_targets
+    from training.train import trusting_own_checkpoints
 
     set_determinism(args.seed)
     cfg = qat_config(args)
     runner = Runner.from_cfg(cfg)
     head = getattr(runner.model, "module", runner.model).pts_bbox_head
     use_numpy_targets(head)
-    model = runner.train()
+    with trusting_own_checkpoints(args.resume):
+        model = runner.train()
     hook = next(hook for hook in runner.hooks if isinstance(hook, QATHook))
     if is_main_process():
         _use_average(runner)
