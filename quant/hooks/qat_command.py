@@ -124,6 +124,8 @@ def run(args: argparse.Namespace) -> int:
 
     set_determinism(args.seed)
     cfg = qat_config(args)
+    if args.launcher == "pytorch":
+        _join_processes(cfg)
     runner = Runner.from_cfg(cfg)
     head = getattr(runner.model, "module", runner.model).pts_bbox_head
     use_numpy_targets(head)
@@ -147,6 +149,16 @@ def run(args: argparse.Namespace) -> int:
         _write_curve(Path(runner.work_dir), output)
         _logger.info("wrote %s", output)
     return 0
+
+
+def _join_processes(cfg: Any) -> None:
+    """Without a GPU mmengine knows no way to join torchrun's processes, nor to wrap a model that lies on a CPU."""
+    import torch
+
+    if torch.cuda.is_available():
+        return
+    torch.distributed.init_process_group("gloo")
+    cfg.model_wrapper_cfg = {"type": "MMDistributedDataParallel", "broadcast_buffers": False, "device_ids": None}
 
 
 def _schedule(epochs: int, lr: float) -> list[dict[str, Any]]:
