@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 
 from base.errors import ConfigError
 from base.files import write_json
+from quant.hooks.runner_model import unwrapped_model
 
 if TYPE_CHECKING:
     from mmengine.runner import Runner
@@ -100,8 +100,7 @@ class DetectionMapHook(Hook):
         from mmengine.dist import barrier, is_main_process
 
         if is_main_process():
-            model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-            metrics = self._evaluate(model)
+            metrics = self._evaluate(unwrapped_model(runner))
             per_class = {item.class_name: _known(item.mean_ap) for item in metrics.total.classes}
             entry = {"epoch": epoch, "iter": runner.iter, "map": metrics.total.mean_ap, "per_class": per_class}
             self._curve["map"].append(entry)

@@ -119,6 +119,7 @@ def run(args: argparse.Namespace) -> int:
         importlib.import_module(module)
     from quant.checkpoint import save_ptq_model
     from quant.hooks.qat_hook import QATHook
+    from quant.hooks.runner_model import unwrapped_model
     from training.targets import use_numpy_targets
     from training.train import trusting_own_checkpoints
 
@@ -127,10 +128,9 @@ def run(args: argparse.Namespace) -> int:
     if args.launcher == "pytorch":
         _join_processes(cfg)
     runner = Runner.from_cfg(cfg)
-    head = getattr(runner.model, "module", runner.model).pts_bbox_head
-    use_numpy_targets(head)
+    use_numpy_targets(unwrapped_model(runner).pts_bbox_head)
     with trusting_own_checkpoints(args.resume):
-        model = runner.train()
+        runner.train()
     hook = next(hook for hook in runner.hooks if isinstance(hook, QATHook))
     if is_main_process():
         _use_average(runner)
@@ -145,7 +145,7 @@ def run(args: argparse.Namespace) -> int:
             "frames": len(runner.train_dataloader.dataset),
         }
         assert hook.structure is not None
-        save_ptq_model(getattr(model, "module", model), output, hook.structure, meta)
+        save_ptq_model(unwrapped_model(runner), output, hook.structure, meta)
         _write_curve(Path(runner.work_dir), output)
         _logger.info("wrote %s", output)
     return 0

@@ -29,6 +29,7 @@ from models.spec import ModelSpec
 from quant.calibration.calibrator import CalibrationManager
 from quant.fusion.bn_fusion import fuse_model_bn
 from quant.hooks.batch_norm import BN_MODES, fold_trained_bn, freeze_bn_
+from quant.hooks.runner_model import unwrapped_model
 from quant.quantizer import named_quantizers
 from quant.replace import quant_model
 
@@ -115,7 +116,7 @@ class QATHook(Hook):
             CheckpointError: the checkpoint does not fit the float model.
         """
         _check_buildable(runner)
-        model = _unwrapped(runner)
+        model = unwrapped_model(runner)
         device = next(model.parameters()).device
         model.cpu()
         if not runner._resume:
@@ -141,7 +142,7 @@ class QATHook(Hook):
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Calibrates when its epoch has come; keeps frozen BatchNorm in evaluation mode."""
-        model = _unwrapped(runner)
+        model = unwrapped_model(runner)
         quantizers = list(named_quantizers(model).values())
         if runner.epoch >= self.calibration_epoch:
             if not all(quantizer.is_calibrated for quantizer in quantizers):
@@ -175,7 +176,7 @@ class QATHook(Hook):
     def after_train(self, runner: Runner) -> None:
         """Folds what BatchNorm is left, with the weights' scales, so that the model is what will be deployed."""
         if self.bn != "fold" and self.structure is not None:
-            self.structure = fold_trained_bn(_unwrapped(runner), self.structure)
+            self.structure = fold_trained_bn(unwrapped_model(runner), self.structure)
 
     def _calibrate(self, runner: Runner, model: nn.Module) -> None:
         model.eval()
@@ -216,17 +217,12 @@ class QATHook(Hook):
         )
 
 
-def _unwrapped(runner: Runner) -> Any:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
-
-
 def _check_buildable(runner: Runner) -> None:
-    for key in ("optim_wrapper",):
-        if not isinstance(runner.cfg.get(key), dict):
-            raise ConfigError(
-                f"QATHook: the Runner's config has no '{key}' table, from which the optimizer is built again after the "
-                "model has been quantized. Make the Runner with Runner.from_cfg."
-            )
+    if not isinstance(runner.cfg.get("optim_wrapper"), dict):
+        raise ConfigError(
+            "QATHook: the Runner's config has no 'optim_wrapper' table, from which the optimizer is built again after "
+            "the model has been quantized. Make the Runner with Runner.from_cfg."
+        )
 
 
 def _rebuild(runner: Runner, model: nn.Module) -> None:
