@@ -41,6 +41,7 @@ class CudaDevice:
         self._streams: list[Any] = []
         self._events: list[Any] = []
         self._modules: list[Any] = []
+        self._graphs: list[Any] = []
 
     @classmethod
     def open(cls, index: int = 0) -> CudaDevice:
@@ -78,6 +79,12 @@ class CudaDevice:
         return int(major), int(minor)
 
     @property
+    def num_multiprocessors(self) -> int:
+        """Streaming multiprocessors of the device."""
+        attribute = self._runtime.cudaDeviceAttr.cudaDevAttrMultiProcessorCount
+        return int(self._call("cudaDeviceGetAttribute", attribute, self.index))
+
+    @property
     def name(self) -> str:
         """Product name."""
         return bytes(self._call("cudaGetDeviceProperties", self.index).name).split(b"\0")[0].decode()
@@ -106,6 +113,10 @@ class CudaDevice:
         """Device to host array, in stream order; the array is filled once the stream has come so far."""
         self._copy(target.ctypes.data, address, target.nbytes, "cudaMemcpyDeviceToHost", stream)
 
+    def device_copy(self, target: int, source: int, num_bytes: int, stream: int) -> None:
+        """Device memory to device memory, in stream order."""
+        self._copy(target, source, num_bytes, "cudaMemcpyDeviceToDevice", stream)
+
     def zero(self, address: int, num_bytes: int, stream: int) -> None:
         """Clears device memory, in stream order."""
         self._call("cudaMemsetAsync", address, 0, num_bytes, stream)
@@ -130,6 +141,10 @@ class CudaDevice:
         """Blocks until the stream has come to the event."""
         self._call("cudaEventSynchronize", event)
 
+    def wait_in_stream(self, stream: int, event: Any) -> None:
+        """Later work of the stream starts once another stream has come to the event; the host does not block."""
+        self._call("cudaStreamWaitEvent", stream, event, 0)
+
     def elapsed_ms(self, before: Any, after: Any) -> float:
         """Milliseconds between two recorded events that have passed."""
         return float(self._call("cudaEventElapsedTime", before, after))
@@ -138,31 +153,71 @@ class CudaDevice:
         """Blocks until the stream is empty."""
         self._call("cudaStreamSynchronize", stream)
 
-    def compile(self, source: str, function: str) -> Any:
+    def begin_capture(self, stream: int) -> None:
+        """From here on the stream's work is written down instead of run, until `end_capture`.
+
+        Other streams join by `wait_in_stream` for an event of this one, and must be joined back in the same way.
+        """
+        mode = self._runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        self._call("cudaStreamBeginCapture", stream, mode)
+
+    def end_capture(self, stream: int) -> Any:
+        """What was captured, ready for `launch_graph`; the addresses in it are those of the capture."""
+        graph = self._call("cudaStreamEndCapture", stream)
+        executable = self._call("cudaGraphInstantiate", graph, 0)
+        self._graphs.append(executable)
+        self._call("cudaGraphDestroy", graph)
+        return executable
+
+    def launch_graph(self, graph: Any, stream: int) -> None:
+        """Puts one execution of a captured graph on the stream."""
+        self._call("cudaGraphLaunch", graph, stream)
+
+    def compile(
+        self, source: str, function: str, *, architecture: str | None = None, options: Sequence[str] = ()
+    ) -> Any:
+        """One kernel of `compile_all`."""
+        return self.compile_all(source, [function], architecture=architecture, options=options)[function]
+
+    def compile_all(
+        self, source: str, functions: Sequence[str], *, architecture: str | None = None, options: Sequence[str] = ()
+    ) -> dict[str, Any]:
         """Compiles CUDA C++ for this device by NVRTC.
+
+        Args:
+            source: The text; its kernels are `extern "C"`.
+            functions: Names of the kernels that are wanted.
+            architecture: For example "sm_90a"; None for the device's own, without its architecture-specific features.
+            options: More options of NVRTC. Products and sums are not fused into one rounding unless "--fmad=true" is
+                among them.
+
+        Returns:
+            Name -> kernel, for `launch`.
 
         Raises:
             BackendUnavailable: the NVRTC library is not installed.
             CudaError: the source does not compile; the message has the compiler's log.
         """
         nvrtc = require("cuda.bindings.nvrtc", "to compile CUDA kernels")
+        title = functions[0]
         try:
-            status, program = nvrtc.nvrtcCreateProgram(source.encode(), f"{function}.cu".encode(), 0, [], [])
+            status, program = nvrtc.nvrtcCreateProgram(source.encode(), f"{title}.cu".encode(), 0, [], [])
         except RuntimeError as error:
             raise BackendUnavailable(
-                f"NVRTC, which compiles the scatter kernel, is not installed ('pip install nvidia-cuda-nvrtc'): {error}"
+                f"NVRTC, which compiles CUDA kernels, is not installed ('pip install nvidia-cuda-nvrtc'): {error}"
             ) from error
         _expect(status, nvrtc.nvrtcResult.NVRTC_SUCCESS, "nvrtcCreateProgram")
         major, minor = self.compute_capability
-        options = [f"--gpu-architecture=sm_{major}{minor}".encode(), b"--fmad=false"]
-        (status,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
+        target = architecture or f"sm_{major}{minor}"
+        rounding = [] if any(option.startswith(("--fmad", "-fmad")) for option in options) else ["--fmad=false"]
+        arguments = [option.encode() for option in (f"--gpu-architecture={target}", *rounding, *options)]
+        (status,) = nvrtc.nvrtcCompileProgram(program, len(arguments), arguments)
         if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
             _, size = nvrtc.nvrtcGetProgramLogSize(program)
             log = bytearray(size)
             nvrtc.nvrtcGetProgramLog(program, log)
-            raise CudaError(
-                f"Kernel '{function}' does not compile for sm_{major}{minor}: {bytes(log).decode().strip()}"
-            )
+            text = bytes(log).rstrip(b"\0").decode(errors="replace").strip()
+            raise CudaError(f"Kernel '{title}' does not compile for {target}: {text}")
         status, size = nvrtc.nvrtcGetCUBINSize(program)
         _expect(status, nvrtc.nvrtcResult.NVRTC_SUCCESS, "nvrtcGetCUBINSize")
         image = bytearray(size)
@@ -171,16 +226,46 @@ class CudaDevice:
         nvrtc.nvrtcDestroyProgram(program)
         module = self._driver_call("cuModuleLoadData", bytes(image))
         self._modules.append(module)
-        return self._driver_call("cuModuleGetFunction", module, function.encode())
+        return {name: self._driver_call("cuModuleGetFunction", module, name.encode()) for name in functions}
 
-    def launch(self, kernel: Any, blocks: int, threads: int, arguments: Sequence[Any], stream: int) -> None:
-        """Launches a kernel in one dimension; `arguments` are `ctypes.c_void_p` (addresses) and `ctypes.c_int`."""
+    def allow_shared(self, kernel: Any, num_bytes: int) -> None:
+        """Lets launches of the kernel have so much dynamic shared memory; needed above 48 KB.
+
+        Raises:
+            CudaError: the device has less for a block.
+        """
+        attribute = self._driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+        self._driver_call("cuFuncSetAttribute", kernel, attribute, num_bytes)
+
+    def launch(
+        self,
+        kernel: Any,
+        grid: int | tuple[int, int, int],
+        threads: int,
+        arguments: Sequence[Any],
+        stream: int,
+        *,
+        shared_bytes: int = 0,
+    ) -> None:
+        """Launches a kernel.
+
+        Args:
+            kernel: From `compile`.
+            grid: Blocks along x, or along x, y and z.
+            threads: Threads of a block, along x.
+            arguments: ctypes values: `c_void_p` for addresses, `c_int`, `c_float`, ...
+            stream: Where it runs.
+            shared_bytes: Dynamic shared memory of a block; `allow_shared` first where it is more than 48 KB.
+        """
+        x, y, z = grid if isinstance(grid, tuple) else (grid, 1, 1)
         values = tuple(argument.value for argument in arguments)
         types = tuple(type(argument) for argument in arguments)
-        self._driver_call("cuLaunchKernel", kernel, blocks, 1, 1, threads, 1, 1, 0, stream, (values, types), 0)
+        self._driver_call("cuLaunchKernel", kernel, x, y, z, threads, 1, 1, shared_bytes, stream, (values, types), 0)
 
     def close(self) -> None:
-        """Frees events, streams, modules and memory; calling it again does nothing."""
+        """Frees graphs, events, streams, modules and memory; calling it again does nothing."""
+        for graph in self._graphs:
+            self._call("cudaGraphExecDestroy", graph)
         for event in self._events:
             self._call("cudaEventDestroy", event)
         for stream in self._streams:
@@ -191,7 +276,7 @@ class CudaDevice:
             self._call("cudaFree", address)
         for address in self._pinned:
             self._call("cudaFreeHost", address)
-        for owned in (self._events, self._streams, self._modules, self._memory, self._pinned):
+        for owned in (self._graphs, self._events, self._streams, self._modules, self._memory, self._pinned):
             owned.clear()
 
     def _copy(self, target: int, source: int, num_bytes: int, kind: str, stream: int) -> None:
