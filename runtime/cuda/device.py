@@ -109,6 +109,14 @@ class CudaDevice:
         """Host array to device, in stream order; pinned sources do not block."""
         self._copy(address, source.ctypes.data, source.nbytes, "cudaMemcpyHostToDevice", stream)
 
+    def upload_new(self, source: NDArray[Any]) -> int:
+        """Device memory with the array's bytes; the call blocks."""
+        data = np.ascontiguousarray(source)
+        address = self.allocate(data.nbytes)
+        to_device = self._runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
+        self._call("cudaMemcpy", address, data.ctypes.data, data.nbytes, to_device)
+        return address
+
     def download(self, target: NDArray[Any], address: int, stream: int) -> None:
         """Device to host array, in stream order; the array is filled once the stream has come so far."""
         self._copy(target.ctypes.data, address, target.nbytes, "cudaMemcpyDeviceToHost", stream)
@@ -182,24 +190,31 @@ class CudaDevice:
     def compile_all(
         self, source: str, functions: Sequence[str], *, architecture: str | None = None, options: Sequence[str] = ()
     ) -> dict[str, Any]:
-        """Compiles CUDA C++ for this device by NVRTC.
-
-        Args:
-            source: The text; its kernels are `extern "C"`.
-            functions: Names of the kernels that are wanted.
-            architecture: For example "sm_90a"; None for the device's own, without its architecture-specific features.
-            options: More options of NVRTC. Products and sums are not fused into one rounding unless "--fmad=true" is
-                among them.
+        """Compiles and loads several kernels of one source; see `compile_image`.
 
         Returns:
             Name -> kernel, for `launch`.
+        """
+        image = self.compile_image(source, functions[0], architecture=architecture, options=options)
+        return self.load(image, functions)
+
+    def compile_image(
+        self, source: str, title: str, *, architecture: str | None = None, options: Sequence[str] = ()
+    ) -> bytes:
+        """Compiles CUDA C++ for this device by NVRTC; several threads may do so at a time.
+
+        Args:
+            source: The text; its kernels are `extern "C"`.
+            title: What messages call it.
+            architecture: For example "sm_90a"; None for the device's own, without its architecture-specific features.
+            options: More options of NVRTC. Products and sums are not fused into one rounding unless "--fmad=true" is
+                among them.
 
         Raises:
             BackendUnavailable: the NVRTC library is not installed.
             CudaError: the source does not compile; the message has the compiler's log.
         """
         nvrtc = require("cuda.bindings.nvrtc", "to compile CUDA kernels")
-        title = functions[0]
         try:
             status, program = nvrtc.nvrtcCreateProgram(source.encode(), f"{title}.cu".encode(), 0, [], [])
         except RuntimeError as error:
@@ -224,7 +239,11 @@ class CudaDevice:
         (status,) = nvrtc.nvrtcGetCUBIN(program, image)
         _expect(status, nvrtc.nvrtcResult.NVRTC_SUCCESS, "nvrtcGetCUBIN")
         nvrtc.nvrtcDestroyProgram(program)
-        module = self._driver_call("cuModuleLoadData", bytes(image))
+        return bytes(image)
+
+    def load(self, image: bytes, functions: Sequence[str]) -> dict[str, Any]:
+        """Name -> kernel of an image that `compile_image` made."""
+        module = self._driver_call("cuModuleLoadData", image)
         self._modules.append(module)
         return {name: self._driver_call("cuModuleGetFunction", module, name.encode()) for name in functions}
 
@@ -253,14 +272,15 @@ class CudaDevice:
             kernel: From `compile`.
             grid: Blocks along x, or along x, y and z.
             threads: Threads of a block, along x.
-            arguments: ctypes values: `c_void_p` for addresses, `c_int`, `c_float`, ...
+            arguments: ctypes objects: `c_void_p` for addresses, `c_int`, `c_float`, structures, ...
             stream: Where it runs.
             shared_bytes: Dynamic shared memory of a block; `allow_shared` first where it is more than 48 KB.
         """
         x, y, z = grid if isinstance(grid, tuple) else (grid, 1, 1)
-        values = tuple(argument.value for argument in arguments)
-        types = tuple(type(argument) for argument in arguments)
-        self._driver_call("cuLaunchKernel", kernel, x, y, z, threads, 1, 1, shared_bytes, stream, (values, types), 0)
+        # The driver reads the values behind these addresses during the call, also while it captures.
+        addresses = (ctypes.c_void_p * len(arguments))(*(ctypes.addressof(argument) for argument in arguments))
+        parameters = ctypes.addressof(addresses)
+        self._driver_call("cuLaunchKernel", kernel, x, y, z, threads, 1, 1, shared_bytes, stream, parameters, 0)
 
     def close(self) -> None:
         """Frees graphs, events, streams, modules and memory; calling it again does nothing."""

@@ -1,0 +1,231 @@
+// One convolution as an implicit matrix product on Hopper's tensor cores, persistent and warp-specialized.
+//
+// Compile-time parameters (from `runtime.cuda_engine.conv`):
+//   IN_INT8, OUT_INT8   element types of the maps (else float16); accumulators are int32 or float32
+//   N_TILE              output columns of a tile; a column is a channel, or (j, channel) of a transposed convolution
+//   KERNEL, STRIDE, PADDING, UPSAMPLE
+//   SLAB_CHUNKS, SLABS  16-byte chunks of input channels in a stage, and stages along K
+//   GROUPS, WARPGROUPS  consumer groups, each with tiles and a ring of stages of its own, and warpgroups in a group
+//   ROWS                output rows of 64 pixels for each warpgroup
+//   STAGES              stages in a ring
+//   RESIDENT            weights of the block's columns stay in shared memory; else each stage brings its own
+//   RELU
+// Work: tiles of (WARPGROUPS * ROWS) x 64 pixels by N_TILE columns. With one warpgroup to a group, one group's epilogue
+// runs while the other group computes.
+//
+// Weights are packed [column tile][slab][tap][chunk][column][16 bytes], (scale, bias) pairs [column].
+// Columns of an INT8 target are permuted within 16 such that a thread holds four neighbouring channels.
+
+#define TAPS (KERNEL * KERNEL)
+#define TILE_ROWS (WARPGROUPS * ROWS)
+#define IN_ROWS ((TILE_ROWS - 1) * STRIDE + KERNEL)
+#define IN_COLS (63 * STRIDE + KERNEL)
+#define PLANE (IN_ROWS * IN_COLS * 16)
+#define IN_BYTES (SLAB_CHUNKS * PLANE)
+#define SLAB_WEIGHT_BYTES (TAPS * SLAB_CHUNKS * N_TILE * 16)
+#define STAGE_BYTES (IN_BYTES + (RESIDENT ? 0 : SLAB_WEIGHT_BYTES))
+#define STAGE_PITCH ((STAGE_BYTES + 127) / 128 * 128)
+#define RESIDENT_BYTES (RESIDENT ? SLABS * SLAB_WEIGHT_BYTES : 0)
+#define CONSUMERS (GROUPS * WARPGROUPS)
+#define TILE_CHANNELS (N_TILE / UPSAMPLE)  // channels of a tile's columns
+#define OUT_CHUNK (OUT_INT8 ? 16 : 8)
+
+#if IN_INT8
+typedef int Accumulator;
+#else
+typedef float Accumulator;
+#endif
+
+struct Geometry {
+    const char* input;      // blocked and padded
+    char* output;           // at the first chunk that the layer writes
+    const char* weights;    // packed
+    const float4* affine;   // (scale, bias) of two columns each
+    int in_pitch;           // pixels of a padded row
+    int out_pitch;
+    long long in_plane;     // bytes of a chunk's plane
+    long long out_plane;
+    int height, width;      // output pixels before upsampling
+    int tiles_x, tiles;     // tiles of pixels: in a row, in all
+    int column_tiles;
+};
+
+__device__ __forceinline__ void store_row(
+    const Accumulator (&sums)[N_TILE / 2], const Geometry& g, int y, int x0, int column_tile, int warp, int lane)
+{
+    const int quad = lane & 3, row = warp * 16 + (lane >> 2);
+    // A transposed convolution's column tile is (i, block of channels) with every j inside.
+    const int blocks = g.column_tiles / UPSAMPLE;
+    const int i = UPSAMPLE == 1 ? 0 : column_tile / blocks;
+    const int first = (UPSAMPLE == 1 ? column_tile : column_tile % blocks) * TILE_CHANNELS / OUT_CHUNK;
+    const float4* affine = g.affine + (column_tile * N_TILE) / 2 + quad;
+    if (y >= g.height) return;
+#pragma unroll
+    for (int j = 0; j < N_TILE / 8; j += OUT_INT8 ? 2 : 1) {
+        const int column = j * 8;
+        const int jj = column / TILE_CHANNELS;
+        const int chunk = first + column % TILE_CHANNELS / OUT_CHUNK;
+        char* base = g.output + chunk * g.out_plane +
+            ((long long)(y * UPSAMPLE + i + 1) * g.out_pitch + jj + 1) * 16 + quad * 4;
+        float4 a = __ldg(affine + j * 4);
+#if OUT_INT8
+        float4 b = __ldg(affine + j * 4 + 4);
+#endif
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const int x = x0 + row + half * 8;
+            float v0 = fmaf((float)sums[j * 4 + half * 2], a.x, a.y);
+            float v1 = fmaf((float)sums[j * 4 + half * 2 + 1], a.z, a.w);
+            u32 packed;
+#if OUT_INT8
+            float v2 = fmaf((float)sums[j * 4 + 4 + half * 2], b.x, b.y);
+            float v3 = fmaf((float)sums[j * 4 + 4 + half * 2 + 1], b.z, b.w);
+            if (RELU) { v0 = fmaxf(v0, 0.f); v1 = fmaxf(v1, 0.f); v2 = fmaxf(v2, 0.f); v3 = fmaxf(v3, 0.f); }
+            packed = pack_codes(__float2int_rn(v0), __float2int_rn(v1), __float2int_rn(v2), __float2int_rn(v3));
+#else
+            packed = RELU ? pack_halves_relu(v0, v1) : pack_halves(v0, v1);
+#endif
+            if (x < g.width) *(u32*)(base + (long long)x * (UPSAMPLE * 16)) = packed;
+        }
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(CONSUMERS * 128 + 128, 1) conv(const __grid_constant__ Geometry g)
+{
+    extern __shared__ __align__(128) char memory[];
+    __shared__ __align__(8) u64 barriers[GROUPS * STAGES * 2 + 1];
+    const u32 weights = shared_address(memory);
+    const u32 full = shared_address(barriers), empty = full + GROUPS * STAGES * 8, loaded = empty + GROUPS * STAGES * 8;
+    const int warpgroup = threadIdx.x / 128;
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < GROUPS * STAGES; ++i) {
+            barrier_init(full + i * 8, 1);
+            barrier_init(empty + i * 8, WARPGROUPS * 4);  // one arrival of each warp
+        }
+        barrier_init(loaded, 1);
+        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    }
+    __syncthreads();
+
+    // Resident: a block keeps one column tile and goes over pixels. Else column tiles of the same pixels follow each other.
+    const int lanes = RESIDENT ? gridDim.x / g.column_tiles : gridDim.x;
+    const int fixed = RESIDENT ? blockIdx.x % g.column_tiles : 0;
+    const int first = RESIDENT ? blockIdx.x / g.column_tiles : blockIdx.x;
+    const int items = RESIDENT ? g.tiles : g.tiles * g.column_tiles;
+
+    if (warpgroup == CONSUMERS) {
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
+        const int group = threadIdx.x / 32 - CONSUMERS * 4, lane = threadIdx.x % 32;
+        if (group >= GROUPS) return;
+        if (RESIDENT && group == 0 && lane == 0) {
+            barrier_expect(loaded, RESIDENT_BYTES);
+            for (int slab = 0; slab < SLABS; ++slab)
+                bulk_load(weights + slab * SLAB_WEIGHT_BYTES,
+                          g.weights + ((long long)fixed * SLABS + slab) * SLAB_WEIGHT_BYTES, SLAB_WEIGHT_BYTES, loaded);
+        }
+        const u32 ring = weights + RESIDENT_BYTES + group * STAGES * STAGE_PITCH;
+        int stage = 0;
+        u32 parity = 1;
+        for (int item = first * GROUPS + group; item < items; item += lanes * GROUPS) {
+            const int tile = RESIDENT ? item : item / g.column_tiles;
+            const int column_tile = RESIDENT ? fixed : item % g.column_tiles;
+            const int y = tile / g.tiles_x * TILE_ROWS, x = tile % g.tiles_x * 64;
+            const char* source = g.input +
+                ((long long)(y * STRIDE - PADDING + 1) * g.in_pitch + (x * STRIDE - PADDING + 1)) * 16;
+            for (int slab = 0; slab < SLABS; ++slab) {
+                const u32 barrier = full + (group * STAGES + stage) * 8, target = ring + stage * STAGE_PITCH;
+                barrier_wait(empty + (group * STAGES + stage) * 8, parity);
+                if (lane == 0) barrier_expect(barrier, STAGE_BYTES);
+                __syncwarp();
+                for (int copy = lane; copy < SLAB_CHUNKS * IN_ROWS; copy += 32) {
+                    const int chunk = copy / IN_ROWS, row = copy % IN_ROWS;
+                    bulk_load(target + chunk * PLANE + row * (IN_COLS * 16),
+                              source + (slab * SLAB_CHUNKS + chunk) * g.in_plane + (long long)row * g.in_pitch * 16,
+                              IN_COLS * 16, barrier);
+                }
+                if (!RESIDENT && lane == 0)
+                    bulk_load(target + IN_BYTES,
+                              g.weights + ((long long)column_tile * SLABS + slab) * SLAB_WEIGHT_BYTES,
+                              SLAB_WEIGHT_BYTES, barrier);
+                if (++stage == STAGES) { stage = 0; parity ^= 1; }
+            }
+        }
+        return;
+    }
+
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
+    const int group = warpgroup / WARPGROUPS, part = warpgroup % WARPGROUPS;
+    const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
+    const u32 ring = weights + RESIDENT_BYTES + group * STAGES * STAGE_PITCH;
+    const u32 my_rows = part * ROWS * STRIDE * (IN_COLS * 16);
+    if (RESIDENT) barrier_wait(loaded, 0);
+    Accumulator sums[ROWS][N_TILE / 2];
+    int stage = 0;
+    u32 parity = 0;
+    for (int item = first * GROUPS + group; item < items; item += lanes * GROUPS) {
+        const int tile = RESIDENT ? item : item / g.column_tiles;
+        const int column_tile = RESIDENT ? fixed : item % g.column_tiles;
+        for (int slab = 0; slab < SLABS; ++slab) {
+            const u32 source = ring + stage * STAGE_PITCH;
+            const u32 operand = RESIDENT ? weights + slab * SLAB_WEIGHT_BYTES : source + IN_BYTES;
+            barrier_wait(full + (group * STAGES + stage) * 8, parity);
+#if STRIDE == 1
+            wgmma_fence();
+#pragma unroll
+            for (int tap = 0; tap < TAPS; ++tap)
+#pragma unroll
+                for (int step = 0; step < SLAB_CHUNKS / 2; ++step) {
+                    const u64 b = matrix_descriptor(
+                        operand + (tap * SLAB_CHUNKS + step * 2) * (N_TILE * 16), N_TILE * 16, 128);
+#pragma unroll
+                    for (int row = 0; row < ROWS; ++row) {
+                        const u64 a = matrix_descriptor(
+                            source + my_rows + step * 2 * PLANE +
+                                ((row + tap / KERNEL) * IN_COLS + tap % KERNEL) * 16, PLANE, 128);
+                        multiply(sums[row], a, b, slab + tap + step > 0);
+                    }
+                }
+            wgmma_commit();
+            // The product of the stage before has ended: its buffer is free.
+            wgmma_wait<1>();
+            if (slab > 0 && lane == 0)
+                barrier_arrive(empty + (group * STAGES + (stage == 0 ? STAGES - 1 : stage - 1)) * 8);
+#else
+            // Neighbouring output pixels lie two input pixels apart, which no descriptor describes: the left operand goes
+            // through registers. Two sets of them, so that loading one overlaps multiplying by the other.
+            u32 left[2][ROWS][4];
+            const u32 matrix = lane / 8, pixel = warp * 16 + (matrix & 1) * 8 + lane % 8;
+            const u32 mine = source + my_rows + (matrix >> 1) * PLANE + pixel * (STRIDE * 16);
+#pragma unroll
+            for (int tap = 0; tap < TAPS; ++tap)
+#pragma unroll
+                for (int step = 0; step < SLAB_CHUNKS / 2; ++step) {
+                    const int set = (tap * (SLAB_CHUNKS / 2) + step) & 1;
+                    const u64 b = matrix_descriptor(
+                        operand + (tap * SLAB_CHUNKS + step * 2) * (N_TILE * 16), N_TILE * 16, 128);
+#pragma unroll
+                    for (int row = 0; row < ROWS; ++row)
+                        load_matrices(left[set][row], mine + step * 2 * PLANE +
+                            ((row * STRIDE + tap / KERNEL) * IN_COLS + tap % KERNEL) * 16);
+                    wgmma_fence();
+#pragma unroll
+                    for (int row = 0; row < ROWS; ++row)
+                        multiply_registers(sums[row], left[set][row], b, slab + tap + step > 0);
+                    wgmma_commit();
+                    wgmma_wait<1>();
+                }
+            wgmma_wait<0>();
+            if (lane == 0) barrier_arrive(empty + (group * STAGES + stage) * 8);
+#endif
+            if (++stage == STAGES) { stage = 0; parity ^= 1; }
+        }
+#if STRIDE == 1
+        wgmma_wait<0>();
+        if (lane == 0)
+            barrier_arrive(empty + (group * STAGES + (stage == 0 ? STAGES - 1 : stage - 1)) * 8);
+#endif
+        const int y = tile / g.tiles_x * TILE_ROWS + part * ROWS, x = tile % g.tiles_x * 64;
+#pragma unroll
+        for (int row = 0; row < ROWS; ++row) store_row(sums[row], g, y + row, x, column_tile, warp, lane);
+    }
+}

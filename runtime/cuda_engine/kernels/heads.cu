@@ -1,0 +1,145 @@
+// All branches of the detection head in one pass over the shared map: for each branch a 1x1 convolution with ReLU on the
+// tensor cores, whose result stays in registers as the float16 left operand of the branch's last 1x1 convolution.
+//
+// Compile-time parameters (from `runtime.cuda_engine.heads`):
+//   IN_INT8       element type of the shared map (else float16)
+//   CHUNKS        16-byte chunks of its channels
+//   HIDDEN        channels between the two convolutions of a branch
+//   LAST_TILE     outputs of a branch, rounded up to a multiple of 8
+//   BRANCHES, ROWS, STAGES
+// Hidden weights are packed [branch][chunk][HIDDEN][16 bytes], last ones [branch][chunk of 8][LAST_TILE][8 float16].
+
+#define PLANE (ROWS * 64 * 16)
+#define STAGE_BYTES (CHUNKS * PLANE)
+#define HIDDEN_BYTES (CHUNKS * HIDDEN * 16)
+#define LAST_BYTES (HIDDEN * LAST_TILE * 2)
+#define GROUPS 2
+
+#if IN_INT8
+typedef int Accumulator;
+#else
+typedef float Accumulator;
+#endif
+
+struct Heads {
+    const char* input;          // blocked and padded
+    const char* hidden;         // packed
+    const char* last;           // packed
+    const float4* affine;       // (scale, bias) of two hidden channels each, by branch
+    const float* bias;          // [branch][LAST_TILE]
+    float* outputs[BRANCHES];   // (channels, height, width)
+    int channels[BRANCHES];
+    int in_pitch;
+    long long in_plane;
+    int height, width, tiles_x, tiles;
+};
+
+extern "C" __global__ void __launch_bounds__(GROUPS * 128 + 128, 1) heads(const __grid_constant__ Heads g)
+{
+    extern __shared__ __align__(128) char memory[];
+    __shared__ __align__(8) u64 barriers[GROUPS * STAGES * 2 + 1];
+    const u32 hidden = shared_address(memory), last = hidden + BRANCHES * HIDDEN_BYTES;
+    const u32 rings = last + BRANCHES * LAST_BYTES;
+    const u32 full = shared_address(barriers), empty = full + GROUPS * STAGES * 8, loaded = empty + GROUPS * STAGES * 8;
+    const int warpgroup = threadIdx.x / 128;
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < GROUPS * STAGES; ++i) {
+            barrier_init(full + i * 8, 1);
+            barrier_init(empty + i * 8, 4);
+        }
+        barrier_init(loaded, 1);
+        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    }
+    __syncthreads();
+
+    if (warpgroup == GROUPS) {
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
+        const int group = threadIdx.x / 32 - GROUPS * 4, lane = threadIdx.x % 32;
+        if (group >= GROUPS) return;
+        if (group == 0 && lane == 0) {
+            barrier_expect(loaded, BRANCHES * (HIDDEN_BYTES + LAST_BYTES));
+            bulk_load(hidden, g.hidden, BRANCHES * HIDDEN_BYTES, loaded);
+            bulk_load(last, g.last, BRANCHES * LAST_BYTES, loaded);
+        }
+        int stage = 0;
+        u32 parity = 1;
+        for (int tile = blockIdx.x * GROUPS + group; tile < g.tiles; tile += gridDim.x * GROUPS) {
+            const int y = tile / g.tiles_x * ROWS, x = tile % g.tiles_x * 64;
+            const u32 barrier = full + (group * STAGES + stage) * 8;
+            const u32 target = rings + (group * STAGES + stage) * STAGE_BYTES;
+            barrier_wait(empty + (group * STAGES + stage) * 8, parity);
+            if (lane == 0) barrier_expect(barrier, STAGE_BYTES);
+            __syncwarp();
+            for (int copy = lane; copy < CHUNKS * ROWS; copy += 32) {
+                const int chunk = copy / ROWS, row = copy % ROWS;
+                bulk_load(target + chunk * PLANE + row * 1024,
+                          g.input + chunk * g.in_plane + ((long long)(y + 1 + row) * g.in_pitch + x + 1) * 16, 1024, barrier);
+            }
+            if (++stage == STAGES) { stage = 0; parity ^= 1; }
+        }
+        return;
+    }
+
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
+    const int group = warpgroup, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32, quad = lane & 3;
+    barrier_wait(loaded, 0);
+    int stage = 0;
+    u32 parity = 0;
+    for (int tile = blockIdx.x * GROUPS + group; tile < g.tiles; tile += gridDim.x * GROUPS) {
+        const u32 source = rings + (group * STAGES + stage) * STAGE_BYTES;
+        barrier_wait(full + (group * STAGES + stage) * 8, parity);
+        const int y0 = tile / g.tiles_x * ROWS, x0 = tile % g.tiles_x * 64 + warp * 16 + (lane >> 2);
+#pragma unroll 1
+        for (int branch = 0; branch < BRANCHES; ++branch) {
+            Accumulator sums[ROWS][HIDDEN / 2];
+            wgmma_fence();
+#pragma unroll
+            for (int step = 0; step < CHUNKS / 2; ++step) {
+                const u64 b = matrix_descriptor(hidden + branch * HIDDEN_BYTES + step * 2 * HIDDEN * 16, HIDDEN * 16, 128);
+#pragma unroll
+                for (int row = 0; row < ROWS; ++row)
+                    multiply(sums[row], matrix_descriptor(source + step * 2 * PLANE + row * 1024, PLANE, 128), b, step > 0);
+            }
+            wgmma_commit();
+            const float4* affine = g.affine + branch * (HIDDEN / 2) + quad;
+            wgmma_wait<0>();
+            u32 left[ROWS][HIDDEN / 16][4];
+#pragma unroll
+            for (int j = 0; j < HIDDEN / 8; ++j) {
+                const float4 a = __ldg(affine + j * 4);
+#pragma unroll
+                for (int row = 0; row < ROWS; ++row)
+#pragma unroll
+                    for (int half = 0; half < 2; ++half)
+                        left[row][j / 2][j % 2 * 2 + half] = pack_halves_relu(
+                            fmaf((float)sums[row][j * 4 + half * 2], a.x, a.y),
+                            fmaf((float)sums[row][j * 4 + half * 2 + 1], a.z, a.w));
+            }
+            float results[ROWS][LAST_TILE / 2];
+            wgmma_fence();
+#pragma unroll
+            for (int step = 0; step < HIDDEN / 16; ++step)
+#pragma unroll
+                for (int row = 0; row < ROWS; ++row)
+                    multiply_last(results[row], left[row][step],
+                                  matrix_descriptor(last + branch * LAST_BYTES + step * 2 * LAST_TILE * 16, LAST_TILE * 16, 128),
+                                  step > 0);
+            wgmma_commit();
+            wgmma_wait<0>();
+            const int channels = g.channels[branch];
+            float* output = g.outputs[branch];
+#pragma unroll
+            for (int row = 0; row < ROWS; ++row)
+#pragma unroll
+                for (int i = 0; i < LAST_TILE / 2; ++i) {
+                    const int channel = i / 4 * 8 + quad * 2 + (i & 1);
+                    const int x = x0 + (i & 2) * 4, y = y0 + row;
+                    if (channel < channels && x < g.width && y < g.height)
+                        output[((long long)channel * g.height + y) * g.width + x] =
+                            results[row][i] + __ldg(g.bias + branch * LAST_TILE + channel);
+                }
+        }
+        if (lane == 0) barrier_arrive(empty + (group * STAGES + stage) * 8);
+        if (++stage == STAGES) { stage = 0; parity ^= 1; }
+    }
+}

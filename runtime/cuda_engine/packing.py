@@ -1,0 +1,99 @@
+"""Weights in the order in which the kernels read them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from runtime.cuda_engine.plan import FusedConv, HeadsLayer, PlanMap
+    from runtime.cuda_engine.tiling import ConvTiling
+
+__all__ = ["pack_conv", "pack_conv_affine", "pack_heads_affine", "pack_hidden", "pack_last"]
+
+# Column of a product within 16 -> channel: thread t of a quad holds columns 2t, 2t + 1, 8 + 2t and 9 + 2t, which become
+# the neighbouring channels 4t to 4t + 3, one word of the map.
+_INT8_COLUMNS = np.array([4 * (p % 8 // 2) + 2 * (p // 8) + p % 2 for p in range(16)])
+
+
+def _column_channels(conv: FusedConv, tiling: ConvTiling) -> NDArray[np.int64]:
+    """(columns, 3) [channel, i, j] of every column of the layer, in the order of the kernel's products."""
+    per_pixel = tiling.n_tile // conv.upsample
+    channels = np.arange(conv.out_channels).reshape(-1, per_pixel)
+    if tiling.out_int8:
+        channels = channels.reshape(len(channels), -1, 16)[:, :, _INT8_COLUMNS].reshape(len(channels), per_pixel)
+    columns = [
+        (channel, i, j)
+        for i in range(conv.upsample)
+        for block in channels
+        for j in range(conv.upsample)
+        for channel in block
+    ]
+    return np.array(columns)
+
+
+def pack_conv(conv: FusedConv, tiling: ConvTiling) -> NDArray[np.uint8]:
+    """Weights as bytes, [column tile][slab][tap][chunk][column][16 bytes]."""
+    channel, i, j = _column_channels(conv, tiling).T
+    if conv.upsample == 1:
+        rows = conv.weight[channel].transpose(0, 2, 3, 1)  # (column, ky, kx, C_in)
+    else:
+        rows = conv.weight[channel, :, i, j][:, None, None, :]
+    data = np.ascontiguousarray(rows).view(np.uint8)
+    tiles = len(channel) // tiling.n_tile
+    data = data.reshape(tiles, tiling.n_tile, tiling.kernel**2, tiling.slabs, tiling.slab_chunks, 16)
+    return np.ascontiguousarray(data.transpose(0, 3, 2, 4, 1, 5)).reshape(-1)
+
+
+def pack_conv_affine(conv: FusedConv, tiling: ConvTiling, source: PlanMap, target: PlanMap) -> NDArray[np.float32]:
+    """(columns, 2) float32: what a sum is multiplied by and what is added, in steps of the target where it is INT8."""
+    channel = _column_channels(conv, tiling)[:, 0]
+    scale = np.ones(conv.out_channels)
+    if conv.weight_scale is not None:
+        assert source.scale is not None
+        scale = conv.weight_scale.astype(np.float64) * source.scale
+    step = 1.0 if target.scale is None else float(target.scale)
+    pairs = np.stack([scale / step, conv.bias.astype(np.float64) / step], axis=1)
+    return pairs[channel].astype(np.float32)
+
+
+def pack_hidden(heads: HeadsLayer) -> NDArray[np.uint8]:
+    """First convolutions of all branches as bytes, [branch][chunk][hidden channel][16 bytes]."""
+    packed = []
+    for branch in heads.branches:
+        data = np.ascontiguousarray(branch.hidden_weight).view(np.uint8).reshape(len(branch.hidden_weight), -1, 16)
+        packed.append(data.transpose(1, 0, 2).reshape(-1))
+    return np.concatenate(packed)
+
+
+def pack_last(heads: HeadsLayer, last_tile: int) -> NDArray[np.uint8]:
+    """Last convolutions as bytes, [branch][chunk of 8 hidden channels][output up to `last_tile`][8 float16]."""
+    packed = []
+    for branch in heads.branches:
+        outputs, hidden = branch.last_weight.shape
+        weight = np.zeros((last_tile, hidden), np.float16)
+        weight[:outputs] = branch.last_weight
+        packed.append(
+            np.ascontiguousarray(weight.reshape(last_tile, -1, 8).transpose(1, 0, 2)).view(np.uint8).reshape(-1)
+        )
+    return np.concatenate(packed)
+
+
+def pack_heads_affine(
+    heads: HeadsLayer, source: PlanMap, last_tile: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(branch, hidden, 2) float32 scale and bias of the hidden channels; (branch, last_tile) float32 last bias."""
+    affine, biases = [], []
+    for branch in heads.branches:
+        scale = np.ones(len(branch.hidden_bias))
+        if branch.hidden_weight_scale is not None:
+            assert source.scale is not None
+            scale = branch.hidden_weight_scale.astype(np.float64) * source.scale
+        affine.append(np.stack([scale, branch.hidden_bias.astype(np.float64)], axis=1))
+        bias = np.zeros(last_tile, np.float32)
+        bias[: len(branch.last_bias)] = branch.last_bias
+        biases.append(bias)
+    return np.stack(affine).astype(np.float32), np.stack(biases)

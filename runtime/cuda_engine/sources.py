@@ -1,0 +1,72 @@
+"""CUDA C++ of the kernels: the files of kernels/, their definitions, and the products as inline assembly."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["ARCHITECTURE", "conv_source", "heads_source", "product"]
+
+# The kernels use instructions that this architecture alone has (wgmma, setmaxnreg).
+ARCHITECTURE = "sm_90a"
+_FOLDER = Path(__file__).parent / "kernels"
+
+
+def conv_source(macros: Mapping[str, int]) -> str:
+    """Kernel `conv` of kernels/conv.cu for one tiling."""
+    columns, int8 = macros["N_TILE"], bool(macros["IN_INT8"])
+    products = (
+        product("multiply", columns, int8=int8),
+        product("multiply_registers", columns, int8=int8, registers=True),
+    )
+    return _source(macros, products, "conv.cu")
+
+
+def heads_source(macros: Mapping[str, int]) -> str:
+    """Kernel `heads` of kernels/heads.cu."""
+    products = (
+        product("multiply", macros["HIDDEN"], int8=bool(macros["IN_INT8"])),
+        product("multiply_last", macros["LAST_TILE"], int8=False, registers=True),
+    )
+    return _source(macros, products, "heads.cu")
+
+
+def product(name: str, columns: int, *, int8: bool, registers: bool = False) -> str:
+    """A device function that adds (or, for add = 0, assigns) a 64 x `columns` product to its accumulators.
+
+    One instruction `wgmma.mma_async`, K being 32 bytes. The right operand lies in shared memory, the left one there too or, with
+    `registers`, in four registers of each thread.
+    """
+    count = columns // 2
+    left = 4 if registers else 1
+    accumulators = ", ".join(f"%{i}" for i in range(count))
+    operand = "{" + ", ".join(f"%{count + i}" for i in range(4)) + "}" if registers else f"%{count}"
+    kind, constraint, shape = ("int", "r", "32.s32.s8.s8") if int8 else ("float", "f", "16.f32.f16.f16")
+    # Neither operand negated, neither transposed: immediates that the integer form does not have.
+    flags = "" if int8 else ", 1, 1, 0" + ("" if registers else ", 0")
+    outputs = ", ".join(f'"+{constraint}"(d[{i}])' for i in range(count))
+    inputs = ", ".join(f'"r"(a[{i}])' for i in range(4)) if registers else '"l"(a)'
+    return (
+        f"__device__ __forceinline__ void {name}(\n"
+        f"    {kind} (&d)[{count}], {'const u32 (&a)[4]' if registers else 'u64 a'}, u64 b, int add)\n"
+        "{\n"
+        f'    asm volatile("{{\\n.reg .pred p;\\nsetp.ne.b32 p, %{count + left + 1}, 0;\\n"\n'
+        f'        "wgmma.mma_async.sync.aligned.m64n{columns}k{shape} "\n'
+        f'        "{{{accumulators}}}, {operand}, %{count + left}, p{flags};\\n}}\\n"\n'
+        f'        : {outputs} : {inputs}, "l"(b), "r"(add));\n'
+        "}\n"
+    )
+
+
+def _source(macros: Mapping[str, int], products: tuple[str, ...], file: str) -> str:
+    definitions = "".join(f"#define {name} {value}\n" for name, value in macros.items())
+    return "\n".join([definitions, _text("hopper.cuh"), *products, _text(file)])
+
+
+@cache
+def _text(name: str) -> str:
+    return (_FOLDER / name).read_text(encoding="utf-8")

@@ -1,0 +1,188 @@
+"""How a convolution is cut into tiles for the tensor cores: the parameters that kernels/conv.cu is compiled with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING
+
+from base.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from runtime.cuda_engine.plan import FusedConv, PlanMap
+
+__all__ = ["TILE_COLUMNS", "ConvTiling", "conv_tilings"]
+
+# Pixels of a row that one product covers: the M of every wgmma instruction.
+TILE_COLUMNS = 64
+# Shared memory of a block on compute capability 9.0, less what the barriers take.
+_SHARED_BYTES = 227 * 1024 - 1024
+_MAX_STAGES = 6
+# Registers of a thread for accumulators: 240 are to be had, addresses and epilogue take the rest.
+_ACCUMULATORS = 128
+# Multiprocessors that estimates assume; an H100 SXM and an H200 have 132.
+_BLOCKS = 132
+# Tilings of a layer that are worth compiling and timing.
+_CANDIDATES = 10
+
+
+@dataclass(frozen=True)
+class ConvTiling:
+    """One way to compute a layer. The result's codes are the same for every tiling of an INT8 layer.
+
+    Attributes:
+        in_int8, out_int8: Types of the maps, else float16.
+        n_tile: Columns of a tile: output channels, or (j, channel) of a transposed convolution.
+        kernel, stride, padding, upsample, relu: Of the layer.
+        slab_chunks: 16-byte chunks of input channels that a stage holds.
+        slabs: Stages along the input channels.
+        groups: Consumer groups with tiles of their own (2: one computes while the other writes).
+        warpgroups: Warpgroups in a group, which share each stage.
+        rows: Output rows for each warpgroup.
+        stages: Stages in flight for each group.
+        resident: Whether a block keeps its column tile's weights in shared memory, else each stage brings its own.
+    """
+
+    in_int8: bool
+    out_int8: bool
+    n_tile: int
+    kernel: int
+    stride: int
+    padding: int
+    upsample: int
+    relu: bool
+    slab_chunks: int
+    slabs: int
+    groups: int
+    warpgroups: int
+    rows: int
+    stages: int
+    resident: bool
+
+    @property
+    def tile_rows(self) -> int:
+        """Output rows of a tile."""
+        return self.warpgroups * self.rows
+
+    @property
+    def slab_weight_bytes(self) -> int:
+        """Packed weights of one column tile and slab."""
+        return self.kernel**2 * self.slab_chunks * self.n_tile * 16
+
+    @property
+    def stage_bytes(self) -> int:
+        """Shared memory of a stage, rounded up to 128."""
+        rows = (self.tile_rows - 1) * self.stride + self.kernel
+        columns = (TILE_COLUMNS - 1) * self.stride + self.kernel
+        weights = 0 if self.resident else self.slab_weight_bytes
+        return -(-(self.slab_chunks * rows * columns * 16 + weights) // 128) * 128
+
+    @property
+    def shared_bytes(self) -> int:
+        """Dynamic shared memory of a block."""
+        resident = self.slabs * self.slab_weight_bytes if self.resident else 0
+        return resident + self.groups * self.stages * self.stage_bytes
+
+    @property
+    def threads(self) -> int:
+        """Of a block: the consumers and one warpgroup that loads."""
+        return (self.groups * self.warpgroups + 1) * 128
+
+    @property
+    def macros(self) -> dict[str, int]:
+        """Definitions for the kernel's source."""
+        return {field.name.upper(): int(getattr(self, field.name)) for field in fields(self)}
+
+
+def conv_tilings(conv: FusedConv, source: PlanMap, target: PlanMap) -> tuple[ConvTiling, ...]:
+    """Every tiling worth timing for a layer, the one to take without timing first.
+
+    Raises:
+        ConfigError: the kernel cannot compute the layer; the message names its node.
+    """
+    found = sorted(_tilings(conv, source, target), key=lambda tiling: _estimated_cycles(tiling, conv, target))
+    if not found:
+        raise ConfigError(
+            f"ONNX node '{conv.node}': no kernel of the 'cuda' backend computes a {conv.kernel}x{conv.kernel} "
+            f"convolution of {conv.in_channels} to {conv.out_channels} channels ({source.type} to {target.type}, stride "
+            f"{conv.stride}). Input channels must be a multiple of 32 (int8) or 16 (float16), outputs of 16 or 8; use "
+            "the onnx or tensorrt backend for this model."
+        )
+    return tuple(found[:_CANDIDATES])
+
+
+def _tilings(conv: FusedConv, source: PlanMap, target: PlanMap) -> Iterator[ConvTiling]:
+    in_int8, out_int8 = source.type == "int8", target.type == "int8"
+    chunks, rest = divmod(conv.in_channels, 16 if in_int8 else 8)
+    if rest or chunks % 2:
+        return
+    for n_tile in range(16, 129, 16):
+        per_pixel, rest = divmod(n_tile, conv.upsample)
+        if rest or per_pixel % (16 if out_int8 else 8) or conv.out_channels % per_pixel:
+            continue
+        for slab_chunks in (2, 4, 8, 16):
+            if chunks % slab_chunks:
+                continue
+            for rows in (1, 2, 4):
+                for groups, warpgroups in ((2, 1), (1, 2)):
+                    for resident in (True, False):
+                        tiling = ConvTiling(
+                            in_int8=in_int8,
+                            out_int8=out_int8,
+                            n_tile=n_tile,
+                            kernel=conv.kernel if conv.upsample == 1 else 1,
+                            stride=conv.stride,
+                            padding=conv.padding,
+                            upsample=conv.upsample,
+                            relu=conv.relu,
+                            slab_chunks=slab_chunks,
+                            slabs=chunks // slab_chunks,
+                            groups=groups,
+                            warpgroups=warpgroups,
+                            rows=rows,
+                            stages=2,
+                            resident=resident,
+                        )
+                        fitted = _with_stages(tiling)
+                        if fitted is not None and _is_sensible(fitted):
+                            yield fitted
+
+
+def _with_stages(tiling: ConvTiling) -> ConvTiling | None:
+    """As many stages as shared memory holds, or None where two do not fit."""
+    free = _SHARED_BYTES - (tiling.slabs * tiling.slab_weight_bytes if tiling.resident else 0)
+    stages = min(_MAX_STAGES, free // (tiling.groups * tiling.stage_bytes))
+    return replace(tiling, stages=stages) if stages >= 2 else None
+
+
+def _is_sensible(tiling: ConvTiling) -> bool:
+    if tiling.rows * tiling.n_tile // 2 > _ACCUMULATORS:
+        return False
+    # A stage is worth its two barriers from a few hundred cycles of products on.
+    steps = tiling.kernel**2 * tiling.slab_chunks // 2
+    if steps > 36:
+        return False
+    if tiling.stride > 1 and tiling.rows * (tiling.n_tile // 2 + 8) > _ACCUMULATORS + 16:
+        return False
+    # Streamed weights pay where two warpgroups share them, resident ones leave the groups independent.
+    return tiling.resident == (tiling.groups == 2)
+
+
+def _estimated_cycles(tiling: ConvTiling, conv: FusedConv, target: PlanMap) -> float:
+    """Cycles of the busiest block: the longer of products and loads, times its number of tiles.
+
+    A 64 x n product with 32 bytes of K takes n / 2 cycles of the tensor cores, and at least as long as shared memory needs for its
+    operands (128 bytes a cycle). The loads of a block come at about 24 bytes a cycle while all blocks load.
+    """
+    height, width = target.height // conv.upsample, target.width // conv.upsample
+    tiles = -(-width // TILE_COLUMNS) * -(-height // tiling.tile_rows)
+    column_tiles = conv.out_channels * conv.upsample**2 // tiling.n_tile
+    lanes = max(_BLOCKS // column_tiles, 1) if tiling.resident else _BLOCKS
+    items = tiles if tiling.resident else tiles * column_tiles
+    per_block = -(-items // (lanes * tiling.groups)) * tiling.groups
+    steps = tiling.kernel**2 * tiling.slab_chunks // 2 * tiling.slabs * tiling.tile_rows
+    products = steps * max(tiling.n_tile / 2, (2048 + 32 * tiling.n_tile) / 128)
+    loads = tiling.slabs * tiling.stage_bytes / 24
+    stores = tiling.tile_rows * TILE_COLUMNS * tiling.n_tile * (1 if tiling.out_int8 else 2) / 12
+    return per_block * max(products + 60 * tiling.slabs + 300, loads + stores)
