@@ -265,6 +265,7 @@ class CudaDevice:
         stream: int,
         *,
         shared_bytes: int = 0,
+        overlap: bool = False,
     ) -> None:
         """Launches a kernel.
 
@@ -275,12 +276,24 @@ class CudaDevice:
             arguments: ctypes objects: `c_void_p` for addresses, `c_int`, `c_float`, structures, ...
             stream: Where it runs.
             shared_bytes: Dynamic shared memory of a block; `allow_shared` first where it is more than 48 KB.
+            overlap: Let blocks start before the kernel in front of this one has ended (programmatic dependent
+                launch); the kernel itself waits for it. Compute capability 9.0 and newer.
         """
-        x, y, z = grid if isinstance(grid, tuple) else (grid, 1, 1)
+        config = self._driver.CUlaunchConfig()
+        config.gridDimX, config.gridDimY, config.gridDimZ = grid if isinstance(grid, tuple) else (grid, 1, 1)
+        config.blockDimX, config.blockDimY, config.blockDimZ = threads, 1, 1
+        config.sharedMemBytes, config.hStream = shared_bytes, self._driver.CUstream(stream)
+        if overlap:
+            kinds = self._driver.CUlaunchAttributeID
+            attribute = self._driver.CUlaunchAttribute()
+            attribute.id = kinds.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+            value = self._driver.CUlaunchAttributeValue()
+            value.programmaticStreamSerializationAllowed = 1
+            attribute.value = value
+            config.attrs, config.numAttrs = [attribute], 1
         # The driver reads the values behind these addresses during the call, also while it captures.
         addresses = (ctypes.c_void_p * len(arguments))(*(ctypes.addressof(argument) for argument in arguments))
-        parameters = ctypes.addressof(addresses)
-        self._driver_call("cuLaunchKernel", kernel, x, y, z, threads, 1, 1, shared_bytes, stream, parameters, 0)
+        self._driver_call("cuLaunchKernelEx", config, kernel, ctypes.addressof(addresses), 0)
 
     def close(self) -> None:
         """Frees graphs, events, streams, modules and memory; calling it again does nothing."""

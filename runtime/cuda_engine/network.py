@@ -7,25 +7,21 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from base.errors import ConfigError
 from runtime.cuda_engine.packing import pack_conv, pack_conv_affine, pack_heads_affine, pack_hidden, pack_last
 from runtime.cuda_engine.sources import ARCHITECTURE, conv_source, heads_source
-from runtime.cuda_engine.tiling import TILE_COLUMNS, ConvTiling, conv_tilings
+from runtime.cuda_engine.tiling import TILE_COLUMNS, ConvTiling, HeadsTiling, conv_tilings, heads_tilings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from numpy.typing import NDArray
+    from collections.abc import Iterable, Mapping
 
     from runtime.cuda.device import CudaDevice
-    from runtime.cuda_engine.plan import FusedConv, HeadsLayer, NetworkPlan, PlanMap
+    from runtime.cuda_engine.plan import FusedConv, NetworkPlan, PlanMap
 
-__all__ = ["DeviceMap", "DeviceNetwork", "Launch"]
+__all__ = ["HEADS", "DeviceMap", "DeviceNetwork", "Launch", "channels_per_chunk"]
 
-_HEAD_ROWS = 2
-_HEAD_STAGES = 4
+# Label of the last launch: all branches at once.
+HEADS = "heads"
+Tiling = ConvTiling | HeadsTiling
 
 
 @dataclass(frozen=True)
@@ -65,17 +61,15 @@ class Launch:
     """A kernel with its arguments, ready to be put on a stream.
 
     Attributes:
-        label: ONNX node of the layer.
-        tiling: How it is cut; None for the heads.
+        label: ONNX node of the layer; "heads" for all branches.
+        tiling: How it is cut.
     """
 
     label: str
     kernel: Any
     blocks: int
-    threads: int
-    shared_bytes: int
-    arguments: tuple[Any, ...]
-    tiling: ConvTiling | None
+    arguments: ctypes.Structure
+    tiling: Tiling
 
 
 class _ConvArguments(ctypes.Structure):
@@ -99,9 +93,9 @@ class DeviceNetwork:
         launches: What `enqueue` puts on the stream, in order.
     """
 
-    def __init__(self, device: CudaDevice, plan: NetworkPlan, tilings: Mapping[str, ConvTiling] | None = None) -> None:
+    def __init__(self, device: CudaDevice, plan: NetworkPlan, tilings: Mapping[str, Tiling] | None = None) -> None:
         """Args:
-            tilings: ONNX node -> tiling, where it is not to be the first of `conv_tilings`.
+            tilings: Label -> tiling, where it is not to be the first of `tilings(label)`.
 
         Raises:
             ConfigError: no kernel computes a layer.
@@ -110,16 +104,44 @@ class DeviceNetwork:
         self.plan = plan
         self.maps = {name: DeviceMap.allocate(device, plan_map) for name, plan_map in plan.maps.items()}
         self.canvas = self.maps[plan.canvas.name]
-        chosen = {conv.node: (tilings or {}).get(conv.node) or self.tilings(conv)[0] for conv in plan.convs}
-        head_source = self.maps[plan.heads.source]
-        head_macros = _head_macros(plan.heads, head_source)
-        self._kernels = _compile(device, set(chosen.values()), head_macros)
-        self.launches = [self.conv_launch(conv, chosen[conv.node]) for conv in plan.convs]
-        size = head_source.map.height * head_source.map.width
+        head_source = plan.maps[plan.heads.source]
         self.outputs = {
-            branch.output: device.allocate(len(branch.last_bias) * size * 4) for branch in plan.heads.branches
+            branch.output: device.allocate(len(branch.last_bias) * head_source.height * head_source.width * 4)
+            for branch in plan.heads.branches
         }
-        self.launches.append(self._heads_launch(plan.heads, head_source, head_macros))
+        self._convs = {conv.node: conv for conv in plan.convs}
+        self._kernels: dict[Tiling, Any] = {}
+        chosen = {label: (tilings or {}).get(label) or self.tilings(label)[0] for label in (*self._convs, HEADS)}
+        self.prepare(chosen.values())
+        self.launches = [self.launch_of(label, tiling) for label, tiling in chosen.items()]
+
+    def tilings(self, label: str) -> tuple[Tiling, ...]:
+        """The tilings that can compute a layer, by its label in `launches`."""
+        maps = self.plan.maps
+        if label == HEADS:
+            return heads_tilings(self.plan.heads, maps[self.plan.heads.source])
+        conv = self._convs[label]
+        return conv_tilings(conv, maps[conv.source], maps[conv.target])
+
+    def prepare(self, tilings: Iterable[Tiling]) -> None:
+        """Compiles the kernels of tilings, side by side: each takes the compiler about a second."""
+        missing = sorted(set(tilings) - set(self._kernels), key=repr)
+        with ThreadPoolExecutor() as pool:
+            images = list(pool.map(self._image, missing))
+        for tiling, image in zip(missing, images, strict=True):
+            function = _function(tiling)
+            kernel = self._device.load(image, [function])[function]
+            self._device.allow_shared(kernel, tiling.shared_bytes)
+            self._kernels[tiling] = kernel
+
+    def launch_of(self, label: str, tiling: Tiling) -> Launch:
+        """Packs a layer's weights for a tiling and fixes its arguments."""
+        self.prepare([tiling])
+        if isinstance(tiling, ConvTiling):
+            arguments, blocks = self._conv_arguments(self._convs[label], tiling)
+        else:
+            arguments, blocks = self._heads_arguments(tiling)
+        return Launch(label, self._kernels[tiling], blocks, arguments, tiling)
 
     def enqueue(self, stream: int) -> None:
         """Puts the whole network on a stream."""
@@ -128,24 +150,22 @@ class DeviceNetwork:
 
     def enqueue_layer(self, launch: Launch, stream: int) -> None:
         """Puts one layer on a stream."""
+        tiling = launch.tiling
         self._device.launch(
-            launch.kernel, launch.blocks, launch.threads, launch.arguments, stream, shared_bytes=launch.shared_bytes
-        )
+            launch.kernel, launch.blocks, tiling.threads, [launch.arguments], stream,
+            shared_bytes=tiling.shared_bytes, overlap=True,
+        )  # fmt: skip
 
-    def tilings(self, conv: FusedConv) -> tuple[ConvTiling, ...]:
-        """The tilings that can compute a layer of the plan."""
-        return conv_tilings(conv, self.plan.maps[conv.source], self.plan.maps[conv.target])
+    def _image(self, tiling: Tiling) -> bytes:
+        source = conv_source(tiling.macros) if isinstance(tiling, ConvTiling) else heads_source(tiling.macros)
+        return self._device.compile_image(source, _function(tiling), architecture=ARCHITECTURE)
 
-    def conv_launch(self, conv: FusedConv, tiling: ConvTiling) -> Launch:
-        """Packs a layer's weights for a tiling and fixes its arguments."""
+    def _conv_arguments(self, conv: FusedConv, tiling: ConvTiling) -> tuple[ctypes.Structure, int]:
         device, source, target = self._device, self.maps[conv.source], self.maps[conv.target]
-        kernel = self._kernels.get(tiling) or _compile(device, {tiling}, None)[tiling]
-        self._kernels[tiling] = kernel
         height, width = target.map.height // conv.upsample, target.map.width // conv.upsample
         tiles_x = -(-width // TILE_COLUMNS)
         tiles = tiles_x * -(-height // tiling.tile_rows)
-        columns = conv.out_channels * conv.upsample**2
-        column_tiles = columns // tiling.n_tile
+        column_tiles = conv.out_channels * conv.upsample**2 // tiling.n_tile
         arguments = _ConvArguments(
             input=source.address,
             output=target.address + conv.target_channel // channels_per_chunk(target.map) * target.plane,
@@ -162,15 +182,13 @@ class DeviceNetwork:
             column_tiles=column_tiles,
         )
         blocks = device.num_multiprocessors
-        if tiling.resident:
-            # Whole sets of column tiles: a block belongs to one of them.
-            blocks = max(blocks // column_tiles, 1) * column_tiles
-        else:
-            blocks = min(blocks, tiles * column_tiles)
-        return Launch(conv.node, kernel, blocks, tiling.threads, tiling.shared_bytes, (arguments,), tiling)
+        # A block with resident weights belongs to one column tile: whole sets of them.
+        sets = max(blocks // column_tiles, 1)
+        return arguments, sets * column_tiles if tiling.resident else min(blocks, tiles * column_tiles)
 
-    def _heads_launch(self, heads: HeadsLayer, source: DeviceMap, macros: Mapping[str, int]) -> Launch:
-        device, count = self._device, len(heads.branches)
+    def _heads_arguments(self, tiling: HeadsTiling) -> tuple[ctypes.Structure, int]:
+        device, heads = self._device, self.plan.heads
+        source, count = self.maps[heads.source], len(heads.branches)
 
         class Arguments(ctypes.Structure):
             """`Heads` of kernels/heads.cu."""
@@ -184,13 +202,13 @@ class DeviceNetwork:
                 *((name, ctypes.c_int) for name in ("height", "width", "tiles_x", "tiles")),
             ]
 
-        affine, bias = pack_heads_affine(heads, source.map, macros["LAST_TILE"])
+        affine, bias = pack_heads_affine(heads, source.map, tiling.last_tile)
         tiles_x = -(-source.map.width // TILE_COLUMNS)
-        tiles = tiles_x * -(-source.map.height // _HEAD_ROWS)
+        tiles = tiles_x * -(-source.map.height // tiling.rows)
         arguments = Arguments(
             input=source.address,
             hidden=device.upload_new(pack_hidden(heads)),
-            last=device.upload_new(pack_last(heads, macros["LAST_TILE"])),
+            last=device.upload_new(pack_last(heads, tiling.last_tile)),
             affine=device.upload_new(affine),
             bias=device.upload_new(bias),
             outputs=tuple(self.outputs[branch.output] for branch in heads.branches),
@@ -202,45 +220,8 @@ class DeviceNetwork:
             tiles_x=tiles_x,
             tiles=tiles,
         )
-        blocks = min(device.num_multiprocessors, tiles)
-        return Launch("heads", self._kernels["heads"], blocks, 384, _head_shared_bytes(macros), (arguments,), None)
+        return arguments, min(device.num_multiprocessors, tiles)
 
 
-def _head_macros(heads: HeadsLayer, source: DeviceMap) -> dict[str, int]:
-    hidden = {len(branch.hidden_bias) for branch in heads.branches}
-    if len(hidden) != 1 or next(iter(hidden)) % 16 or source.chunks % 2:
-        raise ConfigError(
-            f"The 'cuda' backend wants all head branches to have one number of hidden channels, a multiple of 16; node "
-            f"'{heads.branches[0].hidden_node}' and its neighbours have {sorted(hidden)}. Use the onnx or tensorrt backend."
-        )
-    return {
-        "IN_INT8": int(source.map.type == "int8"),
-        "CHUNKS": source.chunks,
-        "HIDDEN": hidden.pop(),
-        "LAST_TILE": -(-max(len(branch.last_bias) for branch in heads.branches) // 8) * 8,
-        "BRANCHES": len(heads.branches),
-        "ROWS": _HEAD_ROWS,
-        "STAGES": _HEAD_STAGES,
-    }
-
-
-def _head_shared_bytes(macros: Mapping[str, int]) -> int:
-    weights = macros["CHUNKS"] * macros["HIDDEN"] * 16 + macros["HIDDEN"] * macros["LAST_TILE"] * 2
-    stage = macros["CHUNKS"] * macros["ROWS"] * TILE_COLUMNS * 16
-    return macros["BRANCHES"] * weights + 2 * macros["STAGES"] * stage
-
-
-def _compile(device: CudaDevice, tilings: set[ConvTiling], head_macros: Mapping[str, int] | None) -> dict[Any, Any]:
-    """Tiling (or "heads") -> kernel. Compiled side by side: a compiler run takes a second."""
-    sources: list[tuple[Any, str, str, int]] = [
-        (tiling, "conv", conv_source(tiling.macros), tiling.shared_bytes) for tiling in tilings
-    ]
-    if head_macros is not None:
-        sources.append(("heads", "heads", heads_source(head_macros), _head_shared_bytes(head_macros)))
-    with ThreadPoolExecutor() as pool:
-        images = list(pool.map(lambda item: device.compile_image(item[2], item[1], architecture=ARCHITECTURE), sources))
-    kernels = {}
-    for (key, function, _, shared_bytes), image in zip(sources, images, strict=True):
-        kernels[key] = device.load(image, [function])[function]
-        device.allow_shared(kernels[key], shared_bytes)
-    return kernels
+def _function(tiling: Tiling) -> str:
+    return "conv" if isinstance(tiling, ConvTiling) else "heads"

@@ -51,7 +51,7 @@ def pack_conv(conv: FusedConv, tiling: ConvTiling) -> NDArray[np.uint8]:
 def pack_conv_affine(conv: FusedConv, tiling: ConvTiling, source: PlanMap, target: PlanMap) -> NDArray[np.float32]:
     """(columns, 2) float32: what a sum is multiplied by and what is added, in steps of the target where it is INT8."""
     channel = _column_channels(conv, tiling)[:, 0]
-    scale = np.ones(conv.out_channels)
+    scale: NDArray[np.float64] = np.ones(conv.out_channels)
     if conv.weight_scale is not None:
         assert source.scale is not None
         scale = conv.weight_scale.astype(np.float64) * source.scale
@@ -88,7 +88,7 @@ def pack_heads_affine(
     """(branch, hidden, 2) float32 scale and bias of the hidden channels; (branch, last_tile) float32 last bias."""
     affine, biases = [], []
     for branch in heads.branches:
-        scale = np.ones(len(branch.hidden_bias))
+        scale: NDArray[np.float64] = np.ones(len(branch.hidden_bias))
         if branch.hidden_weight_scale is not None:
             assert source.scale is not None
             scale = branch.hidden_weight_scale.astype(np.float64) * source.scale

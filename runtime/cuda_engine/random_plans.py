@@ -1,13 +1,17 @@
-"""Plans of the shape of CenterPoint with random weights: what self-checks and benchmarks run where no model is at hand."""
+"""Plans of the shape of CenterPoint with random weights, for self-checks and benchmarks without a model."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from runtime.cuda_engine.plan import FusedConv, HeadBranch, HeadsLayer, MapType, NetworkPlan, PlanMap
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["Architecture", "random_plan"]
 
@@ -100,9 +104,7 @@ class _Builder:
 
     def _weight(
         self, shape: tuple[int, ...], taps: int
-    ) -> tuple[
-        np.ndarray[tuple[int, ...], np.dtype[np.int8 | np.float16]], np.ndarray[tuple[int], np.dtype[np.float32]] | None
-    ]:
+    ) -> tuple[NDArray[np.int8] | NDArray[np.float16], NDArray[np.float32] | None]:
         # Variance 2 / fan-in keeps the size of activations through ReLUs (He et al. 2015).
         weight = self._random.normal(0, np.sqrt(2 / (shape[1] * taps**2)), shape)
         if not self._int8:

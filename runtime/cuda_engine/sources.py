@@ -38,8 +38,8 @@ def heads_source(macros: Mapping[str, int]) -> str:
 def product(name: str, columns: int, *, int8: bool, registers: bool = False) -> str:
     """A device function that adds (or, for add = 0, assigns) a 64 x `columns` product to its accumulators.
 
-    One instruction `wgmma.mma_async`, K being 32 bytes. The right operand lies in shared memory, the left one there too or, with
-    `registers`, in four registers of each thread.
+    One instruction `wgmma.mma_async`, K being 32 bytes. The right operand lies in shared memory, the left one there too
+    or, with `registers`, in four registers of each thread.
     """
     count = columns // 2
     left = 4 if registers else 1

@@ -10,9 +10,9 @@ from base.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from runtime.cuda_engine.plan import FusedConv, PlanMap
+    from runtime.cuda_engine.plan import FusedConv, HeadsLayer, PlanMap
 
-__all__ = ["TILE_COLUMNS", "ConvTiling", "conv_tilings"]
+__all__ = ["TILE_COLUMNS", "ConvTiling", "HeadsTiling", "conv_tilings", "heads_tilings"]
 
 # Pixels of a row that one product covers: the M of every wgmma instruction.
 TILE_COLUMNS = 64
@@ -105,11 +105,90 @@ def conv_tilings(conv: FusedConv, source: PlanMap, target: PlanMap) -> tuple[Con
     if not found:
         raise ConfigError(
             f"ONNX node '{conv.node}': no kernel of the 'cuda' backend computes a {conv.kernel}x{conv.kernel} "
-            f"convolution of {conv.in_channels} to {conv.out_channels} channels ({source.type} to {target.type}, stride "
-            f"{conv.stride}). Input channels must be a multiple of 32 (int8) or 16 (float16), outputs of 16 or 8; use "
-            "the onnx or tensorrt backend for this model."
+            f"convolution of {conv.in_channels} to {conv.out_channels} channels ({source.type} to {target.type}, "
+            f"stride {conv.stride}). Input channels must be a multiple of 32 (int8) or 16 (float16), outputs of 16 or 8. "
+            "Use the onnx or tensorrt backend for this model."
         )
     return tuple(found[:_CANDIDATES])
+
+
+@dataclass(frozen=True)
+class HeadsTiling:
+    """How kernels/heads.cu is compiled.
+
+    Attributes:
+        in_int8: Type of the shared map, else float16.
+        chunks: 16-byte chunks of its channels.
+        hidden: Channels between the two convolutions of a branch.
+        last_tile: Outputs of a branch, rounded up to a multiple of 8.
+        branches: Number of them.
+        rows: Rows of 64 pixels in a tile.
+        stages: In flight for each group.
+        groups: Warpgroups that compute, each with tiles of its own.
+        registers: Of a thread of theirs.
+    """
+
+    in_int8: bool
+    chunks: int
+    hidden: int
+    last_tile: int
+    branches: int
+    rows: int
+    stages: int
+    groups: int
+    registers: int
+
+    @property
+    def threads(self) -> int:
+        """Of a block: the consumers and one warpgroup that loads."""
+        return (self.groups + 1) * 128
+
+    @property
+    def shared_bytes(self) -> int:
+        """Dynamic shared memory of a block."""
+        weights = self.chunks * self.hidden * 16 + self.hidden * self.last_tile * 2
+        return self.branches * weights + self.groups * self.stages * self.chunks * self.rows * TILE_COLUMNS * 16
+
+    @property
+    def macros(self) -> dict[str, int]:
+        """Definitions for the kernel's source."""
+        return {field.name.upper(): int(getattr(self, field.name)) for field in fields(self)}
+
+
+# (groups, rows, registers): registers of all threads, the loading warpgroup's 24 included, stay within 65,536.
+_HEAD_SHAPES = ((4, 1, 112), (3, 1, 160), (2, 2, 240), (2, 1, 240))
+
+
+def heads_tilings(heads: HeadsLayer, source: PlanMap) -> tuple[HeadsTiling, ...]:
+    """Every tiling worth timing for the heads, the one to take without timing first.
+
+    Raises:
+        ConfigError: the kernel cannot compute them.
+    """
+    hidden = {len(branch.hidden_bias) for branch in heads.branches}
+    chunks, rest = divmod(source.channels, 16 if source.type == "int8" else 8)
+    if len(hidden) != 1 or next(iter(hidden)) % 16 or rest or chunks % 2:
+        raise ConfigError(
+            f"ONNX node '{heads.branches[0].hidden_node}': the 'cuda' backend wants head branches of one number of hidden "
+            f"channels, a multiple of 16 (found {sorted(hidden)}), on a map whose channels are a multiple of 32 (int8) "
+            f"or 16 (float16; found {source.channels}). Use the onnx or tensorrt backend for this model."
+        )
+    last_tile = -(-max(len(branch.last_bias) for branch in heads.branches) // 8) * 8
+    found = [
+        HeadsTiling(
+            source.type == "int8",
+            chunks,
+            next(iter(hidden)),
+            last_tile,
+            len(heads.branches),
+            rows,
+            3,
+            groups,
+            registers,
+        )
+        for groups, rows, registers in _HEAD_SHAPES
+    ]
+    return tuple(tiling for tiling in found if tiling.shared_bytes <= _SHARED_BYTES)
 
 
 def _tilings(conv: FusedConv, source: PlanMap, target: PlanMap) -> Iterator[ConvTiling]:
@@ -172,8 +251,8 @@ def _is_sensible(tiling: ConvTiling) -> bool:
 def _estimated_cycles(tiling: ConvTiling, conv: FusedConv, target: PlanMap) -> float:
     """Cycles of the busiest block: the longer of products and loads, times its number of tiles.
 
-    A 64 x n product with 32 bytes of K takes n / 2 cycles of the tensor cores, and at least as long as shared memory needs for its
-    operands (128 bytes a cycle). The loads of a block come at about 24 bytes a cycle while all blocks load.
+    A 64 x n product with 32 bytes of K takes n / 2 cycles of the tensor cores, and at least as long as shared memory
+    needs for its operands (128 bytes a cycle). Its loads come at about 24 bytes a cycle while all blocks load.
     """
     height, width = target.height // conv.upsample, target.width // conv.upsample
     tiles = -(-width // TILE_COLUMNS) * -(-height // tiling.tile_rows)
@@ -185,4 +264,5 @@ def _estimated_cycles(tiling: ConvTiling, conv: FusedConv, target: PlanMap) -> f
     products = steps * max(tiling.n_tile / 2, (2048 + 32 * tiling.n_tile) / 128)
     loads = tiling.slabs * tiling.stage_bytes / 24
     stores = tiling.tile_rows * TILE_COLUMNS * tiling.n_tile * (1 if tiling.out_int8 else 2) / 12
-    return per_block * max(products + 60 * tiling.slabs + 300, loads + stores)
+    # With few stages a load is waited for.
+    return per_block * (max(products + 60 * tiling.slabs + 300, loads + stores) + loads / (tiling.stages - 1))

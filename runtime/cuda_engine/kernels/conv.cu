@@ -50,6 +50,23 @@ struct Geometry {
     int column_tiles;
 };
 
+// What a thread writes of columns 8 j and on of one row of pixels: four codes (of 16 columns) or two halves (of 8).
+__device__ __forceinline__ u32 codes(const Accumulator (&sums)[N_TILE / 2], int j, int half, const float4* affine)
+{
+    const float4 a = __ldg(affine + j * 4);
+    float v0 = fmaf((float)sums[j * 4 + half * 2], a.x, a.y);
+    float v1 = fmaf((float)sums[j * 4 + half * 2 + 1], a.z, a.w);
+#if OUT_INT8
+    const float4 b = __ldg(affine + j * 4 + 4);
+    float v2 = fmaf((float)sums[j * 4 + 4 + half * 2], b.x, b.y);
+    float v3 = fmaf((float)sums[j * 4 + 4 + half * 2 + 1], b.z, b.w);
+    if (RELU) { v0 = fmaxf(v0, 0.f); v1 = fmaxf(v1, 0.f); v2 = fmaxf(v2, 0.f); v3 = fmaxf(v3, 0.f); }
+    return pack_codes(__float2int_rn(v0), __float2int_rn(v1), __float2int_rn(v2), __float2int_rn(v3));
+#else
+    return RELU ? pack_halves_relu(v0, v1) : pack_halves(v0, v1);
+#endif
+}
+
 __device__ __forceinline__ void store_row(
     const Accumulator (&sums)[N_TILE / 2], const Geometry& g, int y, int x0, int column_tile, int warp, int lane)
 {
@@ -61,31 +78,30 @@ __device__ __forceinline__ void store_row(
     const float4* affine = g.affine + (column_tile * N_TILE) / 2 + quad;
     if (y >= g.height) return;
 #pragma unroll
-    for (int j = 0; j < N_TILE / 8; j += OUT_INT8 ? 2 : 1) {
-        const int column = j * 8;
-        const int jj = column / TILE_CHANNELS;
-        const int chunk = first + column % TILE_CHANNELS / OUT_CHUNK;
-        char* base = g.output + chunk * g.out_plane +
-            ((long long)(y * UPSAMPLE + i + 1) * g.out_pitch + jj + 1) * 16 + quad * 4;
-        float4 a = __ldg(affine + j * 4);
-#if OUT_INT8
-        float4 b = __ldg(affine + j * 4 + 4);
-#endif
+    for (int half = 0; half < 2; ++half) {
+        const int x = x0 + row + half * 8;
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            const int x = x0 + row + half * 8;
-            float v0 = fmaf((float)sums[j * 4 + half * 2], a.x, a.y);
-            float v1 = fmaf((float)sums[j * 4 + half * 2 + 1], a.z, a.w);
-            u32 packed;
-#if OUT_INT8
-            float v2 = fmaf((float)sums[j * 4 + 4 + half * 2], b.x, b.y);
-            float v3 = fmaf((float)sums[j * 4 + 4 + half * 2 + 1], b.z, b.w);
-            if (RELU) { v0 = fmaxf(v0, 0.f); v1 = fmaxf(v1, 0.f); v2 = fmaxf(v2, 0.f); v3 = fmaxf(v3, 0.f); }
-            packed = pack_codes(__float2int_rn(v0), __float2int_rn(v1), __float2int_rn(v2), __float2int_rn(v3));
+        for (int j = 0; j < TILE_CHANNELS / 8; j += OUT_INT8 ? 2 : 1) {
+            char* chunk = g.output + (first + j * 8 / OUT_CHUNK) * g.out_plane +
+                ((long long)(y * UPSAMPLE + i + 1) * g.out_pitch + 1) * 16 + quad * 4;
+#if UPSAMPLE == 1
+            const u32 word = codes(sums, j, half, affine);
+            if (x < g.width) *(u32*)(chunk + (long long)x * 16) = word;
 #else
-            packed = RELU ? pack_halves_relu(v0, v1) : pack_halves(v0, v1);
+            // Two neighbouring output pixels are a sector of 32 bytes. Lanes of neighbouring input pixels exchange one of theirs,
+            // so that each store writes whole sectors: first of the even pixels, then of the odd ones.
+            const bool odd = lane & 4;
+#pragma unroll
+            for (int jj = 0; jj < UPSAMPLE; jj += 2) {
+                const u32 left = codes(sums, j + jj * (TILE_CHANNELS / 8), half, affine);
+                const u32 right = codes(sums, j + (jj + 1) * (TILE_CHANNELS / 8), half, affine);
+                const u32 other = __shfl_xor_sync(0xffffffffu, odd ? left : right, 4);
+                const int even_x = x & ~1;
+                char* even = chunk + ((long long)even_x * UPSAMPLE + jj + (odd ? 1 : 0)) * 16;
+                if (even_x < g.width) *(u32*)even = odd ? other : left;
+                if (even_x + 1 < g.width) *(u32*)(even + UPSAMPLE * 16) = odd ? right : other;
+            }
 #endif
-            if (x < g.width) *(u32*)(base + (long long)x * (UPSAMPLE * 16)) = packed;
         }
     }
 }
@@ -106,6 +122,7 @@ extern "C" __global__ void __launch_bounds__(CONSUMERS * 128 + 128, 1) conv(cons
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
     __syncthreads();
+    let_next_kernel_start();
 
     // Resident: a block keeps one column tile and goes over pixels. Else column tiles of the same pixels follow each other.
     const int lanes = RESIDENT ? gridDim.x / g.column_tiles : gridDim.x;
@@ -123,6 +140,7 @@ extern "C" __global__ void __launch_bounds__(CONSUMERS * 128 + 128, 1) conv(cons
                 bulk_load(weights + slab * SLAB_WEIGHT_BYTES,
                           g.weights + ((long long)fixed * SLABS + slab) * SLAB_WEIGHT_BYTES, SLAB_WEIGHT_BYTES, loaded);
         }
+        wait_for_previous_kernel();
         const u32 ring = weights + RESIDENT_BYTES + group * STAGES * STAGE_PITCH;
         int stage = 0;
         u32 parity = 1;

@@ -6,14 +6,13 @@
 //   CHUNKS        16-byte chunks of its channels
 //   HIDDEN        channels between the two convolutions of a branch
 //   LAST_TILE     outputs of a branch, rounded up to a multiple of 8
-//   BRANCHES, ROWS, STAGES
+//   BRANCHES, ROWS, STAGES, GROUPS, REGISTERS (of a consumer's thread)
 // Hidden weights are packed [branch][chunk][HIDDEN][16 bytes], last ones [branch][chunk of 8][LAST_TILE][8 float16].
 
 #define PLANE (ROWS * 64 * 16)
 #define STAGE_BYTES (CHUNKS * PLANE)
 #define HIDDEN_BYTES (CHUNKS * HIDDEN * 16)
 #define LAST_BYTES (HIDDEN * LAST_TILE * 2)
-#define GROUPS 2
 
 #if IN_INT8
 typedef int Accumulator;
@@ -51,6 +50,7 @@ extern "C" __global__ void __launch_bounds__(GROUPS * 128 + 128, 1) heads(const 
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
     __syncthreads();
+    let_next_kernel_start();
 
     if (warpgroup == GROUPS) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
@@ -61,6 +61,7 @@ extern "C" __global__ void __launch_bounds__(GROUPS * 128 + 128, 1) heads(const 
             bulk_load(hidden, g.hidden, BRANCHES * HIDDEN_BYTES, loaded);
             bulk_load(last, g.last, BRANCHES * LAST_BYTES, loaded);
         }
+        wait_for_previous_kernel();
         int stage = 0;
         u32 parity = 1;
         for (int tile = blockIdx.x * GROUPS + group; tile < g.tiles; tile += gridDim.x * GROUPS) {
@@ -80,7 +81,7 @@ extern "C" __global__ void __launch_bounds__(GROUPS * 128 + 128, 1) heads(const 
         return;
     }
 
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS));
     const int group = warpgroup, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32, quad = lane & 3;
     barrier_wait(loaded, 0);
     int stage = 0;
