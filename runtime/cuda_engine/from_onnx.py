@@ -103,9 +103,6 @@ class _Walk:
                 "1x1 convolutions behind one shared convolution, all quantized or none; use the same precision for "
                 "the first convolutions of all branches, or another backend."
             )
-        place = self._places.get(self._graph.inputs[0].name)
-        if place is None:
-            raise ExportError(f"{self._path}: the outputs do not depend on the input. Export the model again.")
         if self._rounded:
             _logger.warning(
                 "%s computes %d layer(s) in FP32; the engine runs them in float16, with weights rounded to it.",
@@ -114,7 +111,8 @@ class _Walk:
             )
         convs = tuple(conv for _, conv in sorted(self._convs, key=lambda item: item[0]))
         heads = HeadsLayer(next(iter(sources)), tuple(branch for _, branch in branches))
-        return NetworkPlan(self._maps[place.name], self._maps, convs, heads)
+        canvas = self._places[self._graph.inputs[0].name]
+        return NetworkPlan(self._maps[canvas.name], self._maps, convs, heads)
 
     def _branch(self, head: HeadSpec) -> tuple[PlanMap, HeadBranch]:
         last = self._chain(head.name, f"output '{head.name}'")

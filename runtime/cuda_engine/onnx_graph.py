@@ -261,9 +261,9 @@ def _weight(graph: Graph, node: onnx.NodeProto, quantized: bool) -> tuple[NDArra
     producer = graph.producers.get(node.input[1])
     dequantize = producer if producer is not None and producer.op_type == "DequantizeLinear" else None
     if quantized != (dequantize is not None):
-        has, lacks = ("input", "weight") if quantized else ("weight", "input")
+        has, lacks = ("input", "a weight") if quantized else ("weight", "an input")
         raise ExportError(
-            f"{label(node)} has an INT8 {has} and a {lacks} in floating point; the engine runs layers with both or "
+            f"{label(node)} has an INT8 {has} and {lacks} in floating point; the engine runs layers with both or "
             "neither. Export with this project, which quantizes both; or " + _KEEP_FLOAT + "."
         )
     weight = graph.constant(dequantize.input[0] if dequantize is not None else node.input[1])
