@@ -1,0 +1,368 @@
+// Raw head outputs to boxes, equal to runtime.decode: score threshold, top-k over classes and cells, boxes, circle NMS.
+//
+// Compile-time parameters (from `runtime.cuda_engine.detections`):
+//   CELLS, WIDTH       of a head map; LOGITS = classes * CELLS
+//   KEY_LIMIT          key of the smallest logit above the score threshold, KEY_NONE if there is none
+//   BIN_START          logit at which the histogram begins: about that one
+//   TOP_K, MAX_BOXES   before and after NMS; TOP_K is at most 1024
+//   STRIDE, SIZE_?, LOWER_?  a head cell to metres
+//   RANGE_?            post-centre range, lower x y z and upper x y z
+//   MIN_RADIUS         squared, float64
+//   NORM_BBOX, Y_AXIS_REFERENCE, HAS_OFFSET, HAS_VELOCITY
+//
+// A logit's key is an unsigned number in the same order, 0 for NaN; both zeros have one key. A candidate is the key in the
+// high word and the complement of its index in the low one: candidates are distinct, and descending order is the ranking.
+//
+// Three kernels, in this order on one stream:
+//   detect_collect   every logit above the threshold into `first`, and a histogram of them
+//   detect_prune     those that can be among the top k, by the histogram, into `second`: at most a bin more than k
+//   detect_finish    one block: exact top k, sort, boxes, NMS; puts counters and histogram back to zero
+// Lists are in order of arrival, which the sort undoes.
+
+typedef unsigned int u32;
+typedef unsigned long long u64;
+
+#define ALL 0xffffffffu
+#define BINS 4096
+#define BINS_PER_LOGIT 256.0f
+#define KEY_NONE 0xffffffffu
+
+#define COLLECT_THREADS 512
+#define COLLECT_VECTORS 4  // of four logits each, by a thread at a time
+#define PRUNE_THREADS 512
+#define FINISH_THREADS 1024
+#define SORT 2048
+#define WARPS (FINISH_THREADS / 32)
+
+enum { COLLECTED, PRUNED, NUM_COUNTS };
+
+__device__ __forceinline__ u32 key_of(float logit) {
+    const u32 bits = __float_as_uint(logit);
+    if ((bits & 0x7fffffffu) > 0x7f800000u) return 0;
+    if ((bits & 0x7fffffffu) == 0) return 0x80000000u;
+    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+
+__device__ __forceinline__ float logit_of(u32 key) {
+    return __uint_as_float(key & 0x80000000u ? key & 0x7fffffffu : ~key);
+}
+
+__device__ __forceinline__ bool is_candidate(u32 key) { return key >= KEY_LIMIT && KEY_LIMIT != KEY_NONE; }
+
+// Rises with the logit, as rounding does; the ends take what lies beyond.
+__device__ __forceinline__ u32 bin_of(u32 key) {
+    const float position = (logit_of(key) - BIN_START) * BINS_PER_LOGIT;
+    return (u32)fminf(fmaxf(position, 0.0f), (float)(BINS - 1));
+}
+
+// Inclusive sum over the lanes.
+__device__ __forceinline__ u32 warp_scan(u32 value, int lane) {
+    for (int step = 1; step < 32; step <<= 1) {
+        const u32 other = __shfl_up_sync(ALL, value, step);
+        if (lane >= step) value += other;
+    }
+    return value;
+}
+
+extern "C" __global__ void __launch_bounds__(COLLECT_THREADS) detect_collect(
+    const float* heatmap, u64* first, u32* counts, u32* histogram)
+{
+    __shared__ u32 bins[BINS];
+    for (int bin = threadIdx.x; bin < BINS; bin += COLLECT_THREADS) bins[bin] = 0;
+    __syncthreads();
+    const int lane = threadIdx.x & 31;
+    const int tile = COLLECT_THREADS * COLLECT_VECTORS * 4;
+    // All indices are below LOGITS + grid * tile, which fits.
+    for (int start = blockIdx.x * tile; start < LOGITS; start += gridDim.x * tile) {
+        u32 keys[COLLECT_VECTORS * 4];
+        u32 found = 0;
+#pragma unroll
+        for (int v = 0; v < COLLECT_VECTORS; ++v) {
+            const int i = start + (v * COLLECT_THREADS + threadIdx.x) * 4;
+            float4 value = make_float4(0, 0, 0, 0);
+            if (i + 3 < LOGITS) value = *(const float4*)&heatmap[i];
+            else {
+                if (i < LOGITS) value.x = heatmap[i];
+                if (i + 1 < LOGITS) value.y = heatmap[i + 1];
+                if (i + 2 < LOGITS) value.z = heatmap[i + 2];
+            }
+            keys[v * 4] = i < LOGITS ? key_of(value.x) : 0;
+            keys[v * 4 + 1] = i + 1 < LOGITS ? key_of(value.y) : 0;
+            keys[v * 4 + 2] = i + 2 < LOGITS ? key_of(value.z) : 0;
+            keys[v * 4 + 3] = i + 3 < LOGITS ? key_of(value.w) : 0;
+        }
+#pragma unroll
+        for (int j = 0; j < COLLECT_VECTORS * 4; ++j) found += is_candidate(keys[j]) ? 1 : 0;
+        if (!__any_sync(ALL, found != 0)) continue;
+        const u32 inclusive = warp_scan(found, lane);
+        u32 place = 0;
+        if (lane == 31) place = atomicAdd(&counts[COLLECTED], inclusive);
+        place = __shfl_sync(ALL, place, 31) + inclusive - found;
+#pragma unroll
+        for (int j = 0; j < COLLECT_VECTORS * 4; ++j) {
+            if (!is_candidate(keys[j])) continue;
+            const u32 i = (u32)(start + (j / 4 * COLLECT_THREADS + threadIdx.x) * 4 + j % 4);
+            first[place++] = ((u64)keys[j] << 32) | (u32)~i;
+            atomicAdd(&bins[bin_of(keys[j])], 1u);
+        }
+    }
+    __syncthreads();
+    for (int bin = threadIdx.x; bin < BINS; bin += COLLECT_THREADS)
+        if (bins[bin]) atomicAdd(&histogram[bin], bins[bin]);
+}
+
+// Exclusive sum over the block's threads; `total` becomes the whole sum. `partial` has a word for each warp.
+__device__ __forceinline__ u32 block_scan(u32 value, u32* partial, u32& total) {
+    const int lane = threadIdx.x & 31, warp = threadIdx.x / 32;
+    const u32 inclusive = warp_scan(value, lane);
+    if (lane == 31) partial[warp] = inclusive;
+    __syncthreads();
+    u32 before = inclusive - value;
+    total = 0;
+    for (int w = 0; w < blockDim.x / 32; ++w) {
+        if (w < warp) before += partial[w];
+        total += partial[w];
+    }
+    __syncthreads();
+    return before;
+}
+
+extern "C" __global__ void __launch_bounds__(PRUNE_THREADS) detect_prune(
+    const u64* first, u64* second, u32* counts, const u32* histogram)
+{
+    __shared__ u32 partial[PRUNE_THREADS / 32];
+    __shared__ u32 limit;
+    const int collected = (int)counts[COLLECTED];
+    if (blockIdx.x * PRUNE_THREADS >= collected) return;
+    // Threads take bins from the top; the bin in which the k-th candidate lies is the last that is kept.
+    const int per_thread = BINS / PRUNE_THREADS, top = BINS - 1 - threadIdx.x * per_thread;
+    u32 own = 0, total;
+    for (int j = 0; j < per_thread; ++j) own += histogram[top - j];
+    if (threadIdx.x == 0) limit = 0;
+    u32 above = block_scan(own, partial, total);
+    for (int j = 0; j < per_thread; ++j) {
+        const u32 count = histogram[top - j];
+        if (above < TOP_K && above + count >= TOP_K) limit = top - j;
+        above += count;
+    }
+    __syncthreads();
+    const int lane = threadIdx.x & 31;
+    for (int start = blockIdx.x * PRUNE_THREADS; start < collected; start += gridDim.x * PRUNE_THREADS) {
+        const int i = start + threadIdx.x;
+        const u64 candidate = i < collected ? first[i] : 0;
+        const bool kept = i < collected && bin_of((u32)(candidate >> 32)) >= limit;
+        const u32 votes = __ballot_sync(ALL, kept);
+        if (!votes) continue;
+        u32 place = 0;
+        if (lane == 0) place = atomicAdd(&counts[PRUNED], (u32)__popc(votes));
+        place = __shfl_sync(ALL, place, 0) + __popc(votes & ((1u << lane) - 1));
+        if (kept) second[place] = candidate;
+    }
+}
+
+// The TOP_K-th largest of more than TOP_K distinct candidates, by eight bits at a time.
+__device__ __forceinline__ u64 kth_largest(
+    const u64* list, int count, u32* bins, u32* partial, u64* shared_prefix, u32* shared_need)
+{
+    u64 prefix = 0, mask = 0;
+    u32 need = TOP_K, total;
+    for (int shift = 56; shift >= 0; shift -= 8) {
+        for (int bin = threadIdx.x; bin < 256; bin += FINISH_THREADS) bins[bin] = 0;
+        __syncthreads();
+        for (int i = threadIdx.x; i < count; i += FINISH_THREADS) {
+            const u64 candidate = list[i];
+            if ((candidate & mask) == prefix) atomicAdd(&bins[(u32)(candidate >> shift) & 255], 1u);
+        }
+        __syncthreads();
+        // Digits from the top; the one in which the k-th candidate lies is the next of its digits.
+        const u32 digit = 255 - threadIdx.x, size = threadIdx.x < 256 ? bins[digit] : 0;
+        const u32 above = block_scan(size, partial, total);
+        if (size && above < need && above + size >= need) {
+            *shared_prefix = prefix | ((u64)digit << shift);
+            *shared_need = need - above;
+        }
+        __syncthreads();
+        prefix = *shared_prefix;
+        need = *shared_need;
+        mask |= 255ull << shift;
+    }
+    return prefix;
+}
+
+// Descending bitonic sort of `size` (a power of two) elements in shared memory.
+__device__ __forceinline__ void sort_block(u64* list, int size) {
+    for (int k = 2; k <= size; k <<= 1) {
+        for (int j = k >> 1; j; j >>= 1) {
+            for (int pair = threadIdx.x; pair < size / 2; pair += FINISH_THREADS) {
+                const int low = (pair / j) * 2 * j + pair % j, high = low + j;
+                const u64 a = list[low], b = list[high];
+                if ((a < b) == ((low & k) == 0)) {
+                    list[low] = b;
+                    list[high] = a;
+                }
+            }
+            __syncthreads();
+        }
+    }
+}
+
+// As runtime.decode.sigmoid: in double precision, rounded once.
+__device__ __forceinline__ float sigmoid(float logit) {
+    const double x = logit, e = exp(-fabs(x));
+    return (float)(x >= 0.0 ? 1.0 / (1.0 + e) : e / (1.0 + e));
+}
+
+struct Box {
+    float value[9];
+};
+
+__device__ __forceinline__ Box decode_box(
+    int cell, const float* reg, const float* height, const float* dim, const float* rot, const float* vel)
+{
+    Box box;
+    const float x = HAS_OFFSET ? reg[cell] : 0.5f, y = HAS_OFFSET ? reg[CELLS + cell] : 0.5f;
+    box.value[0] = ((float)(cell % WIDTH) + x) * STRIDE * SIZE_X + LOWER_X;
+    box.value[1] = ((float)(cell / WIDTH) + y) * STRIDE * SIZE_Y + LOWER_Y;
+    box.value[2] = height[cell];
+    float sine = rot[cell], cosine = rot[CELLS + cell];
+    if (Y_AXIS_REFERENCE) {
+        const float old = sine;
+        sine = -cosine;
+        cosine = -old;
+    }
+    for (int j = 0; j < 3; ++j) {
+        const int source = Y_AXIS_REFERENCE && j < 2 ? 1 - j : j;
+        const float size = dim[source * CELLS + cell];
+        box.value[3 + j] = NORM_BBOX ? (float)exp((double)size) : size;
+    }
+    box.value[6] = (float)atan2((double)sine, (double)cosine);
+    box.value[7] = HAS_VELOCITY ? vel[cell] : 0.0f;
+    box.value[8] = HAS_VELOCITY ? vel[CELLS + cell] : 0.0f;
+    return box;
+}
+
+// A distance equal to the radius suppresses; float32 distances against a float64 radius, as in runtime.nms.
+__device__ __forceinline__ bool is_near(float x, float y, float other_x, float other_y) {
+    const float dx = other_x - x, dy = other_y - y;
+    return !((double)(dx * dx + dy * dy) > MIN_RADIUS);
+}
+
+// header: boxes, candidates dropped for a number that is not finite, logits above the threshold, 0.
+extern "C" __global__ void __launch_bounds__(FINISH_THREADS) detect_finish(
+    const u64* second, u32* counts, u32* histogram, const float* reg, const float* height, const float* dim,
+    const float* rot, const float* vel, int* header, float* boxes, float* scores, int* labels)
+{
+    __shared__ u64 list[SORT];
+    __shared__ u32 bins[256];
+    __shared__ u32 partial[WARPS];
+    __shared__ u64 shared_prefix;
+    __shared__ u32 shared_need, shared_size, kept_bits, num_kept;
+    __shared__ float centre_x[FINISH_THREADS], centre_y[FINISH_THREADS];
+    const int thread = threadIdx.x, lane = thread & 31, warp = thread / 32;
+    const int collected = (int)counts[COLLECTED], pruned = (int)counts[PRUNED];
+
+    // At most SORT candidates, the top k among them.
+    int size = pruned;
+    if (pruned <= SORT) {
+        for (int i = thread; i < pruned; i += FINISH_THREADS) list[i] = second[i];
+    } else {
+        const u64 limit = kth_largest(second, pruned, bins, partial, &shared_prefix, &shared_need);
+        if (thread == 0) shared_size = 0;
+        __syncthreads();
+        for (int i = thread; i < pruned; i += FINISH_THREADS)
+            if (second[i] >= limit) list[atomicAdd(&shared_size, 1u)] = second[i];
+        size = TOP_K;
+    }
+    int power = 32;
+    while (power < size) power <<= 1;
+    for (int i = size + thread; i < power; i += FINISH_THREADS) list[i] = 0;
+    __syncthreads();
+    sort_block(list, power);
+    const int chosen = min(size, TOP_K);
+
+    // Each thread has a candidate; those that are left move up, in order.
+    Box box;
+    float score = 0.0f;
+    int label = 0;
+    bool valid = false, broken = false;
+    if (thread < chosen) {
+        const u64 candidate = list[thread];
+        const int i = (int)~(u32)candidate, cell = i % CELLS;
+        label = i / CELLS;
+        score = sigmoid(logit_of((u32)(candidate >> 32)));
+        box = decode_box(cell, reg, height, dim, rot, vel);
+        for (int j = 0; j < 9; ++j)
+            broken = broken || (__float_as_uint(box.value[j]) & 0x7f800000u) == 0x7f800000u;
+        const float lower[3] = {RANGE_X0, RANGE_Y0, RANGE_Z0}, upper[3] = {RANGE_X1, RANGE_Y1, RANGE_Z1};
+        valid = !broken;
+        for (int j = 0; j < 3; ++j) valid = valid && box.value[j] >= lower[j] && box.value[j] <= upper[j];
+    }
+    u32 num_broken, num_valid;
+    block_scan(broken ? 1 : 0, partial, num_broken);
+    const u32 place = block_scan(valid ? 1 : 0, partial, num_valid);
+    if (valid) {
+        centre_x[place] = box.value[0];
+        centre_y[place] = box.value[1];
+    }
+    if (thread == 0) num_kept = 0;
+    __syncthreads();
+
+    // NMS by words of 32 candidates in order: `near` has the candidate's neighbours before it in its own word.
+    const int words = (int)(num_valid + 31) / 32;
+    const bool real = thread < (int)num_valid;
+    const float x = real ? centre_x[thread] : 0.0f, y = real ? centre_y[thread] : 0.0f;
+    u32 near = 0;
+    if (warp < words)
+        for (int j = 0; j < 31; ++j) {
+            const float other_x = __shfl_sync(ALL, x, j), other_y = __shfl_sync(ALL, y, j);
+            if (j < lane && is_near(x, y, other_x, other_y)) near |= 1u << j;
+        }
+    bool alive = real, keeps = false;
+    u32 rank = 0;
+    for (int word = 0; word < words; ++word) {
+        if (warp == word) {
+            const u32 before = num_kept;
+            u32 open = __ballot_sync(ALL, alive), kept = 0;
+            while (open && before + __popc(kept) < MAX_BOXES) {
+                const int j = __ffs(open) - 1;
+                kept |= 1u << j;
+                open &= ~__ballot_sync(ALL, lane == j || (near >> j & 1));
+            }
+            keeps = kept >> lane & 1;
+            rank = before + __popc(kept & ((1u << lane) - 1));
+            __syncwarp();
+            if (lane == 0) {
+                kept_bits = kept;
+                num_kept = before + __popc(kept);
+            }
+        }
+        __syncthreads();
+        if (num_kept >= MAX_BOXES) break;
+        if (warp > word && alive)
+            for (u32 left = kept_bits; left; left &= left - 1) {
+                const int j = word * 32 + __ffs(left) - 1;
+                if (is_near(x, y, centre_x[j], centre_y[j])) alive = false;
+            }
+        __syncthreads();
+    }
+    __syncthreads();
+
+    // A thread decides for the candidate at its place after moving up; the box is with the thread before that.
+    list[thread] = keeps ? rank + 1 : 0;
+    __syncthreads();
+    const u32 target = valid ? (u32)list[place] : 0;
+    if (target) {
+        const int row = (int)target - 1;
+        for (int j = 0; j < 9; ++j) boxes[row * 9 + j] = box.value[j];
+        scores[row] = score;
+        labels[row] = label;
+    }
+    for (int bin = thread; bin < BINS; bin += FINISH_THREADS) histogram[bin] = 0;
+    if (thread == 0) {
+        header[0] = (int)num_kept;
+        header[1] = (int)num_broken;
+        header[2] = collected;
+        header[3] = 0;
+        for (int i = 0; i < NUM_COUNTS; ++i) counts[i] = 0;
+    }
+}

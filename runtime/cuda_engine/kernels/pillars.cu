@@ -1,0 +1,215 @@
+// Points to the quantized canvas: hard voxelization with mmcv's deterministic result, decoration, PFN, scatter.
+//
+// Compile-time parameters (from `runtime.cuda_engine.pillars`):
+//   CAPACITY             points that the buffers hold
+//   COLUMNS, FEATURES    of a point, and of a decorated point; CENTER_DIMS of these are offsets to the pillar's centre
+//   GRID_X, GRID_Y       cells
+//   LOWER_?, SIZE_?      limits and cell sizes in float32; CENTER_SCALE_?, CENTER_OFFSET_? cell index to cell centre
+//   MAX_POINTS, MAX_VOXELS
+//   HIDDEN, CHANNELS     outputs of the two layers
+//   ROUND_HALF           features and results of layers are rounded to float16, as in a graph of that type
+//   OUT_INT8, OUT_SCALE  canvas of codes, else of float16
+//
+// Four kernels, in this order on one stream. Nothing depends on the order in which threads arrive: atomics only take
+// minima and counts, and each pillar sorts its points. Whatever a frame changes and the next one expects unchanged is put
+// back by a later kernel of the same frame, so that a captured graph can be replayed:
+//   state    by pillars_group         canvas           by the next pillars_assign (cells of the last frame's pillars)
+//   tiles, ticket, totals             by pillars_group
+//
+// Buffers:
+//   points    [CAPACITY][COLUMNS] float32, count in device memory
+//   state     [cells] {~(smallest point index), points}: zero is "no point"
+//   cells     [CAPACITY] cell of each point, -1 for none; arrival: its number among the points of its cell
+//   cell_base [cells] where the points of a cell lie in `order`; NONE for a pillar that was dropped
+//   pillars   [MAX_VOXELS] {cell, base, points, 0} in the order of first points
+//   counters  what the host reads: pillars, dropped pillars, dropped points, outside points, invalid points
+
+typedef unsigned int u32;
+typedef unsigned long long u64;
+
+#define CELLS (GRID_X * GRID_Y)
+#define NONE 0xffffffffu
+#define ALL 0xffffffffu
+#define READY (1ull << 63)
+
+#define ASSIGN_THREADS 256
+#define RANK_THREADS 512
+#define RANK_ITEMS 4
+#define TILE (RANK_THREADS * RANK_ITEMS)
+#define TILES ((CAPACITY + TILE - 1) / TILE)
+#define GROUP_THREADS 256
+#define ENCODE_WARPS 4
+
+#define CHUNK_CHANNELS (OUT_INT8 ? 16 : 8)
+#define CHUNKS ((CHANNELS + CHUNK_CHANNELS - 1) / CHUNK_CHANNELS)
+#define PITCH (GRID_X + 2)
+
+// Sums of a frame, kept until pillars_group publishes them.
+enum { INVALID, OUTSIDE, DROPPED_POINTS, PILLARS, TICKET, NUM_TOTALS };
+
+__device__ __forceinline__ int clamp_count(const int* count) { return max(0, min(*count, CAPACITY)); }
+
+__device__ __forceinline__ bool is_finite(float value) { return (__float_as_uint(value) & 0x7f800000u) != 0x7f800000u; }
+
+__device__ __forceinline__ u32 warp_sum(u32 value) {
+    for (int step = 16; step; step >>= 1) value += __shfl_xor_sync(ALL, value, step);
+    return value;
+}
+
+// Byte offset of a cell in each plane of the canvas.
+__device__ __forceinline__ long long canvas_offset(int cell) {
+    return ((long long)(cell / GRID_X + 1) * PITCH + cell % GRID_X + 1) * 16;
+}
+
+extern "C" __global__ void __launch_bounds__(ASSIGN_THREADS) pillars_assign(
+    const float* points, const int* count, u32* state, int* cells, u32* arrival, u32* totals, const uint4* pillars,
+    const int* counters, char* canvas, long long plane)
+{
+    const int threads = gridDim.x * ASSIGN_THREADS, first = blockIdx.x * ASSIGN_THREADS + threadIdx.x;
+    const int lane = threadIdx.x & 31, num_points = clamp_count(count);
+
+    for (int i = first; i < counters[0] * CHUNKS; i += threads) {
+        const long long offset = canvas_offset((int)pillars[i / CHUNKS].x);
+        *(uint4*)(canvas + (i % CHUNKS) * plane + offset) = make_uint4(0, 0, 0, 0);
+    }
+
+    const float lower[3] = {LOWER_X, LOWER_Y, LOWER_Z}, size[3] = {SIZE_X, SIZE_Y, SIZE_Z};
+    const int grid[3] = {GRID_X, GRID_Y, 1};
+    u32 invalid = 0, outside = 0;
+    for (int start = first - lane; start < num_points; start += threads) {
+        const int i = start + lane;
+        const bool present = i < num_points;
+        bool finite = present, inside = present;
+        int cell = 0;
+        if (present) {
+            float value[COLUMNS];
+            for (int c = 0; c < COLUMNS; ++c) value[c] = points[(long long)i * COLUMNS + c];
+            for (int c = 0; c < COLUMNS; ++c) finite = finite && is_finite(value[c]);
+            for (int axis = 2; axis >= 0; --axis) {
+                // Far coordinates may overflow to infinity, which is outside as well.
+                const float position = floorf((value[axis] - lower[axis]) / size[axis]);
+                inside = inside && position >= 0.0f && position < (float)grid[axis];
+                if (finite && inside) cell = cell * grid[axis] + (int)position;
+            }
+        }
+        invalid += __popc(__ballot_sync(ALL, present && !finite));
+        outside += __popc(__ballot_sync(ALL, finite && !inside));
+        if (!present) continue;
+        if (finite && inside) {
+            atomicMax(&state[2 * cell], ~(u32)i);
+            arrival[i] = atomicAdd(&state[2 * cell + 1], 1u);
+            cells[i] = cell;
+        } else {
+            cells[i] = -1;
+        }
+    }
+    if (lane == 0 && invalid) atomicAdd(&totals[INVALID], invalid);
+    if (lane == 0 && outside) atomicAdd(&totals[OUTSIDE], outside);
+}
+
+// Sum over the block; `partial` has a word for each warp. Every thread gets it.
+__device__ __forceinline__ u64 block_sum(u64 value, u64* partial) {
+    for (int step = 16; step; step >>= 1) value += __shfl_xor_sync(ALL, value, step);
+    if ((threadIdx.x & 31) == 0) partial[threadIdx.x / 32] = value;
+    __syncthreads();
+    u64 total = 0;
+    for (int warp = 0; warp < RANK_THREADS / 32; ++warp) total += partial[warp];
+    __syncthreads();
+    return total;
+}
+
+// A pillar's rank is the number of points before its first one that are first in their cells. Each block publishes the
+// sum of its tile and then reads those of all tiles before it. Tiles are handed out in the order in which blocks start,
+// so that a block waits only for blocks that run already and publish before they wait.
+extern "C" __global__ void __launch_bounds__(RANK_THREADS) pillars_rank(
+    const int* count, const u32* state, const int* cells, u32* cell_base, uint4* pillars, u64* tiles, u32* totals)
+{
+    __shared__ u64 partial[RANK_THREADS / 32];
+    __shared__ int ticket;
+    const int num_points = clamp_count(count), num_tiles = (num_points + TILE - 1) / TILE;
+    const int lane = threadIdx.x & 31, warp = threadIdx.x / 32;
+    if (threadIdx.x == 0) ticket = (int)atomicAdd(&totals[TICKET], 1u);
+    __syncthreads();
+    const int tile = ticket;
+    if (tile >= num_tiles) return;
+
+    const int start = tile * TILE + threadIdx.x * RANK_ITEMS;
+    int cell[RANK_ITEMS];
+    u32 points[RANK_ITEMS];  // of the pillar that begins here, or 0
+    u64 own = 0;             // pillars in the high word, points in the low one
+    for (int j = 0; j < RANK_ITEMS; ++j) {
+        const int i = start + j;
+        cell[j] = i < num_points ? cells[i] : -1;
+        points[j] = 0;
+        if (cell[j] >= 0) {
+            const uint2 value = *(const uint2*)&state[2 * cell[j]];
+            if (value.x == ~(u32)i) points[j] = value.y;
+        }
+        own += points[j] ? (1ull << 32) + points[j] : 0;
+    }
+    u64 inclusive = own;
+    for (int step = 1; step < 32; step <<= 1) {
+        const u64 other = __shfl_up_sync(ALL, inclusive, step);
+        if (lane >= step) inclusive += other;
+    }
+    if (lane == 31) partial[warp] = inclusive;
+    __syncthreads();
+    u64 before = inclusive - own, total = 0;
+    for (int w = 0; w < RANK_THREADS / 32; ++w) {
+        if (w < warp) before += partial[w];
+        total += partial[w];
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) atomicExch(&tiles[tile], total | READY);
+    u64 previous = 0;
+    for (int other = threadIdx.x; other < tile; other += RANK_THREADS) {
+        u64 value;
+        do value = *(volatile u64*)&tiles[other];
+        while (!(value & READY));
+        previous += value & ~READY;
+    }
+    previous = block_sum(previous, partial);
+    before += previous;
+
+    u32 dropped = 0;
+    for (int j = 0; j < RANK_ITEMS; ++j) {
+        if (!points[j]) continue;
+        const u32 rank = (u32)(before >> 32), base = (u32)before;
+        if (rank < MAX_VOXELS) {
+            pillars[rank] = make_uint4((u32)cell[j], base, points[j], 0);
+            dropped += points[j] > MAX_POINTS ? points[j] - MAX_POINTS : 0;
+        } else {
+            dropped += points[j];
+        }
+        cell_base[cell[j]] = rank < MAX_VOXELS ? base : NONE;
+        before += (1ull << 32) + points[j];
+    }
+    dropped = warp_sum(dropped);
+    if (lane == 0 && dropped) atomicAdd(&totals[DROPPED_POINTS], dropped);
+    if (threadIdx.x == 0 && tile == num_tiles - 1) totals[PILLARS] = (u32)((previous + total) >> 32);
+}
+
+// Gathers the points of each pillar, publishes the counters and puts back what the next frame expects.
+extern "C" __global__ void __launch_bounds__(GROUP_THREADS) pillars_group(
+    const int* count, u32* state, const int* cells, const u32* arrival, const u32* cell_base, u32* order, u64* tiles,
+    u32* totals, int* counters)
+{
+    const int num_points = clamp_count(count);
+    for (int i = blockIdx.x * GROUP_THREADS + threadIdx.x; i < num_points; i += gridDim.x * GROUP_THREADS) {
+        const int cell = cells[i];
+        if (cell < 0) continue;
+        const u32 base = cell_base[cell], place = arrival[i];
+        if (base != NONE) order[base + place] = (u32)i;
+        if (place == 0) *(uint2*)&state[2 * cell] = make_uint2(0, 0);
+    }
+    if (blockIdx.x != 0) return;
+    for (int tile = threadIdx.x; tile < TILES; tile += GROUP_THREADS) tiles[tile] = 0;
+    if (threadIdx.x != 0) return;
+    const int pillars = (int)totals[PILLARS], kept = min(pillars, MAX_VOXELS);
+    counters[0] = kept;
+    counters[1] = pillars - kept;
+    counters[2] = (int)totals[DROPPED_POINTS];
+    counters[3] = (int)totals[OUTSIDE];
+    counters[4] = (int)totals[INVALID];
+    for (int i = 0; i < NUM_TOTALS; ++i) totals[i] = 0;
+}

@@ -1,0 +1,281 @@
+"""Checks of the pillar kernels on a device against runtime.preprocess and the encoder in numpy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from models.spec import HeadSpec, ModelSpec
+from runtime.cuda_engine.pillar_weights import PillarWeights
+from runtime.cuda_engine.pillars import COUNTERS, CanvasMemory, PillarEncoderKernels
+from runtime.cuda_engine.timing import replay_time_us
+from runtime.preprocess import decorate, voxelize
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from runtime.cuda.device import CudaDevice
+
+__all__ = [
+    "PillarBench",
+    "check_large_cloud",
+    "check_random_clouds",
+    "check_special_clouds",
+    "engine_spec",
+    "hard_clouds",
+]
+
+_HEADS = {"heatmap": 5, "reg": 2, "height": 1, "dim": 3, "rot": 2, "vel": 2}
+# Where sums are taken in another order, float32 results differ by this share of the largest, float16 ones by steps.
+_FLOAT32_SHARE, _FLOAT16_SHARE = 2e-6, 4e-3
+_EQUAL_CODES = 0.999
+
+
+def engine_spec(cells: int, **changes: object) -> ModelSpec:
+    """A square model of that many cells along each side, 0.32 m each, with the released models' other numbers."""
+    half = cells * 0.16
+    values: dict[str, object] = {
+        "name": f"check{cells}",
+        "class_names": ("car", "truck", "bus", "bicycle", "pedestrian"),
+        "point_cloud_range": (-half, -half, -3.0, half, half, 5.0),
+        "voxel_size": (0.32, 0.32, 8.0),
+        "max_points_per_voxel": 32,
+        "max_voxels": 64000,
+        "point_features": 5,
+        "voxel_center_dims": 3,
+        "encoder_channels": 32,
+        "out_size_factor": 1,
+        "heads": tuple(HeadSpec(name, channels) for name, channels in _HEADS.items()),
+        "norm_bbox": True,
+        "score_threshold": 0.1,
+        "max_detections_before_nms": 500,
+        "post_center_range": (-half, -half, -10.0, half, half, 10.0),
+        "nms_type": "circle",
+        "nms_min_radius_m2": 1.0,
+        "post_max_size": 100,
+    }
+    return ModelSpec(**(values | changes))  # type: ignore[arg-type]
+
+
+def random_weights(spec: ModelSpec, hidden: int, *, float16: bool = False, seed: int = 0) -> PillarWeights:
+    """Weights whose results are of the size of a trained encoder's."""
+    rng = np.random.default_rng(seed)
+    shapes = (
+        (spec.encoder_in_features, hidden),
+        (hidden,),
+        (2 * hidden, spec.encoder_channels),
+        (spec.encoder_channels,),
+    )
+    parts = [rng.normal(0, 0.3, shape).astype(np.float32) for shape in shapes]
+    parts[0][:2] *= 0.05  # absolute positions matter little
+    if float16:
+        parts = [part.astype(np.float16).astype(np.float32) for part in parts]
+    return PillarWeights(parts[0], parts[1], parts[2], parts[3], float16)
+
+
+def large_cloud(spec: ModelSpec, count: int = 200_000, seed: int = 0) -> NDArray[np.float32]:
+    """A cloud of a rotating sensor's density: dense close to the vehicle, thin far away, in nearly 60,000 pillars."""
+    rng = np.random.default_rng(seed)
+    reach = spec.point_cloud_range[3]
+    radius = reach * 1.1 * rng.uniform(0, 1, count) ** 0.75
+    angle = rng.uniform(-np.pi, np.pi, count)
+    z = rng.normal(-0.5, 1.0, count)
+    xyz = np.stack([radius * np.cos(angle), radius * np.sin(angle), z], axis=1)
+    rest = rng.uniform(0, 1, (count, spec.point_features - 3))
+    return np.concatenate([xyz, rest], axis=1).astype(np.float32)
+
+
+def clumped_cloud(spec: ModelSpec, count: int, seed: int) -> NDArray[np.float32]:
+    """Clumps of points, some beyond the range, a few not finite."""
+    rng = np.random.default_rng(seed)
+    reach = np.asarray(spec.point_cloud_range[3:]) * 1.1
+    centers = rng.uniform(-reach, reach, (max(count // 12, 1), 3))
+    xyz = centers[rng.integers(0, len(centers), count)] + rng.normal(0, 0.3, (count, 3))
+    cloud = np.concatenate([xyz, rng.uniform(0, 1, (count, spec.point_features - 3))], axis=1).astype(np.float32)
+    bad = rng.random(cloud.shape) < 0.002
+    cloud[bad] = rng.choice(np.array([np.nan, np.inf, -np.inf], np.float32), int(bad.sum()))
+    far = rng.random((count, 3)) < 0.002
+    cloud[:, :3][far] = rng.choice(np.array([3e38, -3e38], np.float32), int(far.sum()))
+    return cloud
+
+
+def hard_clouds(spec: ModelSpec, capacity: int) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """Clouds at the limits of the kernels, by name."""
+    columns = spec.point_features
+    middle = np.full((1, columns), 0.1, np.float32)
+    yield "no point", np.zeros((0, columns), np.float32)
+    yield "one point", middle
+    yield "clumps", clumped_cloud(spec, min(capacity, 5000), 1)
+    yield "no point after clumps", np.zeros((0, columns), np.float32)
+    yield (
+        "one pillar",
+        middle + np.random.default_rng(2).uniform(0, 0.1, (min(capacity, 5000), columns)).astype(np.float32),
+    )
+    yield "not finite", np.full((100, columns), np.nan, np.float32)
+    yield "outside", np.full((100, columns), 1e6, np.float32)
+    yield "full", clumped_cloud(spec, capacity, 3)
+    # One point in each cell, in a random order: more pillars than the model keeps.
+    nx, ny = spec.grid_size
+    cells = np.random.default_rng(4).permutation(nx * ny)[:capacity]
+    every = np.zeros((len(cells), columns), np.float32)
+    for axis, index in enumerate((cells % nx, cells // nx)):
+        every[:, axis] = spec.point_cloud_range[axis] + (index + 0.5) * spec.voxel_size[axis]
+    yield "a point in each cell", every
+    yield "clumps again", clumped_cloud(spec, min(capacity, 5000), 1)
+
+
+@dataclass
+class _Tally:
+    codes: int = 0
+    equal: int = 0
+    largest_share: float = 0.0
+
+
+class PillarBench:
+    """The kernels of one model with a canvas of their own, compared frame by frame."""
+
+    def __init__(
+        self, device: CudaDevice, spec: ModelSpec, weights: PillarWeights, scale: float | None, capacity: int
+    ) -> None:
+        self._device, self._spec, self._weights, self._scale = device, spec, weights, scale
+        self.stream = device.create_stream()
+        nx, ny = spec.grid_size
+        per_chunk = 8 if scale is None else 16
+        self._shape = (-(-spec.encoder_channels // per_chunk), ny + 2, nx + 2, per_chunk)
+        self._dtype = np.dtype(np.float16 if scale is None else np.int8)
+        size = int(np.prod(self._shape)) * self._dtype.itemsize
+        self._canvas = device.allocate(size)
+        canvas = CanvasMemory(self._canvas, size // self._shape[0], scale)
+        self.kernels = PillarEncoderKernels(device, spec, weights, canvas, capacity=capacity, keep_features=True)
+        self.tally = _Tally()
+
+    def read(self, address: int, shape: tuple[int, ...], dtype: type | np.dtype[np.generic]) -> NDArray[np.generic]:
+        """A copy of device memory; waits for the stream."""
+        values = np.empty(shape, dtype)
+        if values.size:
+            self._device.download(values, address, self.stream)
+        self._device.synchronize(self.stream)
+        return values
+
+    def run(self, cloud: NDArray[np.float32]) -> None:
+        """One frame."""
+        self.kernels.upload(cloud, self.stream)
+        self.kernels.enqueue(self.stream)
+        self._device.synchronize(self.stream)
+
+    def compare(self, cloud: NDArray[np.float32], name: str) -> None:
+        """Raises AssertionError unless the last frame's results are those of this cloud."""
+        spec = self._spec
+        voxels = voxelize(cloud, spec)
+        counters = self.kernels.download_counters(self.stream)
+        expected = {"num_voxels": len(voxels), **{field: int(getattr(voxels, field)) for field in COUNTERS[1:]}}
+        if counters != expected:
+            raise AssertionError(f"{name}: counters are {counters}, not {expected}")
+        pillars = self.read(self.kernels.pillars, (len(voxels), 4), np.int32)
+        nx, ny = spec.grid_size
+        cells = voxels.coords[:, 1] * nx + voxels.coords[:, 2]
+        if not np.array_equal(pillars[:, 0], cells):
+            raise AssertionError(f"{name}: pillars are others, or in another order")
+
+        found = self.read(self.kernels.features, (len(voxels), spec.encoder_channels), np.float32).astype(np.float32)
+        encoded = np.zeros((0, spec.encoder_channels), np.float32)
+        if len(voxels):
+            encoded = self._weights.apply(decorate(voxels, spec))
+            share = float(np.abs(found - encoded).max() / max(float(np.abs(encoded).max()), 1e-6))
+            limit = _FLOAT16_SHARE if self._weights.float16 else _FLOAT32_SHARE
+            if not share <= limit:
+                raise AssertionError(f"{name}: pillar features differ by {share:g} of the largest")
+            self.tally.largest_share = max(self.tally.largest_share, share)
+
+        canvas = np.zeros(self._shape, self._dtype)
+        canvas[:, cells // nx + 1, cells % nx + 1] = self._blocked(found)
+        device_canvas = self.read(self._canvas, self._shape, self._dtype)
+        if not np.array_equal(device_canvas, canvas):
+            wrong = int(np.count_nonzero(device_canvas != canvas))
+            raise AssertionError(f"{name}: {wrong} canvas elements are not those of the features")
+        if self._scale is not None:
+            wanted = self._blocked(encoded).astype(int)
+            steps = np.abs(self._blocked(found).astype(int) - wanted)
+            if steps.size and steps.max() > 1 and not self._weights.float16:
+                raise AssertionError(f"{name}: a code differs by {steps.max()} steps")
+            self.tally.codes += steps.size
+            self.tally.equal += int(np.count_nonzero(steps == 0))
+
+    def _blocked(self, features: NDArray[np.float32]) -> NDArray[np.generic]:
+        """(M, C) -> (chunks, M, channels of a chunk) as stored, by QuantizeLinear's formula."""
+        chunks, per_chunk = self._shape[0], self._shape[3]
+        values = np.zeros((len(features), chunks * per_chunk), np.float32)
+        values[:, : features.shape[1]] = features
+        if self._scale is not None:
+            values = np.clip(np.rint(values / np.float32(self._scale)), -128, 127)
+        return values.astype(self._dtype).reshape(len(features), chunks, per_chunk).transpose(1, 0, 2)
+
+    def summary(self) -> str:
+        """What was found over all frames; raises AssertionError where too few codes are equal."""
+        tally = self.tally
+        text = f"largest difference {tally.largest_share:.1e} of the largest feature"
+        if not tally.codes:
+            return text
+        share = tally.equal / tally.codes
+        if share < _EQUAL_CODES:
+            raise AssertionError(f"only {share:.4%} of the codes are equal")
+        return f"{text}, {share:.4%} of {tally.codes} codes equal"
+
+
+def check_special_clouds(device: CudaDevice, capacity: int = 20_000) -> str:
+    """Clouds at the limits, INT8 and float16, one frame after the other through the same buffers."""
+    notes = []
+    variants: tuple[tuple[float | None, bool, int, dict[str, object]], ...] = (
+        (0.05, False, 16, {"max_voxels": 3000}),
+        (None, False, 16, {"max_voxels": 3000}),
+        (0.05, True, 16, {"max_voxels": 3000}),
+        (
+            0.05,
+            False,
+            4,
+            {"encoder_channels": 8, "max_points_per_voxel": 8, "voxel_center_dims": 2, "point_features": 4},
+        ),
+        (None, False, 32, {"encoder_channels": 64, "max_points_per_voxel": 20}),
+    )
+    for scale, float16, hidden, changes in variants:
+        spec = engine_spec(80, **changes)
+        bench = PillarBench(device, spec, random_weights(spec, hidden, float16=float16), scale, capacity)
+        for name, cloud in hard_clouds(spec, capacity):
+            bench.run(cloud)
+            bench.compare(cloud, name)
+        notes.append(bench.summary())
+    return f"{len(variants)} models; {notes[0]}"
+
+
+def check_random_clouds(device: CudaDevice, count: int = 1000, most: int = 3000) -> str:
+    """Random clouds of random sizes through one instance."""
+    spec = engine_spec(64, max_voxels=150)
+    bench = PillarBench(device, spec, random_weights(spec, 16), 0.05, most)
+    rng = np.random.default_rng(0)
+    for case in range(count):
+        cloud = clumped_cloud(spec, int(rng.integers(0, most + 1)), case)
+        bench.run(cloud)
+        bench.compare(cloud, f"cloud {case}")
+    return f"{count} clouds; {bench.summary()}"
+
+
+def check_large_cloud(device: CudaDevice, replays: int = 200) -> str:
+    """200,000 points on 760 x 760 cells, from a captured graph; its time."""
+    notes = []
+    for scale, float16 in ((0.05, False), (0.05, True), (None, False)):
+        spec = engine_spec(760)
+        bench = PillarBench(device, spec, random_weights(spec, 16, float16=float16), scale, 1 << 18)
+        cloud = large_cloud(spec)
+        bench.kernels.upload(cloud, bench.stream)
+        time = replay_time_us(device, bench.stream, lambda b=bench: b.kernels.enqueue(b.stream), replays)  # type: ignore[misc]
+        bench.compare(cloud, "large cloud")
+        pillars = bench.kernels.download_counters(bench.stream)["num_voxels"]
+        kind = f"{'int8' if scale else 'float16'} canvas{', float16 graph' if float16 else ''}"
+        notes.append(f"{kind}: {time:.1f} us for {pillars} pillars, {bench.summary()}")
+        bench.run(cloud[:1000])
+        bench.compare(cloud[:1000], "small cloud after a large one")
+    return "; ".join(notes)

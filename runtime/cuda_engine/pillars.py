@@ -1,0 +1,222 @@
+"""Points on the device to the canvas on the device: voxelization, decoration, PFN, quantization and scatter."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from base.errors import ConfigError, DataError
+from runtime.cuda_engine.macros import kernel_source
+from runtime.preprocess import grid_float32, pillar_centers_float32
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from models.spec import ModelSpec
+    from runtime.cuda.device import CudaDevice
+    from runtime.cuda_engine.pillar_weights import PillarWeights
+
+__all__ = ["COUNTERS", "CanvasMemory", "PillarEncoderKernels"]
+
+COUNTERS = ("num_voxels", "num_dropped_voxels", "num_dropped_points", "num_outside_points", "num_invalid_points")
+_FILES = ("intrinsics.cuh", "pillars.cu", "pfn.cu")
+_KERNELS = ("pillars_assign", "pillars_rank", "pillars_group", "pillars_encode")
+# As in kernels/pillars.cu.
+_ASSIGN_THREADS, _RANK_THREADS, _GROUP_THREADS, _ENCODE_THREADS = 256, 512, 256, 128
+_TILE = _RANK_THREADS * 4
+_NUM_TOTALS = 5
+
+
+@dataclass(frozen=True)
+class CanvasMemory:
+    """Where the canvas lies: [chunk][H + 2][W + 2][16 bytes], pixel (y, x) at row y + 1 and column x + 1.
+
+    Attributes:
+        address: Of the first byte; zeroed before the first frame.
+        plane: Bytes from one chunk (16 int8 or 8 float16 channels) to the next.
+        scale: Step of its INT8 codes, or None for float16.
+    """
+
+    address: int
+    plane: int
+    scale: float | None
+
+
+class PillarEncoderKernels:
+    """`runtime.preprocess.preprocess`, the pillar encoder and the scatter as four kernels.
+
+    The number of points is read on the device, so that one captured graph serves any cloud up to `capacity`. The
+    canvas is cleared where the last frame wrote; nothing else may write to it.
+
+    Attributes:
+        points: Address of (capacity, C) float32.
+        num_points: Address of one int32, 0 to `capacity`.
+        counters: Address of five int32, named by `COUNTERS`, with `runtime.preprocess.Voxels`' meaning.
+        pillars: Address of (max_voxels, 4) int32 [cell, ., points before the limit, .]; a cell is y * W + x.
+        features: Address of (max_voxels, C) float32 pillar features before quantization, or 0.
+    """
+
+    def __init__(
+        self,
+        device: CudaDevice,
+        spec: ModelSpec,
+        weights: PillarWeights,
+        canvas: CanvasMemory,
+        *,
+        capacity: int = 1 << 18,
+        keep_features: bool = False,
+    ) -> None:
+        """Compiles and allocates.
+
+        Args:
+            device: Where it runs.
+            spec: Of the model.
+            weights: Of its pillar encoder.
+            canvas: What it writes.
+            capacity: Most points of a frame.
+            keep_features: Also write `features`, for checks.
+
+        Raises:
+            ConfigError: the model's sizes are beyond the kernels'.
+        """
+        macros = _macros(spec, weights, canvas.scale, capacity)
+        self._device, self._spec, self._canvas, self.capacity = device, spec, canvas, capacity
+        kernels = device.compile_all(kernel_source(macros, *_FILES), _KERNELS)
+        self._assign, self._rank, self._group, self._encode = (kernels[name] for name in _KERNELS)
+        nx, ny = spec.grid_size
+        tiles = -(-capacity // _TILE)
+        self.points = device.allocate(capacity * spec.point_features * 4)
+        self.num_points = device.allocate(4)
+        self.counters = device.allocate(len(COUNTERS) * 4)
+        self.pillars = device.allocate(spec.max_voxels * 16)
+        self.features = device.allocate(spec.max_voxels * spec.encoder_channels * 4) if keep_features else 0
+        self._state = device.allocate(nx * ny * 8)
+        self._cell_base = device.allocate(nx * ny * 4)
+        self._cells, self._arrival, self._order = (device.allocate(capacity * 4) for _ in range(3))
+        self._tile_sums = device.allocate(tiles * 8)
+        self._totals = device.allocate(_NUM_TOTALS * 4)
+        packed = weights.packed
+        self._weights = device.allocate(packed.nbytes)
+        stream = device.create_stream()
+        device.upload(self._weights, packed, stream)
+        device.synchronize(stream)
+        self._tiles = tiles
+        self._host_points = device.allocate_pinned((capacity, spec.point_features), np.float32)
+        self._host_count = device.allocate_pinned((1,), np.int32)
+
+    def upload(self, points: NDArray[np.float32], stream: int) -> None:
+        """Copies a cloud to the device through page-locked memory; the last copy must have ended.
+
+        Args:
+            points: (N, C) float32 as for `runtime.preprocess.voxelize`, at most `capacity`.
+            stream: Where the copies run; do not capture this.
+
+        Raises:
+            DataError: another shape or type, or too many points.
+        """
+        columns = self._spec.point_features
+        if points.ndim != 2 or points.shape[1] != columns or points.dtype != np.float32:
+            raise DataError(
+                f"Point cloud is {points.dtype} of shape {points.shape}; model '{self._spec.name}' needs float32 "
+                f"(N, {columns})."
+            )
+        count = len(points)
+        if count > self.capacity:
+            raise DataError(
+                f"Point cloud has {count} points; this engine was opened for {self.capacity}. Raise its point capacity."
+            )
+        self._host_points[:count] = points
+        self._host_count[0] = count
+        if count:
+            self._device.upload(self.points, self._host_points[:count], stream)
+        self._device.upload(self.num_points, self._host_count, stream)
+
+    def enqueue(self, stream: int) -> None:
+        """Puts the four kernels on the stream; may be captured."""
+        device, blocks = self._device, device_blocks(self._device)
+        points, count, canvas, plane = self.points, self.num_points, self._canvas.address, self._canvas.plane
+        wide = min(-(-self.capacity // _ASSIGN_THREADS), 8 * blocks)
+        arguments = (points, count, self._state, self._cells, self._arrival, self._totals, self.pillars, self.counters)
+        device.launch(
+            self._assign, wide, _ASSIGN_THREADS, [*_addresses(*arguments, canvas), ctypes.c_longlong(plane)], stream
+        )
+        arguments = (count, self._state, self._cells, self._cell_base, self.pillars, self._tile_sums, self._totals)
+        device.launch(self._rank, self._tiles, _RANK_THREADS, _addresses(*arguments), stream)
+        grouped = (count, self._state, self._cells, self._arrival, self._cell_base, self._order, self._tile_sums)
+        device.launch(self._group, wide, _GROUP_THREADS, _addresses(*grouped, self._totals, self.counters), stream)
+        encoded = (points, self._order, self.pillars, self.counters, self._weights, canvas)
+        device.launch(
+            self._encode,
+            min(-(-self._spec.max_voxels * 32 // _ENCODE_THREADS), _encode_blocks(self._spec) * blocks),
+            _ENCODE_THREADS,
+            [*_addresses(*encoded), ctypes.c_longlong(plane), *_addresses(self.features)],
+            stream,
+        )
+
+    def download_counters(self, stream: int) -> dict[str, int]:
+        """The counters of the last frame by name; waits for the stream."""
+        values = np.zeros(len(COUNTERS), np.int32)
+        self._device.download(values, self.counters, stream)
+        self._device.synchronize(stream)
+        return dict(zip(COUNTERS, map(int, values), strict=True))
+
+
+def device_blocks(device: CudaDevice) -> int:
+    """Blocks that fill the device, one for each multiprocessor."""
+    return device.num_multiprocessors
+
+
+def _encode_blocks(spec: ModelSpec) -> int:
+    # Resident blocks for each multiprocessor: what a thread's weights leave of the registers.
+    return 5 if spec.encoder_channels <= 32 else 3
+
+
+def _addresses(*addresses: int) -> list[ctypes.c_void_p]:
+    return [ctypes.c_void_p(address) for address in addresses]
+
+
+def _macros(spec: ModelSpec, weights: PillarWeights, scale: float | None, capacity: int) -> dict[str, object]:
+    lower, size, (nx, ny, nz) = grid_float32(spec)
+    features, hidden = weights.first.shape
+    channels = weights.second.shape[1]
+    found = (features, channels)
+    if found != (spec.encoder_in_features, spec.encoder_channels):
+        raise ConfigError(
+            f"The pillar encoder takes {found[0]} features and gives {found[1]} channels; model '{spec.name}' has "
+            f"{spec.encoder_in_features} and {spec.encoder_channels}."
+        )
+    limits = {
+        "layers of cells along z": (nz, 1),
+        "max_points_per_voxel": (spec.max_points_per_voxel, 32),
+        "features of a point": (features, 16),
+        "channels of the first encoder layer": (hidden, 32),
+        "encoder channels": (channels, 64),
+        "points": (capacity, 1 << 24),
+    }
+    for what, (value, most) in limits.items():
+        if not 1 <= value <= most:
+            raise ConfigError(f"Model '{spec.name}': {what}: {value}; this engine's kernels take 1 to {most}.")
+    centers = [*pillar_centers_float32(spec), (np.float32(0), np.float32(0))][:3]
+    macros: dict[str, object] = {
+        "CAPACITY": capacity,
+        "COLUMNS": spec.point_features,
+        "FEATURES": features,
+        "CENTER_DIMS": spec.voxel_center_dims,
+        "GRID_X": nx,
+        "GRID_Y": ny,
+        "MAX_POINTS": spec.max_points_per_voxel,
+        "MAX_VOXELS": spec.max_voxels,
+        "HIDDEN": hidden,
+        "CHANNELS": channels,
+        "ROUND_HALF": weights.float16,
+        "OUT_INT8": scale is not None,
+        "OUT_SCALE": np.float32(1 if scale is None else scale),
+        "ENCODE_BLOCKS": _encode_blocks(spec),
+    }
+    for axis, name in enumerate("XYZ"):
+        macros[f"LOWER_{name}"], macros[f"SIZE_{name}"] = lower[axis], size[axis]
+        macros[f"CENTER_SCALE_{name}"], macros[f"CENTER_OFFSET_{name}"] = centers[axis]
+    return macros

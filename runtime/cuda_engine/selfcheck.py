@@ -1,0 +1,66 @@
+"""Compares the engine's kernels on a GPU with numpy: `python -m runtime.cuda_engine.selfcheck [--device N] [--only TEXT]`.
+
+Needs a GPU and cuda-python with NVRTC; no model. Prints one row a check and exits with 1 if any failed, 2 without a
+device. A check whose package or GPU is missing is SKIPPED.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+
+from base.errors import BackendUnavailable, MissingDependencyError
+from runtime.cuda.device import CudaDevice, CudaError
+from runtime.cuda_engine.detection_checks import check_large_maps, check_random_maps, check_special_maps
+from runtime.cuda_engine.pillar_checks import check_large_cloud, check_random_clouds, check_special_clouds
+
+__all__ = ["CHECKS", "main"]
+
+CHECKS: dict[str, Callable[[CudaDevice], str]] = {
+    "pillars, limits": check_special_clouds,
+    "pillars, random": check_random_clouds,
+    "pillars, large": check_large_cloud,
+    "detections, limits": check_special_maps,
+    "detections, random": check_random_maps,
+    "detections, large": check_large_maps,
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the checks; returns 0 if none failed, 1 otherwise, 2 without a device."""
+    parser = argparse.ArgumentParser(prog="python -m runtime.cuda_engine.selfcheck", description=__doc__)
+    parser.add_argument("--device", type=int, default=0, help="index of the CUDA device")
+    parser.add_argument("--only", default="", help="run the checks whose names have this text")
+    args = parser.parse_args(arguments)
+    write = sys.stdout.write
+    failed = 0
+    try:
+        CudaDevice.open(args.device).close()
+    except (BackendUnavailable, MissingDependencyError) as reason:
+        write(f"SKIPPED  all checks: {reason}\n")
+        return 2
+    for name, check in CHECKS.items():
+        if args.only not in name:
+            continue
+        # A device of its own for each check: what a check allocates is freed after it.
+        device, start = CudaDevice.open(args.device), time.perf_counter()
+        try:
+            verdict, detail = "PASS", check(device)
+        except (BackendUnavailable, MissingDependencyError) as reason:
+            verdict, detail = "SKIPPED", str(reason)
+        except (AssertionError, CudaError) as problem:
+            verdict, detail = "FAIL", str(problem)
+            failed += 1
+        write(f"{verdict:<8} {name:<20} {detail} [{time.perf_counter() - start:.1f} s]\n")
+        sys.stdout.flush()
+        if verdict == "FAIL" and "CUDA_ERROR" in detail + "cudaError" * detail.count("cudaError"):
+            write("The device is in an error state; the remaining checks were not run.\n")
+            return 1
+        device.close()
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
