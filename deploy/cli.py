@@ -10,6 +10,7 @@ from typing import Any
 
 from base.errors import ConfigError, MissingDependencyError, UserError
 from deploy.config.paths import input_path
+from deploy.config.schema import BACKENDS
 from deploy.outcome import EXIT_USAGE
 
 __all__ = [
@@ -75,6 +76,9 @@ def add_override_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--data-root", metavar="DIR", help="T4 dataset to verify and evaluate on")
     group.add_argument("--num-samples", type=int, metavar="N", help="frames to evaluate; -1 is all")
     group.add_argument("--num-verify-samples", type=int, metavar="N", help="frames to verify on")
+    group.add_argument(
+        "--backends", nargs="+", choices=BACKENDS, metavar="NAME", help=f"backends to evaluate: {', '.join(BACKENDS)}"
+    )
     group.add_argument("--precision", choices=tuple(_PRECISIONS), help="what the exported network computes in")
 
 
@@ -85,6 +89,8 @@ def overrides_of(args: argparse.Namespace) -> dict[str, Any]:
     }
     if getattr(args, "precision", None) is not None:
         given.update(_PRECISIONS[args.precision])
+    if getattr(args, "backends", None) is not None:
+        given.update({f"evaluation.backends.{name}.enabled": name in args.backends for name in BACKENDS})
     if args.debug_divergence:
         given["verification.debug_divergence"] = True
     if args.rot_y_axis_reference:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from base.lazy import require
 from deploy.config.consistency import parse_device
-from deploy.config.schema import DeployConfig
+from deploy.config.schema import GPU_BACKENDS, DeployConfig
 
 __all__ = ["resolve_device"]
 
@@ -14,7 +14,7 @@ def resolve_device(name: str, backend: str, config: DeployConfig, *, for_verific
 
     Args:
         name: As configured; a name of `devices`, or `auto` for the first GPU that the backend can use, else the CPU.
-        backend: "pytorch", "onnx" or "tensorrt".
+        backend: "pytorch", "onnx", "tensorrt" or "cuda".
         config: Its `devices`, and for scenarios its `verification.devices`, say what names stand for.
         for_verification: Whether the name stands in a scenario.
     """
@@ -24,7 +24,7 @@ def resolve_device(name: str, backend: str, config: DeployConfig, *, for_verific
     device = parse_device(name, names, "device", "deploy config")
     if device != "auto":
         return device
-    if backend == "tensorrt":
+    if backend in GPU_BACKENDS:
         return "cuda:0"
     torch = require("torch", "to look for a GPU")
     if not torch.cuda.is_available():

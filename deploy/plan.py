@@ -15,7 +15,7 @@ from base.files import user_path
 from base.lazy import require
 from deploy.config.model_checks import check_against_model, configured_profiles
 from deploy.config.paths import input_path, repository_root
-from deploy.config.schema import DeployConfig, Scenario, ShapeRange
+from deploy.config.schema import BACKENDS, DeployConfig, Scenario, ShapeRange
 from deploy.existing import check_engine_dir, check_onnx_dir
 from deploy.quantization_plan import QuantizationPlan, plan_quantization
 
@@ -99,7 +99,7 @@ class RunPlan:
     @property
     def reads_onnx(self) -> bool:
         """Whether a step uses ONNX files that this run does not make."""
-        return not self.exports_onnx and "onnx" in self.needed_backends
+        return not self.exports_onnx and not self.needed_backends.isdisjoint(("onnx", "cuda"))
 
     @property
     def reads_engines(self) -> bool:
@@ -134,8 +134,8 @@ def make_plan(config: DeployConfig, source: str, model_config: str | os.PathLike
     checkpoint = _checkpoint(config, source)
     work_dir = user_path(config.export.work_dir)
     backends = config.evaluation.backends
-    enabled = tuple(name for name in ("pytorch", "onnx", "tensorrt") if getattr(backends, name).enabled)
-    scenarios: tuple[Scenario, ...] = getattr(config.verification.scenarios, config.export.mode)
+    enabled = tuple(name for name in BACKENDS if getattr(backends, name).enabled)
+    scenarios = _scenarios(config)
     plan = RunPlan(
         config=config,
         source=source,
@@ -228,6 +228,15 @@ def _check_existing(plan: RunPlan) -> str | None:
             of_engines = check_engine_dir(plan.engine_dir, plan.spec, onnx_dir, key)
             precision = precision or of_engines
     return precision
+
+
+def _scenarios(config: DeployConfig) -> tuple[Scenario, ...]:
+    """The mode's comparisons, and the `cuda` backend's own where it is evaluated and none is given."""
+    given: tuple[Scenario, ...] = getattr(config.verification.scenarios, config.export.mode)
+    cuda = config.evaluation.backends.cuda
+    if cuda.enabled and all(scenario.test_backend != "cuda" for scenario in given):
+        return (*given, Scenario("onnx", "cuda", "cpu", cuda.device))
+    return given
 
 
 def _check_packages(plan: RunPlan) -> None:

@@ -14,6 +14,7 @@ from base.errors import UserError
 from base.files import sha256_file, user_path, write_json
 from deploy import cli
 from deploy.config.paths import input_path
+from deploy.config.schema import BACKENDS
 from deploy.outcome import EXIT_FAILED, EXIT_PASSED, format_table
 from deploy.scan import FORMATS, ScanFormat
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 DEFAULT_CHECKPOINT = "models/zoo/centerpoint_t4_demo/checkpoint.pth"
-_BACKENDS = ("pytorch", "onnx", "tensorrt")
 _MIN_SHOWN_SCORE = 0.3
 # Option -> field of the format that it replaces.
 _FORMAT_OPTIONS = {
@@ -57,8 +57,8 @@ def _parser() -> argparse.ArgumentParser:
     model.add_argument("--model-config", default=cli.DEFAULT_MODEL_CONFIG, metavar="PY", help="default %(default)s")
     model.add_argument("--checkpoint", default=DEFAULT_CHECKPOINT, metavar="PTH", help="default %(default)s")
     run = parser.add_argument_group("backends")
-    run.add_argument("--backend", choices=_BACKENDS, default="pytorch", help="default %(default)s")
-    run.add_argument("--compare", choices=_BACKENDS, help="a second backend, judged against --backend")
+    run.add_argument("--backend", choices=BACKENDS, default="pytorch", help="default %(default)s")
+    run.add_argument("--compare", choices=BACKENDS, help="a second backend, judged against --backend")
     run.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
     run.add_argument("--onnx-dir", metavar="DIR", help="existing ONNX files; else they are exported into --out")
     run.add_argument("--engine-dir", metavar="DIR", help="existing engines; else they are built into --out")

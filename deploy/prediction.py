@@ -14,7 +14,7 @@ from base.boxes import Boxes3D
 from base.determinism import set_determinism
 from base.errors import BackendUnavailable, MissingDependencyError
 from base.files import sha256_file
-from deploy.config.schema import DeployConfig
+from deploy.config.schema import GPU_BACKENDS, DeployConfig
 from deploy.devices import resolve_device
 from deploy.scan import Scan, ScanFormat, read_scan
 
@@ -42,7 +42,7 @@ class PredictionRequest:
         form: How it is stored.
         model_config, checkpoint: The model.
         out: Folder for ONNX files and engines that are made on the way, and for what the command writes.
-        backend: "pytorch", "onnx" or "tensorrt".
+        backend: "pytorch", "onnx", "tensorrt" or "cuda".
         compare: A second backend, judged against the first; None for none.
         device: "auto", "cpu" or "cuda:N", for both.
         onnx_dir, engine_dir: Existing files; None: made in `out`.
@@ -204,7 +204,7 @@ def _open(name: str, request: PredictionRequest, files: _Files) -> Iterator[tupl
     if name == "pytorch":
         # A copy: a backend moves its modules to its device.
         options, precision = {"components": extract_components(copy.deepcopy(files.model), files.spec)}, "fp32"
-    elif name == "onnx":
+    elif name in ("onnx", "cuda"):
         folder, precision = files.onnx()
         options = {"onnx_dir": folder}
     else:
@@ -214,7 +214,7 @@ def _open(name: str, request: PredictionRequest, files: _Files) -> Iterator[tupl
     try:
         backend = open_backend(name, spec=files.spec, device=device, **options)
     except MissingDependencyError as missing:
-        if name != "tensorrt":
+        if name not in GPU_BACKENDS:
             raise
         raise BackendUnavailable(str(missing)) from missing
     with backend:

@@ -128,7 +128,7 @@ class Session:
         """Opens a backend with its pre- and postprocessing.
 
         Args:
-            backend: "pytorch", "onnx" or "tensorrt".
+            backend: "pytorch", "onnx", "tensorrt" or "cuda".
             device: "cpu" or "cuda:N".
             as_exported: For pytorch: the network in the rotation convention of the export rather than as trained.
 
@@ -149,11 +149,11 @@ class Session:
             # What every machine needs was checked before the run; this is the GPU's part.
             raise BackendUnavailable(str(missing)) from missing
         with opened:
-            yield Pipeline(spec, opened), precision
+            yield Pipeline(spec, opened, keep_outputs=as_exported), precision
 
     def _source(self, backend: str, *, as_exported: bool) -> tuple[dict[str, Any], str]:
         plan = self.plan
-        if backend == "onnx":
+        if backend in ("onnx", "cuda"):
             _require_made(plan.onnx_dir, plan.exports_onnx or plan.onnx_dir.is_dir(), "ONNX files", plan, "onnx")
             precision = check_onnx_dir(plan.onnx_dir, plan.export_spec, plan.checkpoint, "onnx folder")
             return {"onnx_dir": plan.onnx_dir}, precision

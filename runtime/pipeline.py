@@ -28,7 +28,7 @@ class Inference:
     Attributes:
         detections: Boxes by descending score.
         outputs: Head name -> (1, C, h, w) float32, raw; the backend overwrites them with its next frame. Empty for a
-            cloud without a point in the model's range.
+            cloud without a point in the model's range, and where the pipeline does not keep them.
         stages_ms: Stage -> milliseconds, in order; names from `runtime.backends.base.STAGES`.
         total_ms: Wall time of the whole call.
         num_voxels: Pillars that entered the network.
@@ -50,19 +50,25 @@ class Inference:
 
 
 class Pipeline:
-    """Preprocess, infer, decode. Preprocessing and decoding are the same numpy code for every backend.
+    """Preprocess, infer, decode. Preprocessing and decoding are the same numpy code for every backend that starts from
+    pillars; one that `detects_points` may do all of it, to the same result.
 
     A cloud without a single valid point in range has no detections; the network is not run for it, and the frame's
     stages are `preprocess` and `decode` alone.
     """
 
-    def __init__(self, spec: ModelSpec, backend: Backend) -> None:
+    def __init__(self, spec: ModelSpec, backend: Backend, *, keep_outputs: bool = True) -> None:
+        """Args:
+        keep_outputs: Bring the raw outputs to the host. Without it a backend that can goes from points to boxes by
+            itself, on its device.
+        """
         if backend.spec != spec:
             raise ValueError(
                 f"The backend runs model '{backend.spec.name}' whose specification differs from '{spec.name}'."
             )
         self.spec = spec
         self.backend = backend
+        self._on_device = backend.detects_points and not keep_outputs
 
     def __call__(self, points: NDArray[np.float32]) -> Inference:
         """Runs one frame.
@@ -74,6 +80,19 @@ class Pipeline:
             DataError: the points have another shape or type.
         """
         begin = time.perf_counter()
+        if self._on_device:
+            found = self.backend.detect(points)
+            return Inference(
+                found.boxes,
+                {},
+                found.stages_ms,
+                (time.perf_counter() - begin) * 1e3,
+                found.num_voxels,
+                found.num_dropped_voxels,
+                found.num_dropped_points,
+                found.num_outside_points,
+                found.num_invalid_points,
+            )
         frame = preprocess(points, self.spec)
         stages = {"preprocess": (time.perf_counter() - begin) * 1e3}
         outputs: dict[str, NDArray[np.float32]] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from base.errors import ConfigError
 from base.files import user_path
-from deploy.config.schema import DeployConfig, Scenario
+from deploy.config.schema import GPU_BACKENDS, DeployConfig, Scenario
 
 __all__ = ["check_consistency", "parse_device"]
 
@@ -167,10 +167,11 @@ def _check_devices(config: DeployConfig, source: str) -> None:
         ("pytorch", backends.pytorch.device),
         ("onnx", backends.onnx.device),
         ("tensorrt", backends.tensorrt.device),
+        ("cuda", backends.cuda.device),
     ):
         parsed = parse_device(device, names, f"evaluation.backends.{key}.device", source)
-        if key == "tensorrt" and parsed == "cpu":
-            raise ConfigError(f"{source}: 'evaluation.backends.tensorrt.device' is {device!r}; engines run on a GPU.")
+        if key in GPU_BACKENDS and parsed == "cpu":
+            raise ConfigError(f"{source}: 'evaluation.backends.{key}.device' is {device!r}; engines run on a GPU.")
     names = names | config.verification.devices
     for mode in ("both", "onnx", "trt", "none"):
         scenarios: tuple[Scenario, ...] = getattr(config.verification.scenarios, mode)
@@ -189,7 +190,7 @@ def _check_scenario(scenario: Scenario, where: str, names: dict[str, str], sourc
         ("ref", scenario.ref_backend, reference),
         ("test", scenario.test_backend, test),
     ):
-        if backend == "tensorrt" and device == "cpu":
+        if backend in GPU_BACKENDS and device == "cpu":
             raise ConfigError(f"{source}: '{where}.{role}_device' is {device!r}; engines run on a GPU.")
 
 

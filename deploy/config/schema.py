@@ -18,6 +18,7 @@ __all__ = [
     "BackendsConfig",
     "BoxLimitsConfig",
     "CommonBackendConfig",
+    "CudaBackendConfig",
     "DeployConfig",
     "DevicesConfig",
     "EvaluationConfig",
@@ -39,7 +40,9 @@ __all__ = [
 
 MODES = ("onnx", "trt", "both", "none")
 PRECISION_POLICIES = ("auto", "fp16", "fp32_tf32", "strongly_typed", "int8")
-BACKENDS = ("pytorch", "onnx", "tensorrt")
+BACKENDS = ("pytorch", "onnx", "tensorrt", "cuda")
+# Those that run on a GPU alone.
+GPU_BACKENDS = ("tensorrt", "cuda")
 BUILDERS = ("auto", "tensorrt_rtx", "tensorrt")
 
 
@@ -198,6 +201,14 @@ class TensorRTBackendConfig:
 
 
 @dataclass(frozen=True)
+class CudaBackendConfig:
+    """This project's own engine for Hopper GPUs, on the exported ONNX files."""
+
+    enabled: bool = setting(False, "Evaluate this backend, and verify it against ONNX Runtime.")
+    device: str = setting("cuda", "`cuda` or `cuda:N`.")
+
+
+@dataclass(frozen=True)
 class BackendsConfig:
     """Backends to evaluate."""
 
@@ -205,6 +216,9 @@ class BackendsConfig:
     onnx: OnnxBackendConfig = setting(OnnxBackendConfig, "ONNX Runtime on the exported files.")
     tensorrt: TensorRTBackendConfig = setting(
         TensorRTBackendConfig, "The built engines; SKIPPED, with the reason, where no GPU can run them."
+    )
+    cuda: CudaBackendConfig = setting(
+        CudaBackendConfig, "The exported files on fused kernels of our own (H100, H200); SKIPPED elsewhere."
     )
 
 

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from base.boxes import Boxes3D
     from models.spec import ComponentSpec, ModelSpec, TensorSpec
 
-__all__ = ["STAGES", "Backend", "BackendOutput", "device_index"]
+__all__ = ["STAGES", "Backend", "BackendOutput", "PointDetections", "device_index"]
 
 # Stages of a frame in order. A backend on the host has no h2d and d2h.
 STAGES = ("preprocess", "h2d", "voxel_encoder", "scatter", "backbone_neck_head", "d2h", "decode")
@@ -38,16 +39,38 @@ class BackendOutput:
     stages_ms: dict[str, float]
 
 
+@dataclass(frozen=True, eq=False)
+class PointDetections:
+    """One frame of a backend that goes from points to boxes by itself.
+
+    Attributes:
+        boxes: By descending score.
+        stages_ms: Stage -> milliseconds, names and order of `STAGES`.
+        num_voxels, num_dropped_voxels, num_dropped_points, num_outside_points, num_invalid_points: As
+            `runtime.pipeline.Inference` has them.
+    """
+
+    boxes: Boxes3D
+    stages_ms: dict[str, float]
+    num_voxels: int
+    num_dropped_voxels: int
+    num_dropped_points: int
+    num_outside_points: int
+    num_invalid_points: int
+
+
 class Backend(ABC):
     """A network loaded on a device. A subclass writes `_run`, `_infer` and, where it holds resources, `_release`.
 
     Attributes:
-        name: "pytorch", "onnx" or "tensorrt".
+        name: "pytorch", "onnx", "tensorrt" or "cuda".
         device: "cpu" or "cuda:N".
         spec: The model.
+        detects_points: Whether `detect` is to be had.
     """
 
     name: str
+    detects_points: bool = False
 
     def __init__(self, spec: ModelSpec, device: str) -> None:
         self.spec = spec
@@ -109,6 +132,10 @@ class Backend(ABC):
                 f"{height} x {width} (y, x)."
             )
         return self._infer(np.ascontiguousarray(features), np.ascontiguousarray(coords))
+
+    def detect(self, points: NDArray[np.float32]) -> PointDetections:
+        """A cloud to boxes without the host in between, where `detects_points`."""
+        raise NotImplementedError(f"Backend '{self.name}' starts from pillars; use `runtime.pipeline.Pipeline`.")
 
     def close(self) -> None:
         """Frees what the backend holds; calling it again does nothing."""

@@ -141,9 +141,16 @@ class CudaDevice:
         self._events.append(event)
         return event
 
-    def record(self, event: Any, stream: int) -> None:
-        """Marks the present end of the stream."""
-        self._call("cudaEventRecord", event, stream)
+    def record(self, event: Any, stream: int, *, in_graph: bool = False) -> None:
+        """Marks the present end of the stream.
+
+        Args:
+            in_graph: While the stream is captured: every launch of the graph records the event, for all to see.
+        """
+        if in_graph:
+            self._call("cudaEventRecordWithFlags", event, stream, self._runtime.cudaEventRecordExternal)
+        else:
+            self._call("cudaEventRecord", event, stream)
 
     def wait(self, event: Any) -> None:
         """Blocks until the stream has come to the event."""

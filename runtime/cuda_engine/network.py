@@ -7,12 +7,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from runtime.cuda_engine.packing import pack_conv, pack_conv_affine, pack_heads_affine, pack_hidden, pack_last
 from runtime.cuda_engine.sources import ARCHITECTURE, conv_source, heads_source
 from runtime.cuda_engine.tiling import TILE_COLUMNS, ConvTiling, HeadsTiling, conv_tilings, heads_tilings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    from numpy.typing import NDArray
 
     from runtime.cuda.device import CudaDevice
     from runtime.cuda_engine.plan import FusedConv, NetworkPlan, PlanMap
@@ -49,6 +53,36 @@ class DeviceMap:
         plane = (plan_map.height + 2) * pitch * 16
         guard = (20 * pitch + 3 * TILE_COLUMNS) * 16
         return cls(plan_map, device.allocate(chunks * plane + guard), chunks, pitch, plane)
+
+    def read(self, device: CudaDevice, stream: int) -> NDArray[Any]:
+        """The map on the host, for checks: (channels, height, width), int8 codes or float16. Waits for the stream."""
+        dense = self._blocked(device, stream)[:, 1:-1, 1:-1].transpose(0, 3, 1, 2)
+        return dense.reshape(-1, self.map.height, self.map.width)[: self.map.channels]
+
+    def read_border(self, device: CudaDevice, stream: int) -> NDArray[Any]:
+        """All elements of the border, for checks: zeros. Waits for the stream."""
+        blocked = self._blocked(device, stream)
+        sides = blocked[:, [0, -1]], blocked[:, :, [0, -1]]
+        return np.concatenate([side.ravel() for side in sides])
+
+    def write(self, device: CudaDevice, stream: int, values: NDArray[Any]) -> None:
+        """Sets the map from (channels, height, width) int8 codes or float16, for checks. Waits for the stream."""
+        blocked = np.zeros(self._shape, self.map.type)
+        per_chunk = channels_per_chunk(self.map)
+        for channel, plane in enumerate(values):
+            blocked[channel // per_chunk, 1:-1, 1:-1, channel % per_chunk] = plane
+        device.upload(self.address, blocked, stream)
+        device.synchronize(stream)
+
+    def _blocked(self, device: CudaDevice, stream: int) -> NDArray[Any]:
+        blocked = np.empty(self._shape, self.map.type)
+        device.download(blocked, self.address, stream)
+        device.synchronize(stream)
+        return blocked
+
+    @property
+    def _shape(self) -> tuple[int, int, int, int]:
+        return self.chunks, self.map.height + 2, self.pitch, channels_per_chunk(self.map)
 
 
 def channels_per_chunk(plan_map: PlanMap) -> int:

@@ -106,8 +106,8 @@ def conv_tilings(conv: FusedConv, source: PlanMap, target: PlanMap) -> tuple[Con
         raise ConfigError(
             f"ONNX node '{conv.node}': no kernel of the 'cuda' backend computes a {conv.kernel}x{conv.kernel} "
             f"convolution of {conv.in_channels} to {conv.out_channels} channels ({source.type} to {target.type}, "
-            f"stride {conv.stride}). Input channels must be a multiple of 32 (int8) or 16 (float16), outputs of 16 or 8. "
-            "Use the onnx or tensorrt backend for this model."
+            f"stride {conv.stride}). Input channels must be a multiple of 32 (int8) or 16 (float16), outputs of 16 or "
+            "8. Use the onnx or tensorrt backend for this model."
         )
     return tuple(found[:_CANDIDATES])
 
@@ -156,7 +156,7 @@ class HeadsTiling:
 
 
 # (groups, rows, registers): registers of all threads, the loading warpgroup's 24 included, stay within 65,536.
-_HEAD_SHAPES = ((4, 1, 112), (3, 1, 160), (2, 2, 240), (2, 1, 240))
+_HEAD_SHAPES = ((3, 1, 160), (2, 2, 240), (4, 1, 112), (3, 2, 160))
 
 
 def heads_tilings(heads: HeadsLayer, source: PlanMap) -> tuple[HeadsTiling, ...]:
@@ -169,9 +169,9 @@ def heads_tilings(heads: HeadsLayer, source: PlanMap) -> tuple[HeadsTiling, ...]
     chunks, rest = divmod(source.channels, 16 if source.type == "int8" else 8)
     if len(hidden) != 1 or next(iter(hidden)) % 16 or rest or chunks % 2:
         raise ConfigError(
-            f"ONNX node '{heads.branches[0].hidden_node}': the 'cuda' backend wants head branches of one number of hidden "
-            f"channels, a multiple of 16 (found {sorted(hidden)}), on a map whose channels are a multiple of 32 (int8) "
-            f"or 16 (float16; found {source.channels}). Use the onnx or tensorrt backend for this model."
+            f"ONNX node '{heads.branches[0].hidden_node}': the 'cuda' backend wants head branches of one number of "
+            f"hidden channels, a multiple of 16 (found {sorted(hidden)}), on a map whose channels are a multiple of "
+            f"32 (int8) or 16 (float16; found {source.channels}). Use the onnx or tensorrt backend for this model."
         )
     last_tile = -(-max(len(branch.last_bias) for branch in heads.branches) // 8) * 8
     found = [

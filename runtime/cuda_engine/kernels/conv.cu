@@ -50,16 +50,26 @@ struct Geometry {
     int column_tiles;
 };
 
-// What a thread writes of columns 8 j and on of one row of pixels: four codes (of 16 columns) or two halves (of 8).
-__device__ __forceinline__ u32 codes(const Accumulator (&sums)[N_TILE / 2], int j, int half, const float4* affine)
+// (scale, bias) of the columns that make one word of a thread: four codes of an INT8 map or two halves.
+struct Affine {
+    float4 low, high;
+};
+
+__device__ __forceinline__ Affine load_affine(const float4* affine, int j)
 {
-    const float4 a = __ldg(affine + j * 4);
-    float v0 = fmaf((float)sums[j * 4 + half * 2], a.x, a.y);
-    float v1 = fmaf((float)sums[j * 4 + half * 2 + 1], a.z, a.w);
+    Affine pairs;
+    pairs.low = __ldg(affine + j * 4);
+    if (OUT_INT8) pairs.high = __ldg(affine + j * 4 + 4);
+    return pairs;
+}
+
+__device__ __forceinline__ u32 word(const Accumulator (&sums)[N_TILE / 2], int j, int half, const Affine& pairs)
+{
+    float v0 = fmaf((float)sums[j * 4 + half * 2], pairs.low.x, pairs.low.y);
+    float v1 = fmaf((float)sums[j * 4 + half * 2 + 1], pairs.low.z, pairs.low.w);
 #if OUT_INT8
-    const float4 b = __ldg(affine + j * 4 + 4);
-    float v2 = fmaf((float)sums[j * 4 + 4 + half * 2], b.x, b.y);
-    float v3 = fmaf((float)sums[j * 4 + 4 + half * 2 + 1], b.z, b.w);
+    float v2 = fmaf((float)sums[j * 4 + 4 + half * 2], pairs.high.x, pairs.high.y);
+    float v3 = fmaf((float)sums[j * 4 + 4 + half * 2 + 1], pairs.high.z, pairs.high.w);
     if (RELU) { v0 = fmaxf(v0, 0.f); v1 = fmaxf(v1, 0.f); v2 = fmaxf(v2, 0.f); v3 = fmaxf(v3, 0.f); }
     return pack_codes(__float2int_rn(v0), __float2int_rn(v1), __float2int_rn(v2), __float2int_rn(v3));
 #else
@@ -67,43 +77,61 @@ __device__ __forceinline__ u32 codes(const Accumulator (&sums)[N_TILE / 2], int 
 #endif
 }
 
-__device__ __forceinline__ void store_row(
-    const Accumulator (&sums)[N_TILE / 2], const Geometry& g, int y, int x0, int column_tile, int warp, int lane)
+// Writes a warpgroup's rows. A thread has pixels x and x + 8 of each row; a warp's store is eight pixels of 16 bytes.
+// Offsets are 32 bits wide: a map is smaller than 4 GB.
+__device__ __forceinline__ void store_tile(
+    const Accumulator (&sums)[ROWS][N_TILE / 2], const Geometry& g, int y0, int x0, int column_tile, int warp, int lane)
 {
-    const int quad = lane & 3, row = warp * 16 + (lane >> 2);
+    const int quad = lane & 3, x = x0 + warp * 16 + (lane >> 2);
     // A transposed convolution's column tile is (i, block of channels) with every j inside.
     const int blocks = g.column_tiles / UPSAMPLE;
-    const int i = UPSAMPLE == 1 ? 0 : column_tile / blocks;
-    const int first = (UPSAMPLE == 1 ? column_tile : column_tile % blocks) * TILE_CHANNELS / OUT_CHUNK;
+    const int first = column_tile % blocks * TILE_CHANNELS / OUT_CHUNK;
     const float4* affine = g.affine + (column_tile * N_TILE) / 2 + quad;
-    if (y >= g.height) return;
+    const u32 plane = (u32)g.out_plane, pitch = (u32)g.out_pitch * (UPSAMPLE * 16);
+#if UPSAMPLE == 1
+    const u32 start = first * plane + (y0 + 1) * pitch + (x + 1) * 16 + quad * 4;
+    const bool inside[2] = {x < g.width, x + 8 < g.width};
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-        const int x = x0 + row + half * 8;
+    for (int j = 0; j < N_TILE / 8; j += OUT_INT8 ? 2 : 1) {
+        const Affine pairs = load_affine(affine, j);
+        char* target = g.output + (start + (j * 8 / OUT_CHUNK) * plane);
+#pragma unroll
+        for (int row = 0; row < ROWS; ++row)
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                const u32 value = word(sums[row], j, half, pairs);
+                if (inside[half] && y0 + row < g.height) *(u32*)(target + row * pitch + half * 128) = value;
+            }
+    }
+#else
+    // Two neighbouring output pixels are a sector of 32 bytes. Lanes of neighbouring input pixels exchange one of theirs, so
+    // that each store writes whole sectors: first of the even pixels, then of the odd ones.
+    const bool odd = lane & 4;
+    const int even = x & ~1, i = column_tile / blocks;
+    const u32 start = first * plane + (u32)(y0 * UPSAMPLE + i + 1) * ((u32)g.out_pitch * 16) +
+        (even * UPSAMPLE + 1 + (odd ? 1 : 0)) * 16 + quad * 4;
+#pragma unroll
+    for (int jj = 0; jj < UPSAMPLE; jj += 2)
 #pragma unroll
         for (int j = 0; j < TILE_CHANNELS / 8; j += OUT_INT8 ? 2 : 1) {
-            char* chunk = g.output + (first + j * 8 / OUT_CHUNK) * g.out_plane +
-                ((long long)(y * UPSAMPLE + i + 1) * g.out_pitch + 1) * 16 + quad * 4;
-#if UPSAMPLE == 1
-            const u32 word = codes(sums, j, half, affine);
-            if (x < g.width) *(u32*)(chunk + (long long)x * 16) = word;
-#else
-            // Two neighbouring output pixels are a sector of 32 bytes. Lanes of neighbouring input pixels exchange one of theirs,
-            // so that each store writes whole sectors: first of the even pixels, then of the odd ones.
-            const bool odd = lane & 4;
+            const Affine left = load_affine(affine, j + jj * (TILE_CHANNELS / 8));
+            const Affine right = load_affine(affine, j + (jj + 1) * (TILE_CHANNELS / 8));
+            char* target = g.output + (start + (j * 8 / OUT_CHUNK) * plane + jj * 16);
 #pragma unroll
-            for (int jj = 0; jj < UPSAMPLE; jj += 2) {
-                const u32 left = codes(sums, j + jj * (TILE_CHANNELS / 8), half, affine);
-                const u32 right = codes(sums, j + (jj + 1) * (TILE_CHANNELS / 8), half, affine);
-                const u32 other = __shfl_xor_sync(0xffffffffu, odd ? left : right, 4);
-                const int even_x = x & ~1;
-                char* even = chunk + ((long long)even_x * UPSAMPLE + jj + (odd ? 1 : 0)) * 16;
-                if (even_x < g.width) *(u32*)even = odd ? other : left;
-                if (even_x + 1 < g.width) *(u32*)(even + UPSAMPLE * 16) = odd ? right : other;
-            }
-#endif
+            for (int row = 0; row < ROWS; ++row)
+#pragma unroll
+                for (int half = 0; half < 2; ++half) {
+                    const u32 mine = word(sums[row], j + jj * (TILE_CHANNELS / 8), half, left);
+                    const u32 next = word(sums[row], j + (jj + 1) * (TILE_CHANNELS / 8), half, right);
+                    const u32 other = __shfl_xor_sync(0xffffffffu, odd ? mine : next, 4);
+                    char* at = target + row * pitch + half * (8 * UPSAMPLE * 16);
+                    if (y0 + row < g.height) {
+                        if (even + half * 8 < g.width) *(u32*)at = odd ? other : mine;
+                        if (even + half * 8 + 1 < g.width) *(u32*)(at + UPSAMPLE * 16) = odd ? next : other;
+                    }
+                }
         }
-    }
+#endif
 }
 
 extern "C" __global__ void __launch_bounds__(CONSUMERS * 128 + 128, 1) conv(const __grid_constant__ Geometry g)
@@ -243,7 +271,6 @@ extern "C" __global__ void __launch_bounds__(CONSUMERS * 128 + 128, 1) conv(cons
             barrier_arrive(empty + (group * STAGES + (stage == 0 ? STAGES - 1 : stage - 1)) * 8);
 #endif
         const int y = tile / g.tiles_x * TILE_ROWS + part * ROWS, x = tile % g.tiles_x * 64;
-#pragma unroll
-        for (int row = 0; row < ROWS; ++row) store_row(sums[row], g, y + row, x, column_tile, warp, lane);
+        store_tile(sums, g, y, x, column_tile, warp, lane);
     }
 }

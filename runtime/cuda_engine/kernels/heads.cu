@@ -90,6 +90,8 @@ extern "C" __global__ void __launch_bounds__(GROUPS * 128 + 128, 1) heads(const 
         const u32 source = rings + (group * STAGES + stage) * STAGE_BYTES;
         barrier_wait(full + (group * STAGES + stage) * 8, parity);
         const int y0 = tile / g.tiles_x * ROWS, x0 = tile % g.tiles_x * 64 + warp * 16 + (lane >> 2);
+        const int pixel = y0 * g.width + x0;
+        const bool inside[2] = {x0 < g.width, x0 + 8 < g.width};
 #pragma unroll 1
         for (int branch = 0; branch < BRANCHES; ++branch) {
             Accumulator sums[ROWS][HIDDEN / 2];
@@ -102,20 +104,28 @@ extern "C" __global__ void __launch_bounds__(GROUPS * 128 + 128, 1) heads(const 
                     multiply(sums[row], matrix_descriptor(source + step * 2 * PLANE + row * 1024, PLANE, 128), b, step > 0);
             }
             wgmma_commit();
+            // While the product runs: what its result is scaled by.
             const float4* affine = g.affine + branch * (HIDDEN / 2) + quad;
+            float4 pairs[HIDDEN / 8];
+#pragma unroll
+            for (int j = 0; j < HIDDEN / 8; ++j) pairs[j] = __ldg(affine + j * 4);
+            const int channels = g.channels[branch];
+            float* output = g.outputs[branch] + pixel;
+            float bias[LAST_TILE / 4];
+#pragma unroll
+            for (int i = 0; i < LAST_TILE / 4; ++i)
+                bias[i] = __ldg(g.bias + branch * LAST_TILE + i / 2 * 8 + quad * 2 + i % 2);
             wgmma_wait<0>();
             u32 left[ROWS][HIDDEN / 16][4];
 #pragma unroll
-            for (int j = 0; j < HIDDEN / 8; ++j) {
-                const float4 a = __ldg(affine + j * 4);
+            for (int row = 0; row < ROWS; ++row)
 #pragma unroll
-                for (int row = 0; row < ROWS; ++row)
+                for (int j = 0; j < HIDDEN / 8; ++j)
 #pragma unroll
                     for (int half = 0; half < 2; ++half)
                         left[row][j / 2][j % 2 * 2 + half] = pack_halves_relu(
-                            fmaf((float)sums[row][j * 4 + half * 2], a.x, a.y),
-                            fmaf((float)sums[row][j * 4 + half * 2 + 1], a.z, a.w));
-            }
+                            fmaf((float)sums[row][j * 4 + half * 2], pairs[j].x, pairs[j].y),
+                            fmaf((float)sums[row][j * 4 + half * 2 + 1], pairs[j].z, pairs[j].w));
             float results[ROWS][LAST_TILE / 2];
             wgmma_fence();
 #pragma unroll
@@ -127,18 +137,19 @@ extern "C" __global__ void __launch_bounds__(GROUPS * 128 + 128, 1) heads(const 
                                   step > 0);
             wgmma_commit();
             wgmma_wait<0>();
-            const int channels = g.channels[branch];
-            float* output = g.outputs[branch];
 #pragma unroll
-            for (int row = 0; row < ROWS; ++row)
+            for (int i = 0; i < LAST_TILE / 4; ++i) {
+                const int channel = i / 2 * 8 + quad * 2 + i % 2;
+                if (channel < channels) {
+                    float* target = output + (long long)channel * g.height * g.width;
 #pragma unroll
-                for (int i = 0; i < LAST_TILE / 2; ++i) {
-                    const int channel = i / 4 * 8 + quad * 2 + (i & 1);
-                    const int x = x0 + (i & 2) * 4, y = y0 + row;
-                    if (channel < channels && x < g.width && y < g.height)
-                        output[((long long)channel * g.height + y) * g.width + x] =
-                            results[row][i] + __ldg(g.bias + branch * LAST_TILE + channel);
+                    for (int row = 0; row < ROWS; ++row)
+#pragma unroll
+                        for (int half = 0; half < 2; ++half)
+                            if (inside[half] && y0 + row < g.height)
+                                target[row * g.width + half * 8] = results[row][i / 2 * 4 + half * 2 + i % 2] + bias[i];
                 }
+            }
         }
         if (lane == 0) barrier_arrive(empty + (group * STAGES + stage) * 8);
         if (++stage == STAGES) { stage = 0; parity ^= 1; }

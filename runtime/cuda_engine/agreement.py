@@ -1,0 +1,77 @@
+"""The kernels against the plan's arithmetic on the CPU, layer by layer on equal inputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from runtime.cuda_engine.reference import run_heads, run_layer
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from runtime.cuda.device import CudaDevice
+    from runtime.cuda_engine.network import DeviceNetwork
+
+__all__ = ["LayerAgreement", "compare_layers"]
+
+# Two sums of the same float16 products in float32, in different orders, rounded to float16: rarely more than a unit in
+# the last place (2^-10 relative), of values around 1. Hidden activations of the heads carry one such rounding each.
+_RELATIVE = 2.0**-9
+_HEAD_ABSOLUTE = 2e-2
+
+
+@dataclass(frozen=True)
+class LayerAgreement:
+    """One layer on the device against the CPU, both from the device's input of the layer.
+
+    Attributes:
+        name: ONNX node, or the output's name.
+        equal_share: Share of equal elements.
+        largest: Largest difference: in steps where the layer's result is INT8, else in the result's unit.
+        passed: INT8: at most one step, and that for fewer than one in a thousand. Others: within their rounding.
+    """
+
+    name: str
+    equal_share: float
+    largest: float
+    passed: bool
+
+
+def compare_layers(device: CudaDevice, network: DeviceNetwork, stream: int) -> tuple[LayerAgreement, ...]:
+    """Compares every layer and output of the network's last run.
+
+    Args:
+        stream: The one that the network was put on.
+    """
+    plan = network.plan
+    maps = {name: item.read(device, stream) for name, item in network.maps.items()}
+    found = []
+    for conv in plan.convs:
+        channels = slice(conv.target_channel, conv.target_channel + conv.out_channels)
+        expected = run_layer(plan, conv, maps[conv.source])
+        found.append(_agreement(conv.node, maps[conv.target][channels], expected))
+    for name, expected in run_heads(plan, maps[plan.heads.source]).items():
+        result = np.empty(expected.shape, np.float32)
+        device.download(result, network.outputs[name], stream)
+        device.synchronize(stream)
+        difference = np.abs(result - expected)
+        found.append(
+            LayerAgreement(
+                name, float((result == expected).mean()), float(difference.max()), difference.max() <= _HEAD_ABSOLUTE
+            )
+        )
+    return tuple(found)
+
+
+def _agreement(
+    name: str, result: NDArray[np.int8 | np.float16], expected: NDArray[np.int8 | np.float16]
+) -> LayerAgreement:
+    difference = np.abs(result.astype(np.float32) - expected.astype(np.float32))
+    share, largest = float((result == expected).mean()), float(difference.max())
+    if expected.dtype == np.int8:
+        return LayerAgreement(name, share, largest, largest <= 1 and share >= 0.999)
+    limit = _RELATIVE * np.maximum(np.abs(expected.astype(np.float32)), 1.0)
+    return LayerAgreement(name, share, largest, bool((difference <= limit).all()))

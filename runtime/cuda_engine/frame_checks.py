@@ -1,0 +1,149 @@
+"""Checks of the whole engine on a device: layers against exact arithmetic, frames against the host's decoding."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from runtime.cuda_engine.agreement import compare_layers
+from runtime.cuda_engine.frame import DeviceFrame, FrameResult
+from runtime.cuda_engine.network import DeviceNetwork
+from runtime.cuda_engine.pillar_checks import clumped_cloud, engine_spec, hard_clouds, large_cloud, random_weights
+from runtime.cuda_engine.random_plans import Architecture, random_plan
+from runtime.cuda_engine.timing import replay_time_us
+from runtime.decode import decode
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
+
+    from base.boxes import Boxes3D
+    from models.spec import ModelSpec
+    from runtime.cuda.device import CudaDevice
+
+__all__ = ["check_large_frame", "check_layers", "check_random_frames", "check_special_frames"]
+
+# Every kind of layer of the released models: strides, kernels of 1, 2 and 3, transposed ones, odd sizes, narrow necks.
+_ARCHITECTURES = {
+    "upsampled": Architecture(size=(76, 100), depths=(1, 1, 1)),
+    "half size": Architecture(size=(80, 80), depths=(1, 1, 1), upsamples=(0.5, 1, 2)),
+    "strided stem": Architecture(
+        size=(64, 64), channels=(64, 128, 192), depths=(1, 1, 1), strides=(2, 2, 2), neck_channels=96
+    ),
+    "below a tile": Architecture(size=(12, 20), depths=(0, 0, 0)),
+}
+_SMALL = 64
+
+
+def check_layers(device: CudaDevice) -> str:
+    """Every layer of every architecture in INT8 and FP16 against the plan's arithmetic."""
+    stream, shares, compared = device.create_stream(), [], 0
+    for name, architecture in _ARCHITECTURES.items():
+        for map_type in ("int8", "float16"):
+            plan = random_plan(architecture, "int8" if map_type == "int8" else "float16")
+            network = DeviceNetwork(device, plan)
+            rng = np.random.default_rng(compared)
+            canvas = plan.canvas
+            size = (canvas.channels, canvas.height, canvas.width)
+            values = np.abs(rng.normal(0, 1, size)) * (rng.random(size[1:]) < 0.5)
+            codes = np.clip(values * 30, 0, 127)
+            network.canvas.write(device, stream, codes.astype(np.int8) if canvas.scale else values.astype(np.float16))
+            network.enqueue(stream)
+            for agreement in compare_layers(device, network, stream):
+                if not agreement.passed:
+                    raise AssertionError(
+                        f"{name}, {map_type}: '{agreement.name}' is equal in {agreement.equal_share:.5%}, differs by "
+                        f"up to {agreement.largest:g}"
+                    )
+                compared += 1
+                if map_type == "int8":
+                    shares.append(agreement.equal_share)
+            _check_borders(device, network, stream)
+    return f"{compared} layers and outputs; INT8 codes at least {min(shares[:-6]):.5%} equal, borders zero"
+
+
+def check_special_frames(device: CudaDevice) -> str:
+    """Clouds at the kernels' limits, through the whole graph."""
+    spec = engine_spec(_SMALL, max_voxels=1000)
+    frame = _frame(device, spec, 1 << 14, "int8")
+    return _compare(frame, device, (cloud for _, cloud in hard_clouds(spec, 1 << 14)), spec)
+
+
+def check_random_frames(device: CudaDevice, count: int = 1000) -> str:
+    """Random clouds from empty to full through the whole graph, in both precisions."""
+    spec = engine_spec(_SMALL, max_voxels=2000)
+    rng = np.random.default_rng(0)
+    details = []
+    for precision in ("int8", "float16"):
+        frame = _frame(device, spec, 1 << 14, precision)
+        sizes = [0, 1 << 14, *(int(size) for size in rng.integers(0, 1 << 13, count // 2 - 2))]
+        clouds = (clumped_cloud(spec, size, seed) if size else _no_point(spec) for seed, size in enumerate(sizes))
+        details.append(f"{precision}: {_compare(frame, device, clouds, spec)}")
+    return "; ".join(details)
+
+
+def check_large_frame(device: CudaDevice) -> str:
+    """The 760 x 760 model's shapes with 200,000 points: equal boxes, and the time of the captured frame."""
+    spec = engine_spec(760)
+    cloud = large_cloud(spec)
+    details = []
+    for precision in ("int8", "float16"):
+        frame = _frame(device, spec, 1 << 18, precision, Architecture((760, 760)))
+        detail = _compare(frame, device, [cloud], spec)
+        network_us = replay_time_us(device, frame.stream, lambda frame=frame: frame.network.enqueue(frame.stream))  # type: ignore[misc]
+        total = sorted(sum(frame.detect(cloud).stages_ms.values()) for _ in range(100))[50]
+        details.append(f"{precision}: {detail}, network {network_us:.0f} us, frame {total:.3f} ms")
+    return "; ".join(details)
+
+
+def _frame(
+    device: CudaDevice, spec: ModelSpec, capacity: int, precision: str, architecture: Architecture | None = None
+) -> DeviceFrame:
+    cells = spec.grid_size
+    architecture = architecture or Architecture((cells[1], cells[0]), depths=(1, 1, 1))
+    plan = random_plan(architecture, "int8" if precision == "int8" else "float16")
+    return DeviceFrame(device, spec, plan, random_weights(spec, 16), capacity=capacity)
+
+
+def _compare(frame: DeviceFrame, device: CudaDevice, clouds: Iterable[NDArray[np.float32]], spec: ModelSpec) -> str:
+    """Each cloud alone against the host's decoding of the same outputs, then all again with overlapping copies."""
+    kept: list[NDArray[np.float32]] = []
+    expected: list[FrameResult] = []
+    boxes = 0
+    for cloud in clouds:
+        result = frame.detect(cloud)
+        outputs = {}
+        for head in spec.heads:
+            outputs[head.name] = np.empty(spec.head_shape(head), np.float32)
+            device.download(outputs[head.name], frame.network.outputs[head.name], frame.stream)
+        device.synchronize(frame.stream)
+        wanted = decode(outputs, spec)
+        _expect_equal(result.boxes, wanted, f"frame {len(kept)} of {len(cloud)} points")
+        boxes += len(wanted.boxes)
+        kept.append(cloud)
+        expected.append(result)
+    for index, (again, first) in enumerate(zip(frame.detect_all(kept), expected, strict=True)):
+        _expect_equal(again.boxes, first.boxes, f"frame {index} with overlapping copies")
+        if again.counters != first.counters:
+            raise AssertionError(f"frame {index} with overlapping copies counts {again.counters}, not {first.counters}")
+    return f"{len(kept)} frames, {boxes} boxes equal to the host's"
+
+
+def _expect_equal(result: Boxes3D, wanted: Boxes3D, where: str) -> None:
+    if len(result.boxes) != len(wanted.boxes) or not np.array_equal(result.labels, wanted.labels):
+        raise AssertionError(f"{where}: {len(result.boxes)} boxes, the host decodes {len(wanted.boxes)}")
+    # exp and atan2 of the device round differently in the last place.
+    np.testing.assert_allclose(result.boxes, wanted.boxes, rtol=1e-6, atol=1e-6, err_msg=where)
+    np.testing.assert_allclose(result.scores, wanted.scores, rtol=1e-6, err_msg=where)
+
+
+def _check_borders(device: CudaDevice, network: DeviceNetwork, stream: int) -> None:
+    for name, item in network.maps.items():
+        if item.read_border(device, stream).any():
+            raise AssertionError(f"the border of map '{name}' was written to")
+
+
+def _no_point(spec: ModelSpec) -> NDArray[np.float32]:
+    return np.zeros((0, spec.point_features), np.float32)
