@@ -1,11 +1,13 @@
 """What INT8 costs, by method: accuracy of one model in every precision, on one backend, with intervals.
 
-Every frame's canvas is made once and given to every variant, so that they differ in the network behind it alone. A
-variant
-that is done stays in the output folder; a run that was stopped goes on where it was.
+Three stages: `prepare` makes the variants' ONNX files, `score` runs them, `report` compares them with FP16. A variant
+that is prepared or scored stays in the output folder; a run that was stopped goes on where it was.
 
     python -m benchmarks.int8_accuracy --config configs/model/centerpoint_t4_demo.py --checkpoint best.pth \
         --data-root data/t4val --calibration-data-root data/t4train --frames 200 --output work_dirs/int8_accuracy
+
+Stages can be started one by one, so that variants are prepared on a GPU, by several commands at a time, while others
+are scored: `--stages prepare --device cuda:0 --methods lidar_ptq`.
 """
 
 from __future__ import annotations
@@ -13,22 +15,19 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from base.boxes import Boxes3D
 from base.errors import ConfigError, DataError, UserError
-from base.files import read_json, sha256_file, user_path, write_json
-from base.progress import progress
+from base.files import atomic_dir, read_json, sha256_file, user_path, write_json
 from benchmarks.int8_accuracy_results import DEFAULT_RANGES_M, StoredRun, write_results
-from benchmarks.int8_accuracy_variants import FP16, METHODS, Variants
-from eval.metrics import FrameResult
+from benchmarks.int8_accuracy_scoring import Network, score
+from benchmarks.int8_accuracy_variants import FP16, METHODS, Variants, parse_variant
 from models.spec import BACKBONE_NECK_HEAD, ModelSpec
-from runtime.decode import decode
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,7 +38,7 @@ __all__ = ["main"]
 
 _logger = logging.getLogger(__name__)
 
-Network = Callable[[NDArray[np.float32]], dict[str, NDArray[np.float32]]]
+_STAGES = ("prepare", "score", "report")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -50,7 +49,27 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--calibration-data-root", metavar="DIR", help="to calibrate on (its split train)")
     parser.add_argument("--frames", type=int, default=-1, metavar="N", help="frames to score; -1 is all")
     parser.add_argument("--calibrate-batches", type=int, default=100, metavar="N", help="default %(default)s")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=[m for m in METHODS if m != "qat"])
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        metavar="NAME",
+        default=[m for m in METHODS if m != "qat"],
+        help=f"variants: {', '.join(METHODS)}; mixed-NAME, NAME-percentile, NAME-even (see int8_accuracy_variants.py)",
+    )
+    parser.add_argument("--stages", nargs="+", choices=_STAGES, default=_STAGES, help="default: all")
+    parser.add_argument(
+        "--plan", type=Path, metavar="JSON", help="layers that mixed variants leave in FP16: of a search"
+    )
+    parser.add_argument("--device", default="cpu", help='to prepare on, "cpu" or "cuda:N"; default %(default)s')
+    parser.add_argument("--workers", type=int, metavar="N", help="processes that score; default one a processor")
+    parser.add_argument(
+        "--pair",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="two variants to compare with each other, beside every one with FP16; may be repeated",
+    )
     parser.add_argument("--qat-checkpoint", type=Path, metavar="PTH", help="for the variant qat")
     parser.add_argument("--backend", choices=("onnx", "pytorch"), default="onnx", help="default %(default)s")
     parser.add_argument("--resamples", type=int, default=1000, metavar="N", help="of the bootstrap")
@@ -74,51 +93,140 @@ def _run(args: argparse.Namespace) -> None:
     from datasets.frames import open_frames
     from models.build import build_model, load_checkpoint
     from models.config import load_model_config
-    from quant.calibration import calibration_batches
-    from quant.stored_frames import StoredFrames
 
+    for name in args.methods:
+        parse_variant(name)
+    methods = [FP16, *(name for name in args.methods if name != FP16)]
+    missing = sorted({name for pair in args.pair for name in pair} - set(methods))
+    if missing:
+        raise ConfigError(f"--pair names {', '.join(missing)}, which --methods does not.")
     out = user_path(args.output)
     cfg = load_model_config(user_path(args.config))
     spec = ModelSpec.from_config(cfg)
     model = build_model(cfg)
     load_checkpoint(model, user_path(args.checkpoint))
-    frames = open_frames(cfg, "val", args.data_root)
-    count = len(frames) if args.frames == -1 else args.frames
-    if not 1 <= count <= len(frames):
-        raise DataError(f"--frames is {args.frames}; '{args.data_root}' has {len(frames)}.")
-    _claim(out, args, count)
-    methods = [FP16, *(method for method in args.methods if method != FP16)]
     run = StoredRun(out)
-    if any(not run.has(method) for method in methods):
-        canvases = _kept(out / "canvases.pt", lambda: _scored_canvases(run, frames, count, model, spec))
-        root = args.calibration_data_root or args.data_root
-        wanted = args.calibrate_batches
-        calibration = _kept(
-            out / "calibration.pt",
-            lambda: StoredFrames(calibration_batches(cfg, "train", root, wanted, model=model), wanted),
-        )
-        variants = Variants(model, spec, calibration, lambda: build_model(cfg), args.qat_checkpoint)
-        for method in methods:
-            if not run.has(method):
-                network = _open(variants, method, args.backend, spec, out / "models" / method)
-                run.save_detections(method, _detect(network, canvases, spec, method))
-                _logger.info("%s done", method)
-                write_results(run, [m for m in methods if run.has(m)], spec.class_names, args.resamples)
-    print(write_results(run, methods, spec.class_names, args.resamples))  # noqa: T201 - what the command is for
+    waiting = [name for name in methods if not run.has(name)]
+    variants = _Prepared(args, out, cfg, spec, model)
+    if "prepare" in args.stages and args.backend == "onnx":
+        _claim(out / "prepared.json", _identity(args))
+        for name in waiting:
+            variants.export(name)
+    if "score" in args.stages or "report" in args.stages:
+        frames = open_frames(cfg, "val", args.data_root)
+        count = len(frames) if args.frames == -1 else args.frames
+        if not 1 <= count <= len(frames):
+            raise DataError(f"--frames is {args.frames}; '{args.data_root}' has {len(frames)}.")
+        scored = {
+            "dataset_sha256": sha256_file(user_path(args.data_root) / "centerpoint_infos_val.pkl"),
+            "frames": count,
+            "backend": args.backend,
+            "ranges_m": [list(pair) for pair in DEFAULT_RANGES_M],
+        }
+        _claim(out / "run.json", {**_identity(args), **scored})
+    if "score" in args.stages and waiting:
+        openers = {name: variants.opener(name, args.backend) for name in waiting}
+        score(run, openers, frames, count, model, spec, args.workers)
+    if "report" in args.stages:
+        absent = [name for name in methods if not run.has(name)]
+        pairs = [(a, b) for a, b in args.pair]
+        if absent:
+            raise DataError(f"'{out}' has no detections of {', '.join(absent)}; score them first.")
+        print(write_results(run, methods, spec.class_names, args.resamples, pairs, args.workers))  # noqa: T201
 
 
-def _claim(out: Path, args: argparse.Namespace, count: int) -> None:
-    """The folder belongs to one run: what must be equal for its results to stand side by side."""
-    mine = {
+class _Prepared:
+    """The variants of a run, their ONNX files in its folder."""
+
+    def __init__(self, args: argparse.Namespace, out: Path, cfg: Any, spec: ModelSpec, model: nn.Module) -> None:
+        self._args = args
+        self._out = out
+        self._cfg = cfg
+        self._spec = spec
+        self._model = model
+        self._variants: Variants | None = None
+
+    def export(self, name: str) -> None:
+        """Writes the files of a variant, unless they are there."""
+        folder = self._out / "models" / name
+        if not folder.exists():
+            with atomic_dir(folder) as temporary:
+                self._made().export(name, temporary)
+            _logger.info("%s prepared", name)
+
+    def opener(self, name: str, backend: str) -> Callable[[], Network]:
+        """What opens the network of a variant, with one thread.
+
+        Raises:
+            DataError: it was not prepared.
+        """
+        (component,) = (item for item in self._spec.components if item.name == BACKBONE_NECK_HEAD)
+        if backend == "pytorch":
+            network = self._made().network(name).eval()
+            return lambda: _pytorch(network, [tensor.name for tensor in component.outputs])
+        from runtime.backends import open_backend
+
+        folder = self._out / "models" / name
+        if not folder.exists():
+            raise DataError(f"'{folder}' is missing: variant '{name}' was not prepared (--stages prepare).")
+
+        def opened() -> Network:
+            session = open_backend("onnx", spec=self._spec, onnx_dir=folder, threads=1)
+            return lambda canvas: session.run(BACKBONE_NECK_HEAD, {component.inputs[0].name: canvas})
+
+        return opened
+
+    def _made(self) -> Variants:
+        if self._variants is None:
+            from models.build import build_model
+
+            args = self._args
+            plan = _plan(user_path(args.plan)) if args.plan else ()
+            self._variants = Variants(
+                self._model,
+                self._spec,
+                self._calibration(),
+                lambda: build_model(self._cfg),
+                args.qat_checkpoint,
+                plan,
+                args.device,
+            )
+        return self._variants
+
+    def _calibration(self) -> StoredFrames:
+        """The run's calibration frames: those of an earlier start, or new ones."""
+        from quant.calibration import calibration_batches
+        from quant.stored_frames import StoredFrames
+
+        path = self._out / f"calibration_{self._args.calibrate_batches}.pt"
+        if not path.exists():
+            root, wanted = self._args.calibration_data_root or self._args.data_root, self._args.calibrate_batches
+            frames = calibration_batches(self._cfg, "train", root, wanted, model=self._model)
+            StoredFrames(frames, wanted).save(path)
+        return StoredFrames.load(path)
+
+
+def _plan(path: Path) -> tuple[str, ...]:
+    """The layers that a plan of `quant.search` leaves in FP16; of a list of layers, that list."""
+    plan = read_json(path)
+    chosen = plan.get("chosen", plan) if isinstance(plan, dict) else None
+    layers = chosen.get("skip_layers") if isinstance(chosen, dict) else None
+    if not isinstance(layers, list) or not all(isinstance(layer, str) for layer in layers):
+        raise DataError(f"'{path}' has no list 'skip_layers', nor 'chosen' with one; give the plan of quant.search.")
+    return tuple(layers)
+
+
+def _identity(args: argparse.Namespace) -> dict[str, Any]:
+    """What must be equal for variants to stand side by side."""
+    return {
         "config": Path(args.config).name,
         "checkpoint_sha256": sha256_file(user_path(args.checkpoint)),
-        "dataset_sha256": sha256_file(user_path(args.data_root) / "centerpoint_infos_val.pkl"),
-        "frames": count,
         "calibrate_batches": args.calibrate_batches,
-        "backend": args.backend,
-        "ranges_m": [list(pair) for pair in DEFAULT_RANGES_M],
     }
-    path = out / "run.json"
+
+
+def _claim(path: Path, mine: dict[str, Any]) -> None:
+    """The folder belongs to one run."""
     if not path.exists():
         write_json(path, mine)
         return
@@ -126,71 +234,19 @@ def _claim(out: Path, args: argparse.Namespace, count: int) -> None:
     different = sorted(key for key in mine if theirs.get(key) != mine[key])
     if different:
         raise ConfigError(
-            f"'{out}' holds results of another run: {', '.join(different)} differ. Give another --output, or remove it."
+            f"'{path.parent}' holds results of another run: {', '.join(different)} differ. Give another --output, or "
+            "remove it."
         )
 
 
-def _kept(path: Path, make: Callable[[], StoredFrames]) -> StoredFrames:
-    """Frames of an earlier start of this run, or new ones."""
-    from quant.stored_frames import StoredFrames
-
-    if not path.exists():
-        make().save(path)
-    return StoredFrames.load(path)
-
-
-def _scored_canvases(run: StoredRun, frames: Any, count: int, model: nn.Module, spec: ModelSpec) -> StoredFrames:
-    """Canvases of the frames to score; their ground truth and scenes go to the run's folder."""
+def _pytorch(network: nn.Module, names: Sequence[str]) -> Network:
     import torch
 
-    from models.components import VoxelEncoder
-    from quant.calibration import CalibrationFrame
-    from quant.stored_frames import StoredFrames
-    from runtime.preprocess import preprocess
-    from runtime.scatter import scatter
+    def run(canvas: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        with torch.inference_mode():
+            return dict(zip(names, (head.numpy() for head in network(torch.from_numpy(canvas))), strict=True))
 
-    encoder = VoxelEncoder(model).eval()
-    truth: list[FrameResult] = []
-    scenes: list[str] = []
-
-    def canvases() -> Iterable[Any]:
-        for index in range(count):
-            frame = frames[index]
-            truth.append(FrameResult(frame.token, Boxes3D.empty(), frame.ground_truth))
-            scenes.append(frame.scene)
-            voxels = preprocess(frame.points, spec)
-            with torch.no_grad():
-                pillars = encoder(torch.from_numpy(voxels.features))
-                yield CalibrationFrame(frame.token, scatter(pillars, torch.from_numpy(voxels.coords), spec))
-
-    stored = StoredFrames(canvases(), count)
-    run.save_frames(truth, scenes)
-    return stored
-
-
-def _open(variants: Variants, method: str, backend: str, spec: ModelSpec, folder: Path) -> Network:
-    (component,) = (item for item in spec.components if item.name == BACKBONE_NECK_HEAD)
-    names = [tensor.name for tensor in component.outputs]
-    if backend == "pytorch":
-        import torch
-
-        network = variants.network(method).eval()
-
-        def run(canvas: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-            with torch.inference_mode():
-                return dict(zip(names, (head.numpy() for head in network(torch.from_numpy(canvas))), strict=True))
-
-        return run
-    from runtime.backends import open_backend
-
-    variants.export(method, folder)
-    opened = open_backend("onnx", spec=spec, onnx_dir=folder)
-    (source,) = component.inputs
-    return lambda canvas: opened.run(BACKBONE_NECK_HEAD, {source.name: canvas})
-
-
-def _detect(network: Network, canvases: Any, spec: ModelSpec, label: str) -> list[Boxes3D]:
-    return [decode(network(frame.canvas.numpy()), spec) for frame in progress(canvases, f"scoring {label}")]
+    return run
 
 
 if __name__ == "__main__":

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import NormalDist, median
 from typing import Any
 
 import numpy as np
 
 from base.boxes import Boxes3D
 from base.files import atomic_path, write_json
+from benchmarks.int8_accuracy_tables import F1_THRESHOLD_M, tables
 from benchmarks.int8_accuracy_variants import FP16
 from eval.metrics import TOTAL, DetectionMetrics, FrameResult, evaluate_detections
 from eval.statistics import BootstrapComparison, Difference, paired_bootstrap
+from quant.calibration.processes import in_processes
 
 __all__ = ["DEFAULT_RANGES_M", "StoredRun", "write_results"]
 
 DEFAULT_RANGES_M = ((0.0, 20.0), (20.0, 35.0), (35.0, 51.0))
-# Matching threshold at which the best confidence is looked up.
-_F1_THRESHOLD_M = 0.5
 _GOAL_MAP, _GOAL_CELL = 0.1, -0.5
 
 
@@ -74,37 +76,76 @@ class StoredRun:
         return self._folder / "detections" / f"{method}.npz"
 
 
-def write_results(run: StoredRun, methods: Sequence[str], class_names: Sequence[str], resamples: int) -> str:
+def write_results(
+    run: StoredRun,
+    methods: Sequence[str],
+    class_names: Sequence[str],
+    resamples: int,
+    pairs: Sequence[tuple[str, str]] = (),
+    workers: int | None = 1,
+) -> str:
     """Compares every variant with FP16 and writes `results.json` and `results.md`; returns the tables.
 
     Intervals are over scenes, since frames of one scene resemble each other.
+
+    Args:
+        run: Detections of every variant.
+        methods: The variants, FP16 among them or not.
+        class_names: Of the labels.
+        resamples: Of the bootstrap.
+        pairs: Variants to compare with each other, too.
+        workers: Processes that compare; None: one a processor.
     """
+    wanted = [(FP16, method) for method in methods if method != FP16] + list(pairs)
     scenes = run.scenes()
-    baseline = run.frames(FP16)
-    base = evaluate_detections(baseline, class_names, ranges_m=DEFAULT_RANGES_M)
-    rows: list[dict[str, Any]] = [{"method": FP16, **_absolute(base)}]
-    for method in methods:
-        if method == FP16:
-            continue
-        frames = run.frames(method)
-        metrics = evaluate_detections(frames, class_names, ranges_m=DEFAULT_RANGES_M)
-        comparison = paired_bootstrap(
-            baseline,
-            frames,
-            class_names,
-            ranges_m=DEFAULT_RANGES_M,
-            groups=scenes,
-            num_resamples=resamples,
-            label_a=FP16,
-            label_b=method,
-        )
-        rows.append({"method": method, **_absolute(metrics), **_against(comparison, base, metrics)})
-    summary = {"frames": len(scenes), "scenes": len(set(scenes)), "resamples": resamples, "variants": rows}
+
+    def work(share: Sequence[int]) -> Iterator[tuple[int, dict[str, Any]]]:
+        for index in share:
+            yield index, _compared(run, *wanted[index], class_names, scenes, resamples)
+
+    workers = min(workers or len(os.sched_getaffinity(0)), max(len(wanted), 1))
+    shares = [range(first, len(wanted), workers) for first in range(workers)]
+    compared = dict(work(shares[0]) if workers == 1 else in_processes(work, shares))
+    base = evaluate_detections(run.frames(FP16), class_names, ranges_m=DEFAULT_RANGES_M)
+    rows = [{"method": FP16, **_absolute(base)}]
+    rows += [{"method": wanted[index][1], **compared[index]} for index in range(len(wanted) - len(pairs))]
+    between = [
+        {"method": f"{b} against {a}", **compared[index]}
+        for index, (a, b) in enumerate(wanted)
+        if index >= len(wanted) - len(pairs)
+    ]
+    summary = {
+        "frames": len(scenes),
+        "scenes": len(set(scenes)),
+        "resamples": resamples,
+        "variants": rows,
+        "pairs": between,
+    }
     write_json(run.folder / "results.json", summary)
-    tables = _tables(rows, class_names)
+    text = tables(rows, between, class_names)
     with atomic_path(run.folder / "results.md") as temporary:
-        temporary.write_text(tables, encoding="utf-8")
-    return tables
+        temporary.write_text(text, encoding="utf-8")
+    return text
+
+
+def _compared(
+    run: StoredRun, first: str, second: str, class_names: Sequence[str], scenes: Sequence[str], resamples: int
+) -> dict[str, Any]:
+    """Of the second variant: its AP, and its differences from the first."""
+    base, frames = run.frames(first), run.frames(second)
+    before = evaluate_detections(base, class_names, ranges_m=DEFAULT_RANGES_M)
+    after = evaluate_detections(frames, class_names, ranges_m=DEFAULT_RANGES_M)
+    comparison = paired_bootstrap(
+        base,
+        frames,
+        class_names,
+        ranges_m=DEFAULT_RANGES_M,
+        groups=scenes,
+        num_resamples=resamples,
+        label_a=first,
+        label_b=second,
+    )
+    return {**_absolute(after), **_against(comparison, before, after)}
 
 
 def _absolute(metrics: DetectionMetrics) -> dict[str, Any]:
@@ -112,7 +153,7 @@ def _absolute(metrics: DetectionMetrics) -> dict[str, Any]:
     return {
         "map": {part.name: _points(part.mean_ap) for part in metrics.ranges},
         "ap": {part.name: {c.class_name: _points(c.mean_ap) for c in part.classes} for part in metrics.ranges},
-        "best_score": {c.class_name: _number(c.at(_F1_THRESHOLD_M).best_score) for c in metrics.total.classes},
+        "best_score": {c.class_name: _number(c.at(F1_THRESHOLD_M).best_score) for c in metrics.total.classes},
     }
 
 
@@ -121,7 +162,7 @@ def _against(comparison: BootstrapComparison, base: DetectionMetrics, metrics: D
     known = [item for item in cells if not math.isnan(item.difference)]
     worst = min(known, key=lambda item: item.difference, default=None)
     shifts = {
-        a.class_name: b.at(_F1_THRESHOLD_M).best_score - a.at(_F1_THRESHOLD_M).best_score
+        a.class_name: b.at(F1_THRESHOLD_M).best_score - a.at(F1_THRESHOLD_M).best_score
         for a, b in zip(base.total.classes, metrics.total.classes, strict=True)
     }
     means = {item.range_name: _difference(item) for item in comparison.differences if item.class_name is None}
@@ -136,6 +177,11 @@ def _against(comparison: BootstrapComparison, base: DetectionMetrics, metrics: D
         "worst_cell": None
         if worst is None
         else {"class": worst.class_name, "range": worst.range_name, **_difference(worst)},
+        "cells": {
+            part: {item.class_name: _difference(item) for item in cells if item.range_name == part}
+            for part in dict.fromkeys(item.range_name for item in cells)
+        },
+        "cells_summary": _cells_summary(known),
         "best_score_shift": {name: _number(value) for name, value in shifts.items()},
         "goal_met": bool(goal and worst is not None and 100 * worst.difference > _GOAL_CELL),
     }
@@ -150,69 +196,25 @@ def _difference(item: Difference) -> dict[str, Any]:
     }
 
 
-def _tables(rows: Sequence[dict[str, Any]], class_names: Sequence[str]) -> str:
-    ranges = list(rows[0]["map"])
-    lines = [
-        "AP in points (mean over 0.5, 1, 2 and 4 m); Δ against FP16 with 95 % intervals.",
-        "",
-        _row(["", *(f"{name}" for name in ranges)]),
-        _row(["---"] * (len(ranges) + 1)),
-    ]
-    lines += [_row([row["method"], *(_value(row["map"][name]) for name in ranges)]) for row in rows]
-    compared = rows[1:]
-    names = [*(f"Δ {name}" for name in ranges), "worst class × range", "goal"]
-    lines += ["", _row(["", *names]), _row(["---"] * (len(names) + 1))]
-    lines += [
-        _row(
-            [
-                row["method"],
-                *(_interval(row["difference"][name]) for name in ranges),
-                _cell(row["worst_cell"]),
-                "met" if row["goal_met"] else "missed",
-            ]
-        )
-        for row in compared
-    ]
-    lines += ["", _row(["Δ AP", *class_names]), _row(["---"] * (len(class_names) + 1))]
-    lines += [
-        _row([row["method"], *(_interval(row["difference_by_class"][name]) for name in class_names)])
-        for row in compared
-    ]
-    lines += [
-        "",
-        f"Confidence of the best F1 at {_F1_THRESHOLD_M:g} m, and its shift against FP16.",
-        "",
-        _row(["", *class_names]),
-        _row(["---"] * (len(class_names) + 1)),
-        _row([FP16, *(_value(rows[0]["best_score"][name], 3) for name in class_names)]),
-    ]
-    lines += [
-        _row([row["method"], *(_signed(row["best_score_shift"][name], 3) for name in class_names)]) for row in compared
-    ]
-    return "\n".join(lines) + "\n"
+def _cells_summary(cells: Sequence[Difference]) -> dict[str, Any]:
+    """How many cells are worse than the goal, how many differ for sure, and what chance alone would do.
 
-
-def _row(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
-def _interval(item: dict[str, Any]) -> str:
-    if item["difference"] is None:
-        return "–"
-    text = _signed(item["difference"])
-    return text if item["low"] is None else f"{text} [{_signed(item['low'])}, {_signed(item['high'])}]"
-
-
-def _cell(item: dict[str, Any] | None) -> str:
-    return "–" if item is None else f"{_signed(item['difference'])} ({item['class']}, {item['range']})"
-
-
-def _value(value: float | None, digits: int = 2) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
-
-
-def _signed(value: float | None, digits: int = 2) -> str:
-    return "–" if value is None else f"{value:+.{digits}f}"
+    `equal_model_misses` is the chance that a model whose true difference is 0 in every cell has one below the goal on
+    so many frames: the cells' errors taken as normal and independent, each as wide as its interval says.
+    """
+    wide = [item for item in cells if not math.isnan(item.low)]
+    normal = NormalDist()
+    errors = [(item.high - item.low) / (2.0 * normal.inv_cdf(0.975)) for item in wide]
+    within = math.prod(normal.cdf(-_GOAL_CELL / (100.0 * error)) if error > 0.0 else 1.0 for error in errors)
+    return {
+        "cells": len(cells),
+        "worse_than_goal": sum(100.0 * item.difference < _GOAL_CELL for item in cells),
+        "surely_worse_than_goal": sum(100.0 * item.high < _GOAL_CELL for item in wide),
+        "surely_below_0": sum(item.verdict == "worse" for item in wide),
+        "surely_above_0": sum(item.verdict == "better" for item in wide),
+        "median_standard_error": _points(median(errors)) if errors else None,
+        "equal_model_misses": round(1.0 - within, 4) if errors else None,
+    }
 
 
 def _points(value: float) -> float | None:

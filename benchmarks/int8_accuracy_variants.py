@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import difflib
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from models.spec import BACKBONE_NECK_HEAD, VOXEL_ENCODER, ModelSpec
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["FP16", "METHODS", "Variants"]
+__all__ = ["FP16", "METHODS", "Variant", "Variants", "parse_variant"]
 
 FP16 = "fp16"
 _CALIBRATIONS = ("max", "percentile", "mse", "entropy", "sparse_mse")
@@ -32,9 +33,51 @@ bias_correction         calibrated by mse, then biases corrected.
 lidar_ptq               `quantize_ptq(method="lidar_ptq")`.
 modelopt                ModelOpt's INT8_DEFAULT_CFG on the same network and frames, its own export.
 qat                     the checkpoint given with --qat-checkpoint.
+
+What PTQ makes has variations, in this order: `mixed-` in front leaves the layers of --plan in FP16; behind a method of
+the second group `-percentile` (or another calibration) replaces mse; `-even` or `-odd` at the end takes every other
+calibration frame alone: two models that differ in nothing but the choice of frames.
 """
 
+_HALVES = ("even", "odd")
 _OPSET = 19
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What the name of a variant says.
+
+    Attributes:
+        method: One of `METHODS`.
+        amax_method: How activations' ranges are chosen, where PTQ chooses any.
+        mixed: Whether the layers of the plan stay in FP16.
+        half: "even" or "odd": only every other calibration frame; None: all.
+    """
+
+    method: str
+    amax_method: str = "mse"
+    mixed: bool = False
+    half: str | None = None
+
+
+def parse_variant(name: str) -> Variant:
+    """The variant of a name.
+
+    Raises:
+        ConfigError: there is none; the message has the nearest names.
+    """
+    mixed, rest = name.startswith("mixed-"), name.removeprefix("mixed-")
+    method, *options = rest.split("-")
+    half = options.pop() if options and options[-1] in _HALVES else None
+    amax_method = options.pop() if options and method in _MADE_UP and options[-1] in _CALIBRATIONS else None
+    if options or method not in METHODS or ((mixed or half) and method not in (*_CALIBRATIONS, *_MADE_UP)):
+        near = difflib.get_close_matches(method, METHODS, n=2)
+        hint = f" Did you mean {' or '.join(near)}?" if near and near != [name] else ""
+        raise ConfigError(
+            f"Unknown variant '{name}'; variants: {', '.join(METHODS)}; of what PTQ makes also mixed-NAME, "
+            f"NAME-even and NAME-odd, of {', '.join(_MADE_UP)} also NAME-percentile and the like.{hint}"
+        )
+    return Variant(method, amax_method or (method if method in _CALIBRATIONS else "mse"), mixed, half)
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,8 +87,24 @@ class _Calibrated:
     statistics: Any
 
 
+class _Half(Sequence[Any]):
+    """Every other one of a sequence's frames, each made when asked for."""
+
+    def __init__(self, frames: Sequence[Any], half: str) -> None:
+        self._frames = frames
+        self._indices = range(_HALVES.index(half), len(frames), 2)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self._frames[i] for i in self._indices[index]]
+        return self._frames[self._indices[index]]
+
+
 class Variants:
-    """Makes variants of a float model; calibration frames are run once for all calibrations."""
+    """Makes variants of a float model; calibration frames are run once for all calibrations of the same layers."""
 
     def __init__(
         self,
@@ -54,84 +113,101 @@ class Variants:
         calibration: Sequence[Any],
         fresh_model: Callable[[], nn.Module],
         qat_checkpoint: Path | None = None,
+        plan: Sequence[str] = (),
+        device: str = "cpu",
     ) -> None:
         """Prepares.
 
         Args:
-            model: Float CenterPoint with trained weights; copied, never changed.
+            model: Float CenterPoint with trained weights, on the CPU; copied, never changed.
             spec: Its specification.
             calibration: Calibration frames.
             fresh_model: Makes the untrained model, for the checkpoint of QAT.
             qat_checkpoint: Of the variant "qat".
+            plan: Layers that the mixed variants leave in FP16.
+            device: Where frames run and roundings are learned; what comes out is on the CPU.
         """
         self._model = model
         self._spec = spec
         self._frames = calibration
         self._fresh_model = fresh_model
         self._qat_checkpoint = qat_checkpoint
-        self._plain: _Calibrated | None = None
+        self._plan = tuple(plan)
+        self._device = device
+        self._plain: dict[tuple[bool, str | None], _Calibrated] = {}
 
-    def network(self, method: str) -> nn.Module:
+    def network(self, name: str) -> nn.Module:
         """The variant as a PyTorch network, canvas -> heads in graph order.
 
         Raises:
-            ConfigError: unknown method, or "qat" without a checkpoint.
+            ConfigError: unknown variant, "qat" without a checkpoint, or a mixed one without a plan.
         """
-        if method == "fp32":
+        if name == "fp32":
             return BackboneNeckHead(self._model, self._spec)
-        if method == FP16:
+        if name == FP16:
             return _in_half_precision(BackboneNeckHead(copy.deepcopy(self._model), self._spec))
-        if method == "modelopt":
+        if name == "modelopt":
             return self._modelopt()
-        return BackboneNeckHead(self._quantized(method), self._spec)
+        return BackboneNeckHead(self._quantized(parse_variant(name)), self._spec)
 
-    def export(self, method: str, folder: Path) -> None:
+    def export(self, name: str, folder: Path) -> None:
         """Writes the variant's ONNX files."""
         from deploy.onnx_export import OnnxExportSettings, export_components
         from deploy.quantized_model import align_biases
 
-        if method == "modelopt":
+        if name == "modelopt":
             self._export_modelopt(folder)
-        elif method in ("fp32", FP16):
-            export_components(self._model, self._spec, folder, OnnxExportSettings(precision=method))
+        elif name in ("fp32", FP16):
+            export_components(self._model, self._spec, folder, OnnxExportSettings(precision=name))
         else:
-            model = self._quantized(method)
+            model = self._quantized(parse_variant(name))
             align_biases(model)
             export_components(model, self._spec, folder, OnnxExportSettings(precision="int8", opset_version=_OPSET))
 
-    def _quantized(self, method: str) -> nn.Module:
+    def _quantized(self, variant: Variant) -> nn.Module:
         from quant.checkpoint import load_ptq_model
         from quant.ptq import quantize_ptq
 
-        count = len(self._frames)
-        if method in _CALIBRATIONS:
-            plain = self._calibrated()
-            plain.manager.set_scales(plain.statistics, method)
-            return copy.deepcopy(plain.model)
-        if method == "equalized":
-            return quantize_ptq(copy.deepcopy(self._model), self._frames, count, equalize=True)
-        if method in _MADE_UP:
-            return quantize_ptq(copy.deepcopy(self._model), self._frames, count, method=method)
-        if method == "qat":
+        if variant.mixed and not self._plan:
+            raise ConfigError("A mixed variant needs --plan: the JSON file of quant.search, or one with 'skip_layers'.")
+        if variant.method in _CALIBRATIONS:
+            plain = self._calibrated(variant.mixed, variant.half)
+            plain.manager.set_scales(plain.statistics, variant.amax_method)
+            return copy.deepcopy(plain.model).cpu()
+        if variant.method == "qat":
             if self._qat_checkpoint is None:
                 raise ConfigError("The variant 'qat' needs --qat-checkpoint.")
             model = self._fresh_model()
             load_ptq_model(model, self._qat_checkpoint)
             return model
-        raise ConfigError(f"Unknown variant '{method}'; variants: {', '.join(METHODS)}.")
+        frames = self._chosen(variant.half)
+        equalized = variant.method == "equalized"
+        return quantize_ptq(
+            copy.deepcopy(self._model).to(self._device),
+            frames,
+            len(frames),
+            variant.amax_method,
+            skip_layers=self._plan if variant.mixed else (),
+            method="calibrate" if equalized else variant.method,
+            equalize=True if equalized else None,
+        ).cpu()
 
-    def _calibrated(self) -> _Calibrated:
-        if self._plain is None:
+    def _chosen(self, half: str | None) -> Sequence[Any]:
+        return self._frames if half is None else _Half(self._frames, half)
+
+    def _calibrated(self, mixed: bool, half: str | None) -> _Calibrated:
+        if (mixed, half) not in self._plain:
             from quant.calibration import CalibrationManager
             from quant.fusion.bn_fusion import fuse_model_bn
             from quant.replace import quant_model
 
-            model = copy.deepcopy(self._model)
+            model = copy.deepcopy(self._model).to(self._device)
             fuse_model_bn(model)
-            quant_model(model)
+            quant_model(model, self._plan if mixed else ())
             manager = CalibrationManager(model, self._spec)
-            self._plain = _Calibrated(model, manager, manager.observe(self._frames, len(self._frames)))
-        return self._plain
+            frames = self._chosen(half)
+            self._plain[mixed, half] = _Calibrated(model, manager, manager.observe(frames, len(frames)))
+        return self._plain[mixed, half]
 
     def _modelopt(self) -> nn.Module:
         import modelopt.torch.quantization as mtq

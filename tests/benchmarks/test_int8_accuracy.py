@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from base.boxes import Boxes3D
+from base.errors import ConfigError
 from benchmarks.int8_accuracy import main
 from benchmarks.int8_accuracy_results import StoredRun, write_results
+from benchmarks.int8_accuracy_variants import Variant, parse_variant
 from eval.metrics import FrameResult
 
 CLASSES = ("car", "pedestrian")
@@ -66,6 +68,90 @@ def test_differences(run: StoredRun) -> None:
     assert rows["half"]["best_score_shift"]["car"] == pytest.approx(0.0)
     assert "| half |" in text
     assert (run.folder / "results.md").read_text() == text
+
+
+def test_cells_and_pairs(run: StoredRun) -> None:
+    text = write_results(run, ["fp16", "same", "half"], CLASSES, 100, [("half", "same")], workers=2)
+    results = json.loads((run.folder / "results.json").read_text())
+    rows = {row["method"]: row for row in results["variants"]}
+    # Cars in three ranges and pedestrians in the first: the others hold no object.
+    assert rows["half"]["cells_summary"]["cells"] == 4
+    assert rows["half"]["cells_summary"]["worse_than_goal"] == 1
+    assert rows["half"]["cells"]["35-51 m"]["car"]["difference"] == pytest.approx(-100.0)
+    assert rows["half"]["cells"]["20-35 m"]["pedestrian"]["difference"] is None
+    # Equal detections leave nothing to chance.
+    assert rows["same"]["cells_summary"]["equal_model_misses"] == 0.0
+    (pair,) = results["pairs"]
+    assert pair["method"] == "same against half"
+    assert pair["worst_cell"]["difference"] == 0.0
+    assert pair["cells"]["35-51 m"]["car"]["difference"] == pytest.approx(100.0)
+    assert "| same against half |" in text
+
+
+def test_chance_of_missing_the_goal(run: StoredRun) -> None:
+    """One cell with a standard error of 0.5 points: below -0.5 in 15.9 % of all cases."""
+    from benchmarks.int8_accuracy_results import _cells_summary
+    from eval.statistics import Difference
+
+    half_width = 1.959964 * 0.005
+    cell = Difference("0-20 m", "car", 0.9, 0.9, 0.0, -half_width, half_width, "indistinguishable")
+    found = _cells_summary([cell])
+    assert found["equal_model_misses"] == pytest.approx(0.1587, abs=1e-4)
+    assert found["median_standard_error"] == pytest.approx(0.5, abs=1e-3)
+    assert _cells_summary([cell, cell])["equal_model_misses"] == pytest.approx(1 - 0.8413**2, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "variant"),
+    [
+        ("fp16", Variant("fp16")),
+        ("percentile", Variant("percentile", "percentile")),
+        ("mixed-percentile-odd", Variant("percentile", "percentile", mixed=True, half="odd")),
+        ("lidar_ptq", Variant("lidar_ptq", "mse")),
+        ("mixed-lidar_ptq-percentile", Variant("lidar_ptq", "percentile", mixed=True)),
+    ],
+)
+def test_names_of_variants(name: str, variant: Variant) -> None:
+    assert parse_variant(name) == variant
+
+
+@pytest.mark.parametrize("name", ["percentil", "mixed-fp16", "qat-odd", "percentile-mse", "lidar_ptq-mse-even-odd", ""])
+def test_names_that_are_none(name: str) -> None:
+    with pytest.raises(ConfigError, match="Unknown variant"):
+        parse_variant(name)
+    if name == "percentil":
+        with pytest.raises(ConfigError, match="Did you mean percentile"):
+            parse_variant(name)
+
+
+def test_stages_and_processes_change_nothing(tmp_path: Path) -> None:
+    from datasets.synthetic.dataset_writer import DatasetConfig, generate
+
+    data = tmp_path / "t4"
+    generate(DatasetConfig({"train": 1, "val": 3}, frames_per_scene=1, seed=5, sweeps=1), data, workers=1)
+    plan = tmp_path / "plan.json"
+    plan.write_text(json.dumps({"chosen": {"skip_layers": ["pts_backbone.blocks.0.0"]}}))
+    names = ["percentile", "mixed-percentile"]
+    options = ["--data-root", str(data), "--calibrate-batches", "1", "--resamples", "100", "--plan", str(plan)]
+    together, apart = tmp_path / "together", tmp_path / "apart"
+    every = [*options, "--methods", *names]
+    assert main([*every, "--workers", "1", "--output", str(together)]) == 0
+    for name in names:
+        assert main([*options, "--stages", "prepare", "--methods", name, "--output", str(apart)]) == 0
+    assert main([*every, "--stages", "score", "--workers", "3", "--output", str(apart)]) == 0
+    assert main([*every, "--stages", "report", "--output", str(apart)]) == 0
+    assert (together / "results.json").read_bytes() == (apart / "results.json").read_bytes()
+    models = [(apart / "models" / name / "pts_backbone_neck_head.onnx").read_bytes() for name in names]
+    assert models[0] != models[1]
+    assert models == [(together / "models" / name / "pts_backbone_neck_head.onnx").read_bytes() for name in names]
+
+
+def test_variants_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = ["--data-root", str(tmp_path), "--output", str(tmp_path / "out")]
+    assert main([*out, "--methods", "qot"]) == 2
+    assert "Did you mean qat" in capsys.readouterr().err
+    assert main([*out, "--methods", "mse", "--pair", "mse", "max"]) == 2
+    assert "--pair names max" in capsys.readouterr().err
 
 
 def test_a_folder_of_another_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
