@@ -1,0 +1,99 @@
+"""Quantization-aware training under torchrun: two processes on the CPU, each with its own frames, and one result."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from quant.quantizer import named_quantizers
+
+HERE = Path(__file__).parent
+REPOSITORY = HERE.parents[1]
+CONFIG = REPOSITORY / "configs" / "model" / "centerpoint_t4_demo.py"
+CHECKPOINT = REPOSITORY / "models" / "zoo" / "centerpoint_t4_demo" / "checkpoint.pth"
+FRAMES = 4
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Work dir of one epoch with two processes of one frame a step, with an averaged model and a scored frame."""
+    from datasets.synthetic.dataset_writer import DatasetConfig, generate
+
+    root = tmp_path_factory.mktemp("distributed")
+    data, work_dir = root / "t4", root / "work"
+    work_dir.mkdir()
+    generate(DatasetConfig({"train": 2, "val": 1}, frames_per_scene=FRAMES // 2, seed=5, sweeps=1), data, workers=1)
+    options = {
+        "--config": CONFIG,
+        "--checkpoint": CHECKPOINT,
+        "--data-root": data,
+        "--calibrate-batches": 2,
+        "--epochs": 1,
+        "--lr": "1e-4",
+        "--batch-size": 1,
+        "--workers": 0,
+        "--range-m": 6.4,
+        "--eval-frames": 1,
+        "--ema": 0.5,
+        "--work-dir": work_dir,
+        "--output": work_dir / "qat.pth",
+        "--launcher": "pytorch",
+    }
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    arguments = [str(part) for pair in options.items() for part in pair]
+    done = subprocess.run(
+        [*torchrun, str(HERE / "qat_process.py"), str(work_dir), "qat", *arguments],
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *sys.path]),
+            "OMP_NUM_THREADS": "1",
+            # A sandbox has no other network, and may not know its own name.
+            "GLOO_SOCKET_IFNAME": "lo",
+            # Processes without a device join by gloo.
+            "CUDA_VISIBLE_DEVICES": "",
+        },
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, f"{done.stdout[-4000:]}\n{done.stderr[-8000:]}"
+    return work_dir
+
+
+def test_processes_share_the_frames_and_end_with_one_model(trained: Path) -> None:
+    first, second = (json.loads((trained / f"process_{rank}.json").read_text()) for rank in range(2))
+    assert first["processes"] == second["processes"] == 2
+    assert first["wrapped"]
+    assert second["wrapped"]
+    assert sorted(first["frames"] + second["frames"]) == list(range(FRAMES))
+    # Half of the frames each, so that equal weights can only come from averaged gradients.
+    assert first["steps"] == second["steps"] == FRAMES // 2
+    assert first["scales"] == second["scales"]
+    assert first["parameters"] == second["parameters"]
+
+
+def test_the_first_process_writes_a_complete_checkpoint(trained: Path) -> None:
+    from models.build import build_model, load_checkpoint
+    from models.config import load_model_config
+    from quant.checkpoint import load_ptq_model
+    from quant.fusion.bn_fusion import fuse_model_bn
+
+    cfg = load_model_config(CONFIG)
+    model = build_model(cfg)
+    assert load_ptq_model(model, trained / "qat.pth").fuse_bn
+    assert all(quantizer.is_calibrated for quantizer in named_quantizers(model).values())
+    before = build_model(cfg)
+    load_checkpoint(before, CHECKPOINT)
+    fuse_model_bn(before)
+    old, new = before.pts_backbone.blocks[0][0].weight, model.pts_backbone.blocks[0][0].weight
+    assert 0 < float((new - old).detach().abs().max()) < 4e-4
+    assert torch.isfinite(new).all()
+    assert [point["epoch"] for point in json.loads((trained / "curve.json").read_text())["map"]] == [0, 1]
