@@ -39,15 +39,16 @@ def random_maps(spec: ModelSpec, seed: int, mean: float = -4.0, deviation: float
 
 def hard_maps(spec: ModelSpec) -> Iterator[tuple[str, Maps]]:
     """Maps at the limits of the kernels, by name."""
-    base = random_maps(spec, 1)
+    base: Maps = random_maps(spec, 1)
     logits = base["heatmap"]
     yield "few", base
     yield "none above", base | {"heatmap": logits - 50}
     yield "all above", base | {"heatmap": logits + 50}
     yield "half above", base | {"heatmap": logits + 2}
     yield "one value", base | {"heatmap": np.zeros_like(logits)}
-    yield "ties", base | {"heatmap": np.rint(logits * 2) / 2}
-    signs = np.where(np.random.default_rng(2).random(logits.shape) < 0.5, np.float32(0.0), np.float32(-0.0))
+    yield "ties", base | {"heatmap": np.rint(logits * 2) * np.float32(0.5)}
+    signs: NDArray[np.float32] = np.zeros_like(logits)
+    signs[np.random.default_rng(2).random(logits.shape) < 0.5] = np.float32(-0.0)
     yield "both zeros", base | {"heatmap": signs}
     wild = logits.copy()
     wild.reshape(-1)[::7] = np.nan

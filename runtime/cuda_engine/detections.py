@@ -10,11 +10,14 @@ import numpy as np
 
 from base.boxes import BOX_COLUMNS, Boxes3D
 from base.errors import ConfigError
+from models.spec import HEAD_ORDER
 from runtime.cuda_engine.macros import Unsigned, kernel_source
 from runtime.decode import sigmoid
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from numpy.typing import NDArray
 
     from models.spec import ModelSpec
     from runtime.cuda.device import CudaDevice
@@ -24,9 +27,8 @@ __all__ = ["DetectionKernels", "logit_limit"]
 _log = logging.getLogger(__name__)
 
 _KERNELS = ("detect_collect", "detect_prune", "detect_finish")
-_OPTIONAL = ("reg", "vel")
 # As in kernels/decode.cu.
-_COLLECT_THREADS, _PRUNE_THREADS, _FINISH_THREADS = 512, 512, 1024
+_COLLECT_THREADS, _PRUNE_THREADS, _MOST_CANDIDATES = 512, 512, 1024
 _COLLECT_TILE = _COLLECT_THREADS * 16
 _BINS, _NUM_COUNTS, _HEADER = 4096, 2, 4
 _KEY_NONE = 0xFFFFFFFF
@@ -58,6 +60,7 @@ class DetectionKernels:
         macros = _macros(spec)
         self.max_boxes = int(str(macros["MAX_BOXES"]))
         logits = int(str(macros["LOGITS"]))
+        self._finish_threads = int(str(macros["FINISH_THREADS"]))
         kernels = device.compile_all(kernel_source(macros, "decode.cu"), _KERNELS)
         self._collect, self._prune, self._finish = (kernels[name] for name in _KERNELS)
         self._collect_blocks = -(-logits // _COLLECT_TILE)
@@ -81,24 +84,30 @@ class DetectionKernels:
             stream: Where they run.
         """
         device = self._device
-        addresses = {name: heads[name] if name in self._names else 0 for name in ("heatmap", "height", "dim", "rot")}
-        addresses |= {name: heads[name] if name in self._names else 0 for name in _OPTIONAL}
-        lists = (self._first, self._second, self._counts, self._histogram)
-        first, second, counts, histogram = lists
+        addresses = {name: heads[name] if name in self._names else 0 for name in HEAD_ORDER}
+        first, second, counts, histogram = self._first, self._second, self._counts, self._histogram
         collected = _pointers(addresses["heatmap"], first, counts, histogram)
-        device.launch(self._collect, self._collect_blocks, _COLLECT_THREADS, collected, stream)
-        device.launch(self._prune, self._prune_blocks, _PRUNE_THREADS, _pointers(*lists), stream)
+        pruned = _pointers(first, second, counts, histogram)
         maps = [addresses[name] for name in ("reg", "height", "dim", "rot", "vel")]
-        results = (self.header, self.boxes, self.scores, self.labels)
-        device.launch(self._finish, 1, _FINISH_THREADS, _pointers(second, counts, histogram, *maps, *results), stream)
+        finished = _pointers(second, counts, histogram, *maps, self.header, self.boxes, self.scores, self.labels)
+        device.launch(self._collect, self._collect_blocks, _COLLECT_THREADS, collected, stream)
+        # Each waits for the one before it by itself.
+        overlap = device.compute_capability >= (9, 0)
+        device.launch(self._prune, self._prune_blocks, _PRUNE_THREADS, pruned, stream, overlap=overlap)
+        device.launch(self._finish, 1, self._finish_threads, finished, stream, overlap=overlap)
 
-    def enqueue_download(self, stream: int) -> None:
-        """Puts the copy of the result to page-locked memory on the stream; may be captured."""
-        self._device.download(self._host, self.header, stream)
+    def new_host(self) -> NDArray[np.uint8]:
+        """Page-locked memory for one frame's result, where several are in flight."""
+        return self._device.allocate_pinned((self._result_bytes,), np.uint8)
 
-    def result(self) -> Boxes3D:
+    def enqueue_download(self, stream: int, host: NDArray[np.uint8] | None = None) -> None:
+        """Puts the copy of the result to page-locked memory, `new_host`'s or its own, on the stream."""
+        self._device.download(self._host if host is None else host, self.header, stream)
+
+    def result(self, host: NDArray[np.uint8] | None = None) -> Boxes3D:
         """The boxes that `enqueue_download` brought, as a copy; the stream must have come past it."""
-        header = self._host[: self._starts[1]].view(np.int32)
+        host = self._host if host is None else host
+        header = host[: self._starts[1]].view(np.int32)
         count, broken = int(header[0]), int(header[1])
         if broken:
             _log.warning(
@@ -106,7 +115,7 @@ class DetectionKernels:
                 self._spec.name,
                 broken,
             )
-        parts = [self._host[self._starts[i] : self._starts[i + 1]] for i in (1, 2, 3)]
+        parts = [host[self._starts[i] : self._starts[i + 1]] for i in (1, 2, 3)]
         boxes = parts[0].view(np.float32).reshape(self.max_boxes, len(BOX_COLUMNS))
         scores, labels = parts[1].view(np.float32), parts[2].view(np.int32)
         return Boxes3D(boxes[:count].copy(), scores[:count].copy(), labels[:count].astype(np.int64))
@@ -129,7 +138,7 @@ def logit_limit(threshold: float) -> np.float32 | None:
     """
 
     def passes(key: int) -> bool:
-        return bool(sigmoid(_logit(key)[None])[0] > np.float32(threshold))
+        return bool(sigmoid(np.asarray([_logit(key)]))[0] > np.float32(threshold))
 
     low, high = _key(np.float32(-np.inf)), _key(np.float32(np.inf))
     if not passes(high):
@@ -159,9 +168,10 @@ def _macros(spec: ModelSpec) -> dict[str, object]:
     width, height = spec.head_size
     classes = next(head.channels for head in spec.heads if head.name == "heatmap")
     top_k = spec.max_detections_before_nms
-    if not 1 <= top_k <= _FINISH_THREADS:
+    if not 1 <= top_k <= _MOST_CANDIDATES:
         raise ConfigError(
-            f"Model '{spec.name}': max_num of the bbox coder is {top_k}; this engine's kernels take 1 to {_FINISH_THREADS}."
+            f"Model '{spec.name}': max_num of the bbox coder is {top_k}; this engine's kernels take 1 to "
+            f"{_MOST_CANDIDATES}."
         )
     if spec.post_max_size < 1:
         raise ConfigError(f"Model '{spec.name}': post_max_size is {spec.post_max_size}; no box would be left.")
@@ -175,6 +185,7 @@ def _macros(spec: ModelSpec) -> dict[str, object]:
         "KEY_LIMIT": Unsigned(_KEY_NONE if limit is None else _key(limit)),
         "BIN_START": start,
         "TOP_K": top_k,
+        "FINISH_THREADS": 512 if top_k <= 512 else _MOST_CANDIDATES,
         "MAX_BOXES": min(spec.post_max_size, top_k),
         "STRIDE": np.float32(spec.out_size_factor),
         "MIN_RADIUS": float(spec.nms_min_radius_m2),

@@ -1,4 +1,4 @@
-"""Sources of the kernels at both ends of the engine: a model's numbers as definitions in front of the files of kernels/."""
+"""Sources of the kernels at both ends of the engine: a model's numbers as definitions in front of files of kernels/."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class PillarWeights:
         first_bias: (H,) float32.
         second: (2 * H, C) float32; the first H rows take a slot's result of the first layer, the others the maximum.
         second_bias: (C,) float32.
-        float16: Whether the graph computes in float16: features and the result of each product and sum are rounded.
+        float16: Whether features and the result of each product and sum are rounded to float16.
     """
 
     first: NDArray[np.float32]
@@ -58,8 +58,14 @@ class PillarWeights:
         return values.astype(np.float16).astype(np.float32) if self.float16 else values
 
     @classmethod
-    def from_onnx(cls, path: Path) -> PillarWeights:
+    def from_onnx(cls, path: Path, *, round_float16: bool = False) -> PillarWeights:
         """Reads `pts_voxel_encoder.onnx`: MatMul or Gemm, with BatchNormalization folded by the exporter or not.
+
+        Args:
+            path: The file.
+            round_float16: Round as a float16 graph says, coordinates first: to 0.06 m at 100 m. Without, such a graph
+                is computed in float32 with its float16 weights, as ONNX Runtime does on a CPU and as the canvas' scale
+                was calibrated. No effect on a float32 graph.
 
         Raises:
             DataError: the graph is no PFN of two layers; the message names the node.
@@ -85,7 +91,7 @@ class PillarWeights:
         entry = graph.input[0].name
         casts = [node for node in graph.node if node.op_type == "Cast" and entry in node.input]
         float16 = any(reader.attribute(node, "to", 0) == onnx.TensorProto.FLOAT16 for node in casts)
-        return cls(first, first_bias, second, second_bias, float16)
+        return cls(first, first_bias, second, second_bias, float16 and round_float16)
 
 
 class _Reader:

@@ -26,7 +26,7 @@ _FILES = ("intrinsics.cuh", "pillars.cu", "pfn.cu")
 _KERNELS = ("pillars_assign", "pillars_rank", "pillars_group", "pillars_encode")
 # As in kernels/pillars.cu.
 _ASSIGN_THREADS, _RANK_THREADS, _GROUP_THREADS, _ENCODE_THREADS = 256, 512, 256, 128
-_TILE = _RANK_THREADS * 4
+_RANK_ITEMS = 2
 _NUM_TOTALS = 5
 
 
@@ -55,7 +55,7 @@ class PillarEncoderKernels:
         points: Address of (capacity, C) float32.
         num_points: Address of one int32, 0 to `capacity`.
         counters: Address of five int32, named by `COUNTERS`, with `runtime.preprocess.Voxels`' meaning.
-        pillars: Address of (max_voxels, 4) int32 [cell, ., points before the limit, .]; a cell is y * W + x.
+        pillars: Address of (max_voxels, 4) int32 [cell, ., points before the limit, y << 16 | x]; a cell is y * W + x.
         features: Address of (max_voxels, C) float32 pillar features before quantization, or 0.
     """
 
@@ -87,7 +87,7 @@ class PillarEncoderKernels:
         kernels = device.compile_all(kernel_source(macros, *_FILES), _KERNELS)
         self._assign, self._rank, self._group, self._encode = (kernels[name] for name in _KERNELS)
         nx, ny = spec.grid_size
-        tiles = -(-capacity // _TILE)
+        tiles = -(-capacity // (_RANK_THREADS * _RANK_ITEMS))
         self.points = device.allocate(capacity * spec.point_features * 4)
         self.num_points = device.allocate(4)
         self.counters = device.allocate(len(COUNTERS) * 4)
@@ -134,27 +134,30 @@ class PillarEncoderKernels:
             self._device.upload(self.points, self._host_points[:count], stream)
         self._device.upload(self.num_points, self._host_count, stream)
 
-    def enqueue(self, stream: int) -> None:
-        """Puts the four kernels on the stream; may be captured."""
-        device, blocks = self._device, device_blocks(self._device)
-        points, count, canvas, plane = self.points, self.num_points, self._canvas.address, self._canvas.plane
+    def enqueue(self, stream: int, *, points: int = 0, num_points: int = 0) -> None:
+        """Puts the four kernels on the stream; may be captured.
+
+        Args:
+            points, num_points: Addresses to read in place of the attributes of these names.
+        """
+        device, blocks = self._device, self._device.num_multiprocessors
+        points, count, canvas = points or self.points, num_points or self.num_points, self._canvas.address
+        plane = ctypes.c_longlong(self._canvas.plane)
         wide = min(-(-self.capacity // _ASSIGN_THREADS), 8 * blocks)
-        arguments = (points, count, self._state, self._cells, self._arrival, self._totals, self.pillars, self.counters)
-        device.launch(
-            self._assign, wide, _ASSIGN_THREADS, [*_addresses(*arguments, canvas), ctypes.c_longlong(plane)], stream
-        )
-        arguments = (count, self._state, self._cells, self._cell_base, self.pillars, self._tile_sums, self._totals)
-        device.launch(self._rank, self._tiles, _RANK_THREADS, _addresses(*arguments), stream)
+        assigned = (points, count, self._state, self._cells, self._arrival, self._totals, self.pillars, self.counters)
+        ranked = (count, self._state, self._cells, self._cell_base, self.pillars, self._tile_sums, self._totals)
         grouped = (count, self._state, self._cells, self._arrival, self._cell_base, self._order, self._tile_sums)
-        device.launch(self._group, wide, _GROUP_THREADS, _addresses(*grouped, self._totals, self.counters), stream)
         encoded = (points, self._order, self.pillars, self.counters, self._weights, canvas)
-        device.launch(
-            self._encode,
-            min(-(-self._spec.max_voxels * 32 // _ENCODE_THREADS), _encode_blocks(self._spec) * blocks),
-            _ENCODE_THREADS,
-            [*_addresses(*encoded), ctypes.c_longlong(plane), *_addresses(self.features)],
-            stream,
-        )
+        warps = min(-(-self._spec.max_voxels // 4), _encode_blocks(self._spec) * blocks * _ENCODE_THREADS // 32)
+        device.launch(self._assign, wide, _ASSIGN_THREADS, [*_addresses(*assigned, canvas), plane], stream)
+        # Each waits for the one before it by itself, after whatever it can do ahead.
+        overlap = device.compute_capability >= (9, 0)
+        device.launch(self._rank, self._tiles, _RANK_THREADS, _addresses(*ranked), stream, overlap=overlap)
+        arguments = _addresses(*grouped, self._totals, self.counters)
+        device.launch(self._group, wide, _GROUP_THREADS, arguments, stream, overlap=overlap)
+        blocks = -(-warps * 32 // _ENCODE_THREADS)
+        ends = [*_addresses(*encoded), plane, ctypes.c_void_p(self.features)]
+        device.launch(self._encode, blocks, _ENCODE_THREADS, ends, stream, overlap=overlap)
 
     def download_counters(self, stream: int) -> dict[str, int]:
         """The counters of the last frame by name; waits for the stream."""
@@ -162,11 +165,6 @@ class PillarEncoderKernels:
         self._device.download(values, self.counters, stream)
         self._device.synchronize(stream)
         return dict(zip(COUNTERS, map(int, values), strict=True))
-
-
-def device_blocks(device: CudaDevice) -> int:
-    """Blocks that fill the device, one for each multiprocessor."""
-    return device.num_multiprocessors
 
 
 def _encode_blocks(spec: ModelSpec) -> int:
@@ -195,6 +193,8 @@ def _macros(spec: ModelSpec, weights: PillarWeights, scale: float | None, capaci
         "channels of the first encoder layer": (hidden, 32),
         "encoder channels": (channels, 64),
         "points": (capacity, 1 << 24),
+        "cells along x": (nx, 8192),
+        "cells along y": (ny, 8192),
     }
     for what, (value, most) in limits.items():
         if not 1 <= value <= most:
@@ -209,6 +209,7 @@ def _macros(spec: ModelSpec, weights: PillarWeights, scale: float | None, capaci
         "GRID_Y": ny,
         "MAX_POINTS": spec.max_points_per_voxel,
         "MAX_VOXELS": spec.max_voxels,
+        "RANK_ITEMS": _RANK_ITEMS,
         "HIDDEN": hidden,
         "CHANNELS": channels,
         "ROUND_HALF": weights.float16,

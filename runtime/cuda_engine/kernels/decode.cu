@@ -4,7 +4,8 @@
 //   CELLS, WIDTH       of a head map; LOGITS = classes * CELLS
 //   KEY_LIMIT          key of the smallest logit above the score threshold, KEY_NONE if there is none
 //   BIN_START          logit at which the histogram begins: about that one
-//   TOP_K, MAX_BOXES   before and after NMS; TOP_K is at most 1024
+//   TOP_K, MAX_BOXES   before and after NMS
+//   FINISH_THREADS     512 or 1024, at least TOP_K
 //   STRIDE, SIZE_?, LOWER_?  a head cell to metres
 //   RANGE_?            post-centre range, lower x y z and upper x y z
 //   MIN_RADIUS         squared, float64
@@ -30,7 +31,6 @@ typedef unsigned long long u64;
 #define COLLECT_THREADS 512
 #define COLLECT_VECTORS 4  // of four logits each, by a thread at a time
 #define PRUNE_THREADS 512
-#define FINISH_THREADS 1024
 #define SORT 2048
 #define WARPS (FINISH_THREADS / 32)
 
@@ -55,6 +55,18 @@ __device__ __forceinline__ u32 bin_of(u32 key) {
     return (u32)fminf(fmaxf(position, 0.0f), (float)(BINS - 1));
 }
 
+// As in pillars.cu: the next kernel's blocks may start; wait until the kernel before this one has ended.
+__device__ __forceinline__ void begin_with_next() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void wait_for_previous() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 // Inclusive sum over the lanes.
 __device__ __forceinline__ u32 warp_scan(u32 value, int lane) {
     for (int step = 1; step < 32; step <<= 1) {
@@ -70,6 +82,8 @@ extern "C" __global__ void __launch_bounds__(COLLECT_THREADS) detect_collect(
     __shared__ u32 bins[BINS];
     for (int bin = threadIdx.x; bin < BINS; bin += COLLECT_THREADS) bins[bin] = 0;
     __syncthreads();
+    wait_for_previous();
+    begin_with_next();
     const int lane = threadIdx.x & 31;
     const int tile = COLLECT_THREADS * COLLECT_VECTORS * 4;
     // All indices are below LOGITS + grid * tile, which fits.
@@ -132,6 +146,8 @@ extern "C" __global__ void __launch_bounds__(PRUNE_THREADS) detect_prune(
 {
     __shared__ u32 partial[PRUNE_THREADS / 32];
     __shared__ u32 limit;
+    wait_for_previous();
+    begin_with_next();
     const int collected = (int)counts[COLLECTED];
     if (blockIdx.x * PRUNE_THREADS >= collected) return;
     // Threads take bins from the top; the bin in which the k-th candidate lies is the last that is kept.
@@ -189,12 +205,14 @@ __device__ __forceinline__ u64 kth_largest(
     return prefix;
 }
 
-// Descending bitonic sort of `size` (a power of two) elements in shared memory.
+// Bitonic sort of `size` (a power of two, 32 or more) elements in shared memory, descending. Exchanges within 32 elements
+// go through the lanes of a warp, so that the block meets only for those that reach further.
 __device__ __forceinline__ void sort_block(u64* list, int size) {
-    for (int k = 2; k <= size; k <<= 1) {
-        for (int j = k >> 1; j; j >>= 1) {
+    const int lane = threadIdx.x & 31;
+    for (int k = 32; k <= size; k <<= 1) {
+        for (int j = k >> 1; j >= 32; j >>= 1) {
             for (int pair = threadIdx.x; pair < size / 2; pair += FINISH_THREADS) {
-                const int low = (pair / j) * 2 * j + pair % j, high = low + j;
+                const int low = (pair & ~(j - 1)) * 2 + (pair & (j - 1)), high = low + j;
                 const u64 a = list[low], b = list[high];
                 if ((a < b) == ((low & k) == 0)) {
                     list[low] = b;
@@ -203,6 +221,20 @@ __device__ __forceinline__ void sort_block(u64* list, int size) {
             }
             __syncthreads();
         }
+        for (int i = threadIdx.x; i < size; i += FINISH_THREADS) {
+            u64 own = list[i];
+            // The first pass sorts 32 elements from the beginning, later ones end the merge of k.
+            for (int inner = k == 32 ? 2 : 32; inner <= 32; inner <<= 1) {
+                const int span = inner == 32 ? k : inner;
+                for (int j = inner >> 1; j; j >>= 1) {
+                    const u64 other = __shfl_xor_sync(ALL, own, j);
+                    const bool descending = (i & span) == 0, low = (lane & j) == 0;
+                    own = (own < other) == (low == descending) ? other : own;
+                }
+            }
+            list[i] = own;
+        }
+        __syncthreads();
     }
 }
 
@@ -256,8 +288,9 @@ extern "C" __global__ void __launch_bounds__(FINISH_THREADS) detect_finish(
     __shared__ u32 bins[256];
     __shared__ u32 partial[WARPS];
     __shared__ u64 shared_prefix;
-    __shared__ u32 shared_need, shared_size, kept_bits, num_kept;
+    __shared__ u32 shared_need, shared_size, kept_words[WARPS];
     __shared__ float centre_x[FINISH_THREADS], centre_y[FINISH_THREADS];
+    wait_for_previous();
     const int thread = threadIdx.x, lane = thread & 31, warp = thread / 32;
     const int collected = (int)counts[COLLECTED], pruned = (int)counts[PRUNED];
 
@@ -304,7 +337,6 @@ extern "C" __global__ void __launch_bounds__(FINISH_THREADS) detect_finish(
         centre_x[place] = box.value[0];
         centre_y[place] = box.value[1];
     }
-    if (thread == 0) num_kept = 0;
     __syncthreads();
 
     // NMS by words of 32 candidates in order: `near` has the candidate's neighbours before it in its own word.
@@ -318,32 +350,29 @@ extern "C" __global__ void __launch_bounds__(FINISH_THREADS) detect_finish(
             if (j < lane && is_near(x, y, other_x, other_y)) near |= 1u << j;
         }
     bool alive = real, keeps = false;
-    u32 rank = 0;
-    for (int word = 0; word < words; ++word) {
+    u32 rank = 0, num_kept = 0;
+    for (int word = 0; word < words && num_kept < MAX_BOXES; ++word) {
+        u32 touched = 0;
         if (warp == word) {
-            const u32 before = num_kept;
             u32 open = __ballot_sync(ALL, alive), kept = 0;
-            while (open && before + __popc(kept) < MAX_BOXES) {
+            while (open && num_kept + __popc(kept) < MAX_BOXES) {
                 const int j = __ffs(open) - 1;
                 kept |= 1u << j;
                 open &= ~__ballot_sync(ALL, lane == j || (near >> j & 1));
             }
             keeps = kept >> lane & 1;
-            rank = before + __popc(kept & ((1u << lane) - 1));
-            __syncwarp();
-            if (lane == 0) {
-                kept_bits = kept;
-                num_kept = before + __popc(kept);
-            }
+            rank = num_kept + __popc(kept & ((1u << lane) - 1));
+            if (lane == 0) kept_words[word] = kept;
+        } else if (warp > word && alive) {
+            // Whatever becomes of that word: its candidates near this one.
+#pragma unroll 8
+            for (int j = 0; j < 32; ++j)
+                touched |= is_near(x, y, centre_x[word * 32 + j], centre_y[word * 32 + j]) ? 1u << j : 0;
         }
         __syncthreads();
-        if (num_kept >= MAX_BOXES) break;
-        if (warp > word && alive)
-            for (u32 left = kept_bits; left; left &= left - 1) {
-                const int j = word * 32 + __ffs(left) - 1;
-                if (is_near(x, y, centre_x[j], centre_y[j])) alive = false;
-            }
-        __syncthreads();
+        const u32 kept = kept_words[word];
+        if (touched & kept) alive = false;
+        num_kept += __popc(kept);
     }
     __syncthreads();
 

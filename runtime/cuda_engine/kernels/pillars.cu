@@ -6,6 +6,7 @@
 //   GRID_X, GRID_Y       cells
 //   LOWER_?, SIZE_?      limits and cell sizes in float32; CENTER_SCALE_?, CENTER_OFFSET_? cell index to cell centre
 //   MAX_POINTS, MAX_VOXELS
+//   RANK_ITEMS           points of a thread of pillars_rank
 //   HIDDEN, CHANNELS     outputs of the two layers
 //   ROUND_HALF           features and results of layers are rounded to float16, as in a graph of that type
 //   OUT_INT8, OUT_SCALE  canvas of codes, else of float16
@@ -21,7 +22,7 @@
 //   state     [cells] {~(smallest point index), points}: zero is "no point"
 //   cells     [CAPACITY] cell of each point, -1 for none; arrival: its number among the points of its cell
 //   cell_base [cells] where the points of a cell lie in `order`; NONE for a pillar that was dropped
-//   pillars   [MAX_VOXELS] {cell, base, points, 0} in the order of first points
+//   pillars   [MAX_VOXELS] {cell, base, points, row << 16 | column} in the order of first points
 //   counters  what the host reads: pillars, dropped pillars, dropped points, outside points, invalid points
 
 typedef unsigned int u32;
@@ -34,7 +35,6 @@ typedef unsigned long long u64;
 
 #define ASSIGN_THREADS 256
 #define RANK_THREADS 512
-#define RANK_ITEMS 4
 #define TILE (RANK_THREADS * RANK_ITEMS)
 #define TILES ((CAPACITY + TILE - 1) / TILE)
 #define GROUP_THREADS 256
@@ -56,20 +56,35 @@ __device__ __forceinline__ u32 warp_sum(u32 value) {
     return value;
 }
 
-// Byte offset of a cell in each plane of the canvas.
-__device__ __forceinline__ long long canvas_offset(int cell) {
-    return ((long long)(cell / GRID_X + 1) * PITCH + cell % GRID_X + 1) * 16;
+// Byte offset of a cell, as a pillar's record has it, in each plane of the canvas.
+__device__ __forceinline__ u32 canvas_offset(u32 place) {
+    return (((place >> 16) + 1) * PITCH + (place & 0xffffu) + 1) * 16;
+}
+
+// Lets the next kernel's blocks start, and waits until the kernel before this one has ended: everything in front of it may
+// run beside that kernel.
+__device__ __forceinline__ void begin_with_next() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void wait_for_previous() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
 }
 
 extern "C" __global__ void __launch_bounds__(ASSIGN_THREADS) pillars_assign(
     const float* points, const int* count, u32* state, int* cells, u32* arrival, u32* totals, const uint4* pillars,
     const int* counters, char* canvas, long long plane)
 {
+    wait_for_previous();
+    begin_with_next();
     const int threads = gridDim.x * ASSIGN_THREADS, first = blockIdx.x * ASSIGN_THREADS + threadIdx.x;
     const int lane = threadIdx.x & 31, num_points = clamp_count(count);
 
     for (int i = first; i < counters[0] * CHUNKS; i += threads) {
-        const long long offset = canvas_offset((int)pillars[i / CHUNKS].x);
+        const u32 offset = canvas_offset(pillars[i / CHUNKS].w);
         *(uint4*)(canvas + (i % CHUNKS) * plane + offset) = make_uint4(0, 0, 0, 0);
     }
 
@@ -126,6 +141,8 @@ extern "C" __global__ void __launch_bounds__(RANK_THREADS) pillars_rank(
 {
     __shared__ u64 partial[RANK_THREADS / 32];
     __shared__ int ticket;
+    wait_for_previous();
+    begin_with_next();
     const int num_points = clamp_count(count), num_tiles = (num_points + TILE - 1) / TILE;
     const int lane = threadIdx.x & 31, warp = threadIdx.x / 32;
     if (threadIdx.x == 0) ticket = (int)atomicAdd(&totals[TICKET], 1u);
@@ -176,7 +193,8 @@ extern "C" __global__ void __launch_bounds__(RANK_THREADS) pillars_rank(
         if (!points[j]) continue;
         const u32 rank = (u32)(before >> 32), base = (u32)before;
         if (rank < MAX_VOXELS) {
-            pillars[rank] = make_uint4((u32)cell[j], base, points[j], 0);
+            const u32 place = (u32)(cell[j] / GRID_X) << 16 | (u32)(cell[j] % GRID_X);
+            pillars[rank] = make_uint4((u32)cell[j], base, points[j], place);
             dropped += points[j] > MAX_POINTS ? points[j] - MAX_POINTS : 0;
         } else {
             dropped += points[j];
@@ -194,6 +212,8 @@ extern "C" __global__ void __launch_bounds__(GROUP_THREADS) pillars_group(
     const int* count, u32* state, const int* cells, const u32* arrival, const u32* cell_base, u32* order, u64* tiles,
     u32* totals, int* counters)
 {
+    wait_for_previous();
+    begin_with_next();
     const int num_points = clamp_count(count);
     for (int i = blockIdx.x * GROUP_THREADS + threadIdx.x; i < num_points; i += gridDim.x * GROUP_THREADS) {
         const int cell = cells[i];
