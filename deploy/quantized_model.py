@@ -95,28 +95,44 @@ def quantize_float_model(
     """
     if batches is None and (settings.cache_file is None or settings.method != "calibrate"):
         raise ConfigError(f"Quantization by '{settings.method}' needs calibration frames.")
-    if settings.method == "calibrate":
-        return _calibrated(model, spec, batches, settings)
-    if settings.cache_file is not None:
+    if settings.method != "calibrate" and settings.cache_file is not None:
         raise ConfigError(
             f"'calibration.cache_file' holds scales alone; method '{settings.method}' changes weights too and needs "
             "frames. Leave cache_file out."
         )
-    from quant.ptq import quantize_ptq
+    from quant.ptq import run_ptq
 
-    quantized = quantize_ptq(
+    cached = settings.cache_file is not None
+    amax_method = "max" if settings.collection == "max" else settings.amax_method
+    manager = run_ptq(
         model,
         batches if batches is not None else (),
         settings.num_batches,
-        settings.amax_method,
+        None if cached else amax_method,
         settings.fuse_bn,
         settings.skip_layers,
         method=settings.method,
         engine=settings.engine,
+        spec=spec,
+        calib_cache=settings.cache_file,
     )
-    structure = _structure_of(quantized)
-    align_biases(quantized)
-    return QuantizedModel(quantized, structure, _facts(quantized, structure, {"method": settings.method}))
+    structure = _structure_of(model)
+    align_biases(model)
+    if settings.method != "calibrate":
+        return QuantizedModel(model, structure, _facts(model, structure, {"method": settings.method}))
+    result = manager.result
+    if not cached and result.num_frames < settings.num_batches:
+        _logger.warning(
+            "   calibrated on %d frames, not on %d: the split has no more", result.num_frames, settings.num_batches
+        )
+    facts = {
+        "method": settings.method,
+        "amax_method": result.amax_method,
+        "weight_method": result.weight_method,
+        "num_frames": result.num_frames,
+        "frames_sha256": result.tokens_sha256,
+    }
+    return QuantizedModel(model, structure, _facts(model, structure, facts), manager)
 
 
 def read_quantized_model(model: nn.Module, path: Path) -> QuantizedModel:
@@ -183,42 +199,6 @@ def float_twin(quantized: nn.Module) -> nn.Module:
     twin = copy.deepcopy(quantized)
     unquant_model(twin)
     return twin
-
-
-def _calibrated(
-    model: nn.Module, spec: ModelSpec, batches: Iterable[Any] | None, settings: QuantizationSettings
-) -> QuantizedModel:
-    from quant.calibration.calibrator import CalibrationManager
-    from quant.fusion.bn_fusion import fuse_model_bn
-    from quant.replace import quant_model
-
-    if settings.fuse_bn:
-        fuse_model_bn(model)
-    structure = quant_model(model, settings.skip_layers, engine=settings.engine)
-    manager = CalibrationManager(model, spec)
-    if settings.cache_file is not None:
-        result = manager.load_calib_cache(settings.cache_file)
-        _logger.info("   scales from %s (%d frames)", settings.cache_file, result.num_frames)
-    else:
-        result = manager.calibrate(
-            batches if batches is not None else (),
-            settings.num_batches,
-            method=settings.collection,
-            amax_method=settings.amax_method,
-        )
-        if result.num_frames < settings.num_batches:
-            _logger.warning(
-                "   calibrated on %d frames, not on %d: the split has no more", result.num_frames, settings.num_batches
-            )
-    align_biases(model)
-    facts = {
-        "method": settings.method,
-        "amax_method": result.amax_method,
-        "weight_method": result.weight_method,
-        "num_frames": result.num_frames,
-        "frames_sha256": result.tokens_sha256,
-    }
-    return QuantizedModel(model, structure, _facts(model, structure, facts), manager)
 
 
 def _structure_of(model: nn.Module) -> QuantizationStructure:

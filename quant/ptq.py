@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,9 +17,10 @@ from quant.quantizer import DEFAULT_ENGINE
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from models.spec import ModelSpec
     from quant.reconstruction.settings import ReconstructionSettings
 
-__all__ = ["PTQ_METHODS", "check_layer_names", "quantize_ptq"]
+__all__ = ["PTQ_METHODS", "check_layer_names", "quantize_ptq", "run_ptq"]
 
 PTQ_METHODS = ("calibrate", "bias_correction", "lidar_ptq")
 
@@ -68,6 +69,50 @@ def quantize_ptq(
         ConfigError: an unknown method or layer, a model that is quantized already, or settings that exclude each other.
         DataError: no frames, NaN or infinite activations, or a cache of another model or method.
     """
+    run_ptq(
+        model,
+        dataloader,
+        num_calibration_batches,
+        amax_method,
+        fuse_bn,
+        skip_layers,
+        method=method,
+        engine=engine,
+        weight_method=weight_method,
+        equalize=equalize,
+        calib_cache=calib_cache,
+        reconstruction=reconstruction,
+        workers=workers,
+    )
+    return model
+
+
+def run_ptq(
+    model: nn.Module,
+    dataloader: Iterable[Any],
+    num_calibration_batches: int,
+    amax_method: str | None,
+    fuse_bn: bool,
+    skip_layers: Iterable[str],
+    *,
+    method: str,
+    engine: str,
+    spec: ModelSpec | None = None,
+    weight_method: str | None = "mse",
+    equalize: bool | None = None,
+    calib_cache: str | Path | None = None,
+    reconstruction: ReconstructionSettings | None = None,
+    workers: int | None = None,
+) -> CalibrationManager:
+    """`quantize_ptq`, for those who need its calibration too.
+
+    Args and errors as for `quantize_ptq`, but that `amax_method` and `weight_method` may be None with a `calib_cache`
+    that exists, whose scales are then taken whatever their method; and `spec`, the model's specification, may say how
+    it is run.
+
+    Returns:
+        What calibrated `model`. Its result is the calibration before anything made up for the loss.
+    """
     from quant.fusion.bn_fusion import fuse_model_bn
     from quant.reconstruction.settings import ReconstructionSettings
     from quant.replace import quant_model
@@ -88,9 +133,15 @@ def quantize_ptq(
         windows = _survey(model, frames, settings, equalize)
         reference = copy.deepcopy(model)
     quant_model(model, skip_layers, engine=engine)
-    manager = _CenterPointCalibration(model)
-    if calib_cache is not None and Path(calib_cache).exists():
-        _load_cache(manager, calib_cache, amax_method, weight_method)
+    manager = CalibrationManager(model, spec, run=None if spec is not None else _behind_the_encoder(model))
+    if amax_method is None or weight_method is None:
+        if calib_cache is None:
+            raise ConfigError(
+                "A calibration needs amax_method and weight_method, or a calib_cache to take scales from."
+            )
+        _load_cache(manager, calib_cache)
+    elif calib_cache is not None and Path(calib_cache).exists():
+        _load_cache(manager, calib_cache, (amax_method, weight_method))
     else:
         manager.calibrate(
             frames, num_calibration_batches, amax_method=amax_method, weight_method=weight_method, workers=workers
@@ -99,7 +150,7 @@ def quantize_ptq(
             manager.save_calib_cache(calib_cache)
     if windows is not None and reference is not None:
         _make_up(model, reference, windows, method, settings)
-    return model
+    return manager
 
 
 def _make_up(
@@ -193,28 +244,23 @@ def check_layer_names(model: nn.Module, names: Iterable[str], what: str) -> None
         hide_concats(model)
 
 
-def _load_cache(manager: CalibrationManager, path: str | Path, amax_method: str, weight_method: str) -> None:
+def _load_cache(manager: CalibrationManager, path: str | Path, wanted: tuple[str, str] | None = None) -> None:
+    """`wanted`: amax_method and weight_method that it must have been made with."""
     result = manager.load_calib_cache(path)
     found = (result.amax_method, result.weight_method)
-    if found != (amax_method, weight_method):
+    if wanted is not None and found != wanted:
         raise ConfigError(
-            f"Calibration cache '{path}' was made with amax_method '{found[0]}' and weight_method "
-            f"'{found[1]}', asked for are "
-            f"'{amax_method}' and '{weight_method}'. Ask for the same, or give another file."
+            f"Calibration cache '{path}' was made with amax_method '{found[0]}' and weight_method '{found[1]}', asked "
+            f"for are '{wanted[0]}' and '{wanted[1]}'. Ask for the same, or give another file."
         )
     _logger.info("Scales from %s: %d frames, %s", path, result.num_frames, result.amax_method)
 
 
-class _CenterPointCalibration(CalibrationManager):
-    """Runs a CenterPoint behind its voxel encoder, as its parts are, without a specification of the model."""
+def _behind_the_encoder(model: nn.Module) -> Callable[[Tensor], Any]:
+    """Runs a canvas through a CenterPoint's parts as they are, without a specification of the model."""
+    parts = cast(Any, model)
 
-    def _network(self) -> nn.Module:
-        from torch import nn
+    def run(canvas: Tensor) -> Any:
+        return parts.pts_bbox_head(parts.pts_neck(parts.pts_backbone(canvas)))
 
-        parts = cast(Any, self.model)
-
-        class _Network(nn.Module):
-            def forward(self, canvas: Tensor) -> Any:
-                return parts.pts_bbox_head(parts.pts_neck(parts.pts_backbone(canvas)))
-
-        return _Network()
+    return run

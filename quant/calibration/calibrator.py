@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -34,11 +34,14 @@ class CalibrationManager:
     Memory: one frame's activations a process, and 32 KB for each quantizer, however many frames there are.
     """
 
-    def __init__(self, model: nn.Module, spec: ModelSpec | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, spec: ModelSpec | None = None, *, run: Callable[[Tensor], Any] | None = None
+    ) -> None:
         """Args:
-            model: A quantized CenterPoint (`quant.quant_model`); or, without `spec`, any quantized module that takes a
-                batch as its argument.
+            model: A quantized CenterPoint (`quant.quant_model`); or, without `spec` and `run`, any quantized module
+                that takes a batch as its argument.
             spec: The CenterPoint's specification.
+            run: What runs a batch through `model`, in place of `spec`.
 
         Raises:
             ConfigError: the model has no quantizer.
@@ -47,6 +50,7 @@ class CalibrationManager:
 
         self.model = model
         self.spec = spec
+        self._run = run
         self._quantizers = named_quantizers(model)
         if not self._quantizers:
             raise ConfigError(f"{type(model).__name__} has no quantizer to calibrate; call quant.quant_model first.")
@@ -156,6 +160,17 @@ class CalibrationManager:
         )
         return self._result
 
+    @property
+    def result(self) -> CalibrationResult:
+        """The last calibration, made or read from a cache.
+
+        Raises:
+            ConfigError: nothing was calibrated yet.
+        """
+        if self._result is None:
+            raise ConfigError("There is no calibration yet; call calibrate first.")
+        return self._result
+
     def save_calib_cache(self, path: str | Path) -> None:
         """Writes the last calibration as JSON; equal calibrations give equal bytes.
 
@@ -211,7 +226,9 @@ class CalibrationManager:
             clipped_share=clipped,
         )
 
-    def _network(self) -> nn.Module:
+    def _network(self) -> Callable[[Tensor], Any]:
+        if self._run is not None:
+            return self._run
         if self.spec is None:
             return self.model
         from models.components import BackboneNeckHead
