@@ -31,12 +31,14 @@ class LayerAgreement:
         name: ONNX node, or the output's name.
         equal_share: Share of equal elements.
         largest: Largest difference: in steps where the layer's result is INT8, else in the result's unit.
+        in_steps: Whether the result is INT8.
         passed: INT8: at most one step, and that for fewer than one in a thousand. Others: within their rounding.
     """
 
     name: str
     equal_share: float
     largest: float
+    in_steps: bool
     passed: bool
 
 
@@ -60,7 +62,11 @@ def compare_layers(device: CudaDevice, network: DeviceNetwork, stream: int) -> t
         difference = np.abs(result - expected)
         found.append(
             LayerAgreement(
-                name, float((result == expected).mean()), float(difference.max()), difference.max() <= _HEAD_ABSOLUTE
+                name,
+                float((result == expected).mean()),
+                float(difference.max()),
+                False,
+                bool(difference.max() <= _HEAD_ABSOLUTE),
             )
         )
     return tuple(found)
@@ -72,6 +78,6 @@ def _agreement(
     difference = np.abs(result.astype(np.float32) - expected.astype(np.float32))
     share, largest = float((result == expected).mean()), float(difference.max())
     if expected.dtype == np.int8:
-        return LayerAgreement(name, share, largest, largest <= 1 and share >= 0.999)
+        return LayerAgreement(name, share, largest, True, largest <= 1 and share >= 0.999)
     limit = _RELATIVE * np.maximum(np.abs(expected.astype(np.float32)), 1.0)
-    return LayerAgreement(name, share, largest, bool((difference <= limit).all()))
+    return LayerAgreement(name, share, largest, False, bool((difference <= limit).all()))

@@ -58,10 +58,10 @@ def check_layers(device: CudaDevice) -> str:
                         f"up to {agreement.largest:g}"
                     )
                 compared += 1
-                if map_type == "int8":
+                if agreement.in_steps:
                     shares.append(agreement.equal_share)
             _check_borders(device, network, stream)
-    return f"{compared} layers and outputs; INT8 codes at least {min(shares[:-6]):.5%} equal, borders zero"
+    return f"{compared} layers and outputs; INT8 codes at least {min(shares):.5%} equal, borders zero"
 
 
 def check_special_frames(device: CudaDevice) -> str:

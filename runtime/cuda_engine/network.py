@@ -11,7 +11,15 @@ import numpy as np
 
 from runtime.cuda_engine.packing import pack_conv, pack_conv_affine, pack_heads_affine, pack_hidden, pack_last
 from runtime.cuda_engine.sources import ARCHITECTURE, conv_source, heads_source
-from runtime.cuda_engine.tiling import TILE_COLUMNS, ConvTiling, HeadsTiling, conv_tilings, heads_tilings
+from runtime.cuda_engine.tiling import (
+    TILE_COLUMNS,
+    ConvTiling,
+    HeadsTiling,
+    conv_signature,
+    conv_tilings,
+    heads_signature,
+    heads_tilings,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -156,6 +164,14 @@ class DeviceNetwork:
             return heads_tilings(self.plan.heads, maps[self.plan.heads.source])
         conv = self._convs[label]
         return conv_tilings(conv, maps[conv.source], maps[conv.target])
+
+    def signature(self, label: str) -> str:
+        """What the speed of a layer depends on: layers of one signature are cut alike."""
+        maps = self.plan.maps
+        if label == HEADS:
+            return heads_signature(self.plan.heads, maps[self.plan.heads.source])
+        conv = self._convs[label]
+        return conv_signature(conv, maps[conv.source], maps[conv.target])
 
     def prepare(self, tilings: Iterable[Tiling]) -> None:
         """Compiles the kernels of tilings, side by side: each takes the compiler about a second."""

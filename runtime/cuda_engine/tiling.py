@@ -3,28 +3,43 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from base.errors import ConfigError
+from base.files import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from runtime.cuda_engine.plan import FusedConv, HeadsLayer, PlanMap
 
-__all__ = ["TILE_COLUMNS", "ConvTiling", "HeadsTiling", "conv_tilings", "heads_tilings"]
+__all__ = [
+    "TILE_COLUMNS",
+    "ConvTiling",
+    "HeadsTiling",
+    "conv_signature",
+    "conv_tilings",
+    "heads_signature",
+    "heads_tilings",
+]
 
 # Pixels of a row that one product covers: the M of every wgmma instruction.
 TILE_COLUMNS = 64
 # Shared memory of a block on compute capability 9.0, less what the barriers take.
 _SHARED_BYTES = 227 * 1024 - 1024
 _MAX_STAGES = 6
-# Registers of a thread for accumulators: 240 are to be had, addresses and epilogue take the rest.
-_ACCUMULATORS = 128
+# (groups, warpgroups in a group): more groups hide more waiting, and leave each thread fewer registers.
+_CONSUMERS = ((2, 1), (3, 1), (4, 1), (1, 2))
+# Warpgroups that compute -> registers of their threads (with the loading warpgroup's 24 below 65,536 in all), and how
+# many of these accumulators may take.
+_REGISTERS = {2: 240, 3: 160, 4: 112}
+_ACCUMULATORS = {2: 128, 3: 96, 4: 64}
 # Multiprocessors that estimates assume; an H100 SXM and an H200 have 132.
 _BLOCKS = 132
 # Tilings of a layer that are worth compiling and timing.
-_CANDIDATES = 10
+_CANDIDATES = 20
 
 
 @dataclass(frozen=True)
@@ -90,9 +105,16 @@ class ConvTiling:
         return (self.groups * self.warpgroups + 1) * 128
 
     @property
+    def choice(self) -> dict[str, int | bool]:
+        """What is free to choose for a layer; with the layer it gives the tiling again."""
+        names = ("n_tile", "slab_chunks", "groups", "warpgroups", "rows")
+        return {name: getattr(self, name) for name in names}
+
+    @property
     def macros(self) -> dict[str, int]:
         """Definitions for the kernel's source."""
-        return {field.name.upper(): int(getattr(self, field.name)) for field in fields(self)}
+        definitions = {field.name.upper(): int(getattr(self, field.name)) for field in fields(self)}
+        return {**definitions, "REGISTERS": _REGISTERS[self.groups * self.warpgroups]}
 
 
 def conv_tilings(conv: FusedConv, source: PlanMap, target: PlanMap) -> tuple[ConvTiling, ...]:
@@ -101,7 +123,11 @@ def conv_tilings(conv: FusedConv, source: PlanMap, target: PlanMap) -> tuple[Con
     Raises:
         ConfigError: the kernel cannot compute the layer; the message names its node.
     """
-    found = sorted(_tilings(conv, source, target), key=lambda tiling: _estimated_cycles(tiling, conv, target))
+    measured = _measured().get(conv_signature(conv, source, target))
+    found = sorted(
+        _tilings(conv, source, target),
+        key=lambda tiling: (tiling.choice != measured, _estimated_cycles(tiling, conv, target)),
+    )
     if not found:
         raise ConfigError(
             f"ONNX node '{conv.node}': no kernel of the 'cuda' backend computes a {conv.kernel}x{conv.kernel} "
@@ -125,7 +151,6 @@ class HeadsTiling:
         rows: Rows of 64 pixels in a tile.
         stages: In flight for each group.
         groups: Warpgroups that compute, each with tiles of its own.
-        registers: Of a thread of theirs.
     """
 
     in_int8: bool
@@ -136,7 +161,6 @@ class HeadsTiling:
     rows: int
     stages: int
     groups: int
-    registers: int
 
     @property
     def threads(self) -> int:
@@ -150,13 +174,19 @@ class HeadsTiling:
         return self.branches * weights + self.groups * self.stages * self.chunks * self.rows * TILE_COLUMNS * 16
 
     @property
+    def choice(self) -> dict[str, int | bool]:
+        """What is free to choose."""
+        return {"groups": self.groups, "rows": self.rows}
+
+    @property
     def macros(self) -> dict[str, int]:
         """Definitions for the kernel's source."""
-        return {field.name.upper(): int(getattr(self, field.name)) for field in fields(self)}
+        definitions = {field.name.upper(): int(getattr(self, field.name)) for field in fields(self)}
+        return {**definitions, "REGISTERS": _REGISTERS[self.groups]}
 
 
-# (groups, rows, registers): registers of all threads, the loading warpgroup's 24 included, stay within 65,536.
-_HEAD_SHAPES = ((3, 1, 160), (2, 2, 240), (4, 1, 112), (3, 2, 160))
+# (groups, rows), the best on an H200 first.
+_HEAD_SHAPES = ((3, 2), (2, 2), (4, 1), (3, 1))
 
 
 def heads_tilings(heads: HeadsLayer, source: PlanMap) -> tuple[HeadsTiling, ...]:
@@ -184,11 +214,32 @@ def heads_tilings(heads: HeadsLayer, source: PlanMap) -> tuple[HeadsTiling, ...]
             rows,
             3,
             groups,
-            registers,
         )
-        for groups, rows, registers in _HEAD_SHAPES
+        for groups, rows in _HEAD_SHAPES
     ]
+    measured = _measured().get(heads_signature(heads, source))
+    found.sort(key=lambda tiling: tiling.choice != measured)
     return tuple(tiling for tiling in found if tiling.shared_bytes <= _SHARED_BYTES)
+
+
+def conv_signature(conv: FusedConv, source: PlanMap, target: PlanMap) -> str:
+    """Names what the speed of a layer depends on."""
+    kernel = f"k{conv.kernel}s{conv.stride}" if conv.upsample == 1 else f"u{conv.upsample}"
+    size = f"{target.height}x{target.width}"
+    return f"{source.type}>{target.type} {conv.in_channels}>{conv.out_channels} {kernel} {size}"
+
+
+def heads_signature(heads: HeadsLayer, source: PlanMap) -> str:
+    """Names what the speed of the heads depends on."""
+    hidden = len(heads.branches[0].hidden_bias)
+    return f"heads {source.type} {source.channels}>{len(heads.branches)}x{hidden} {source.height}x{source.width}"
+
+
+@cache
+def _measured() -> dict[str, dict[str, int | bool]]:
+    """Signature -> the fastest choice, as `tune` measured it."""
+    table: dict[str, dict[str, int | bool]] = read_json(Path(__file__).with_name("tilings.json"))["tilings"]
+    return table
 
 
 def _tilings(conv: FusedConv, source: PlanMap, target: PlanMap) -> Iterator[ConvTiling]:
@@ -204,28 +255,28 @@ def _tilings(conv: FusedConv, source: PlanMap, target: PlanMap) -> Iterator[Conv
             if chunks % slab_chunks:
                 continue
             for rows in (1, 2, 4):
-                for groups, warpgroups in ((2, 1), (1, 2)):
-                    for resident in (True, False):
-                        tiling = ConvTiling(
-                            in_int8=in_int8,
-                            out_int8=out_int8,
-                            n_tile=n_tile,
-                            kernel=conv.kernel if conv.upsample == 1 else 1,
-                            stride=conv.stride,
-                            padding=conv.padding,
-                            upsample=conv.upsample,
-                            relu=conv.relu,
-                            slab_chunks=slab_chunks,
-                            slabs=chunks // slab_chunks,
-                            groups=groups,
-                            warpgroups=warpgroups,
-                            rows=rows,
-                            stages=2,
-                            resident=resident,
-                        )
-                        fitted = _with_stages(tiling)
-                        if fitted is not None and _is_sensible(fitted):
-                            yield fitted
+                for groups, warpgroups in _CONSUMERS:
+                    tiling = ConvTiling(
+                        in_int8=in_int8,
+                        out_int8=out_int8,
+                        n_tile=n_tile,
+                        kernel=conv.kernel if conv.upsample == 1 else 1,
+                        stride=conv.stride,
+                        padding=conv.padding,
+                        upsample=conv.upsample,
+                        relu=conv.relu,
+                        slab_chunks=slab_chunks,
+                        slabs=chunks // slab_chunks,
+                        groups=groups,
+                        warpgroups=warpgroups,
+                        rows=rows,
+                        stages=2,
+                        # Streamed weights pay where two warpgroups share them.
+                        resident=warpgroups == 1,
+                    )
+                    fitted = _with_stages(tiling)
+                    if fitted is not None and _is_sensible(fitted):
+                        yield fitted
 
 
 def _with_stages(tiling: ConvTiling) -> ConvTiling | None:
@@ -236,16 +287,15 @@ def _with_stages(tiling: ConvTiling) -> ConvTiling | None:
 
 
 def _is_sensible(tiling: ConvTiling) -> bool:
-    if tiling.rows * tiling.n_tile // 2 > _ACCUMULATORS:
+    consumers = tiling.groups * tiling.warpgroups
+    if tiling.rows * tiling.n_tile // 2 > _ACCUMULATORS[consumers]:
         return False
     # A stage is worth its two barriers from a few hundred cycles of products on.
     steps = tiling.kernel**2 * tiling.slab_chunks // 2
     if steps > 36:
         return False
-    if tiling.stride > 1 and tiling.rows * (tiling.n_tile // 2 + 8) > _ACCUMULATORS + 16:
-        return False
-    # Streamed weights pay where two warpgroups share them, resident ones leave the groups independent.
-    return tiling.resident == (tiling.groups == 2)
+    # The left operand of a strided convolution goes through registers: two sets of four for each row.
+    return tiling.stride == 1 or tiling.rows * (tiling.n_tile // 2 + 8) <= _ACCUMULATORS[consumers] + 16
 
 
 def _estimated_cycles(tiling: ConvTiling, conv: FusedConv, target: PlanMap) -> float:
@@ -264,5 +314,9 @@ def _estimated_cycles(tiling: ConvTiling, conv: FusedConv, target: PlanMap) -> f
     products = steps * max(tiling.n_tile / 2, (2048 + 32 * tiling.n_tile) / 128)
     loads = tiling.slabs * tiling.stage_bytes / 24
     stores = tiling.tile_rows * TILE_COLUMNS * tiling.n_tile * (1 if tiling.out_int8 else 2) / 12
+    # A group waits for its products and then converts its sums; the others compute meanwhile.
+    accumulators = tiling.rows * tiling.n_tile // 2
+    serial = products + 60 * tiling.slabs + 600 + 10 * accumulators
+    busy = max(products, loads + stores, 8 * accumulators * tiling.warpgroups, serial / tiling.groups)
     # With few stages a load is waited for.
-    return per_block * (max(products + 60 * tiling.slabs + 300, loads + stores) + loads / (tiling.stages - 1))
+    return per_block * (busy + loads / (tiling.stages - 1))

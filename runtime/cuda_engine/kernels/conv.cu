@@ -10,6 +10,7 @@
 //   STAGES              stages in a ring
 //   RESIDENT            weights of the block's columns stay in shared memory; else each stage brings its own
 //   RELU
+//   REGISTERS           of a consumer's thread
 // Work: tiles of (WARPGROUPS * ROWS) x 64 pixels by N_TILE columns. With one warpgroup to a group, one group's epilogue
 // runs while the other group computes.
 //
@@ -199,7 +200,7 @@ extern "C" __global__ void __launch_bounds__(CONSUMERS * 128 + 128, 1) conv(cons
         return;
     }
 
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS));
     const int group = warpgroup / WARPGROUPS, part = warpgroup % WARPGROUPS;
     const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
     const u32 ring = weights + RESIDENT_BYTES + group * STAGES * STAGE_PITCH;
