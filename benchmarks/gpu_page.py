@@ -1,0 +1,80 @@
+"""The page docs/benchmarks/gpu.md and its charts, made from the results that `benchmarks.gpu` wrote.
+
+    python -m benchmarks.gpu_page [--folder docs/benchmarks]
+
+Reads every `gpu_*.json` of the folder. What stands between a model's `notes` markers was written by hand and stays.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from base.errors import DataError, UserError
+from base.files import read_json, user_path
+from benchmarks.gpu_tables import report
+
+__all__ = ["main", "page"]
+
+_HEAD = """# Speed on the GPU
+
+Made by `python -m benchmarks.gpu_page` from the JSON files beside this page, which `python -m benchmarks.gpu` measured.
+All contenders of a table were measured in one run, by turns, each round beginning with another one; ratios are of
+medians of the same round. Runs of a turn follow each other without a pause and the first does not count: caches are in
+the state that a contender's own previous run leaves. cuDNN chooses its algorithms by timing, products may use TF32.
+"""
+
+_NOTES = "*(What holds the slowest layers back has not been written yet.)*"
+
+
+def page(folder: Path, old: str = "") -> str:
+    """The page's text.
+
+    Args:
+        folder: Holds the JSON files.
+        old: The page as it stands; its notes are kept.
+
+    Raises:
+        DataError: the folder holds no results.
+    """
+    files = sorted(folder.glob("gpu_*.json"))
+    if not files:
+        raise DataError(f"'{folder}' holds no gpu_*.json; `python -m benchmarks.gpu --out {folder}` makes one.")
+    parts = [_HEAD]
+    for path in files:
+        results = read_json(path)
+        model = results["model"]
+        parts.append(report(results))
+        charts = [name for name in ("networks", "layers") if name in results]
+        parts += [f"![{name} of {model}](gpu_{model}_{name}.png)\n" for name in charts]
+        begin, end = f"<!-- notes on {model}: begin -->", f"<!-- notes on {model}: end -->"
+        kept = re.search(f"{re.escape(begin)}\n(.*?)\n{re.escape(end)}", old, re.DOTALL)
+        parts.append(f"### What holds the slowest layers back\n\n{begin}\n{kept.group(1) if kept else _NOTES}\n{end}\n")
+    return "\n".join(parts)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    parser = argparse.ArgumentParser(prog="gpu_page", description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--folder", default="docs/benchmarks", help="of the JSON files and the page")
+    args = parser.parse_args(argv)
+    folder = user_path(args.folder)
+    target = folder / "gpu.md"
+    try:
+        text = page(folder, target.read_text(encoding="utf-8") if target.exists() else "")
+        from benchmarks.gpu_charts import draw
+
+        for path in sorted(folder.glob("gpu_*.json")):
+            draw(read_json(path), folder)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the command's last word
+        return 2
+    target.write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
