@@ -71,7 +71,7 @@ class FakeDevice:
         self._events += 1
         return self._events
 
-    def record(self, event: int, stream: int) -> None:
+    def record(self, event: int, stream: int, *, in_graph: bool = False) -> None:
         self.calls.append(("record", event, stream))
 
     def wait(self, event: int) -> None:
@@ -111,6 +111,20 @@ class FakeDevice:
         assert all(function in source for function in functions)
         return {function: function for function in functions}
 
+    def compile_image(
+        self, source: str, title: str, *, architecture: str | None = None, options: Sequence[str] = ()
+    ) -> bytes:
+        assert title in source
+        return source.encode()
+
+    def load(self, image: bytes, functions: Sequence[str]) -> dict[str, str]:
+        return {function: function for function in functions}
+
+    def upload_new(self, source: NDArray[Any]) -> int:
+        address = self.allocate(source.nbytes)
+        self.memory[address][:] = np.frombuffer(source.tobytes(), np.uint8)
+        return address
+
     def allow_shared(self, kernel: str, num_bytes: int) -> None:
         self.calls.append(("allow_shared", kernel, num_bytes))
 
@@ -123,10 +137,11 @@ class FakeDevice:
         stream: int,
         *,
         shared_bytes: int = 0,
+        overlap: bool = False,
     ) -> None:
         if kernel != "scatter_pillars":
             # Kernels that the fake does not execute: a test looks at what was asked for.
-            values = [argument.value for argument in arguments]
+            values = [getattr(argument, "value", argument) for argument in arguments]
             self.calls.append(("launch", kernel, grid, threads, values, stream, shared_bytes))
             return
         blocks = grid[0] if isinstance(grid, tuple) else grid

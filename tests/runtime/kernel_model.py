@@ -1,0 +1,118 @@
+"""kernels/conv.cu and kernels/heads.cu in numpy: what a launch's arguments make the tensor cores read and write.
+
+Written from the kernels' addressing, not from the plan: a wrong pitch, weight order or column shows as a wrong map.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.cuda_engine.network import Launch
+from runtime.cuda_engine.tiling import ConvTiling, HeadsTiling
+from tests.runtime.fake_engine import FakeDevice
+
+_COLUMNS = 64
+
+
+def run_launch(device: FakeDevice, launch: Launch) -> None:
+    """Does to the fake device's memory what the kernel would."""
+    if isinstance(launch.tiling, ConvTiling):
+        _run_conv(device, launch.arguments, launch.tiling, launch.blocks)
+    else:
+        _run_heads(device, launch.arguments, launch.tiling)
+
+
+def _memory(device: FakeDevice, address: int) -> NDArray[np.uint8]:
+    """Bytes from an address that may lie inside an allocation."""
+    start = max(base for base in device.memory if base <= address)
+    return device.memory[start][address - start :]
+
+
+def _patch(
+    memory: NDArray[np.uint8], first: int, plane: int, pitch: int, chunks: int, step: int, rows: int
+) -> NDArray[Any]:
+    """(rows, 64, chunks * 16) bytes of pixels that lie `step` apart."""
+    chunk = np.arange(chunks)[None, None, :, None] * plane
+    y = np.arange(rows)[:, None, None, None] * (step * pitch * 16)
+    x = np.arange(_COLUMNS)[None, :, None, None] * (step * 16)
+    return memory[first + chunk + y + x + np.arange(16)].reshape(rows, _COLUMNS, chunks * 16)
+
+
+def _numbers(data: NDArray[np.uint8], int8: bool) -> NDArray[np.float64]:
+    return np.ascontiguousarray(data).view(np.int8 if int8 else np.float16).astype(np.float64)
+
+
+def _run_conv(device: FakeDevice, g: Any, t: ConvTiling, blocks: int) -> None:
+    source, output = _memory(device, g.input), _memory(device, g.output)
+    taps, chunks = t.kernel**2, t.slabs * t.slab_chunks
+    packed = device.memory[g.weights].reshape(g.column_tiles, t.slabs, taps, t.slab_chunks, t.n_tile, 16)
+    affine = device.memory[g.affine].view(np.float32).reshape(g.column_tiles, t.n_tile, 2)
+    assert not t.resident or blocks % g.column_tiles == 0
+    for tile in range(g.tiles):
+        y0, x0 = tile // g.tiles_x * t.tile_rows, tile % g.tiles_x * _COLUMNS
+        first = ((y0 * t.stride - t.padding + 1) * g.in_pitch + (x0 * t.stride - t.padding + 1)) * 16
+        left = [
+            _patch(
+                source, first + (tap // t.kernel * g.in_pitch + tap % t.kernel) * 16,
+                g.in_plane, g.in_pitch, chunks, t.stride, t.tile_rows,
+            )
+            for tap in range(taps)
+        ]  # fmt: skip
+        for column_tile in range(g.column_tiles):
+            sums = np.zeros((t.tile_rows, _COLUMNS, t.n_tile))
+            for tap in range(taps):
+                right = packed[column_tile, :, tap].transpose(2, 0, 1, 3).reshape(t.n_tile, -1)
+                sums += _numbers(left[tap], t.in_int8) @ _numbers(right, t.in_int8).T
+            scale, bias = affine[column_tile].T
+            # fmaf: one rounding.
+            values = (np.float32(sums).astype(np.float64) * scale + bias).astype(np.float32)
+            _store(output, np.maximum(values, 0) if t.relu else values, g, t, column_tile, y0, x0)
+
+
+def _store(
+    output: NDArray[np.uint8], values: NDArray[np.float32], g: Any, t: ConvTiling, column_tile: int, y0: int, x0: int
+) -> None:
+    per_pixel, per_chunk = t.n_tile // t.upsample, 16 if t.out_int8 else 8
+    blocks = g.column_tiles // t.upsample
+    i, first = column_tile // blocks, column_tile % blocks * per_pixel // per_chunk
+    i = 0 if t.upsample == 1 else i
+    for jj in range(t.upsample):
+        for j in range(0, per_pixel // 8, 2 if t.out_int8 else 1):
+            for quad in range(4):
+                column = jj * per_pixel + j * 8 + quad * 2
+                columns = [column, column + 1, column + 8, column + 9] if t.out_int8 else [column, column + 1]
+                words = values[:, :, columns]
+                stored = np.clip(np.rint(words), -128, 127).astype(np.int8) if t.out_int8 else words.astype(np.float16)
+                data = np.ascontiguousarray(stored).view(np.uint8)
+                for row in range(min(t.tile_rows, g.height - y0)):
+                    for x in range(min(_COLUMNS, g.width - x0)):
+                        pixel = ((y0 + row) * t.upsample + i + 1) * g.out_pitch + (x0 + x) * t.upsample + jj + 1
+                        at = (first + j * 8 // per_chunk) * g.out_plane + pixel * 16 + quad * 4
+                        output[at : at + 4] = data[row, x]
+
+
+def _run_heads(device: FakeDevice, g: Any, t: HeadsTiling) -> None:
+    source = _memory(device, g.input)
+    hidden = device.memory[g.hidden].reshape(t.branches, t.chunks, t.hidden, 16)
+    last = device.memory[g.last].view(np.float16).reshape(t.branches, t.hidden // 8, t.last_tile, 8)
+    affine = device.memory[g.affine].view(np.float32).reshape(t.branches, t.hidden, 2)
+    bias = device.memory[g.bias].view(np.float32).reshape(t.branches, t.last_tile)
+    for tile in range(g.tiles):
+        y0, x0 = tile // g.tiles_x * t.rows, tile % g.tiles_x * _COLUMNS
+        left = _patch(source, ((y0 + 1) * g.in_pitch + x0 + 1) * 16, g.in_plane, g.in_pitch, t.chunks, 1, t.rows)
+        for branch in range(t.branches):
+            right = hidden[branch].transpose(1, 0, 2).reshape(t.hidden, -1)
+            sums = _numbers(left, t.in_int8) @ _numbers(right, t.in_int8).T
+            scale, shift = affine[branch].T
+            values = (np.float32(sums).astype(np.float64) * scale + shift).astype(np.float32)
+            activations = np.maximum(values, 0).astype(np.float16).astype(np.float64)
+            weight = last[branch].transpose(1, 0, 2).reshape(t.last_tile, -1).astype(np.float64)
+            results = np.float32(activations @ weight.T) + bias[branch]
+            rows, columns = min(t.rows, g.height - y0), min(_COLUMNS, g.width - x0)
+            shape = (g.channels[branch], g.height, g.width)
+            maps = device.memory[g.outputs[branch]].view(np.float32).reshape(shape)
+            part = results[:rows, :columns, : g.channels[branch]].transpose(2, 0, 1)
+            maps[:, y0 : y0 + rows, x0 : x0 + columns] = part

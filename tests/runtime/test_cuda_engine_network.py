@@ -1,0 +1,175 @@
+"""The network on a device: weights packed, maps addressed and layers cut as the kernels read them."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Literal, cast
+
+import numpy as np
+import pytest
+
+from base.errors import ConfigError
+from models.spec import ModelSpec
+from runtime.cuda.device import CudaDevice
+from runtime.cuda_engine.agreement import compare_layers
+from runtime.cuda_engine.network import HEADS, DeviceNetwork
+from runtime.cuda_engine.plan import FusedConv, NetworkPlan, PlanMap
+from runtime.cuda_engine.random_plans import Architecture, random_plan
+from runtime.cuda_engine.sources import ARCHITECTURE, conv_source, heads_source
+from runtime.cuda_engine.tiling import ConvTiling, conv_signature, conv_tilings
+from tests.runtime.fake_engine import FakeDevice
+from tests.runtime.kernel_model import run_launch
+
+MapType = Literal["int8", "float16"]
+TYPES: tuple[MapType, ...] = ("int8", "float16")
+# Small, and with every kind of layer: strides, kernels of 1, 2 and 3, transposed ones, widths that end inside a tile.
+ARCHITECTURES = {
+    "upsampled": Architecture(
+        (12, 72), channels=(32, 32, 64), depths=(1, 0, 0), neck_channels=32, shared_channels=32
+    ),
+    "half size": Architecture(
+        (12, 40), channels=(32, 32), depths=(0, 0), strides=(1, 2), neck_channels=32, upsamples=(0.5, 1),
+        shared_channels=32, heads=(("heatmap", 9), ("reg", 2)),
+    ),
+}  # fmt: skip
+RELEASED = {
+    "760": Architecture((760, 760)),
+    "1020": Architecture((1020, 1020), upsamples=(0.5, 1, 2)),
+    "demo": Architecture((320, 320), channels=(64, 128, 192), depths=(3, 5, 3), strides=(2, 2, 2), neck_channels=96),
+}
+
+
+def open_network(plan: NetworkPlan) -> tuple[FakeDevice, DeviceNetwork]:
+    device = FakeDevice(cast(ModelSpec, None))
+    return device, DeviceNetwork(cast(CudaDevice, device), plan)
+
+
+def filled(plan: NetworkPlan) -> tuple[FakeDevice, DeviceNetwork]:
+    device, network = open_network(plan)
+    rng = np.random.default_rng(5)
+    canvas = plan.canvas
+    values = np.abs(rng.normal(0, 1, (canvas.channels, canvas.height, canvas.width)))
+    codes = np.clip(values * 40, 0, 127).astype(np.int8)
+    network.canvas.write(cast(CudaDevice, device), 1, codes if canvas.scale else values.astype(np.float16))
+    return device, network
+
+
+@pytest.mark.parametrize("map_type", TYPES)
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_layer_computes_the_plan(name: str, map_type: MapType) -> None:
+    device, network = filled(random_plan(ARCHITECTURES[name], map_type))
+    for launch in network.launches:
+        run_launch(device, launch)
+    agreements = compare_layers(cast(CudaDevice, device), network, 1)
+    assert [item for item in agreements if not item.passed] == []
+    assert len(agreements) == len(network.plan.convs) + len(network.plan.heads.branches)
+    for item in network.maps.values():
+        assert not item.read_border(cast(CudaDevice, device), 1).any()
+
+
+@pytest.mark.parametrize("map_type", TYPES)
+def test_every_tiling_gives_the_same_map(map_type: MapType) -> None:
+    device, network = filled(random_plan(ARCHITECTURES["half size"], map_type))
+    for launch in network.launches:
+        run_launch(device, launch)
+    for conv in network.plan.convs:
+        target = network.maps[conv.target]
+        channels = slice(conv.target_channel, conv.target_channel + conv.out_channels)
+        kept = device.memory[target.address].copy()
+        expected = target.read(cast(CudaDevice, device), 1)[channels]
+        for tiling in network.tilings(conv.node)[1:6]:
+            device.memory[target.address][:] = 0
+            run_launch(device, network.launch_of(conv.node, tiling))
+            found = target.read(cast(CudaDevice, device), 1)[channels]
+            np.testing.assert_array_equal(found, expected, err_msg=str(tiling))
+        device.memory[target.address][:] = kept
+
+
+@pytest.mark.parametrize("map_type", TYPES)
+@pytest.mark.parametrize("name", RELEASED)
+def test_tilings_stay_within_the_hardware(name: str, map_type: MapType) -> None:
+    plan = random_plan(RELEASED[name], map_type)
+    for conv in plan.convs:
+        tilings = conv_tilings(conv, plan.maps[conv.source], plan.maps[conv.target])
+        assert len(set(tilings)) == len(tilings) > 1
+        for tiling in tilings:
+            # 227 KB of shared memory and 65,536 registers for a block; 24 registers for a thread that loads.
+            assert tiling.shared_bytes <= 227 * 1024 - 1024
+            consumers = tiling.groups * tiling.warpgroups
+            assert (consumers * tiling.macros["REGISTERS"] + 24) * 128 <= 65536
+            assert tiling.rows * tiling.n_tile // 2 < tiling.macros["REGISTERS"] - 30
+            assert tiling.slabs * tiling.slab_chunks * (16 if tiling.in_int8 else 8) == conv.in_channels
+
+
+def test_released_shapes_are_cut_as_measured() -> None:
+    import json
+
+    import runtime.cuda_engine
+
+    table = json.loads((Path(runtime.cuda_engine.__file__).parent / "tilings.json").read_text())
+    assert table["gpu"].startswith("NVIDIA H")
+    for architecture in RELEASED.values():
+        for map_type in TYPES:
+            plan = random_plan(architecture, map_type)
+            for conv in plan.convs:
+                source, target = plan.maps[conv.source], plan.maps[conv.target]
+                measured = table["tilings"][conv_signature(conv, source, target)]
+                assert conv_tilings(conv, source, target)[0].choice == measured
+
+
+def test_a_layer_that_no_kernel_computes_is_named() -> None:
+    source, target = PlanMap("in", 24, 8, 8, 0.1), PlanMap("out", 64, 8, 8, 0.1)
+    weight = np.zeros((64, 24, 3, 3), np.int8)
+    conv = FusedConv(
+        "/neck/Conv_7", "in", "out", 0, weight, np.ones(64, np.float32), np.zeros(64, np.float32), 1, 1, 1, True
+    )
+    with pytest.raises(ConfigError, match=r"'/neck/Conv_7'.*3x3 convolution of 24 to 64 channels \(int8 to int8"):
+        conv_tilings(conv, source, target)
+
+
+def test_layers_follow_each_other_on_one_stream() -> None:
+    plan = random_plan(ARCHITECTURES["upsampled"], "int8")
+    device, network = open_network(plan)
+    device.calls.clear()
+    network.enqueue(5)
+    launches = [call for call in device.calls if call[0] == "launch"]
+    assert [launch.label for launch in network.launches] == [*(conv.node for conv in plan.convs), HEADS]
+    assert len(device.calls) == len(launches) == len(plan.convs) + 1
+    for call, launch in zip(launches, network.launches, strict=True):
+        assert (call[1], call[2], call[3], call[5], call[6]) == (
+            "conv" if isinstance(launch.tiling, ConvTiling) else "heads",
+            launch.blocks, launch.tiling.threads, 5, launch.tiling.shared_bytes,
+        )  # fmt: skip
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc, the CUDA compiler, is not on PATH")
+@pytest.mark.parametrize("map_type", TYPES)
+def test_kernels_compile(map_type: MapType, tmp_path: Path) -> None:
+    """One of each kind; wgmma that the compiler serializes would run at a fraction of the speed."""
+    plan = random_plan(RELEASED["760"], map_type)
+    _, network = open_network(plan)
+    kinds = {}
+    for launch in network.launches:
+        tiling = launch.tiling
+        is_conv = isinstance(tiling, ConvTiling)
+        kinds[(tiling.stride, tiling.upsample, tiling.resident) if is_conv else HEADS] = launch
+    for launch in kinds.values():
+        source = (conv_source if isinstance(launch.tiling, ConvTiling) else heads_source)(launch.tiling.macros)
+        file = tmp_path / "kernel.cu"
+        file.write_text(source)
+        command = [
+            "nvcc",
+            f"-arch={ARCHITECTURE}",
+            "-cubin",
+            "-Xptxas",
+            "-v",
+            "-o",
+            str(tmp_path / "kernel.cubin"),
+            str(file),
+        ]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr
+        assert "warning" not in result.stderr.lower()
+        assert "serialized" not in result.stderr
