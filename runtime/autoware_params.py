@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -198,3 +199,8 @@ class AutowareDecodeParams:
             yaw_norm_thresholds=tuple(_YAW_NORM_THRESHOLD if name in turned else 0.0 for name in names),
             has_twist=any(head.name == "vel" for head in spec.heads),
         )
+
+    def with_score_threshold(self, threshold: float) -> AutowareDecodeParams:
+        """The same with one score threshold for every class and distance."""
+        rows = ((threshold,) * len(self.distance_bins_m),) * len(self.class_names)
+        return dataclasses.replace(self, score_thresholds=rows)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from base.boxes import Boxes3D
-from base.errors import ConfigError, DataError
+from base.errors import ConfigError
 from models.spec import HEAD_ORDER
 from runtime.autoware_params import AUTOWARE_LABELS, NODE_CLASS_LABELS, AutowareDecodeParams, node_class_names
 from runtime.decode import check_outputs, sigmoid
@@ -27,7 +27,13 @@ if TYPE_CHECKING:
 
     from models.spec import ModelSpec
 
-__all__ = ["decode_autoware", "suppress_overlaps", "with_model_labels"]
+__all__ = [
+    "decode_autoware",
+    "decode_without_remapping",
+    "suppress_overlaps",
+    "why_undecodable",
+    "with_model_labels",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -60,9 +66,28 @@ def decode_autoware(
 
     Raises:
         DataError: an output is missing or has another shape.
-        ConfigError: the parameters have other classes than the model; its `dim` is not logarithmic.
+        ConfigError: the parameters have other classes than the model; it lacks an output, or its `dim` is not
+            logarithmic.
     """
     params = params or AutowareDecodeParams.from_spec(spec)
+    boxes = decode_without_remapping(outputs, spec, params)
+    areas = (boxes.boxes[:, 3].astype(np.float64) * boxes.boxes[:, 4]).astype(np.float32)
+    labels = _node_labels(params)[boxes.labels]
+    return Boxes3D(boxes.boxes, boxes.scores, params.remapping.apply(labels, areas))
+
+
+def decode_without_remapping(
+    outputs: Mapping[str, NDArray[np.float32]], spec: ModelSpec, params: AutowareDecodeParams
+) -> Boxes3D:
+    """`decode_autoware` before classes change by area: what the node's score thresholds are applied to and leave.
+
+    Returns:
+        Boxes by descending score in the ego frame; labels index the model's classes, those included that the node
+        publishes as UNKNOWN.
+
+    Raises:
+        DataError, ConfigError: as `decode_autoware`.
+    """
     heads = _check(outputs, spec, params)
     width, height = spec.head_size
     cells, classes, scores = _best_classes(heads["heatmap"].reshape(-1, height * width), params)
@@ -101,19 +126,22 @@ def decode_autoware(
             np.count_nonzero(keep & ~finite),
             np.count_nonzero(keep),
         )
-    labels = np.array([NODE_CLASS_LABELS.get(name, 0) for name in params.class_names], np.int64)[classes]
-    candidates = Boxes3D(boxes, scores, labels).select(keep & finite)
+    candidates = Boxes3D(boxes, scores, classes).select(keep & finite)
     # The node suppresses below the radius, `circle_nms` at it too: the next smaller number makes them equal.
     squared = np.float32(params.circle_nms_distance_m) ** 2
     kept = circle_nms(
         candidates.boxes[:, :2], candidates.scores, float(np.nextafter(np.float32(squared), np.float32(0)))
     )
     candidates = candidates.select(kept)
-    candidates = candidates.select(
-        suppress_overlaps(candidates, params.iou_nms_threshold, params.iou_nms_search_distance_m)
+    as_published = Boxes3D(candidates.boxes, candidates.scores, _node_labels(params)[candidates.labels])
+    return candidates.select(
+        suppress_overlaps(as_published, params.iou_nms_threshold, params.iou_nms_search_distance_m)
     )
-    areas = (candidates.boxes[:, 3].astype(np.float64) * candidates.boxes[:, 4]).astype(np.float32)
-    return Boxes3D(candidates.boxes, candidates.scores, params.remapping.apply(candidates.labels, areas))
+
+
+def _node_labels(params: AutowareDecodeParams) -> NDArray[np.int64]:
+    """Class index -> label of `AUTOWARE_LABELS`; 0, UNKNOWN, for a class that the node does not know."""
+    return np.array([NODE_CLASS_LABELS.get(name, 0) for name in params.class_names], np.int64)
 
 
 def suppress_overlaps(boxes: Boxes3D, iou_threshold: float, search_distance_m: float) -> NDArray[np.bool_]:
@@ -184,6 +212,14 @@ def with_model_labels(boxes: Boxes3D, class_names: Sequence[str], merge: Mapping
     return Boxes3D(boxes.boxes[known], boxes.scores[known], labels[known])
 
 
+def why_undecodable(spec: ModelSpec) -> str:
+    """Why the node cannot decode a model's outputs; empty where it can."""
+    missing = sorted(set(HEAD_ORDER) - {head.name for head in spec.heads})
+    if missing:
+        return f"the node reads {list(HEAD_ORDER)}; model '{spec.name}' lacks {missing}"
+    return "" if spec.norm_bbox else f"the node takes `dim` for logarithms; model '{spec.name}' has norm_bbox=False"
+
+
 def _check(
     outputs: Mapping[str, NDArray[np.float32]], spec: ModelSpec, params: AutowareDecodeParams
 ) -> dict[str, NDArray[np.float32]]:
@@ -193,13 +229,9 @@ def _check(
             f"Autoware decode: the parameters are for classes {list(params.class_names)}, model '{spec.name}' has "
             f"{list(names)}."
         )
-    if not spec.norm_bbox:
-        raise ConfigError(
-            f"Autoware decode: the node takes `dim` for logarithms; model '{spec.name}' has norm_bbox=False."
-        )
-    missing = sorted(set(HEAD_ORDER) - {head.name for head in spec.heads})
-    if missing:
-        raise DataError(f"Autoware decode: the node reads {list(HEAD_ORDER)}; model '{spec.name}' lacks {missing}.")
+    reason = why_undecodable(spec)
+    if reason:
+        raise ConfigError(f"Autoware decode: {reason}.")
     return check_outputs(outputs, spec)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from base.boxes import Boxes3D
-from runtime.decode import decode
+from runtime.decoders import TRAINING_DECODER, Decoder
 from runtime.preprocess import preprocess
 
 if TYPE_CHECKING:
@@ -57,10 +57,13 @@ class Pipeline:
     stages are `preprocess` and `decode` alone.
     """
 
-    def __init__(self, spec: ModelSpec, backend: Backend, *, keep_outputs: bool = True) -> None:
+    def __init__(
+        self, spec: ModelSpec, backend: Backend, decoder: Decoder = TRAINING_DECODER, *, keep_outputs: bool = True
+    ) -> None:
         """Args:
+        decoder: What makes boxes of the raw outputs.
         keep_outputs: Bring the raw outputs to the host. Without it a backend that can goes from points to boxes by
-            itself, on its device.
+            itself, on its device, where the decoder is the training framework's.
         """
         if backend.spec != spec:
             raise ValueError(
@@ -68,7 +71,13 @@ class Pipeline:
             )
         self.spec = spec
         self.backend = backend
-        self._on_device = backend.detects_points and not keep_outputs
+        self.decoder = decoder
+        self._on_device = backend.detects_points and not keep_outputs and decoder is TRAINING_DECODER
+
+    @property
+    def keeps_outputs(self) -> bool:
+        """Whether `Inference.outputs` hold what the network made."""
+        return not self._on_device
 
     def __call__(self, points: NDArray[np.float32]) -> Inference:
         """Runs one frame.
@@ -101,7 +110,7 @@ class Pipeline:
             outputs = result.outputs
             stages.update(result.stages_ms)
         decoding = time.perf_counter()
-        detections = decode(outputs, self.spec) if outputs else Boxes3D.empty()
+        detections = self.decoder(outputs, self.spec)
         end = time.perf_counter()
         stages["decode"] = (end - decoding) * 1e3
         return Inference(

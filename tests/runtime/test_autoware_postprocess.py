@@ -9,20 +9,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
-from shapely.geometry import Polygon
 
 from base.boxes import Boxes3D
 from base.errors import ConfigError, DataError
 from models.spec import ModelSpec
 from runtime.autoware_params import AUTOWARE_LABELS, AreaRemapping, AutowareDecodeParams
-from runtime.autoware_postprocess import decode_autoware, suppress_overlaps, with_model_labels
+from runtime.autoware_postprocess import (
+    decode_autoware,
+    decode_without_remapping,
+    suppress_overlaps,
+    with_model_labels,
+)
 from runtime.decode import decode
+from runtime.decoders import AUTOWARE, TRAINING_DECODER, autoware_decoder
+from tests.runtime.autoware_transcription import F, Outputs, assert_same, in_node_convention, transcribed
 from tests.runtime.small_model import small_spec
-
-F = np.float32
-Outputs = dict[str, NDArray[np.float32]]
-LABEL_OF = {"CAR": 1, "TRUCK": 2, "BUS": 3, "BICYCLE": 6, "PEDESTRIAN": 7}
 
 
 def tiny_spec(**changes: Any) -> ModelSpec:
@@ -44,98 +45,6 @@ def random_outputs(spec: ModelSpec, rng: np.random.Generator) -> Outputs:
         mean, spread = centre.get(head.name, (0.0, 0.6))
         outputs[head.name] = (mean + spread * rng.normal(size=spec.head_shape(head))).astype(F)
     return outputs
-
-
-def in_node_convention(outputs: Outputs) -> Outputs:
-    rot, dim = outputs["rot"], outputs["dim"]
-    return {**outputs, "dim": dim[:, [1, 0, 2]], "rot": np.stack([-rot[:, 1], -rot[:, 0]], axis=1)}
-
-
-def footprint(box: list[float]) -> Polygon:
-    x, y, _, length, width, _, yaw = (float(v) for v in box[:7])
-    c, s = math.cos(yaw), math.sin(yaw)
-    signs = ((1, 1), (-1, 1), (-1, -1), (1, -1))
-    return Polygon(
-        [(x + c * a * length / 2 - s * b * width / 2, y + s * a * length / 2 + c * b * width / 2) for a, b in signs]
-    )
-
-
-def cell_box(out: Outputs, spec: ModelSpec, params: AutowareDecodeParams, yi: int, xi: int) -> list[Any] | None:
-    """One cell as the kernel treats it: [x, y, z, l, w, h, yaw, vx, vy, score, label], or None."""
-    label, best = -1, F(-1)
-    for ci in range(len(spec.class_names)):
-        score = F(1.0 / (1.0 + math.exp(-float(out["heatmap"][0, ci, yi, xi]))))
-        if score > best:
-            label, best = ci, score
-    stride = F(spec.out_size_factor)
-    x = F(spec.voxel_size[0]) * stride * (F(xi) + out["reg"][0, 0, yi, xi]) + F(spec.point_cloud_range[0])
-    y = F(spec.voxel_size[1]) * stride * (F(yi) + out["reg"][0, 1, yi, xi]) + F(spec.point_cloud_range[1])
-    distance = np.sqrt(x * x + y * y)
-    bucket = -1
-    for index, limit in enumerate(params.distance_bins_m):
-        if distance < F(limit):
-            bucket = index
-            break
-    if bucket == -1:
-        return None
-    if best < F(params.score_thresholds[label][bucket]):
-        return None
-    first, second = out["rot"][0, 0, yi, xi], out["rot"][0, 1, yi, xi]
-    if np.sqrt(first * first + second * second) < F(params.yaw_norm_thresholds[label]):
-        return None
-    w, length, h = (math.exp(float(v)) for v in out["dim"][0, :, yi, xi])
-    yaw = -math.atan2(first, second) - math.pi / 2
-    vx, vy = out["vel"][0, :, yi, xi]
-    return [x, y, out["height"][0, 0, yi, xi], length, w, h, yaw, vx, vy, best, LABEL_OF[params.class_names[label]]]
-
-
-def transcribed(out: Outputs, spec: ModelSpec, params: AutowareDecodeParams) -> list[list[Any]]:
-    """The whole decode for outputs in the node's convention."""
-    width, height = spec.head_size
-    cells = [cell_box(out, spec, params, yi, xi) for yi in range(height) for xi in range(width)]
-    boxes = sorted((box for box in cells if box is not None), key=lambda box: -box[9])
-    alive: list[list[Any]] = []
-    for box in boxes:
-        if all((box[0] - o[0]) ** 2 + (box[1] - o[1]) ** 2 >= F(params.circle_nms_distance_m) ** 2 for o in alive):
-            alive.append(box)
-    shapes = [footprint(box) for box in alive]
-    result = []
-    for target, box in enumerate(alive):
-        suppressed = False
-        for source in range(target):
-            other = alive[source]
-            if other[10] != box[10] and LABEL_OF["PEDESTRIAN"] in (other[10], box[10]):
-                continue
-            if math.dist(box[:2], other[:2]) > params.iou_nms_search_distance_m:
-                continue
-            shared = shapes[target].intersection(shapes[source]).area
-            iou = shared / (shapes[target].area + shapes[source].area - shared)
-            suppressed |= iou > params.iou_nms_threshold
-        if not suppressed:
-            result.append(list(box))
-    for box in result:
-        area = F(float(F(box[3])) * float(F(box[4])))
-        for label in range(len(AUTOWARE_LABELS)):
-            rule = params.remapping
-            low, high = rule.min_area_m2[box[10]][label], rule.max_area_m2[box[10]][label]
-            if rule.allow[box[10]][label] and low <= area <= high:
-                box[10] = label
-                break
-    return result
-
-
-def assert_same(ours: Boxes3D, expected: list[list[Any]]) -> None:
-    assert len(ours) == len(expected)
-    if not expected:
-        return
-    rows = np.array(expected, np.float64)
-    assert ours.labels.tolist() == rows[:, 10].astype(int).tolist()
-    np.testing.assert_array_equal(ours.scores, rows[:, 9].astype(F))
-    np.testing.assert_array_equal(ours.boxes[:, [0, 1, 2, 7, 8]], rows[:, [0, 1, 2, 7, 8]].astype(F))
-    np.testing.assert_array_max_ulp(ours.boxes[:, 3:6], rows[:, 3:6].astype(F), maxulp=1)
-    turn = ours.boxes[:, 6] - rows[:, 6]
-    np.testing.assert_allclose(np.sin(turn / 2), 0, atol=1e-6)
-    assert (np.abs(ours.boxes[:, 6]) <= F(math.pi)).all()
 
 
 def test_decode_equals_the_transcription_on_1000_random_tensors() -> None:
@@ -256,6 +165,29 @@ def test_labels_back_to_the_model_s() -> None:
         with_model_labels(boxes, names, merge={"TRAILER": "lorry"})
 
 
+def test_without_remapping_the_labels_are_the_model_s() -> None:
+    spec = tiny_spec(class_names=("car", "tram", "bus", "bicycle", "pedestrian"))
+    outputs = random_outputs(spec, np.random.default_rng(11))
+    params = params_for(spec)
+    plain, published = decode_without_remapping(outputs, spec, params), decode_autoware(outputs, spec, params)
+    np.testing.assert_array_equal(plain.boxes, published.boxes)
+    assert 1 in plain.labels  # a tram, which the node publishes as UNKNOWN
+    assert set(published.labels[plain.labels == 1]) == {0}
+    # With one threshold for all, a higher one leaves the boxes above it and nothing else.
+    loose, strict = (decode_without_remapping(outputs, spec, params.with_score_threshold(v)) for v in (0.2, 0.5))
+    np.testing.assert_array_equal(loose.boxes[loose.scores >= 0.5], strict.boxes)
+
+
+def test_decoders_have_names_and_the_model_s_labels() -> None:
+    spec = tiny_spec()
+    outputs = random_outputs(spec, np.random.default_rng(12))
+    node = autoware_decoder(params_for(spec))
+    assert (TRAINING_DECODER.name, node.name) == ("training", AUTOWARE)
+    assert set(node(outputs, spec).labels) <= set(range(5))
+    np.testing.assert_array_equal(TRAINING_DECODER(outputs, spec).boxes, decode(outputs, spec).boxes)
+    assert len(node({}, spec)) == len(TRAINING_DECODER({}, spec)) == 0
+
+
 def test_non_finite_boxes_are_dropped_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     spec = tiny_spec()
     outputs = empty_outputs(spec)
@@ -272,7 +204,7 @@ def test_wrong_input_is_named() -> None:
     with pytest.raises(DataError, match="'dim' has shape"):
         decode_autoware({**outputs, "dim": outputs["dim"][:, :2]}, spec)
     no_velocity = dataclasses.replace(spec, heads=spec.heads[:-1])
-    with pytest.raises(DataError, match=r"model 'small' lacks \['vel'\]"):
+    with pytest.raises(ConfigError, match=r"model 'small' lacks \['vel'\]"):
         decode_autoware(outputs, no_velocity)
     with pytest.raises(ConfigError, match="norm_bbox=False"):
         decode_autoware(outputs, dataclasses.replace(spec, norm_bbox=False))
