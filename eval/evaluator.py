@@ -13,6 +13,8 @@ from eval.metrics import DEFAULT_THRESHOLDS_M, DetectionMetrics, FrameResult, de
 from eval.metrics.detection import NATIVE_ENGINE
 from eval.metrics.engine import PERCEPTION_EVAL_ENGINE, evaluate_with_engine
 from eval.perception_eval_adapter import perception_eval_version
+from eval.vehicle import VehicleFrames, VehicleRecorder, VehicleSettings, VehicleSummary
+from runtime.decoders import TRAINING
 from runtime.latency import LatencyRecorder, LatencyStats
 
 if TYPE_CHECKING:
@@ -58,6 +60,7 @@ class EvaluationSummary:
         samples_ms: Total time of each frame that counts, in order.
         inputs: What did not enter the network.
         machine: Where it was measured.
+        decode: "training" or "autoware": what made boxes of the raw outputs.
     """
 
     backend: str
@@ -70,11 +73,12 @@ class EvaluationSummary:
     samples_ms: tuple[float, ...]
     inputs: InputCounts
     machine: MachineInfo
+    decode: str = TRAINING
 
     @property
     def label(self) -> str:
-        """Short name for tables: "onnx fp32 (cpu)"."""
-        return f"{self.backend} {self.precision} ({self.device})"
+        """Short name for tables: "onnx fp32 (cpu)"; it ends in "by the node" where that decoded."""
+        return f"{self.backend} {self.precision} ({self.device}){'' if self.decode == TRAINING else ' by the node'}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,11 +89,15 @@ class BackendEvaluation:
         summary: The numbers.
         frames: Detections and ground truth of every frame, in order.
         scenes: Scene of every frame; empty names where the frames have none.
+        vehicle: The same outputs as Autoware's node decodes them; None where that was not asked for.
+        vehicle_frames: The boxes of that.
     """
 
     summary: EvaluationSummary
     frames: tuple[FrameResult, ...]
     scenes: tuple[str, ...] = ()
+    vehicle: VehicleSummary | None = None
+    vehicle_frames: VehicleFrames | None = None
 
     @property
     def metrics(self) -> DetectionMetrics:
@@ -118,6 +126,7 @@ def evaluate(
     thresholds_m: Sequence[float] = DEFAULT_THRESHOLDS_M,
     min_num_points: int = 0,
     engine: str = NATIVE_ENGINE,
+    vehicle: VehicleSettings | None = None,
     show_progress: bool = True,
 ) -> BackendEvaluation:
     """Runs the pipeline on frames, scores its detections and measures every stage.
@@ -133,6 +142,8 @@ def evaluate(
         thresholds_m: Matching thresholds.
         min_num_points: Ground truth with fewer points does not count.
         engine: What computes the metrics: "native" or "perception_eval".
+        vehicle: Decode every frame's outputs as Autoware's node does too, whatever the pipeline's own decoder; this
+            time does not count.
         show_progress: Whether to show a progress bar.
 
     Raises:
@@ -152,6 +163,7 @@ def evaluate(
     results: list[FrameResult] = []
     scenes: list[str] = []
     inferences: list[tuple[int, ...]] = []
+    recorder = None if vehicle is None else VehicleRecorder(spec, vehicle)
     for frame in first_frames(frames, num_samples, f"evaluating {backend.name}", show_progress):
         try:
             if not results:
@@ -162,6 +174,8 @@ def evaluate(
             raise DataError(f"evaluating {backend.name}: frame '{frame.token}': {error}") from error
         latency.add(inference.stages_ms, inference.total_ms)
         results.append(FrameResult(frame.token, inference.detections, frame.ground_truth))
+        if recorder is not None:
+            recorder.add(frame.token, inference.outputs, frame.ground_truth)
         scenes.append(str(getattr(frame, "scene", "")))
         inferences.append(
             (
@@ -173,14 +187,18 @@ def evaluate(
                 inference.num_invalid_points,
             )
         )
-    metrics = evaluate_with_engine(
-        engine,
-        results,
-        spec.class_names,
-        thresholds_m=thresholds_m,
-        ranges_m=ranges_m,
-        min_num_points=min_num_points,
-    )
+
+    def score(scored: Sequence[FrameResult]) -> DetectionMetrics:
+        return evaluate_with_engine(
+            engine,
+            scored,
+            spec.class_names,
+            thresholds_m=thresholds_m,
+            ranges_m=ranges_m,
+            min_num_points=min_num_points,
+        )
+
+    metrics, decode = score(results), pipeline.decoder.name
     sums = [sum(column) for column in zip(*inferences, strict=True)]
     summary = EvaluationSummary(
         backend.name,
@@ -193,5 +211,10 @@ def evaluate(
         tuple(round(value, 3) for value in latency.samples_ms()),
         InputCounts(sums[0] / len(results), *sums[1:]),
         MachineInfo.current(),
+        decode,
     )
-    return BackendEvaluation(summary, tuple(results), tuple(scenes))
+    if recorder is None:
+        return BackendEvaluation(summary, tuple(results), tuple(scenes))
+    training = (metrics, results) if decode == TRAINING else None
+    seen = recorder.summary(summary.label, score, training)
+    return BackendEvaluation(summary, tuple(results), tuple(scenes), seen, recorder.frames())

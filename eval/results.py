@@ -12,6 +12,7 @@ from eval.codec import from_json, json_schema, to_json
 from eval.evaluator import EvaluationSummary
 from eval.gates import GateResult
 from eval.statistics import BootstrapComparison
+from eval.vehicle import VehicleSummary
 from eval.verification import VerificationResult
 
 __all__ = [
@@ -26,7 +27,7 @@ __all__ = [
     "write_results",
 ]
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 SCHEMA_PATH = Path(__file__).with_name("results.schema.json")
 
 StepStatus = Literal["PASSED", "FAILED", "SKIPPED"]
@@ -89,6 +90,9 @@ class RunResults:
         artifacts: Files made.
         detections: Label of an evaluation -> file with the detections and ground truth of its frames, relative to
             this document (`eval.detections_file`).
+        vehicle: Evaluations as the vehicle sees them, where Autoware's decode was asked for.
+        candidates: Label of an evaluation -> file like those of `detections`, with what Autoware's node decodes before
+            its score thresholds; a bundle's thresholds are measured on it.
         versions: Package -> version.
         schema_version: Of this document.
     """
@@ -102,6 +106,8 @@ class RunResults:
     gates: tuple[GateResult, ...] = ()
     artifacts: tuple[ArtifactRecord, ...] = ()
     detections: dict[str, str] = field(default_factory=dict)
+    vehicle: tuple[VehicleSummary, ...] = ()
+    candidates: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from itertools import combinations
 
 from base.errors import DataError
 from eval.evaluator import BackendEvaluation
-from eval.metrics import TOTAL
+from eval.metrics import TOTAL, DetectionMetrics
 from eval.statistics import BootstrapComparison, paired_bootstrap
+from runtime.decoders import TRAINING
 
-__all__ = ["compare_evaluations", "compare_pair"]
+__all__ = ["compare_decodes", "compare_evaluations", "compare_pair"]
 
 
 def compare_pair(
@@ -49,7 +51,7 @@ def compare_pair(
         other.frames,
         a.class_names,
         thresholds_m=a.thresholds,
-        ranges_m=[(part.min_m, part.max_m) for part in a.ranges if part.name != TOTAL],
+        ranges_m=_ranges(a),
         min_num_points=min_num_points,
         groups=reference.scenes if by_scene else None,
         num_resamples=num_resamples,
@@ -58,6 +60,36 @@ def compare_pair(
         label_a=reference.summary.label,
         label_b=other.summary.label,
     )
+
+
+def compare_decodes(
+    evaluation: BackendEvaluation, *, num_resamples: int = 1000, confidence: float = 0.95, by_scene: bool = False
+) -> BackendEvaluation:
+    """The evaluation with the bootstrap of what the vehicle sees against the training framework's decode.
+
+    Unchanged where only one of the two was evaluated.
+    """
+    seen, frames, metrics = evaluation.vehicle, evaluation.vehicle_frames, evaluation.metrics
+    if seen is None or frames is None or evaluation.summary.decode != TRAINING:
+        return evaluation
+    comparison = paired_bootstrap(
+        evaluation.frames,
+        frames.published,
+        metrics.class_names,
+        thresholds_m=metrics.thresholds,
+        ranges_m=_ranges(metrics),
+        groups=evaluation.scenes if by_scene else None,
+        num_resamples=num_resamples,
+        confidence=confidence,
+        label_a="training framework",
+        label_b="vehicle",
+    )
+    return dataclasses.replace(evaluation, vehicle=dataclasses.replace(seen, comparison=comparison))
+
+
+def _ranges(metrics: DetectionMetrics) -> list[tuple[float, float]]:
+    """The ranges that were asked for: all but the total."""
+    return [(part.min_m, part.max_m) for part in metrics.ranges if part.name != TOTAL]
 
 
 def compare_evaluations(

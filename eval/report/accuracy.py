@@ -13,10 +13,12 @@ from eval.report.charts import precision_recall_chart
 from eval.report.html import Cell, ap, fixed, number, section, table, verdict
 from eval.report.plots import heat_map
 from eval.statistics import FEW_GROUPS, BootstrapComparison, Difference
+from runtime.decoders import AUTOWARE, TRAINING
 
-__all__ = ["accuracy", "curves", "differences", "interval_text", "signed"]
+__all__ = ["accuracy", "curves", "difference_map", "differences", "interval_text", "signed"]
 
 _MODES = {"center_distance_bev": "centre distance in the ground plane", "center_distance": "centre distance"}
+_DECODES = {TRAINING: "the training framework", AUTOWARE: "Autoware's node"}
 
 
 def signed(value: float, decimals: int = 3) -> str:
@@ -51,8 +53,8 @@ def accuracy(evaluations: Sequence[EvaluationSummary]) -> str:
     thresholds = " / ".join(f"{value:g}" for value in metrics.thresholds)
     body = (
         f'<p class="soft small">Average precision by {mode}, mean of {thresholds} m, {escape(metrics.policy)} '
-        f"conventions, {total.min_m:g} to {total.max_m:g} m, {metrics.num_frames} frames.</p>"
-        + table(head, rows, last_is_sum=True)
+        f"conventions, {total.min_m:g} to {total.max_m:g} m, {metrics.num_frames} frames; boxes as "
+        f"{_DECODES.get(reference.decode, reference.decode)} decodes them.</p>" + table(head, rows, last_is_sum=True)
     )
     body += f"<h3>By distance, {escape(reference.label)}</h3>"
     rows = [
@@ -155,12 +157,17 @@ def _pair(item: BootstrapComparison) -> str:
         f"<h3>{escape(item.label_b)} against {escape(item.label_a)} {verdict(total.verdict)}</h3>"
         f"<p>mAP {signed(total.difference, 4)} {escape(interval_text(total, item.confidence))}</p>"
     )
+    return head + difference_map(item)
+
+
+def difference_map(item: BootstrapComparison) -> str:
+    """Differences of AP, class by range, shaded; bold where the interval excludes 0."""
     ranges = list(dict.fromkeys(part.range_name for part in item.differences))
     names = list(dict.fromkeys(part.class_name for part in item.differences))
     names = [*(name for name in names if name), None]
     cells = [[item.of(name, part) for part in ranges] for name in names]
     known = [abs(cell.difference) for row in cells for cell in row if not math.isnan(cell.difference)]
-    return head + heat_map(
+    return heat_map(
         [name or "mean" for name in names],
         [part if part != TOTAL else "all" for part in ranges],
         [[cell.difference for cell in row] for row in cells],

@@ -11,6 +11,7 @@ from eval.panels import FramePanel
 from eval.report import accuracy, sections
 from eval.report.extension import ReportSection, render_section
 from eval.report.style import STYLE
+from eval.report.vehicle import vehicle
 from eval.report.verification import verification
 from eval.results import RunResults
 
@@ -30,6 +31,7 @@ def render_report(results: RunResults, panels: Sequence[FramePanel] = (), more: 
         sections.summary(results)
         + verification(results)
         + accuracy.accuracy(results.evaluations)
+        + vehicle(results.vehicle)
         + accuracy.differences(results.comparisons, results.gates)
         + sections.panels_section(panels)
         + accuracy.curves(results.evaluations)

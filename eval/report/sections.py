@@ -48,6 +48,9 @@ def summary(results: RunResults) -> str:
     if known:
         best = max(known, key=lambda item: item.metrics.mean_ap)
         tiles.append(_tile(f"{best.metrics.mean_ap:.3f}", f"highest mAP, {best.label}"))
+    if results.vehicle and not math.isnan(results.vehicle[-1].metrics.mean_ap):
+        last = results.vehicle[-1]
+        tiles.append(_tile(f"{last.metrics.mean_ap:.3f}", f"mAP in the vehicle, {last.label}"))
     timed = [item for item in results.evaluations if "total" in item.latency]
     if timed:
         fastest = min(timed, key=lambda item: item.latency["total"].p50)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from base.boxes import Boxes3D
 from models.spec import PILLAR_FEATURES, HeadSpec, ModelSpec
+from runtime.decoders import TRAINING_DECODER
 from runtime.pipeline import Inference
 
 CLASSES = ("car", "bus")
@@ -55,6 +56,7 @@ class FakePipeline:
         self.noise = noise or {}
         self.shift_m = shift_m
         self.calls = 0
+        self.decoder = TRAINING_DECODER
         self.backend = SimpleNamespace(name=name, device="cpu", spec=self.spec, run=self.run)
 
     def tensor(self, name: str, seed: int, shape: tuple[int, ...]) -> NDArray[Any]:
