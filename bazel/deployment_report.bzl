@@ -24,6 +24,7 @@ runtime_io = dict(data_root="{dataset}")
 evaluation = dict(
     enabled=True,
     num_samples={num_samples},
+    decode="both",
     backends=dict(
         pytorch=dict(enabled=True, device="cpu"),
         onnx=dict(enabled=True, device="cpu", model_dir="{onnx}"),

@@ -14,10 +14,27 @@ if TYPE_CHECKING:
     from eval.gates import GateLimits, GateResult, Judgement
     from eval.statistics import BootstrapComparison
 
-__all__ = ["judge_accuracy"]
+__all__ = ["judge_accuracy", "with_decodes_compared"]
 
 _logger = logging.getLogger(__name__)
 _MAX_REASONS = 3  # In the table of steps; the results and the report list every gate.
+
+
+def with_decodes_compared(evaluation: BackendEvaluation, config: EvaluationConfig) -> BackendEvaluation:
+    """The evaluation with the bootstrap of both decodes, where both were evaluated."""
+    from eval.significance import compare_decodes
+
+    settings = config.statistics
+    compared = compare_decodes(
+        evaluation,
+        num_resamples=settings.num_resamples,
+        confidence=settings.confidence,
+        by_scene=settings.group_by == "scene",
+    )
+    seen = compared.vehicle
+    if seen is not None:
+        _logger.info("   %s: mAP %.4f in the vehicle (%s)", seen.label, seen.metrics.mean_ap, seen.parameters)
+    return compared
 
 
 def judge_accuracy(

@@ -18,7 +18,7 @@ from deploy.autoware_graphs import check_graphs
 from deploy.autoware_yaml import ML_PACKAGE
 from runtime.autoware_params import AUTOWARE_LABELS, NODE_CLASS_LABELS
 
-__all__ = ["Violation", "check_bundle", "require_bundle"]
+__all__ = ["SCORES_KEY", "Violation", "check_bundle", "read_parameters", "require_bundle"]
 
 STOPS, MISLEADS = "the node stops", "the node starts and misleads"
 
@@ -43,7 +43,7 @@ _PACKAGE_KEYS = {
     "model_params.yaw_norm_thresholds": "list of doubles",
     "model_params.detection_score_thresholds.distance_bin_upper_limits": "list of doubles",
 }
-_SCORES = "model_params.detection_score_thresholds.min_confidence_scores"
+SCORES_KEY = "model_params.detection_score_thresholds.min_confidence_scores"
 _REMAPPER_KEYS = {
     "allow_remapping_by_area_matrix": "list of integers",
     "min_area_matrix": "list of doubles",
@@ -81,13 +81,13 @@ def check_bundle(folder: str | Path) -> tuple[Violation, ...]:
         folder: What the node is given as `model_path`.
     """
     folder = Path(folder)
-    values, found = _parameters(folder, ML_PACKAGE)
+    values, found = read_parameters(folder, ML_PACKAGE)
     if values is None:
         return tuple(found)
     names = values.get("model_params.class_names")
     keys = dict(_PACKAGE_KEYS)
     if isinstance(names, list) and _type_of(names) == "list of strings":
-        keys |= {f"{_SCORES}.{name}": "list of doubles" for name in names}
+        keys |= {f"{SCORES_KEY}.{name}": "list of doubles" for name in names}
     found += _check_types(values, keys, ML_PACKAGE)
     broken = {violation.problem.split("'")[1] for violation in found}
     good = {key: value for key, value in values.items() if key in keys and key not in broken}
@@ -99,8 +99,8 @@ def check_bundle(folder: str | Path) -> tuple[Violation, ...]:
     return tuple(found)
 
 
-def _parameters(folder: Path, name: str) -> tuple[dict[str, Any] | None, list[Violation]]:
-    """Dotted key -> value of a ROS parameter file."""
+def read_parameters(folder: Path, name: str) -> tuple[dict[str, Any] | None, list[Violation]]:
+    """Dotted key -> value of a ROS parameter file of a bundle; None, and why, where it has none."""
     yaml = require("yaml", "to read a bundle's parameter files")
     path = folder / name
     try:
@@ -222,11 +222,11 @@ def _check_thresholds(values: dict[str, Any], names: list[str] | None, add: Any)
         if bins[-1] < corner:
             add(bins_key, f"ends at {bins[-1]:g} m, but the grid reaches {corner:.1f} m: detections are lost", MISLEADS)
     for score_key, row in values.items():
-        if not score_key.startswith(f"{_SCORES}."):
+        if not score_key.startswith(f"{SCORES_KEY}."):
             continue
         if bins is not None and len(row) != len(bins):
             add(score_key, f"has {len(row)} thresholds for {len(bins)} distance bins")
-    rows = {key: yaw or []} | {name: row for name, row in values.items() if name.startswith(f"{_SCORES}.")}
+    rows = {key: yaw or []} | {name: row for name, row in values.items() if name.startswith(f"{SCORES_KEY}.")}
     for name, row in rows.items():
         wrong = [value for value in row if not 0.0 <= value < 1.0]
         if wrong:
@@ -234,7 +234,7 @@ def _check_thresholds(values: dict[str, Any], names: list[str] | None, add: Any)
 
 
 def _check_remapper(folder: Path, name: str) -> list[Violation]:
-    values, found = _parameters(folder, name)
+    values, found = read_parameters(folder, name)
     if values is None:
         return found
     found += _check_types(values, _REMAPPER_KEYS, name)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from base.errors import ConfigError, MissingDependencyError, UserError
+from deploy.config.decoding import DECODES
 from deploy.config.paths import input_path
 from deploy.config.schema import BACKENDS
 from deploy.outcome import EXIT_USAGE
@@ -37,6 +38,8 @@ _OVERRIDES = {
     "onnx_path": "export.onnx_path",
     "data_root": "runtime_io.data_root",
     "num_samples": "evaluation.num_samples",
+    "decode": "evaluation.decode",
+    "bundle": "evaluation.autoware.bundle",
     "num_verify_samples": "verification.num_verify_samples",
 }
 # Precision of the command line -> keys of the configuration.
@@ -75,6 +78,10 @@ def add_override_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--onnx-path", metavar="DIR", help="folder with existing ONNX files, for --mode=trt")
     group.add_argument("--data-root", metavar="DIR", help="T4 dataset to verify and evaluate on")
     group.add_argument("--num-samples", type=int, metavar="N", help="frames to evaluate; -1 is all")
+    group.add_argument(
+        "--decode", choices=DECODES, help="whose boxes are evaluated: the training framework's, the node's"
+    )
+    group.add_argument("--bundle", metavar="DIR", help="bundle whose thresholds the node's decode uses")
     group.add_argument("--num-verify-samples", type=int, metavar="N", help="frames to verify on")
     group.add_argument(
         "--backends", nargs="+", choices=BACKENDS, metavar="NAME", help=f"backends to evaluate: {', '.join(BACKENDS)}"

@@ -37,10 +37,12 @@ class DeploymentOutcome:
         """Tables of steps and backends, and where the report is."""
         steps = [_step_row(step) for step in self.results.steps]
         parts = [format_table(("step", "status", "time", "peak memory", "reason"), steps)]
+        seen = {item.label: _ap(item.metrics.mean_ap) for item in self.results.vehicle}
         evaluated: list[tuple[str, ...]] = [
             (
                 item.label,
-                "-" if math.isnan(item.metrics.mean_ap) else f"{item.metrics.mean_ap:.4f}",
+                _ap(item.metrics.mean_ap),
+                *((seen.get(item.label, "-"),) if seen else ()),
                 f"{item.latency['total'].p50:.1f} ms",
                 f"{item.latency['total'].p99:.1f} ms",
                 str(item.num_frames),
@@ -48,7 +50,8 @@ class DeploymentOutcome:
             for item in self.results.evaluations
         ]
         if evaluated:
-            parts.append(format_table(("backend", "mAP", "p50 latency", "p99 latency", "frames"), evaluated))
+            head = ("backend", "mAP", *(("in the vehicle",) if seen else ()), "p50 latency", "p99 latency", "frames")
+            parts.append(format_table(head, evaluated))
         compared = [_comparison_row(item) for item in self.results.comparisons]
         if compared:
             parts.append(format_table(("mAP of", "against", "difference", "interval", "verdict"), compared))
@@ -63,6 +66,10 @@ class DeploymentOutcome:
         listed = ", ".join(f"{number} {status.lower()}" for status, number in counts.items() if number)
         listed += f"; {self.note}" if self.note else ""
         return f"{'PASSED' if self.exit_code == EXIT_PASSED else 'FAILED'} ({listed})"
+
+
+def _ap(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.4f}"
 
 
 def _step_row(step: StepResult) -> tuple[str, ...]:

@@ -16,10 +16,12 @@ from base.lazy import require
 from deploy.config.model_checks import check_against_model, configured_profiles
 from deploy.config.paths import input_path, repository_root
 from deploy.config.schema import BACKENDS, DeployConfig, Scenario, ShapeRange
+from deploy.decoding import vehicle_settings
 from deploy.existing import check_engine_dir, check_onnx_dir
 from deploy.quantization_plan import QuantizationPlan, plan_quantization
 
 if TYPE_CHECKING:
+    from eval.vehicle import VehicleSettings
     from models.spec import ModelSpec
 
 __all__ = ["DEMO_DATA_VARIABLE", "RunPlan", "make_plan"]
@@ -52,6 +54,7 @@ class RunPlan:
         precision: What exported graphs compute in.
         scenarios: Comparisons of this run.
         backends: Backends to evaluate.
+        vehicle: How Autoware's node decodes, where the evaluation asks for that.
         quantization: What it does about INT8; None for a deployment in floating point.
     """
 
@@ -69,6 +72,7 @@ class RunPlan:
     precision: str
     scenarios: tuple[Scenario, ...]
     backends: tuple[str, ...]
+    vehicle: VehicleSettings | None = None
     quantization: QuantizationPlan | None = None
 
     @property
@@ -151,6 +155,7 @@ def make_plan(config: DeployConfig, source: str, model_config: str | os.PathLike
         precision=_precision(config),
         scenarios=scenarios if config.verification.enabled else (),
         backends=enabled if config.evaluation.enabled else (),
+        vehicle=vehicle_settings(config.evaluation, spec, source) if config.evaluation.enabled else None,
     )
     if plan.mode == "none" and not plan.scenarios and not plan.backends:
         raise ConfigError(

@@ -73,6 +73,7 @@ class CenterPointDeploymentRunner:
         self._evaluated: list[_Evaluated] = []
         self._agreements: tuple[CodeAgreement, ...] = ()
         self._detections: dict[str, str] = {}
+        self._candidates: dict[str, str] = {}
         self._comparisons: tuple[BootstrapComparison, ...] = ()
         self._gates: tuple[GateResult, ...] = ()
 
@@ -225,13 +226,16 @@ class CenterPointDeploymentRunner:
         return found
 
     def _evaluate(self, session: Session, backend: str) -> None:
+        from deploy.accuracy import with_decodes_compared
+        from deploy.decoding import evaluated_decoder
         from eval.evaluator import evaluate
 
-        evaluation = self.config.evaluation
+        evaluation, vehicle = self.config.evaluation, session.plan.vehicle
+        decoder = evaluated_decoder(evaluation, vehicle)
         with self._recorder.step(f"evaluate {backend}") as step:
             device = resolve_device(getattr(evaluation.backends, backend).device, backend, self.config)
             # PyTorch is the model as trained: a wrong conversion in the export would show as a loss of accuracy.
-            with session.pipeline(backend, device, as_exported=False) as (pipeline, precision):
+            with session.pipeline(backend, device, as_exported=False, decoder=decoder) as (pipeline, precision):
                 result = evaluate(
                     pipeline,
                     _opened(session),
@@ -239,7 +243,9 @@ class CenterPointDeploymentRunner:
                     warmup=evaluation.warmup_frames,
                     precision=precision,
                     engine=evaluation.metrics.engine,
+                    vehicle=vehicle,
                 )
+            result = with_decodes_compared(result, evaluation)
             self._evaluated.append(_Evaluated(step, result))
             self._keep_detections(session.plan, result)
             total = result.latency["total"]
@@ -251,14 +257,18 @@ class CenterPointDeploymentRunner:
                 _log_details(result)
 
     def _keep_detections(self, plan: RunPlan, result: BackendEvaluation) -> None:
-        """For `//eval:compare` and `//eval:score`."""
+        """For `//eval:compare` and `//eval:score`; candidates of the node's decode for the thresholds of a bundle."""
         from eval.detections_file import write_detections
 
-        name = f"detections/{result.summary.backend}.jsonl"
-        path = plan.work_dir / name
-        path.parent.mkdir(exist_ok=True)
-        write_detections(result.frames, result.metrics.class_names, path)
-        self._detections[result.summary.label] = name
+        summary, names = result.summary, result.metrics.class_names
+        kept = [(f"detections/{summary.backend}.jsonl", result.frames, self._detections)]
+        if result.vehicle_frames is not None:
+            name = f"detections/{summary.backend}_candidates.jsonl"
+            kept.append((name, result.vehicle_frames.candidates, self._candidates))
+        (plan.work_dir / "detections").mkdir(exist_ok=True)
+        for name, frames, table in kept:
+            write_detections(frames, names, plan.work_dir / name)
+            table[summary.label] = name
 
     def _apply_gates(self) -> None:
         from deploy.accuracy import judge_accuracy
@@ -276,6 +286,7 @@ class CenterPointDeploymentRunner:
             "precision_policy": self.config.backend_config.common_config.precision_policy,
             "rot_y_axis_reference": self.config.export.rot_y_axis_reference,
             "strict": self.strict,
+            "decode": self.config.evaluation.decode,
             "checkpoint": plan.checkpoint.name,
             "checkpoint_sha256": sha256_file(plan.checkpoint),
             "model_config": plan.model_config_path.name,
@@ -289,6 +300,8 @@ class CenterPointDeploymentRunner:
             verifications=tuple(self._verifications),
             evaluations=tuple(item.evaluation.summary for item in self._evaluated),
             detections=dict(self._detections),
+            vehicle=tuple(item.evaluation.vehicle for item in self._evaluated if item.evaluation.vehicle is not None),
+            candidates=dict(self._candidates),
             comparisons=self._comparisons,
             gates=self._gates,
             artifacts=tuple(self._artifacts),

@@ -13,6 +13,7 @@ from base.lazy import require
 from deploy.config.schema import DeployConfig
 from deploy.existing import check_engine_dir, check_onnx_dir
 from deploy.plan import RunPlan
+from runtime.decoders import TRAINING_DECODER, Decoder
 
 if TYPE_CHECKING:
     from torch import nn
@@ -124,13 +125,16 @@ class Session:
                 )
 
     @contextlib.contextmanager
-    def pipeline(self, backend: str, device: str, *, as_exported: bool) -> Iterator[tuple[Pipeline, str]]:
+    def pipeline(
+        self, backend: str, device: str, *, as_exported: bool, decoder: Decoder = TRAINING_DECODER
+    ) -> Iterator[tuple[Pipeline, str]]:
         """Opens a backend with its pre- and postprocessing.
 
         Args:
             backend: "pytorch", "onnx", "tensorrt" or "cuda".
             device: "cpu" or "cuda:N".
             as_exported: For pytorch: the network in the rotation convention of the export rather than as trained.
+            decoder: What makes boxes of its outputs.
 
         Yields:
             The pipeline, and what its network computes in.
@@ -149,7 +153,7 @@ class Session:
             # What every machine needs was checked before the run; this is the GPU's part.
             raise BackendUnavailable(str(missing)) from missing
         with opened:
-            yield Pipeline(spec, opened, keep_outputs=as_exported), precision
+            yield Pipeline(spec, opened, decoder, keep_outputs=as_exported), precision
 
     def _source(self, backend: str, *, as_exported: bool) -> tuple[dict[str, Any], str]:
         plan = self.plan

@@ -24,6 +24,7 @@ evaluation = dict(
     enabled=True,
     num_samples=30,  # -1: all frames
     verbose=True,
+    decode="both",  # 'training', 'autoware', 'both'
     backends=dict(
         pytorch=dict(enabled=True, device="auto"),
         onnx=dict(enabled=True, device="auto"),

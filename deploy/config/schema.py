@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from deploy.config.decoding import DECODES, AutowareConfig
 from deploy.config.quantization import QuantizationConfig
 from deploy.config.settings import setting
 
@@ -289,6 +290,14 @@ class EvaluationConfig:
         minimum=0.0,
     )
     gates: GatesConfig = setting(GatesConfig, "Accuracy gates by class and range, with or without intervals.")
+    decode: str = setting(
+        "training",
+        "What makes boxes of the network's outputs. `training`: the training framework (mmdet3d). `autoware`: "
+        "Autoware's node; gates and comparisons are then about what the vehicle sees. `both`: `training`, and beside "
+        "it in results and report what the vehicle sees (`--decode`).",
+        choices=DECODES,
+    )
+    autoware: AutowareConfig = setting(AutowareConfig, "Autoware's decode.")
     metrics: MetricsConfig = setting(MetricsConfig, "Who computes the metrics.")
     statistics: StatisticsConfig = setting(StatisticsConfig, "Intervals of the differences between backends.")
     backends: BackendsConfig = setting(BackendsConfig, "Which backends, and where.")

@@ -395,6 +395,36 @@ def test_rotation_convention_keeps_the_boxes(deploy, tmp_path):
     assert numbers(onnx["metrics"]["ranges"]) == pytest.approx(numbers(pytorch["metrics"]["ranges"]), abs=1e-5)
 
 
+def test_what_the_vehicle_sees_is_in_results_and_report(deploy, tmp_path):
+    code, out, _ = deploy("--decode=both")
+    assert code == 0
+    results = results_of(tmp_path)
+    assert [item["label"] for item in results["vehicle"]] == ["pytorch fp32 (cpu)", "onnx fp32 (cpu)"]
+    assert [len(item["steps"]) for item in results["vehicle"]] == [4, 4]
+    assert results["run"]["decode"] == "both"
+    for name in results["candidates"].values():
+        assert len((tmp_path / "out" / name).read_text().splitlines()) == 3
+    assert "in the vehicle" in out
+    assert "What the vehicle sees" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_the_node_s_decode_alone(deploy, tmp_path):
+    assert deploy("--decode=autoware")[0] == 0
+    results = results_of(tmp_path)
+    assert [item["decode"] for item in results["evaluations"]] == ["autoware", "autoware"]
+    assert results["evaluations"][0]["metrics"] == results["vehicle"][0]["metrics"]
+
+
+def test_a_bundle_that_is_none_or_not_used(deploy, tmp_path):
+    code, _, err = deploy("--bundle=nowhere", "--decode=both")
+    assert code == 2
+    assert "evaluation.autoware.bundle" in err
+    assert "nowhere' is no bundle that Autoware's lidar_centerpoint can use" in err
+    code, _, err = deploy("--bundle=nowhere")
+    assert code == 2
+    assert "'evaluation.decode' is 'training', which does not use it" in err
+
+
 def numbers(value):
     """Every number inside, in order; NaN where there is none."""
     if isinstance(value, dict):
