@@ -21,7 +21,13 @@ from base.files import atomic_dir, user_path
 from deploy.autoware_contract import check_bundle, require_bundle
 from deploy.autoware_graphs import NODE_ENCODER_CHANNELS, NODE_POINTS_PER_VOXEL, node_grid
 from deploy.autoware_readme import bundle_readme
-from deploy.autoware_thresholds import ScoreThresholds, default_thresholds, detections_of_results, measure_thresholds
+from deploy.autoware_thresholds import (
+    ScoreThresholds,
+    default_thresholds,
+    detections_of_results,
+    measure_thresholds,
+    require_same_model,
+)
 from deploy.autoware_yaml import ML_PACKAGE, REMAPPER, ml_package_yaml, remapper_yaml
 from deploy.onnx_checks import read_onnx
 from deploy.onnx_graph import metadata
@@ -145,7 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", type=Path, help="folder of the bundle")
     measured = parser.add_mutually_exclusive_group()
-    measured.add_argument("--detections", type=Path, help="detections of an evaluation (.jsonl): measures thresholds")
+    measured.add_argument("--detections", type=Path, help="detections (.jsonl, or a folder of deploy.tools.detect)")
     measured.add_argument("--results", type=Path, help="results.json of a run: the same from its detections")
     parser.add_argument("--label", help="which evaluation of --results")
     parser.add_argument("--trt-precision", choices=("fp32", "fp16", "strongly-typed"), help="follows from the graphs")
@@ -217,6 +223,7 @@ def _bundle(args: argparse.Namespace, onnx_dir: Path) -> None:
     thresholds = None
     if detections is not None:
         head = metadata(read_onnx(onnx_dir / f"{BACKBONE_NECK_HEAD}.onnx"))
+        require_same_model(detections, head)
         thresholds = measure_thresholds(detections, ModelSpec.from_dict(json.loads(head.get("spec", "{}"))))
     out = write_bundle(onnx_dir, user_path(args.out), thresholds, args.trt_precision)
     _logger.info("%s keeps the contract.", out)

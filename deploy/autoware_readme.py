@@ -97,7 +97,7 @@ def _thresholds(spec: ModelSpec, thresholds: ScoreThresholds) -> str:
     edges = (0.0, *bins)
     titles = " | ".join(f"{low:g}–{high:g} m" for low, high in pairwise(edges))
     rows = "".join(
-        f"| {name} | {' | '.join(_cell(item) for item in row)} |\n"
+        f"| {name} | {' | '.join(_cell(item) for item in row)} | {DEFAULT_SCORE_THRESHOLD:g} |\n"
         for name, row in zip(node_class_names(spec.class_names), thresholds.rows, strict=True)
     )
     how = (
@@ -108,7 +108,7 @@ def _thresholds(spec: ModelSpec, thresholds: ScoreThresholds) -> str:
         else f"The node's usual threshold of {DEFAULT_SCORE_THRESHOLD} for everything: no detections were given to "
         "measure others."
     )
-    return f"## Score thresholds\n\n{how}\n\n| class | {titles} |\n|---|{'---|' * len(bins)}\n{rows}"
+    return f"## Score thresholds\n\n{how}\n\n| class | {titles} | usual |\n|---|{'---|' * len(bins)}---|\n{rows}"
 
 
 def _cell(item: MeasuredThreshold) -> str:

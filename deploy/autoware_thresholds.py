@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from base.errors import DataError
-from base.files import sha256_file
+from base.files import read_json, sha256_file
+from deploy.tools.detect import DETECTIONS, MANIFEST_KIND
 from runtime.autoware_params import DEFAULT_DISTANCE_BINS_M, DEFAULT_SCORE_THRESHOLD
 
 if TYPE_CHECKING:
     from base.boxes import Boxes3D
     from models.spec import ModelSpec
 
-__all__ = ["MeasuredThreshold", "ScoreThresholds", "default_thresholds", "detections_of_results", "measure_thresholds"]
+__all__ = [
+    "MeasuredThreshold",
+    "ScoreThresholds",
+    "default_thresholds",
+    "detections_of_results",
+    "measure_thresholds",
+    "require_same_model",
+]
 
 MATCH_DISTANCE_M = 1.0
 """A detection is right whose centre lies this near to an annotated one."""
@@ -92,7 +100,8 @@ def measure_thresholds(
     Thresholds are rounded down, so that the detection that set one stays.
 
     Args:
-        detections: JSON Lines as `eval.detections_file.write_detections` writes them.
+        detections: JSON Lines as `eval.detections_file.write_detections` writes them, or the folder that
+            `deploy.tools.detect` made.
         spec: Of the model; its classes are looked for.
         distance_bins_m: Upper limits of the bins, ascending.
         match_distance_m: See `MATCH_DISTANCE_M`.
@@ -104,6 +113,9 @@ def measure_thresholds(
     from eval.detections_file import read_detections
     from eval.metrics import FrameResult, evaluate_detections
 
+    detections = Path(detections)
+    if detections.is_dir():
+        detections /= DETECTIONS
     frames = [
         FrameResult(frame.token, frame.detections, _visible(frame.ground_truth, spec))
         for frame in read_detections(detections, spec.class_names)
@@ -135,8 +147,47 @@ def measure_thresholds(
                 )
             )
         rows.append(tuple(row))
-    source = f"{len(frames)} frames, {Path(detections).name}, sha256 {sha256_file(detections)}"
+    source = f"{len(frames)} frames, {detections.name}, sha256 {sha256_file(detections)}"
+    made = _manifest_of(detections)
+    if made is not None:
+        info, versions = made["inputs"]["info_file"], made["versions"]
+        source += (
+            f", what ONNX Runtime {versions['onnxruntime']} and the node's decode make of {info['file']} (sha256 "
+            f"{info['sha256']})"
+        )
     return ScoreThresholds(tuple(edges[1:]), spec.class_names, tuple(rows), source)
+
+
+def require_same_model(detections: str | Path, facts: Mapping[str, str]) -> None:
+    """Refuses detections that `deploy.tools.detect` made with another model than the one of `facts`.
+
+    Args:
+        detections: The file, or its folder; of a file without a manifest nothing is known, and nothing is refused.
+        facts: Metadata of the model's ONNX files.
+
+    Raises:
+        DataError: the weights or the precision differ.
+    """
+    path = Path(detections)
+    made = _manifest_of(path / DETECTIONS if path.is_dir() else path)
+    if made is None:
+        return
+    for key in ("weights", "precision"):
+        if made["settings"].get(key) != facts.get(key):
+            raise DataError(
+                f"'{detections}' was detected by a model with {key} {made['settings'].get(key)}; the bundle's has "
+                f"{facts.get(key)}. Measure with the model that is bundled (deploy.tools.detect)."
+            )
+
+
+def _manifest_of(detections: Path) -> dict[str, Any] | None:
+    """The manifest that `deploy.tools.detect` writes beside its detections."""
+    path = detections.with_name("manifest.json")
+    if not path.is_file():
+        return None
+    manifest = read_json(path)
+    known = isinstance(manifest, dict) and manifest.get("kind") == MANIFEST_KIND
+    return manifest if known and detections.name in manifest["outputs"] else None
 
 
 def _visible(truth: Boxes3D, spec: ModelSpec) -> Boxes3D:
@@ -160,7 +211,9 @@ def detections_of_results(results: str | Path, label: str | None = None) -> Path
     """
     from eval.results import read_results
 
-    found = read_results(results).detections
+    run = read_results(results)
+    # The node's own boxes where the run has them: thresholds are applied to those.
+    found = run.candidates or run.detections
     if label is None and len(found) == 1:
         (label,) = found
     if label is None or label not in found:

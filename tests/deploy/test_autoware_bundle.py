@@ -17,10 +17,12 @@ import pytest
 import yaml
 
 from base.boxes import Boxes3D
-from base.errors import DataError, ExportError
+from base.errors import ConfigError, DataError, ExportError
 from deploy.autoware_bundle import main, write_bundle
 from deploy.autoware_contract import check_bundle
-from deploy.autoware_thresholds import measure_thresholds
+from deploy.autoware_reading import decode_params_of_bundle
+from deploy.autoware_thresholds import measure_thresholds, require_same_model
+from deploy.manifest import build_manifest, write_manifest
 from deploy.onnx_export import OnnxExportSettings, export_components
 from deploy.onnx_graph import metadata
 from models.spec import ModelSpec
@@ -368,6 +370,47 @@ def test_thresholds_are_the_confidences_of_the_largest_f1(
     readme = (out / "README.md").read_text()
     assert "30 frames, d.jsonl, sha256 " in readme
     assert "usual threshold is 0.35" in readme
+
+
+def test_a_bundle_s_parameters_are_what_the_node_decodes_with(good: Path, bundle: Path, tiny: tuple[Any, Any]) -> None:
+    spec = tiny[1]
+    assert decode_params_of_bundle(good, spec) == AutowareDecodeParams.from_spec(spec)
+    change(bundle, f"{SCORES}.CAR", [0.5, 0.25, 0.35, 0.35])
+    assert decode_params_of_bundle(bundle, spec).score_thresholds[0] == (0.5, 0.25, 0.35, 0.35)
+    with pytest.raises(ConfigError, match="is of classes"):
+        decode_params_of_bundle(bundle, dataclasses.replace(spec, class_names=("a", "b", "c", "d", "e")))
+    change(bundle, "version", "v3.0")
+    with pytest.raises(ExportError, match="is no bundle"):
+        decode_params_of_bundle(bundle, spec)
+
+
+def detected(path: Path, facts: dict[str, str], class_names: tuple[str, ...]) -> Path:
+    """A folder as `deploy.tools.detect` leaves it."""
+    path.mkdir()
+    frames_file(path / "detections.jsonl", class_names)
+    info = path / "infos.pkl"
+    info.write_bytes(b"infos")
+    manifest = build_manifest(
+        "detections", {"info_file": info}, {"detections.jsonl": path / "detections.jsonl"}, facts, ("onnxruntime",)
+    )
+    write_manifest(path / "manifest.json", manifest)
+    return path
+
+
+def test_thresholds_of_another_model_are_refused(tiny: tuple[Any, Any], autoware_onnx: Path, tmp_path: Path) -> None:
+    facts = metadata(onnx.load(autoware_onnx / HEAD))
+    same = {key: facts[key] for key in ("weights", "precision")}
+    right = detected(tmp_path / "right", same, tiny[1].class_names)
+    out = tmp_path / "bundle"
+    given = ["--onnx-dir", str(autoware_onnx), "--out", str(out), "--detections"]
+    assert main([*given, str(right)]) == 0
+    readme = (out / "README.md").read_text()
+    assert "the node's decode make of infos.pkl (sha256 " in readme
+    require_same_model(right / "detections.jsonl", same)
+    wrong = detected(tmp_path / "wrong", {**same, "precision": "int8"}, tiny[1].class_names)
+    with pytest.raises(DataError, match="precision int8; the bundle's has fp16"):
+        require_same_model(wrong, same)
+    assert main([*given, str(wrong)]) == 2
 
 
 def test_detections_of_other_classes_are_refused(tiny: tuple[Any, Any], tmp_path: Path) -> None:

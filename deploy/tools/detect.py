@@ -1,0 +1,114 @@
+"""What Autoware's node makes of a dataset: `python -m deploy.tools.detect --onnx-dir DIR --model-config CFG --out DIR`.
+
+Candidates, that is the node's boxes before its score thresholds, with the ground truth of every frame: a bundle's
+thresholds are measured on them. Reads nothing but the files it is given and writes nothing but `--out`, the same bytes
+on every run: a build action.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from base.determinism import set_determinism
+from base.errors import ConfigError, ExportError, UserError
+from base.files import user_path
+from deploy.manifest import build_manifest, write_manifest
+from deploy.onnx_checks import read_onnx
+from deploy.onnx_graph import metadata
+from models.spec import BACKBONE_NECK_HEAD, VOXEL_ENCODER, ModelSpec
+
+__all__ = ["DETECTIONS", "MANIFEST_KIND", "main"]
+
+DETECTIONS, MANIFEST_KIND = "detections.jsonl", "detections"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="detect", description="Detect with exported ONNX files as Autoware's node does, before score thresholds."
+    )
+    parser.add_argument("--onnx-dir", required=True, type=Path, help="folder with both components")
+    parser.add_argument("--model-config", required=True, type=Path, help="mmengine model config, for its test pipeline")
+    parser.add_argument("--data-root", required=True, type=Path, help="T4 dataset")
+    parser.add_argument("--split", choices=("train", "val", "test"), default="val", help="default %(default)s")
+    parser.add_argument("--num-samples", type=int, default=-1, metavar="N", help="frames; -1 for all (the default)")
+    parser.add_argument("--out", required=True, type=Path, help=f"folder for {DETECTIONS} and manifest.json")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of ONNX Runtime (default 1)")
+    parser.add_argument("--log-level", default="INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code: 0, or 2 for wrong input."""
+    args = _parser().parse_args(argv)
+    logging.basicConfig(level=args.log_level, format="%(levelname)s %(message)s")
+    try:
+        _detect(args)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - a command's last word
+        return 2
+    return 0
+
+
+def _detect(args: argparse.Namespace) -> None:
+    from datasets.frames import open_frames
+    from eval.detections_file import write_detections
+    from eval.frames import first_frames
+    from eval.metrics import FrameResult
+    from models.config import load_model_config
+    from runtime.autoware_params import AutowareDecodeParams
+    from runtime.autoware_postprocess import decode_without_remapping, why_undecodable
+    from runtime.backends import open_backend
+    from runtime.decoders import AUTOWARE, Decoder
+    from runtime.pipeline import Pipeline
+
+    set_determinism(0, threads=args.threads)
+    onnx_dir, config_path, data_root, out = (
+        user_path(path) for path in (args.onnx_dir, args.model_config, args.data_root, args.out)
+    )
+    files = {name: onnx_dir / f"{name}.onnx" for name in (VOXEL_ENCODER, BACKBONE_NECK_HEAD)}
+    facts = metadata(read_onnx(files[BACKBONE_NECK_HEAD]))
+    if "spec" not in facts:
+        raise ExportError(f"'{onnx_dir}' does not say what it is; export it with deploy.tools.export_onnx.")
+    spec = ModelSpec.from_dict(json.loads(facts["spec"]))
+    reason = why_undecodable(spec)
+    if reason:
+        raise ConfigError(f"'{onnx_dir}': {reason}.")
+    cfg = load_model_config(config_path)
+    classes = ModelSpec.from_config(cfg).class_names
+    if classes != spec.class_names:
+        raise ConfigError(f"'{onnx_dir}' is of classes {list(spec.class_names)}; '{config_path}' has {list(classes)}.")
+    frames = open_frames(cfg, args.split, str(data_root))
+    params = AutowareDecodeParams.from_spec(spec).with_score_threshold(spec.score_threshold)
+    decoder = Decoder(AUTOWARE, lambda outputs, model: decode_without_remapping(outputs, model, params))
+    results = []
+    with open_backend("onnx", spec=spec, onnx_dir=onnx_dir, device="cpu", threads=args.threads) as backend:
+        pipeline = Pipeline(spec, backend, decoder)
+        for frame in first_frames(frames, args.num_samples, "detecting", show_progress=True):
+            results.append(FrameResult(frame.token, pipeline(frame.points).detections, frame.ground_truth))
+    out.mkdir(parents=True, exist_ok=True)
+    write_detections(results, spec.class_names, out / DETECTIONS)
+    inputs = {path.name: path for path in files.values()}
+    inputs |= {"model_config": config_path, "info_file": data_root / cfg[f"{args.split}_dataloader"].dataset.ann_file}
+    manifest = build_manifest(
+        kind=MANIFEST_KIND,
+        inputs=inputs,
+        outputs={DETECTIONS: out / DETECTIONS},
+        settings={
+            "weights": facts.get("weights", ""),
+            "precision": facts.get("precision", ""),
+            "frames": len(results),
+            "split": args.split,
+            "score_threshold": spec.score_threshold,
+        },
+        packages=("onnxruntime", "numpy", "mmdet3d"),
+    )
+    write_manifest(out / "manifest.json", manifest)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
