@@ -19,6 +19,7 @@ from base.files import atomic_path, read_json, user_path
 from base.progress import progress
 from datasets.synthetic.sweeps import sweep_to_key
 from datasets.t4_classes import ClassRules
+from datasets.t4_merging import merge_instances
 from datasets.t4_tables import T4Tables, rotation_matrix
 
 __all__ = ["DatasetEntry", "create_infos", "find_datasets", "main", "read_splits"]
@@ -140,7 +141,9 @@ def create_infos(
                 ],
                 "image_sweeps": [],
                 "images": {},
-                "instances": [_instance(tables, item, lidar, rules) for item in tables.annotations(sample)],
+                "instances": merge_instances(
+                    [_instance(tables, item, lidar, rules) for item in tables.annotations(sample)], rules
+                ),
                 "instances_ignore": [],
                 "pts_semantic_mask_path": None,
             }
@@ -202,7 +205,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of the info files")
     parser.add_argument("--splits", metavar="FILE", help="JSON or YAML with lists train, val, test of <id>/<version>")
     parser.add_argument("--split", help="only this split; without --splits, the name for all datasets (default all)")
-    parser.add_argument("--classes", metavar="FILE", help="JSON with classes, name_mapping, filter_attributes")
+    parser.add_argument("--classes", metavar="FILE", help="JSON with classes, name_mapping, merge_objects, …")
     parser.add_argument("--max-sweeps", type=int, default=1, metavar="N", help="earlier revolutions (default 1)")
     parser.add_argument("--prefix", default="centerpoint_infos", help="of the file names (default %(default)s)")
     parser.add_argument("--version", default="t4", help="written into the info files (default %(default)s)")

@@ -223,7 +223,7 @@ def test_classes_of_ones_own(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="classes is a list of names"):
         ClassRules.read(rules)
     rules.write_text(json.dumps({"klasses": []}))
-    with pytest.raises(DataError, match=r"with some of \['classes', 'filter_attributes', 'name_mapping'\]"):
+    with pytest.raises(DataError, match=r"with some of \['classes', 'filter_attributes', 'merge_objects'"):
         ClassRules.read(rules)
 
 
