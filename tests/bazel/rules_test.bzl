@@ -1,6 +1,7 @@
 """Contradictory attributes fail at analysis, with the target's name and what is wrong."""
 
 load("@bazel_skylib//lib:unittest.bzl", "analysistest", "asserts")
+load("//bazel:autoware_bundle.bzl", "autoware_bundle")
 load("//bazel:calibration.bzl", "calibration")
 load("//bazel:deployment_report.bzl", "deployment_report")
 load("//bazel:onnx_model.bzl", "onnx_model")
@@ -79,6 +80,20 @@ def _int8_onnx_test_impl(ctx):
 
 _int8_onnx_test = analysistest.make(_int8_onnx_test_impl)
 
+def _bundle_test_impl(ctx):
+    env = analysistest.begin(ctx)
+    actions = {action.mnemonic: action for action in analysistest.target_actions(env)}
+    asserts.equals(env, ["AutowareBundle", "AutowareDetections", "OnnxExport"], sorted(actions.keys()))
+    detected = [file.basename for file in actions["AutowareBundle"].inputs.to_list() if file.basename.endswith("_detections")]
+    asserts.equals(env, ["good_bundle_detections"], detected)
+
+    # Thresholds are measured on the files of the model that is bundled.
+    models = [file.basename for file in actions["AutowareDetections"].inputs.to_list() if file.basename.endswith("_onnx-1.2.3")]
+    asserts.equals(env, ["trained_onnx-1.2.3"], models)
+    return analysistest.end(env)
+
+_bundle_test = analysistest.make(_bundle_test_impl)
+
 def rules_test_suite(name):
     """Targets with and without contradictions, and the tests on them.
 
@@ -106,7 +121,19 @@ def rules_test_suite(name):
     t4_dataset(name = "negative", frames_per_scene = -1, split = "val", val_scenes = 1, tags = ["manual"])
     deployment_report(name = "report_on_seed", dataset = "//datasets:demo", onnx = ":good_onnx", **manual)
 
+    autoware_bundle(name = "bundle_of_seed", dataset = "//datasets:validation", onnx = ":good_onnx", **manual)
+    onnx_model(name = "trained_onnx", model_config = config, checkpoint = ":any.pth", **manual)
+    autoware_bundle(
+        name = "two_measurements",
+        dataset = "//datasets:validation",
+        detections = ":any.jsonl",
+        onnx = ":trained_onnx",
+        **manual
+    )
+    autoware_bundle(name = "good_bundle", dataset = "//datasets:validation", onnx = ":trained_onnx", **manual)
+
     failures = {
+        "bundle_of_seed": "they have no place in a vehicle",
         "fp16_of_calibration": "calibration is for precision = 'int8'",
         "fp16_of_fp32": "contradicts",
         "int8_of_fp32": "scales come from a calibration",
@@ -117,15 +144,17 @@ def rules_test_suite(name):
         "no_scenes": "needs val_scenes of at least 1",
         "no_weights": "name a checkpoint or a seed",
         "report_on_seed": "there is nothing to score",
+        "two_measurements": "detections and dataset exclude each other",
         "two_weights": "exclude each other",
     }
     for target, message in failures.items():
         _failure_test(name = target + "_test", message = message, target_under_test = ":" + target)
+    _bundle_test(name = "good_bundle_test", target_under_test = ":good_bundle")
     _engines_test(name = "good_engines_test", target_under_test = ":good_engines")
     _onnx_test(name = "good_onnx_test", target_under_test = ":good_onnx")
     _calibration_test(name = "good_calibration_test", target_under_test = ":good_calibration")
     _int8_onnx_test(name = "int8_onnx_test", target_under_test = ":int8_onnx")
     native.test_suite(
         name = name,
-        tests = [target + "_test" for target in failures.keys() + ["good_calibration", "good_engines", "good_onnx", "int8_onnx"]],
+        tests = [target + "_test" for target in failures.keys() + ["good_bundle", "good_calibration", "good_engines", "good_onnx", "int8_onnx"]],
     )
