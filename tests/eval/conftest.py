@@ -56,7 +56,7 @@ class FakePipeline:
         self.noise = noise or {}
         self.shift_m = shift_m
         self.calls = 0
-        self.decoder = TRAINING_DECODER
+        self.decoder, self.keeps_outputs = TRAINING_DECODER, True
         self.backend = SimpleNamespace(name=name, device="cpu", spec=self.spec, run=self.run)
 
     def tensor(self, name: str, seed: int, shape: tuple[int, ...]) -> NDArray[Any]:

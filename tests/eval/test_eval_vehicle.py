@@ -38,7 +38,7 @@ class DrawnPipeline:
     def __init__(self, toy: Any, size: tuple[float, float] = (4.0, 2.0), score: float = 0.8) -> None:
         self.fake = toy.pipeline("onnx")
         self.spec, self.backend, self.decoder = spec_of(toy), self.fake.backend, self.fake.decoder
-        self.size, self.score = size, score
+        self.size, self.score, self.keeps_outputs = size, score, True
 
     def outputs(self, points: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
         out = {name: np.zeros((1, channels, 40, 40), np.float32) for name, channels in HEADS}
