@@ -149,7 +149,7 @@ def layer_times(engine: Engine, *, repeats: int = 60, launches: int = 20) -> lis
     for _ in range(repeats):
         # Work in front, so that the host has queued all launches before the first of them starts: they then follow
         # each other without a gap.
-        for _ in range(4):
+        for _ in range(8):
             engine.run()
         device.record(events[0], stream)
         for launch, event in zip(layers, events[1:], strict=True):

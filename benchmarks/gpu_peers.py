@@ -74,7 +74,8 @@ def time_limit(seconds: float) -> Iterator[None]:
         raise _TimeUp
 
     previous = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    # Again and again: where the exception is raised in a finalizer, Python drops it.
+    signal.setitimer(signal.ITIMER_REAL, seconds, 2.0)
     try:
         yield
     except _TimeUp:
