@@ -69,7 +69,7 @@ figure{{margin:0;min-width:0}} figcaption{{font-size:13px;color:var(--soft);marg
 .hbar i{{position:absolute;top:0;height:100%;border-radius:3px;min-width:1px}} .hbar b{{text-align:right;font-weight:500;font-variant-numeric:tabular-nums}}
 figure.wide{{grid-column:1/-1}}
 {"".join(f".l{i}{{stroke:var(--s{i});color:var(--s{i})}}" for i in range(7))} i.mark{{color:var(--bad)}}
-details summary{{cursor:pointer;color:var(--accent);margin-top:8px}}
+details summary{{cursor:pointer;color:var(--accent);margin-top:8px;overflow-wrap:anywhere}}
 @media(max-width:560px){{.charts{{grid-template-columns:1fr 1fr}} .charts.two{{grid-template-columns:1fr}} main{{padding:12px 8px 40px}} section{{padding:12px 12px;border-radius:8px}} h1{{font-size:22px}}
 th,td{{padding:5px 7px}} table{{font-size:13px}} .hbar{{grid-template-columns:minmax(90px,42%) 1fr 66px}} .tiles{{grid-template-columns:1fr 1fr}} .tile b{{font-size:20px}}
 .stack thead{{display:none}} .stack tr{{display:block;border-bottom:1px solid var(--line);padding:6px 0}}

@@ -22,6 +22,8 @@ from eval.report import Figure, ReportSection, write_report
 from eval.report.plots import bar_list, heat_map, line_chart
 from eval.results import ArtifactRecord, RunResults, StepResult
 from eval.significance import compare_evaluations
+from eval.statistics import BootstrapComparison
+from eval.vehicle import DecodeStep, ScoreThresholdRow, VehicleSummary
 from eval.verification import verify
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -59,6 +61,20 @@ document.getElementById("f").onload = () => {{
 }};</script></body></html>"""
 
 
+def vehicle_of(evaluation: BackendEvaluation, comparison: BootstrapComparison) -> VehicleSummary:
+    """As a bundle of five bins would be shown."""
+    metrics = evaluation.metrics
+    classes, ranges = (tuple(0.5 for _ in part) for part in (metrics.class_names, metrics.ranges))
+    steps = tuple(
+        DecodeStep(name, 0.5, classes, ranges, 12.5)
+        for name in ("training framework", "node, any score", "with classes by area: as published")
+    )
+    rows = tuple(ScoreThresholdRow(name, (0.35,) * 5) for name in metrics.class_names)
+    source = f"bundle {'a_long_name_' * 6}, sha256 c70ad99f2bda"
+    bins = (50.0, 90.0, 121.0, 160.0, 200.0)
+    return VehicleSummary(evaluation.summary.label, metrics, steps, bins, rows, source, comparison)
+
+
 @pytest.fixture(scope="module")
 def report(toy: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report with everything in it and names as long as real ones."""
@@ -89,7 +105,8 @@ def report(toy: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
         comparisons,
         judge_gates(comparisons[0], GateLimits(0.01, 0.01, 0.01)),
         (ArtifactRecord("tensorrt/pts_backbone_neck_head.engine", "engine", "int8", "9c" * 32, 5_412_345),),
-        {"tensorrt-rtx-cu13-bindings": "1.7.1.116"},
+        versions={"tensorrt-rtx-cu13-bindings": "1.7.1.116"},
+        vehicle=(vehicle_of(evaluations[1], comparisons[0]),),
     )
     names = [f"pts_bbox_head.task_heads.0.heatmap.{index}.conv" for index in range(20)]
     section = ReportSection(
@@ -144,7 +161,15 @@ def test_it_fits(report: Path, width: int, side_by_side: bool) -> None:
     assert len(measured.pictures) == 4
     assert min(measured.pictures) > 300
     assert (len(set(measured.lefts)) == 2) == side_by_side
-    for name in ("Backends", "Verification", "Differences", "Worst frames", "Sensitivity", "Latency", "Artifacts"):
+    for name in (
+        "Backends",
+        "What the vehicle sees",
+        "Differences",
+        "Worst frames",
+        "Sensitivity",
+        "Latency",
+        "Artifacts",
+    ):
         assert name in measured.sections
     assert all(name.startswith("data:") for name in measured.resources)
 
