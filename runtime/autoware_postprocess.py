@@ -41,6 +41,7 @@ _PEDESTRIAN = NODE_CLASS_LABELS["PEDESTRIAN"]
 # Areas below which the node takes two footprints for disjoint, m².
 _MIN_AREA_M2 = 1e-6
 _MIN_UNION_M2 = 0.01
+_MAX_BOXES = 20_000
 
 
 def decode_autoware(
@@ -53,7 +54,8 @@ def decode_autoware(
     classes by area. Comparisons and positions are float32 as in the node's kernel; sigmoid, exp and atan2 are computed
     in double precision and rounded, where the kernel's are off by a unit or two in the last place. Equal scores are
     taken by row and column, where the node leaves them to chance. A box with a non-finite number is dropped with a
-    warning; the node would publish it.
+    warning; the node would publish it. Of more than 20,000 boxes above their thresholds, which only a broken network
+    makes, the best are taken, with a warning; the node would take them all, and be late.
 
     Args:
         outputs: Head name -> (1, C, h, w) float32, raw, in the convention that `spec.rot_y_axis_reference` names.
@@ -126,7 +128,7 @@ def decode_without_remapping(
             np.count_nonzero(keep & ~finite),
             np.count_nonzero(keep),
         )
-    candidates = Boxes3D(boxes, scores, classes).select(keep & finite)
+    candidates = _best(Boxes3D(boxes, scores, classes).select(keep & finite), spec)
     # The node suppresses below the radius, `circle_nms` at it too: the next smaller number makes them equal.
     squared = np.float32(params.circle_nms_distance_m) ** 2
     kept = circle_nms(
@@ -137,6 +139,16 @@ def decode_without_remapping(
     return candidates.select(
         suppress_overlaps(as_published, params.iou_nms_threshold, params.iou_nms_search_distance_m)
     )
+
+
+def _best(boxes: Boxes3D, spec: ModelSpec) -> Boxes3D:
+    """At most `_MAX_BOXES`, in the same order."""
+    if len(boxes) <= _MAX_BOXES:
+        return boxes
+    _log.warning(
+        "Model '%s': %d boxes pass their thresholds; the best %d are taken.", spec.name, len(boxes), _MAX_BOXES
+    )
+    return boxes.select(np.sort(np.argsort(-boxes.scores, kind="stable")[:_MAX_BOXES]))
 
 
 def _node_labels(params: AutowareDecodeParams) -> NDArray[np.int64]:
@@ -157,10 +169,10 @@ def suppress_overlaps(boxes: Boxes3D, iou_threshold: float, search_distance_m: f
     """
     values = boxes.boxes.astype(np.float64)
     keep = np.ones(len(values), bool)
-    better, worse = np.triu_indices(len(values), k=1)
-    near = ((values[better, :2] - values[worse, :2]) ** 2).sum(axis=1) <= search_distance_m**2
     # Footprints whose circumscribed circles do not meet share nothing.
     radius = np.hypot(values[:, 3], values[:, 4]) / 2
+    better, worse = _pairs(values[:, 0], min(search_distance_m, 2 * float(radius.max(initial=0.0))))
+    near = ((values[better, :2] - values[worse, :2]) ** 2).sum(axis=1) <= search_distance_m**2
     reach = radius[better] + radius[worse]
     near &= ((values[better, :2] - values[worse, :2]) ** 2).sum(axis=1) <= reach**2
     label = boxes.labels
@@ -182,6 +194,18 @@ def suppress_overlaps(boxes: Boxes3D, iou_threshold: float, search_distance_m: f
     iou = np.divide(shared, union, out=np.zeros_like(shared), where=real)
     keep[worse[iou > iou_threshold]] = False
     return keep
+
+
+def _pairs(x: NDArray[np.float64], reach: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Pairs (i < j) of which x differs by at most `reach`: all pairs of some thousand boxes would fill the memory."""
+    order = np.argsort(x, kind="stable")
+    along = x[order]
+    # A little more than the reach, so that no pair is lost to rounding; the distance itself is compared afterwards.
+    counts = np.searchsorted(along, along + reach * (1 + 1e-9) + 1e-9, side="right") - np.arange(1, len(x) + 1)
+    first = np.repeat(np.arange(len(x)), counts)
+    second = first + 1 + np.arange(len(first)) - np.repeat(np.cumsum(counts) - counts, counts)
+    a, b = order[first], order[second]
+    return np.minimum(a, b), np.maximum(a, b)
 
 
 def with_model_labels(boxes: Boxes3D, class_names: Sequence[str], merge: Mapping[str, str] | None = None) -> Boxes3D:

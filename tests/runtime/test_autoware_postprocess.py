@@ -20,7 +20,7 @@ from runtime.autoware_postprocess import (
     suppress_overlaps,
     with_model_labels,
 )
-from runtime.decode import decode
+from runtime.decode import decode, sigmoid
 from runtime.decoders import AUTOWARE, TRAINING_DECODER, autoware_decoder
 from tests.runtime.autoware_transcription import F, Outputs, assert_same, in_node_convention, transcribed
 from tests.runtime.small_model import small_spec
@@ -138,6 +138,31 @@ def test_a_suppressed_box_suppresses_too() -> None:
     assert suppress_overlaps(chain, 0.1, 10.0).tolist() == [True, False, False]
     assert suppress_overlaps(chain, 0.15, 10.0).tolist() == [True, True, True]
     assert suppress_overlaps(chain, 0.1, 2.9).tolist() == [True, True, True]
+
+
+def test_many_boxes_are_compared_with_their_neighbours_alone() -> None:
+    rng = np.random.default_rng(5)
+    rows = np.zeros((3000, 9), F)
+    rows[:, :2] = rng.uniform(-120, 120, (3000, 2))
+    rows[:, 3:6] = rng.uniform((0.5, 0.5, 1), (14, 3, 3), (3000, 3))
+    rows[:, 6] = rng.uniform(-3, 3, 3000)
+    boxes = Boxes3D(rows, np.linspace(1, 0.1, 3000).astype(F), rng.integers(1, 8, 3000))
+    whole = suppress_overlaps(boxes, 0.1, 10.0)
+    # Whether a box stays depends on the better ones alone, so that the first thousand may be compared by themselves.
+    np.testing.assert_array_equal(whole[:1000], suppress_overlaps(boxes.select(np.arange(1000)), 0.1, 10.0))
+    assert 500 < np.count_nonzero(whole) < 2500
+
+
+def test_a_broken_network_s_boxes_are_limited(caplog: pytest.LogCaptureFixture) -> None:
+    spec = small_spec(point_cloud_range=(-51.2, -51.2, -3.0, 51.2, 51.2, 5.0))
+    outputs = empty_outputs(spec)
+    outputs["heatmap"][0, 0] = 3 + np.random.default_rng(1).normal(size=outputs["heatmap"].shape[2:])
+    outputs["dim"][:] = -2
+    with caplog.at_level(logging.WARNING):
+        boxes = decode_without_remapping(outputs, spec, AutowareDecodeParams.from_spec(spec))
+    assert "boxes pass their thresholds; the best 20000 are taken" in caplog.text
+    assert 1000 < len(boxes) <= 20_000
+    assert boxes.scores[0] == sigmoid(outputs["heatmap"].max(keepdims=True)).item()
 
 
 def test_a_pedestrian_is_compared_with_pedestrians_alone() -> None:
