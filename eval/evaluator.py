@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from base.boxes import Boxes3D
 from base.errors import ConfigError, DataError
 from eval.frames import FramesLike, first_frames
 from eval.machine import MachineInfo
@@ -21,7 +22,16 @@ from runtime.pipeline import Pipeline
 if TYPE_CHECKING:
     from models.spec import ModelSpec
 
-__all__ = ["BackendEvaluation", "EvaluationSummary", "InputCounts", "evaluate", "ranges_of"]
+__all__ = [
+    "BackendEvaluation",
+    "EvaluationSummary",
+    "FrameRun",
+    "InputCounts",
+    "evaluate",
+    "ranges_of",
+    "run_frames",
+    "summarize",
+]
 
 
 @dataclass(frozen=True)
@@ -43,6 +53,31 @@ class InputCounts:
     dropped_points: int
     outside_points: int
     invalid_points: int
+
+
+@dataclass(frozen=True, eq=False)
+class FrameRun:
+    """One frame as a backend ran it; what `summarize` needs of it.
+
+    Attributes:
+        index: Of the frame in its dataset.
+        result: Detections and ground truth.
+        scene: Scene of the frame; empty where it has none.
+        stages_ms: Stage -> milliseconds, in order.
+        total_ms: Wall time of the frame.
+        timed: Whether its latency counts.
+        inputs: Of this frame, the numbers of `InputCounts` in its order; pillars first.
+        vehicle: Step of Autoware's decode -> boxes; empty where it was not asked for.
+    """
+
+    index: int
+    result: FrameResult
+    scene: str
+    stages_ms: Mapping[str, float]
+    total_ms: float
+    timed: bool
+    inputs: tuple[int, ...]
+    vehicle: Mapping[str, Boxes3D] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -129,7 +164,7 @@ def evaluate(
     vehicle: VehicleSettings | None = None,
     show_progress: bool = True,
 ) -> BackendEvaluation:
-    """Runs the pipeline on frames, scores its detections and measures every stage.
+    """Runs the pipeline on frames, scores its detections and measures every stage: `run_frames`, then `summarize`.
 
     Args:
         pipeline: Backend with preprocessing and decoding.
@@ -152,43 +187,109 @@ def evaluate(
     """
     if engine == PERCEPTION_EVAL_ENGINE:
         perception_eval_version()  # Not only after the last frame.
+    runs = run_frames(
+        pipeline, frames, num_samples=num_samples, warmup=warmup, vehicle=vehicle, show_progress=show_progress
+    )
+    return summarize(
+        pipeline,
+        runs,
+        precision=precision,
+        ranges_m=ranges_m,
+        thresholds_m=thresholds_m,
+        min_num_points=min_num_points,
+        engine=engine,
+        vehicle=vehicle,
+    )
+
+
+def run_frames(
+    pipeline: Pipeline,
+    frames: FramesLike,
+    *,
+    num_samples: int = -1,
+    warmup: int = 2,
+    share: tuple[int, int] = (0, 1),
+    vehicle: VehicleSettings | None = None,
+    show_progress: bool = True,
+) -> list[FrameRun]:
+    """Runs the pipeline on frames, in order.
+
+    Args:
+        share: (r, n): of the first `num_samples` frames, r, r + n, r + 2n, … alone. The shares of r = 0 … n − 1 are
+            all frames; each has its own `warmup`.
+
+    Other arguments and errors as for `evaluate`.
+    """
     if warmup < 0:
         raise ConfigError(f"warmup is {warmup}; give 0 or more frames")
     spec, backend = pipeline.spec, pipeline.backend
-    if ranges_m is None:
-        ranges_m = ranges_of(spec)
-    count = len(frames) if num_samples == -1 else num_samples
-    inside = min(warmup, max(count - 1, 0))
-    latency = LatencyRecorder(inside)
-    results: list[FrameResult] = []
-    scenes: list[str] = []
-    inferences: list[tuple[int, ...]] = []
     recorder = None if vehicle is None else VehicleRecorder(spec, vehicle)
-    for frame in first_frames(frames, num_samples, f"evaluating {backend.name}", show_progress):
+    count = len(range(share[0], len(frames) if num_samples == -1 else num_samples, share[1]))
+    inside = min(warmup, max(count - 1, 0))
+    runs: list[FrameRun] = []
+    for frame in first_frames(frames, num_samples, f"evaluating {backend.name}", show_progress, share):
         try:
-            if not results:
+            if not runs:
                 for _ in range(warmup - inside):
                     pipeline(frame.points)
             inference = pipeline(frame.points)
         except DataError as error:
             raise DataError(f"evaluating {backend.name}: frame '{frame.token}': {error}") from error
-        latency.add(inference.stages_ms, inference.total_ms)
-        results.append(FrameResult(frame.token, inference.detections, frame.ground_truth))
+        decoded: dict[str, Boxes3D] = {}
         if recorder is not None:
             # A backend that ends with boxes runs again for its outputs; its latency stays its own.
             outputs = (inference if pipeline.keeps_outputs else Pipeline(spec, backend)(frame.points)).outputs
-            recorder.add(frame.token, outputs, frame.ground_truth)
-        scenes.append(str(getattr(frame, "scene", "")))
-        inferences.append(
-            (
-                inference.num_voxels,
-                inference.num_dropped_voxels,
-                inference.num_dropped_voxels > 0,
-                inference.num_dropped_points,
-                inference.num_outside_points,
-                inference.num_invalid_points,
+            decoded = recorder.decode(outputs)
+        inputs = (
+            inference.num_voxels,
+            inference.num_dropped_voxels,
+            int(inference.num_dropped_voxels > 0),
+            inference.num_dropped_points,
+            inference.num_outside_points,
+            inference.num_invalid_points,
+        )
+        runs.append(
+            FrameRun(
+                share[0] + len(runs) * share[1],
+                FrameResult(frame.token, inference.detections, frame.ground_truth),
+                str(getattr(frame, "scene", "")),
+                inference.stages_ms,
+                inference.total_ms,
+                len(runs) >= inside,
+                inputs,
+                decoded,
             )
         )
+    return runs
+
+
+def summarize(
+    pipeline: Pipeline,
+    runs: Sequence[FrameRun],
+    *,
+    precision: str = "fp32",
+    ranges_m: Sequence[tuple[float, float]] | None = None,
+    thresholds_m: Sequence[float] = DEFAULT_THRESHOLDS_M,
+    min_num_points: int = 0,
+    engine: str = NATIVE_ENGINE,
+    vehicle: VehicleSettings | None = None,
+) -> BackendEvaluation:
+    """Scores frames that were run, by one `run_frames` or by several that shared them.
+
+    Args:
+        pipeline: What ran them, or one like it.
+        runs: At least one frame, in any order; only what is measured in time depends on who ran which.
+        vehicle: As given to `run_frames`.
+
+    Other arguments as for `evaluate`.
+    """
+    spec, backend = pipeline.spec, pipeline.backend
+    runs = sorted(runs, key=lambda run: run.index)
+    results = tuple(run.result for run in runs)
+    latency = LatencyRecorder()
+    for run in runs:
+        if run.timed:
+            latency.add(run.stages_ms, run.total_ms)
 
     def score(scored: Sequence[FrameResult]) -> DetectionMetrics:
         return evaluate_with_engine(
@@ -196,18 +297,18 @@ def evaluate(
             scored,
             spec.class_names,
             thresholds_m=thresholds_m,
-            ranges_m=ranges_m,
+            ranges_m=ranges_of(spec) if ranges_m is None else ranges_m,
             min_num_points=min_num_points,
         )
 
     metrics, decode = score(results), pipeline.decoder.name
-    sums = [sum(column) for column in zip(*inferences, strict=True)]
+    sums = [sum(column) for column in zip(*(run.inputs for run in runs), strict=True)]
     summary = EvaluationSummary(
         backend.name,
         backend.device,
         precision,
         len(results),
-        inside,
+        sum(not run.timed for run in runs),
         metrics,
         latency.summary(),
         tuple(round(value, 3) for value in latency.samples_ms()),
@@ -215,8 +316,11 @@ def evaluate(
         MachineInfo.current(),
         decode,
     )
-    if recorder is None:
-        return BackendEvaluation(summary, tuple(results), tuple(scenes))
-    training = (metrics, results) if decode == TRAINING else None
-    seen = recorder.summary(summary.label, score, training)
-    return BackendEvaluation(summary, tuple(results), tuple(scenes), seen, recorder.frames())
+    scenes = tuple(run.scene for run in runs)
+    if vehicle is None:
+        return BackendEvaluation(summary, results, scenes)
+    recorder = VehicleRecorder(spec, vehicle)
+    for run in runs:
+        recorder.add_decoded(run.result.token, run.vehicle, run.result.ground_truth)
+    seen = recorder.summary(summary.label, score, (metrics, results) if decode == TRAINING else None)
+    return BackendEvaluation(summary, results, scenes, seen, recorder.frames())

@@ -42,7 +42,9 @@ class FramesLike(Protocol):
     def __getitem__(self, index: int, /) -> FrameLike: ...
 
 
-def first_frames(frames: FramesLike, num: int, label: str, show_progress: bool) -> Iterator[FrameLike]:
+def first_frames(
+    frames: FramesLike, num: int, label: str, show_progress: bool, share: tuple[int, int] = (0, 1)
+) -> Iterator[FrameLike]:
     """The first `num` frames, each read when it is needed.
 
     Args:
@@ -50,6 +52,7 @@ def first_frames(frames: FramesLike, num: int, label: str, show_progress: bool) 
         num: How many; -1 for all.
         label: What is done with them, for the progress bar.
         show_progress: Whether to show one.
+        share: (r, n): of these, frames r, r + n, r + 2n, … alone; there may be none.
 
     Raises:
         DataError: there are no or too few frames, or one cannot be read: a frame left out would change the result
@@ -62,8 +65,8 @@ def first_frames(frames: FramesLike, num: int, label: str, show_progress: bool) 
         raise DataError(f"{label}: the dataset has no frames")
     if num > available:
         raise DataError(f"{label}: {num} frames were asked for, but the dataset has {available}; use -1 for all")
-    count = available if num == -1 else num
-    for index in progress(range(count), label, count) if show_progress else range(count):
+    indices = range(share[0], available if num == -1 else num, share[1])
+    for index in progress(indices, label) if show_progress else indices:
         try:
             frame = frames[index]
         except DataError as error:

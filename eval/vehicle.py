@@ -136,15 +136,23 @@ class VehicleRecorder:
         self._frames: dict[str, list[FrameResult]] = {name: [] for name in self._decoders}
 
     def add(self, token: str, outputs: Mapping[str, NDArray[np.float32]], ground_truth: Boxes3D) -> None:
-        """Decodes a frame.
+        """Decodes a frame and keeps its boxes.
 
         Args:
             token: Its name.
             outputs: Head name -> (1, C, h, w) float32, raw; empty for a frame without a point in range.
             ground_truth: Annotated boxes.
         """
-        for name, decoder in self._decoders.items():
-            self._frames[name].append(FrameResult(token, decoder(outputs, self._spec), ground_truth))
+        self.add_decoded(token, self.decode(outputs), ground_truth)
+
+    def decode(self, outputs: Mapping[str, NDArray[np.float32]]) -> dict[str, Boxes3D]:
+        """Name of each step -> its boxes of one frame; nothing is kept."""
+        return {name: decoder(outputs, self._spec) for name, decoder in self._decoders.items()}
+
+    def add_decoded(self, token: str, boxes: Mapping[str, Boxes3D], ground_truth: Boxes3D) -> None:
+        """Keeps a frame that `decode` decoded, here or in another process."""
+        for name, found in boxes.items():
+            self._frames[name].append(FrameResult(token, found, ground_truth))
 
     def frames(self) -> VehicleFrames:
         """What was decoded."""
