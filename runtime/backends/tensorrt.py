@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from base.errors import BackendUnavailable, ConfigError, MissingDependencyError
+from base.errors import BackendUnavailable, ConfigError, DataError, MissingDependencyError
 from base.lazy import require
-from runtime.backends.base import Backend, BackendOutput, device_index
+from models.spec import BACKBONE_NECK_HEAD
+from runtime.backends.base import Backend, BackendOutput, PointDetections, device_index
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,9 +19,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from models.spec import ComponentSpec, ModelSpec
+    from runtime.cuda.chain import DeviceChain
     from runtime.cuda.device import CudaDevice
+    from runtime.cuda_engine.points_frame import PointsFrame
 
 __all__ = ["LIBRARIES", "EngineComponent", "EngineLoader", "TensorRTBackend"]
+
+_log = logging.getLogger(__name__)
 
 # Name -> Python module. Both have the same runtime classes.
 LIBRARIES = {"tensorrt_rtx": "tensorrt_rtx_bindings", "tensorrt": "tensorrt"}
@@ -30,6 +36,9 @@ class TensorRTBackend(Backend):
 
     Engines are tied to the library and version that built them and to kinds of GPU. One that does not fit this machine
     makes the backend unavailable, with TensorRT's own words as the reason.
+
+    With the encoder's ONNX file, `detect` goes from points to boxes on the device: kernels of our own compute pillar
+    features and boxes, and the backbone's engine runs between them. `infer` and `run` use both engines always.
     """
 
     name = "tensorrt"
@@ -42,11 +51,16 @@ class TensorRTBackend(Backend):
         device: str = "cuda:0",
         library: str = "auto",
         files: Mapping[str, str] | None = None,
+        encoder_onnx: Path | None = None,
+        capacity: int = 1 << 18,
     ) -> None:
         """Args:
             engine_dir: Folder of the engines.
             library: "tensorrt_rtx", "tensorrt", or "auto" for the first installed one that accepts the engines.
             files: Component name -> file name in the folder; `<component>.engine` by default.
+            encoder_onnx: The file that the encoder's engine was built from, for `detect`. Where the kernels do not take
+                it or the model, the log says why, and the backend starts from pillars as without it.
+            capacity: Most points of a cloud of `detect`.
 
         Raises:
             ConfigError: the device is no CUDA device, a file is missing, or an engine's tensors or profile are not
@@ -59,10 +73,14 @@ class TensorRTBackend(Backend):
         if library not in ("auto", *LIBRARIES):
             raise ConfigError(f"Unknown TensorRT library '{library}'. Choose one of: auto, {', '.join(LIBRARIES)}.")
         super().__init__(spec, f"cuda:{index}")
+        self._frame: PointsFrame | None = None
+        self._canvas_is_foreign = False
         paths = {name: engine_dir / (files or {}).get(name, f"{name}.engine") for name in self._components}
         for name, path in paths.items():
             if not path.is_file():
                 raise ConfigError(f"Engine of component '{name}' is missing: {path}. Build it with --mode=trt.")
+        if encoder_onnx is not None and not encoder_onnx.is_file():
+            raise ConfigError(f"The encoder's ONNX file is missing: {encoder_onnx}. Export it with --mode=onnx.")
         from runtime.cuda.chain import DeviceChain
         from runtime.cuda.device import CudaDevice
 
@@ -75,20 +93,67 @@ class TensorRTBackend(Backend):
                 for name in paths
             ]
             self._chain: DeviceChain | None = DeviceChain(gpu, None, spec, *components)
+            if encoder_onnx is not None:
+                self._frame = self._open_frame(gpu, encoder_onnx, capacity)
+                self.detects_points = self._frame is not None
         except BaseException:
             gpu.close()
             raise
 
+    def detect(self, points: NDArray[np.float32]) -> PointDetections:
+        """One frame from its cloud to its boxes; nothing in between passes through the host.
+
+        Args:
+            points: (N, C) float32, metres, ego frame; N up to the capacity.
+
+        Raises:
+            DataError: the points have another shape or type, or are too many.
+        """
+        self._check_open()
+        if self._frame is None:
+            return super().detect(points)
+        assert self._chain is not None
+        self._frame.check(points)
+        if self._canvas_is_foreign:
+            # The pillar kernels clear what they wrote themselves, no more.
+            self._chain.clear_canvas()
+            self._canvas_is_foreign = False
+        result = self._frame.detect(points)
+        return PointDetections(result.boxes, result.stages_ms, **result.counters)
+
     def _run(self, component: str, inputs: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
         assert self._chain is not None
+        self._canvas_is_foreign |= component == BACKBONE_NECK_HEAD
         return self._chain.run(component, inputs)
 
     def _infer(self, features: NDArray[np.float32], coords: NDArray[np.int32]) -> BackendOutput:
         assert self._chain is not None
+        self._canvas_is_foreign = True
         return BackendOutput(*self._chain.infer(features, coords))
+
+    def _open_frame(self, gpu: CudaDevice, encoder_onnx: Path, capacity: int) -> PointsFrame | None:
+        """Both ends around the chain's backbone, or None where the kernels do not take the model."""
+        from runtime.cuda.chain import ChainBackbone
+        from runtime.cuda_engine.pillar_weights import PillarWeights
+        from runtime.cuda_engine.pillars import CanvasMemory
+        from runtime.cuda_engine.points_frame import PointsFrame
+
+        assert self._chain is not None
+        spec, stream, network = self.spec, self._chain.stream, ChainBackbone(self._chain)
+        try:
+            weights = PillarWeights.from_onnx(encoder_onnx)
+            # TensorRT finishes its setup for the bound shapes in the first execution, which must not be a captured one.
+            network.enqueue(stream)
+            gpu.synchronize(stream)
+            canvas = CanvasMemory.dense(self._chain.canvas, spec)
+            return PointsFrame(gpu, spec, network, canvas, weights, stream=stream, capacity=capacity, needs_graph=False)
+        except (ConfigError, DataError, MissingDependencyError) as reason:
+            _log.warning("Backend 'tensorrt' starts from pillars, not from points: %s", reason)
+            return None
 
     def _release(self) -> None:
         # Contexts go before the memory that they are bound to.
+        self._frame = None
         self._chain = None
         if self._gpu is not None:
             self._gpu.close()

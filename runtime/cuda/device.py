@@ -184,6 +184,14 @@ class CudaDevice:
         self._call("cudaGraphDestroy", graph)
         return executable
 
+    def abandon_capture(self, stream: int) -> None:
+        """Ends a capture that failed and forgets it; the stream runs its work again."""
+        status, graph = self._runtime.cudaStreamEndCapture(stream)
+        if status == self._runtime.cudaError_t.cudaSuccess:
+            self._call("cudaGraphDestroy", graph)
+        # What failed stays readable until it is read: a library would take it for an error of its own next call.
+        self._runtime.cudaGetLastError()
+
     def launch_graph(self, graph: Any, stream: int) -> None:
         """Puts one execution of a captured graph on the stream."""
         self._call("cudaGraphLaunch", graph, stream)

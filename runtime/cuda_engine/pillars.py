@@ -36,13 +36,21 @@ class CanvasMemory:
 
     Attributes:
         address: Of the first byte; zeroed before the first frame.
-        plane: Bytes from one chunk (16 int8 or 8 float16 channels) to the next.
+        plane: Bytes from one chunk (16 int8 or 8 float16 channels, or one channel of a dense canvas) to the next.
         scale: Step of its INT8 codes, or None for float16.
+        is_dense: (C, H, W) float32 instead, without a border: what an engine of TensorRT takes.
     """
 
     address: int
     plane: int
     scale: float | None
+    is_dense: bool = False
+
+    @classmethod
+    def dense(cls, address: int, spec: ModelSpec) -> CanvasMemory:
+        """The model's canvas, (1, C, H, W) float32, at an address."""
+        _, _, height, width = spec.canvas_shape
+        return cls(address, height * width * 4, None, is_dense=True)
 
 
 class PillarEncoderKernels:
@@ -82,7 +90,7 @@ class PillarEncoderKernels:
         Raises:
             ConfigError: the model's sizes are beyond the kernels'.
         """
-        macros = _macros(spec, weights, canvas.scale, capacity)
+        macros = _macros(spec, weights, canvas, capacity)
         self._device, self._spec, self._canvas, self.capacity = device, spec, canvas, capacity
         kernels = device.compile_all(kernel_source(macros, *_FILES), _KERNELS)
         self._assign, self._rank, self._group, self._encode = (kernels[name] for name in _KERNELS)
@@ -176,7 +184,8 @@ def _addresses(*addresses: int) -> list[ctypes.c_void_p]:
     return [ctypes.c_void_p(address) for address in addresses]
 
 
-def _macros(spec: ModelSpec, weights: PillarWeights, scale: float | None, capacity: int) -> dict[str, object]:
+def _macros(spec: ModelSpec, weights: PillarWeights, canvas: CanvasMemory, capacity: int) -> dict[str, object]:
+    scale = canvas.scale
     lower, size, (nx, ny, nz) = grid_float32(spec)
     features, hidden = weights.first.shape
     channels = weights.second.shape[1]
@@ -213,6 +222,7 @@ def _macros(spec: ModelSpec, weights: PillarWeights, scale: float | None, capaci
         "HIDDEN": hidden,
         "CHANNELS": channels,
         "ROUND_HALF": weights.float16,
+        "OUT_DENSE": canvas.is_dense,
         "OUT_INT8": scale is not None,
         "OUT_SCALE": np.float32(1 if scale is None else scale),
         "ENCODE_BLOCKS": _encode_blocks(spec),

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from base.errors import BackendUnavailable, MissingDependencyError
 from runtime.cuda.device import CudaDevice, CudaError
+from runtime.cuda_engine.dense_checks import check_dense_frames, check_large_dense_frame
 from runtime.cuda_engine.detection_checks import check_large_maps, check_random_maps, check_special_maps
 from runtime.cuda_engine.frame_checks import (
     check_large_frame,
@@ -35,6 +36,8 @@ CHECKS: dict[str, Callable[[CudaDevice], str]] = {
     "frames, limits": check_special_frames,
     "frames, random": check_random_frames,
     "frames, large": check_large_frame,
+    "dense, limits": check_dense_frames,
+    "dense, large": check_large_dense_frame,
 }
 
 

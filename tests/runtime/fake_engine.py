@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.spec import ComponentSpec, ModelSpec
+from runtime.cuda.device import CudaError
 from runtime.scatter import scatter
 
 
@@ -49,6 +50,11 @@ class FakeDevice:
         assert count <= len(self.memory[address]), f"{count} bytes wanted of {len(self.memory[address])}"
         values: NDArray[Any] = self.memory[address][:count].view(dtype).reshape(shape)
         return values
+
+    def put(self, call: tuple[Any, ...], action: Callable[[], None]) -> None:
+        """Records the call and does it."""
+        self.calls.append(call)
+        action()
 
     def upload(self, address: int, source: NDArray[Any], stream: int) -> None:
         self.calls.append(("upload", address, source.nbytes, stream))
@@ -166,7 +172,9 @@ class FakeEngine:
     profile: tuple[int, int, int] | None = (1, 100, 2000)
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     dtypes: dict[str, str] = field(default_factory=dict)
-    device: FakeDevice | None = None
+    device: Any = None
+    synchronizes: bool = False
+    contexts: list[FakeContext] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.tensors = [*self.component.inputs, *self.component.outputs]
@@ -194,17 +202,20 @@ class FakeEngine:
         return [(rows, *self.get_tensor_shape(name)[1:]) for rows in self.profile]
 
     def create_execution_context(self) -> FakeContext:
-        return FakeContext(self)
+        self.contexts.append(FakeContext(self))
+        return self.contexts[-1]
 
 
 class FakeContext:
     def __init__(self, engine: FakeEngine) -> None:
         self.engine = engine
         self.addresses: dict[str, int] = {}
+        self.bindings: list[str] = []
         self.input_shape: tuple[int, ...] | None = None
 
     def set_tensor_address(self, name: str, address: int) -> None:
         self.addresses[name] = address
+        self.bindings.append(name)
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         self.input_shape = shape
@@ -215,10 +226,18 @@ class FakeContext:
         assert device is not None
         (tensor,) = self.engine.component.inputs
         shape = self.input_shape or self.engine.get_tensor_shape(tensor.name)
-        device.calls.append(("execute", self.engine.component.name, shape, stream))
-        results = self.engine.function(device.view(self.addresses[tensor.name], shape))
-        for output, value in zip(self.engine.component.outputs, results, strict=True):
-            device.view(self.addresses[output.name], value.shape)[...] = value
+        if self.engine.synchronizes:
+            try:
+                device.synchronize(stream)
+            except CudaError:  # the stream is captured: TensorRT logs it and returns
+                return False
+
+        def compute() -> None:
+            results = self.engine.function(device.view(self.addresses[tensor.name], shape))
+            for output, value in zip(self.engine.component.outputs, results, strict=True):
+                device.view(self.addresses[output.name], value.shape)[...] = value
+
+        device.put(("execute", self.engine.component.name, shape, stream), compute)
         return True
 
 

@@ -26,9 +26,9 @@ STAGES = ["h2d", "voxel_encoder", "scatter", "backbone_neck_head", "d2h"]
 class Bench:
     """A folder of engine files, the fake device and engines behind them."""
 
-    def __init__(self, spec: ModelSpec, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, spec: ModelSpec, folder: Path, monkeypatch: pytest.MonkeyPatch, device: Any = None) -> None:
         self.spec, self.folder = spec, folder
-        self.device = FakeDevice(spec)
+        self.device: Any = device or FakeDevice(spec)
         rng = np.random.default_rng(0)
         self.weights = rng.normal(size=(spec.encoder_in_features, spec.encoder_channels)).astype(np.float32)
         encoder, head = spec.components
@@ -49,8 +49,10 @@ class Bench:
         step = self.spec.out_size_factor
         return tuple(canvas[:, : head.channels, ::step, ::step] * (i + 1) + i for i, head in enumerate(self.spec.heads))
 
-    def open(self, library: str = "tensorrt") -> Any:
-        return open_backend("tensorrt", spec=self.spec, device="cuda:0", engine_dir=self.folder, library=library)
+    def open(self, library: str = "tensorrt", **options: Any) -> Any:
+        return open_backend(
+            "tensorrt", spec=self.spec, device="cuda:0", engine_dir=self.folder, library=library, **options
+        )
 
 
 @pytest.fixture

@@ -151,8 +151,11 @@ __device__ __forceinline__ float shared_dot(
     return sum;
 }
 
-// Four (two) neighbouring lanes' codes (float16 numbers) as one word of the canvas.
+// Four (two) neighbouring lanes' codes (float16 numbers) as one word of the canvas; in a dense canvas each lane's own.
 __device__ __forceinline__ void write_canvas(char* cell, long long plane, float value, int channel, int lane) {
+#if OUT_DENSE
+    if (channel < CHANNELS) *(float*)(cell + channel * plane) = value;
+#else
 #if OUT_INT8
     // Not negative after ReLU; the bound keeps infinity out of the quotient.
     const float code = fminf(rintf(quotient(fminf(value, 256.0f * OUT_SCALE), OUT_SCALE, 1.0f / OUT_SCALE)), 127.0f);
@@ -168,6 +171,7 @@ __device__ __forceinline__ void write_canvas(char* cell, long long plane, float 
     const int in_chunk = channel % 8 * 2;
 #endif
     if (writes && channel < CHANNELS) *(u32*)(cell + channel / CHUNK_CHANNELS * plane + in_chunk) = word;
+#endif
 }
 
 // weights: first layer [FEATURES][HIDDEN], its bias, second layer [2 * HIDDEN][CHANNELS], its bias.

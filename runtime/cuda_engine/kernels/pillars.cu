@@ -1,4 +1,4 @@
-// Points to the quantized canvas: hard voxelization with mmcv's deterministic result, decoration, PFN, scatter.
+// Points to the canvas: hard voxelization with mmcv's deterministic result, decoration, PFN, scatter.
 //
 // Compile-time parameters (from `runtime.cuda_engine.pillars`):
 //   CAPACITY             points that the buffers hold
@@ -9,7 +9,8 @@
 //   RANK_ITEMS           points of a thread of pillars_rank
 //   HIDDEN, CHANNELS     outputs of the two layers
 //   ROUND_HALF           features and results of layers are rounded to float16, as in a graph of that type
-//   OUT_INT8, OUT_SCALE  canvas of codes, else of float16
+//   OUT_INT8, OUT_SCALE  blocked canvas of codes, else of float16
+//   OUT_DENSE            canvas of float32, [CHANNELS][GRID_Y][GRID_X], in place of a blocked one
 //
 // Four kernels, in this order on one stream. Nothing depends on the order in which threads arrive: atomics only take
 // minima and counts, and each pillar sorts its points. Whatever a frame changes and the next one expects unchanged is put
@@ -40,9 +41,18 @@ typedef unsigned long long u64;
 #define GROUP_THREADS 256
 #define ENCODE_WARPS 4
 
+#if OUT_DENSE
+#define CHUNK_CHANNELS 1
+#define PITCH GRID_X
+#define BORDER 0
+typedef float Chunk;
+#else
 #define CHUNK_CHANNELS (OUT_INT8 ? 16 : 8)
-#define CHUNKS ((CHANNELS + CHUNK_CHANNELS - 1) / CHUNK_CHANNELS)
 #define PITCH (GRID_X + 2)
+#define BORDER 1
+typedef uint4 Chunk;
+#endif
+#define CHUNKS ((CHANNELS + CHUNK_CHANNELS - 1) / CHUNK_CHANNELS)
 
 // Sums of a frame, kept until pillars_group publishes them.
 enum { INVALID, OUTSIDE, DROPPED_POINTS, PILLARS, TICKET, NUM_TOTALS };
@@ -58,7 +68,7 @@ __device__ __forceinline__ u32 warp_sum(u32 value) {
 
 // Byte offset of a cell, as a pillar's record has it, in each plane of the canvas.
 __device__ __forceinline__ u32 canvas_offset(u32 place) {
-    return (((place >> 16) + 1) * PITCH + (place & 0xffffu) + 1) * 16;
+    return (((place >> 16) + BORDER) * PITCH + (place & 0xffffu) + BORDER) * (u32)sizeof(Chunk);
 }
 
 // Lets the next kernel's blocks start, and waits until the kernel before this one has ended: everything in front of it may
@@ -85,7 +95,7 @@ extern "C" __global__ void __launch_bounds__(ASSIGN_THREADS) pillars_assign(
 
     for (int i = first; i < counters[0] * CHUNKS; i += threads) {
         const u32 offset = canvas_offset(pillars[i / CHUNKS].w);
-        *(uint4*)(canvas + (i % CHUNKS) * plane + offset) = make_uint4(0, 0, 0, 0);
+        *(Chunk*)(canvas + (i % CHUNKS) * plane + offset) = Chunk();
     }
 
     const float lower[3] = {LOWER_X, LOWER_Y, LOWER_Z}, size[3] = {SIZE_X, SIZE_Y, SIZE_Z};

@@ -1,0 +1,236 @@
+"""Points to boxes around any network on the device: nothing between the cloud and its boxes passes through the host."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from base.errors import DataError
+from runtime.cuda_engine.detections import DetectionKernels
+from runtime.cuda_engine.pillars import COUNTERS, CanvasMemory, PillarEncoderKernels
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from numpy.typing import NDArray
+
+    from base.boxes import Boxes3D
+    from models.spec import ModelSpec
+    from runtime.cuda.device import CudaDevice
+    from runtime.cuda_engine.pillar_weights import PillarWeights
+
+__all__ = ["FrameNetwork", "FrameResult", "PointsFrame"]
+
+_log = logging.getLogger(__name__)
+
+# What lies between the graph's events; the copy of the cloud runs in front of it.
+_STAGES = ("voxel_encoder", "backbone_neck_head", "decode")
+
+
+class FrameNetwork(Protocol):
+    """The network between the two ends: it reads the canvas that the pillar kernels write."""
+
+    @property
+    def outputs(self) -> Mapping[str, int]:
+        """Head name -> address of (C, h, w) float32, aligned to 16 bytes; always the same."""
+
+    def enqueue(self, stream: int) -> None:
+        """Puts one execution on the stream.
+
+        Raises:
+            RuntimeError: it cannot be enqueued, for example not while the stream is captured.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class FrameResult:
+    """One frame.
+
+    Attributes:
+        boxes: By descending score.
+        counters: Of the voxelization, by the names of `pillars.COUNTERS`.
+        stages_ms: Stage -> milliseconds on the device: "h2d", "voxel_encoder" (with voxelization and scatter),
+            "backbone_neck_head", "decode" (with the copy of the boxes back).
+    """
+
+    boxes: Boxes3D
+    counters: dict[str, int]
+    stages_ms: dict[str, float]
+
+
+class _Slot:
+    """Memory and marks of one frame in flight: the cloud on both sides, the result on the host."""
+
+    def __init__(self, device: CudaDevice, capacity: int, columns: int, host_result: NDArray[np.uint8]) -> None:
+        self.host_points = device.allocate_pinned((capacity, columns), np.float32)
+        self.host_count = device.allocate_pinned((1,), np.int32)
+        self.host_counters = device.allocate_pinned((len(COUNTERS),), np.int32)
+        self.host_result = host_result
+        self.points = device.allocate(capacity * columns * 4)
+        self.count = device.allocate(4)
+        self.copy_begins, self.copied, self.done = (device.create_event() for _ in range(3))
+        self.marks = [device.create_event() for _ in range(len(_STAGES) + 1)]
+        self.graph: Any = None
+
+
+class PointsFrame:
+    """A model on one GPU, from a cloud of at most `capacity` points to boxes, as one CUDA graph.
+
+    Two slots of input memory let the next cloud travel while the present frame is computed (`detect_all`).
+
+    Attributes:
+        capacity: Most points of a cloud.
+        is_captured: Whether frames are a graph; else their work is put on the stream piece by piece.
+        pillars, detections: Both ends; their outputs keep the last frame's values, as the network's do.
+    """
+
+    def __init__(
+        self,
+        device: CudaDevice,
+        spec: ModelSpec,
+        network: FrameNetwork,
+        canvas: CanvasMemory,
+        weights: PillarWeights,
+        *,
+        stream: int,
+        capacity: int = 1 << 18,
+        keep_features: bool = False,
+        needs_graph: bool = True,
+    ) -> None:
+        """Compiles, allocates and captures.
+
+        Args:
+            network: Runs on `stream`.
+            canvas: Its input, zeroed.
+            weights: Of the pillar encoder.
+            stream: Where the frames run.
+            capacity: Most points of a cloud.
+            keep_features: Keep the pillars' features too, for checks.
+            needs_graph: Raise where the network cannot be captured; without, say so once in the log and do without a
+                graph.
+
+        Raises:
+            ConfigError: the kernels do not take the model.
+            RuntimeError: the network cannot be captured.
+        """
+        self._device, self._spec, self._network, self._stream = device, spec, network, stream
+        self.capacity = capacity
+        self._copy_stream = device.create_stream()
+        self.pillars = PillarEncoderKernels(
+            device, spec, weights, canvas, capacity=capacity, keep_features=keep_features
+        )
+        self.detections = DetectionKernels(device, spec)
+        self._slots = [_Slot(device, capacity, spec.point_features, self.detections.new_host()) for _ in range(2)]
+        self.is_captured = self._capture(needs_graph)
+
+    @property
+    def stream(self) -> int:
+        """Where the frames run."""
+        return self._stream
+
+    def detect(self, points: NDArray[np.float32]) -> FrameResult:
+        """One frame from its cloud to its boxes.
+
+        Args:
+            points: (N, C) float32, metres, ego frame; columns as the model's configuration has them.
+
+        Raises:
+            DataError: another shape or type, or more than `capacity` points.
+        """
+        slot = self._slots[0]
+        self._submit(slot, points, self._stream)
+        return self._finish(slot)
+
+    def detect_all(self, clouds: Iterable[NDArray[np.float32]]) -> Iterator[FrameResult]:
+        """Frames one after the other; each cloud's copy to the device overlaps with the frame before it."""
+        flying: deque[_Slot] = deque()
+        free = deque(self._slots)
+        for points in clouds:
+            slot = free.popleft()
+            self._submit(slot, points, self._copy_stream)
+            flying.append(slot)
+            if not free:
+                slot = flying.popleft()
+                yield self._finish(slot)
+                free.append(slot)
+        while flying:
+            yield self._finish(flying.popleft())
+
+    def check(self, points: NDArray[np.float32]) -> None:
+        """Raises `DataError` for a cloud of another shape or type, or of too many points."""
+        columns = self._spec.point_features
+        if points.ndim != 2 or points.shape[1] != columns or points.dtype != np.float32:
+            raise DataError(
+                f"Point cloud is {points.dtype} of shape {points.shape}; model '{self._spec.name}' needs float32 "
+                f"(N, {columns})."
+            )
+        if len(points) > self.capacity:
+            raise DataError(
+                f"Point cloud has {len(points)} points; the backend was opened for {self.capacity}. Open it with a "
+                "larger capacity."
+            )
+
+    def _capture(self, needs_graph: bool) -> bool:
+        device, graphs = self._device, []
+        for slot in self._slots:
+            device.begin_capture(self._stream)
+            try:
+                self._enqueue(slot, in_graph=True)
+                graphs.append(device.end_capture(self._stream))
+            except RuntimeError as refusal:
+                device.abandon_capture(self._stream)
+                if needs_graph:
+                    raise
+                _log.warning(
+                    "Model '%s' runs without a CUDA graph, its kernels put on the stream one by one: capturing them "
+                    "failed: %s",
+                    self._spec.name,
+                    refusal,
+                )
+                return False
+        for slot, graph in zip(self._slots, graphs, strict=True):
+            slot.graph = graph
+        return True
+
+    def _submit(self, slot: _Slot, points: NDArray[np.float32], copy_stream: int) -> None:
+        device = self._device
+        self.check(points)
+        slot.host_points[: len(points)] = points
+        slot.host_count[0] = len(points)
+        device.record(slot.copy_begins, copy_stream)
+        if len(points):
+            device.upload(slot.points, slot.host_points[: len(points)], copy_stream)
+        device.upload(slot.count, slot.host_count, copy_stream)
+        device.record(slot.copied, copy_stream)
+        device.wait_in_stream(self._stream, slot.copied)
+        if self.is_captured:
+            device.launch_graph(slot.graph, self._stream)
+        else:
+            self._enqueue(slot, in_graph=False)
+        device.record(slot.done, self._stream)
+
+    def _finish(self, slot: _Slot) -> FrameResult:
+        device = self._device
+        device.wait(slot.done)
+        times = {"h2d": device.elapsed_ms(slot.copy_begins, slot.copied)}
+        for name, before, after in zip(_STAGES, slot.marks, slot.marks[1:], strict=False):
+            times[name] = device.elapsed_ms(before, after)
+        counters = dict(zip(COUNTERS, map(int, slot.host_counters), strict=True))
+        return FrameResult(self.detections.result(slot.host_result), counters, times)
+
+    def _enqueue(self, slot: _Slot, *, in_graph: bool) -> None:
+        device, stream, pillars = self._device, self._stream, self.pillars
+        marks = iter(slot.marks)
+        device.record(next(marks), stream, in_graph=in_graph)
+        pillars.enqueue(stream, points=slot.points, num_points=slot.count)
+        device.record(next(marks), stream, in_graph=in_graph)
+        self._network.enqueue(stream)
+        device.record(next(marks), stream, in_graph=in_graph)
+        self.detections.enqueue(self._network.outputs, stream)
+        self.detections.enqueue_download(stream, slot.host_result)
+        device.download(slot.host_counters, pillars.counters, stream)
+        device.record(next(marks), stream, in_graph=in_graph)

@@ -1,0 +1,228 @@
+"""TensorRT from points to boxes: recorded engines between kernels that the CPU emulator runs."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from base.errors import ConfigError, DataError
+from models.spec import ModelSpec
+from runtime.decode import decode
+from runtime.pipeline import Pipeline
+from runtime.preprocess import preprocess
+from runtime.scatter import scatter
+from tests.runtime.emulated_device import EmulatedDevice
+from tests.runtime.recording_device import RecordingDevice
+from tests.runtime.small_model import cloud
+from tests.runtime.test_tensorrt_backend import Bench
+
+CAPACITY = 4000
+PILLARS = ["pillars_assign", "pillars_rank", "pillars_group", "pillars_encode"]
+DETECTIONS = ["detect_collect", "detect_prune", "detect_finish"]
+# One frame's work behind the copy of its cloud: what the graph holds.
+FRAME = ["record", *PILLARS, "record", "execute", "record", *DETECTIONS, "download", "download", "record"]
+
+
+class PointsBench(Bench):
+    """Engines whose encoder is that of the ONNX file, on the emulated device."""
+
+    device: RecordingDevice
+
+    def __init__(self, spec: ModelSpec, folder: Path, monkeypatch: pytest.MonkeyPatch, onnx_dir: Path) -> None:
+        from runtime.cuda_engine.pillar_weights import PillarWeights
+
+        super().__init__(spec, folder, monkeypatch, RecordingDevice(folder))
+        self.encoder_onnx = onnx_dir / "pts_voxel_encoder.onnx"
+        self.pillar_weights = PillarWeights.from_onnx(self.encoder_onnx)
+
+    def encode(self, features: Any) -> Any:
+        return (self.pillar_weights.apply(features)[:, None],)
+
+    @property
+    def backbone(self) -> Any:
+        return self.engines["pts_backbone_neck_head"]
+
+    def open_points(self, **options: Any) -> Any:
+        return self.open(**({"encoder_onnx": self.encoder_onnx, "capacity": CAPACITY} | options))
+
+    def canvas(self) -> Any:
+        """The memory that the backbone's engine reads."""
+        (context,) = self.backbone.contexts
+        return self.device.view(context.addresses["spatial_features"], self.spec.canvas_shape)
+
+    def expected_canvas(self, points: Any) -> Any:
+        frame = preprocess(points, self.spec)
+        if not len(frame):
+            return np.zeros(self.spec.canvas_shape, np.float32)
+        return scatter(self.pillar_weights.apply(frame.features), frame.coords, self.spec)
+
+
+@pytest.fixture
+def bench(spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, onnx_dir: Path) -> PointsBench:
+    if EmulatedDevice.compiler() is None:
+        pytest.skip("g++ is not installed; it compiles the kernels for the CPU")
+    return PointsBench(spec, tmp_path, monkeypatch, onnx_dir)
+
+
+def check_frame(bench: PointsBench, backend: Any, points: Any) -> None:
+    """One `detect` against numpy: canvas, counters and boxes."""
+    result = backend.detect(points)
+    canvas = bench.canvas()
+    np.testing.assert_allclose(canvas, bench.expected_canvas(points), rtol=1e-5, atol=2e-6)
+    outputs = dict(zip([head.name for head in bench.spec.heads], bench.detect(canvas), strict=True))
+    wanted = decode(outputs, bench.spec)
+    np.testing.assert_array_equal(result.boxes.labels, wanted.labels)
+    np.testing.assert_allclose(result.boxes.boxes, wanted.boxes, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(result.boxes.scores, wanted.scores, rtol=1e-6)
+    frame = preprocess(points, bench.spec)
+    assert result.num_voxels == len(frame)
+    names = ("num_dropped_voxels", "num_dropped_points", "num_outside_points", "num_invalid_points")
+    assert [getattr(result, name) for name in names] == [getattr(frame, name) for name in names]
+
+
+def broken_cloud() -> Any:
+    """Points that are not finite, and some beyond the range."""
+    points = cloud(3, 800)
+    points[::7, 2] = np.nan
+    points[::11, 0] = 1e6
+    return points
+
+
+def test_frames_are_those_of_numpy_and_nothing_is_left_of_the_frame_before(bench: PointsBench) -> None:
+    with bench.open_points() as backend:
+        assert backend.detects_points
+        for points in (cloud(0, CAPACITY), np.zeros((0, 5), np.float32), cloud(1, 60), broken_cloud(), cloud(0, 3000)):
+            check_frame(bench, backend, points)
+    assert bench.device.closed
+
+
+def test_one_graph_holds_a_frame_and_nothing_passes_through_the_host(bench: PointsBench) -> None:
+    with bench.open_points() as backend:
+        kinds = bench.device.kinds()
+        # The engine runs once before it is captured, and each slot's frame is captured once.
+        assert kinds[kinds.index("execute") + 1] == "synchronize"
+        assert kinds.count("execute") == 1
+        assert [kind for kind in kinds if "capture" in kind] == ["begin_capture", "end_capture"] * 2
+        assert kinds.index("synchronize") < kinds.index("begin_capture")
+        for seed, count in ((0, 3000), (1, 150)):
+            bench.device.calls.clear()
+            result = backend.detect(cloud(seed, count))
+            assert list(result.stages_ms) == ["h2d", "voxel_encoder", "backbone_neck_head", "decode"]
+            copies = ["record", "upload", "upload", "record", "wait_in_stream"]
+            assert bench.device.kinds() == [*copies, "launch_graph", *FRAME, "record", "wait"]
+            calls = bench.device.calls
+            # Points and their number in; the boxes' block and the counters out.
+            assert [call[2] for call in calls if call[0] == "upload"] == [count * 5 * 4, 4]
+            boxes = 16 + bench.spec.post_max_size * (9 + 2) * 4
+            assert [call[2] for call in calls if call[0] == "download"] == [boxes, 5 * 4]
+            assert [call[1:3] for call in calls if call[0] == "execute"] == [
+                ("pts_backbone_neck_head", bench.spec.canvas_shape)
+            ]
+
+
+def test_addresses_are_bound_once_and_memory_is_allocated_when_opened(bench: PointsBench) -> None:
+    with bench.open_points() as backend:
+        (context,) = bench.backbone.contexts
+        addresses = dict(context.addresses)
+        bench.device.calls.clear()
+        for seed in range(3):
+            backend.detect(cloud(seed, 1000))
+        assert sorted(context.bindings) == sorted(["spatial_features", *(head.name for head in bench.spec.heads)])
+        assert context.addresses == addresses
+        assert len(bench.backbone.contexts) == 1
+        assert not [kind for kind in bench.device.kinds() if kind.startswith("allocate")]
+
+
+def test_an_engine_that_cannot_be_captured_is_enqueued_plainly(
+    bench: PointsBench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.backbone.synchronizes = True
+    caplog.set_level(logging.WARNING)
+    with bench.open_points() as backend:
+        assert [kind for kind in bench.device.kinds() if "capture" in kind] == ["begin_capture", "abandon_capture"]
+        for points in (cloud(0, 2000), cloud(1, 50)):
+            check_frame(bench, backend, points)
+        bench.device.calls.clear()
+        backend.detect(cloud(2, 500))
+        copies = ["record", "upload", "upload", "record", "wait_in_stream"]
+        engine = FRAME.index("execute")
+        # The engine waits for the stream before it goes on.
+        assert bench.device.kinds() == [*copies, *FRAME[:engine], "synchronize", *FRAME[engine:], "record", "wait"]
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert "'small' runs without a CUDA graph" in message
+    assert "pts_backbone_neck_head.engine: TensorRT refused to enqueue" in message
+
+
+def test_pillars_and_points_take_turns_on_one_canvas(bench: PointsBench) -> None:
+    with bench.open_points() as backend:
+        from_points, from_pillars = Pipeline(bench.spec, backend, keep_outputs=False), Pipeline(bench.spec, backend)
+        assert not from_points.keeps_outputs
+        for seed in range(3):
+            points = cloud(seed, 900)
+            wanted = from_pillars(points)
+            assert list(wanted.outputs) == [head.name for head in bench.spec.heads]
+            bench.device.calls.clear()
+            found = from_points(points)
+            assert bench.device.kinds().count("zero") == 1
+            assert found.num_voxels == wanted.num_voxels
+            # Where the float32 sums of both encoders differ in the last place.
+            np.testing.assert_allclose(found.detections.scores, wanted.detections.scores, rtol=1e-4)
+            check_frame(bench, backend, cloud(seed + 10, 300))
+        noise = np.random.default_rng(0).normal(size=bench.spec.canvas_shape).astype(np.float32)
+        backend.run("pts_backbone_neck_head", {"spatial_features": noise})
+        check_frame(bench, backend, cloud(5, 300))
+        bench.device.calls.clear()
+        backend.run("pts_voxel_encoder", {"input_features": preprocess(cloud(0, 300), bench.spec).features})
+        check_frame(bench, backend, cloud(6, 300))
+        # The encoder alone leaves the canvas as it is.
+        assert "zero" not in bench.device.kinds()
+
+
+def test_clouds_that_do_not_fit_are_refused(bench: PointsBench) -> None:
+    with bench.open_points() as backend:
+        bench.device.calls.clear()
+        with pytest.raises(DataError, match=r"4001 points; the backend was opened for 4000. Open it with a larger"):
+            backend.detect(cloud(0, CAPACITY + 1))
+        with pytest.raises(DataError, match=r"\(10, 4\); model 'small' needs float32 \(N, 5\)"):
+            backend.detect(cloud(0, 10, columns=4))
+        with pytest.raises(DataError, match=r"Point cloud is float64"):
+            backend.detect(cloud(0, 10).astype(np.float64))
+        assert bench.device.calls == []
+    with pytest.raises(RuntimeError, match="was closed"):
+        backend.detect(cloud(0, 10))
+
+
+def test_without_the_encoders_file_the_backend_starts_from_pillars(bench: PointsBench, tmp_path: Path) -> None:
+    with bench.open() as backend:
+        assert not backend.detects_points
+        with pytest.raises(NotImplementedError, match="starts from pillars"):
+            backend.detect(cloud(0, 10))
+        assert Pipeline(bench.spec, backend, keep_outputs=False)(cloud(0, 500)).outputs
+        assert not set(bench.device.kinds()) & {*PILLARS, *DETECTIONS, "begin_capture"}
+    with pytest.raises(ConfigError, match=r"encoder's ONNX file is missing: .*none.onnx. Export it with --mode=onnx"):
+        bench.open_points(encoder_onnx=tmp_path / "none.onnx")
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"encoder_onnx": "pts_backbone_neck_head.onnx"}, "the engine runs pillar encoders of two layers"),
+        ({"capacity": 1 << 25}, "points: 33554432; this engine's kernels take 1 to 16777216"),
+    ],
+)
+def test_a_model_that_the_kernels_do_not_take_starts_from_pillars(
+    bench: PointsBench, onnx_dir: Path, caplog: pytest.LogCaptureFixture, options: dict[str, Any], reason: str
+) -> None:
+    if "encoder_onnx" in options:
+        options = {"encoder_onnx": onnx_dir / options["encoder_onnx"]}
+    caplog.set_level(logging.WARNING)
+    with bench.open_points(**options) as backend:
+        assert not backend.detects_points
+        assert Pipeline(bench.spec, backend, keep_outputs=False)(cloud(0, 500)).outputs
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert message.startswith("Backend 'tensorrt' starts from pillars, not from points: ")
+    assert reason in message
