@@ -144,7 +144,9 @@ def test_layers_follow_each_other_on_one_stream() -> None:
         )  # fmt: skip
 
 
-@pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc, the CUDA compiler, is not on PATH")
+@pytest.mark.skipif(
+    None in (shutil.which("nvcc"), shutil.which("gcc")), reason="nvcc, the CUDA compiler, and its gcc are not on PATH"
+)
 @pytest.mark.parametrize("map_type", TYPES)
 def test_kernels_compile(map_type: MapType, tmp_path: Path) -> None:
     """One of each kind; wgmma that the compiler serializes would run at a fraction of the speed."""
