@@ -125,7 +125,9 @@ def _sources() -> dict[str, str]:
     return found | {"decode": device.sources["detect_collect"], "scatter": device.sources["scatter_pillars"]}
 
 
-@pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc, the CUDA compiler, is not on PATH")
+@pytest.mark.skipif(
+    None in (shutil.which("nvcc"), shutil.which("gcc")), reason="nvcc, the CUDA compiler, and its gcc are not on PATH"
+)
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_89", "sm_90a"])
 def test_kernels_compile(architecture: str, tmp_path: Path) -> None:
     for name, source in _sources().items():
