@@ -25,6 +25,7 @@ from base.files import user_path, write_json
 from base.progress import progress
 from eval.codec import to_json
 from eval.machine import MachineInfo, package_versions
+from models.spec import VOXEL_ENCODER
 from runtime.latency import LatencyRecorder, LatencyStats
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ __all__ = ["LatencyReport", "LatencyRun", "measure"]
 
 _MODEL_CONFIG = "configs/model/centerpoint_t4_demo.py"
 _CHECKPOINT = "models/zoo/centerpoint_t4_demo/checkpoint.pth"
-_BACKENDS = ("pytorch", "onnx", "tensorrt")
+_BACKENDS = ("pytorch", "onnx", "tensorrt", "cuda")
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class LatencyRun:
     """One backend.
 
     Attributes:
-        backend: "pytorch", "onnx" or "tensorrt".
+        backend: "pytorch", "onnx", "tensorrt" or "cuda".
         device: "cpu" or "cuda:N".
         frames: Frames that count.
         warmup: Frames before them.
@@ -133,14 +134,17 @@ def _sources(
     from models.components import extract_components
 
     onnx_dir = input_path(args.onnx_path) if args.onnx_path else scratch
-    if "onnx" in args.backends and not args.onnx_path:
+    if not {"onnx", "cuda"}.isdisjoint(args.backends) and not args.onnx_path:
         from deploy.onnx_export import export_components
 
         export_components(model, spec, onnx_dir)
+    # With it TensorRT goes from points to boxes on its device, as `cuda` does: a fair comparison.
+    encoder = onnx_dir / f"{VOXEL_ENCODER}.onnx" if args.onnx_path else None
     return {
         "pytorch": {"components": extract_components(model, spec)},
         "onnx": {"onnx_dir": onnx_dir},
-        "tensorrt": {"engine_dir": input_path(args.engine_path)} if args.engine_path else None,
+        "tensorrt": {"engine_dir": input_path(args.engine_path), "encoder_onnx": encoder} if args.engine_path else None,
+        "cuda": {"onnx_dir": onnx_dir},
     }
 
 
@@ -193,7 +197,9 @@ def run(args: argparse.Namespace) -> LatencyReport:
                 with open_backend(
                     name, spec=spec, device=resolve_device(args.device, name, DeployConfig()), **options
                 ) as backend:
-                    result = measure(Pipeline(spec, backend), clouds, frames=args.frames, warmup=args.warmup)
+                    result = measure(
+                        Pipeline(spec, backend, keep_outputs=False), clouds, frames=args.frames, warmup=args.warmup
+                    )
             except (BackendUnavailable, MissingDependencyError) as reason:
                 skipped[name] = str(reason)
                 continue

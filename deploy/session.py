@@ -13,7 +13,6 @@ from base.lazy import require
 from deploy.config.schema import DeployConfig
 from deploy.existing import check_engine_dir, check_onnx_dir
 from deploy.plan import RunPlan
-from models.spec import VOXEL_ENCODER
 from runtime.decoders import TRAINING_DECODER, Decoder
 
 if TYPE_CHECKING:
@@ -147,8 +146,7 @@ class Session:
         from runtime.pipeline import Pipeline
 
         spec = self.plan.export_spec if backend != "pytorch" or as_exported else self.plan.spec
-        from_points = not as_exported and decoder is TRAINING_DECODER
-        options, precision = self._source(backend, as_exported=as_exported, from_points=from_points)
+        options, precision = self._source(backend, as_exported=as_exported)
         try:
             opened = open_backend(backend, spec=spec, device=device, **options)
         except MissingDependencyError as missing:
@@ -157,7 +155,7 @@ class Session:
         with opened:
             yield Pipeline(spec, opened, decoder, keep_outputs=as_exported), precision
 
-    def _source(self, backend: str, *, as_exported: bool, from_points: bool) -> tuple[dict[str, Any], str]:
+    def _source(self, backend: str, *, as_exported: bool) -> tuple[dict[str, Any], str]:
         plan = self.plan
         if backend in ("onnx", "cuda"):
             _require_made(plan.onnx_dir, plan.exports_onnx or plan.onnx_dir.is_dir(), "ONNX files", plan, "onnx")
@@ -168,10 +166,8 @@ class Session:
             _require_made(plan.engine_dir, made, "engines", plan, "both")
             onnx_dir = plan.onnx_dir if plan.onnx_dir.is_dir() else None
             precision = check_engine_dir(plan.engine_dir, plan.spec, onnx_dir, "engine folder")
-            # Beside its source the encoder's engine has a double in kernels of our own, which take whole clouds.
-            encoder = plan.onnx_dir / f"{VOXEL_ENCODER}.onnx"
-            source = encoder if from_points and encoder.is_file() else None
-            return {"engine_dir": plan.engine_dir, "encoder_onnx": source}, precision
+            # Without the encoder's ONNX file: what is scored is both engines, not kernels of ours in place of one.
+            return {"engine_dir": plan.engine_dir}, precision
         from models.components import extract_components
 
         model = self.export_model if as_exported else self.model

@@ -1,4 +1,4 @@
-"""What a run opens the tensorrt backend with: whole clouds only where boxes alone are asked for."""
+"""What a run opens the tensorrt backend with: its engines alone."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ import pytest
 
 import deploy.session
 import runtime.backends
-from base.boxes import Boxes3D
 from deploy.plan import RunPlan
 from deploy.session import Session
-from runtime.decoders import TRAINING_DECODER, Decoder
 
 
 class OpenedBackend:
@@ -29,7 +27,7 @@ class OpenedBackend:
         pass
 
 
-def options_of(session: Session, *, as_exported: bool, decoder: Decoder = TRAINING_DECODER) -> dict[str, Any]:
+def options_of(session: Session, *, as_exported: bool) -> dict[str, Any]:
     opened: list[dict[str, Any]] = []
 
     def open_backend(name: str, **options: Any) -> OpenedBackend:
@@ -39,26 +37,22 @@ def options_of(session: Session, *, as_exported: bool, decoder: Decoder = TRAINI
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runtime.backends, "open_backend", open_backend)
         patch.setattr(deploy.session, "check_engine_dir", lambda *_: "fp16")
-        with session.pipeline("tensorrt", "cuda:0", as_exported=as_exported, decoder=decoder) as (_, precision):
+        with session.pipeline("tensorrt", "cuda:0", as_exported=as_exported) as (_, precision):
             assert precision == "fp16"
     (options,) = opened
     return options
 
 
-def test_the_encoders_onnx_file_goes_along_where_boxes_alone_are_asked_for(tmp_path: Path) -> None:
+def test_tensorrt_is_scored_from_pillars(tmp_path: Path) -> None:
+    """With the encoder's ONNX file the backend would compute the features itself, and one engine would not be scored."""
     folder = tmp_path / "onnx"
+    folder.mkdir()
+    (folder / "pts_voxel_encoder.onnx").write_bytes(b"any")
     plan = types.SimpleNamespace(
         export_spec="exported", spec="trained", onnx_dir=folder, engine_dir=tmp_path, builds_engines=True
     )
     session = Session(cast(RunPlan, plan))
-    assert options_of(session, as_exported=False)["encoder_onnx"] is None
-    folder.mkdir()
-    assert options_of(session, as_exported=False)["encoder_onnx"] is None
-    encoder = folder / "pts_voxel_encoder.onnx"
-    encoder.write_bytes(b"any")
-    options = options_of(session, as_exported=False)
-    assert (options["engine_dir"], options["encoder_onnx"]) == (tmp_path, encoder)
-    # Verification compares both engines, and another decoder needs the outputs: both start from pillars.
-    assert options_of(session, as_exported=True)["encoder_onnx"] is None
-    other = Decoder("other", lambda *_: Boxes3D.empty())
-    assert options_of(session, as_exported=False, decoder=other)["encoder_onnx"] is None
+    for as_exported in (False, True):
+        options = options_of(session, as_exported=as_exported)
+        assert options["engine_dir"] == tmp_path
+        assert "encoder_onnx" not in options
