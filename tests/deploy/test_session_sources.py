@@ -44,7 +44,7 @@ def options_of(session: Session, *, as_exported: bool) -> dict[str, Any]:
 
 
 def test_tensorrt_is_scored_from_pillars(tmp_path: Path) -> None:
-    """With the encoder's ONNX file the backend would compute the features itself, and one engine would not be scored."""
+    """With the encoder's ONNX file kernels of ours would compute the features, and one engine would not be scored."""
     folder = tmp_path / "onnx"
     folder.mkdir()
     (folder / "pts_voxel_encoder.onnx").write_bytes(b"any")
