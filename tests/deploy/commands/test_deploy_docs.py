@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from deploy import export, main, predict
+from deploy import evaluate, export, main, predict
 from deploy.tools import build_engines, calibrate, export_onnx
 
 REPOSITORY = Path(__file__).parents[3]
-PAGES = ("quickstart.md", "configuration.md", "troubleshooting.md", "quantization.md")
+PAGES = ("quickstart.md", "configuration.md", "troubleshooting.md", "quantization.md", "evaluation.md")
 PARSERS = {
+    "deploy.evaluate": evaluate._parser,
     "deploy.export": export._parser,
     "deploy.main": main._parser,
     "deploy.predict": predict._parser,
@@ -30,7 +31,9 @@ def page(name: str) -> str:
 
 
 def commands() -> list[str]:
-    pattern = re.compile(r"^ +((?:python -m deploy\.|\./bazelw run //deploy:).*)$", re.MULTILINE)
+    pattern = re.compile(
+        r"^ +((?:python -m deploy\.|torchrun .* -m deploy\.|\./bazelw run //deploy:).*)$", re.MULTILINE
+    )
     return [line for name in PAGES for line in pattern.findall(re.sub(r" *\\\n *", " ", page(name)))]
 
 

@@ -1,0 +1,237 @@
+"""One backend over a dataset, on one device or on many:
+`[torchrun --nproc-per-node N -m | python -m] deploy.evaluate --backend cuda --onnx-dir DIR --data-root DIR --out DIR`.
+
+Under torchrun every process runs frames rank, rank + N, … on a device of its own. The first one sums up: metrics,
+counts of inputs and detections are those of a single process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from base.determinism import set_determinism
+from base.errors import BackendUnavailable, ConfigError, UserError
+from base.files import sha256_file, user_path
+from base.torchrun import Processes, joined
+from deploy import cli
+from deploy.config.paths import input_path
+from deploy.config.schema import BACKENDS, DeployConfig
+from deploy.devices import resolve_device
+from deploy.outcome import EXIT_PASSED, EXIT_USAGE, format_table
+
+if TYPE_CHECKING:
+    from datasets.frames import Frame, FrameSource
+    from eval.evaluator import BackendEvaluation
+    from models.spec import ModelSpec
+    from runtime.pipeline import Pipeline
+
+__all__ = ["DETECTIONS", "RESULTS", "main"]
+
+DETECTIONS, RESULTS = "detections.jsonl", "results.json"
+# Backend -> the option that says where its network comes from.
+_SOURCES = {"pytorch": "checkpoint", "onnx": "onnx_dir", "tensorrt": "engine_dir", "cuda": "onnx_dir"}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="evaluate",
+        description="Score one backend on a dataset; write results.json and detections.jsonl. Under torchrun, "
+        "processes share the frames, one GPU each, to the same result.",
+        epilog="Exit code: 0 done; 2 wrong input or configuration, or the backend cannot run here.",
+    )
+    parser.add_argument("--backend", required=True, choices=BACKENDS, help="what runs the network")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder of everything the command writes")
+    model = parser.add_argument_group("the model")
+    model.add_argument("--model-config", default=cli.DEFAULT_MODEL_CONFIG, metavar="PY", help="default %(default)s")
+    model.add_argument("--checkpoint", metavar="PTH", help="weights, for pytorch; what ONNX files must come from")
+    model.add_argument("--onnx-dir", metavar="DIR", help="ONNX files, for onnx and cuda; what engines must come from")
+    model.add_argument("--engine-dir", metavar="DIR", help="engines, for tensorrt")
+    model.add_argument(
+        "--rot-y-axis-reference", action="store_true", help="the files were exported in Autoware's convention"
+    )
+    data = parser.add_argument_group("the frames")
+    data.add_argument("--data-root", metavar="DIR", help="dataset; default: the model config's")
+    data.add_argument("--num-samples", type=int, default=-1, metavar="N", help="frames to score; -1 (default) is all")
+    data.add_argument(
+        "--warmup", type=int, default=2, metavar="N", help="frames of each process that are not timed (%(default)s)"
+    )
+    run = parser.add_argument_group("how to run")
+    run.add_argument(
+        "--device", default="auto", help="auto (default), cpu, cuda or cuda:N; under torchrun not the last"
+    )
+    run.add_argument(
+        "--threads",
+        type=int,
+        default=1,
+        metavar="N",
+        help="CPU threads of each process; with another number the last digits of a CPU backend may differ (1)",
+    )
+    parser.add_argument("--log-level", choices=cli.LOG_LEVELS, default="INFO", help="default %(default)s")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    args = _parser().parse_args(argv)
+    with joined() as processes:
+        return cli.run_command(
+            lambda: processes.run(lambda: _evaluate(args, processes), EXIT_USAGE), processes.log_level(args.log_level)
+        )
+
+
+def _evaluate(args: argparse.Namespace, processes: Processes) -> int:
+    from datasets.frames import open_frames
+    from eval.evaluator import run_frames, summarize
+    from models.config import load_model_config
+    from models.spec import ModelSpec
+
+    begin = time.monotonic()
+    if getattr(args, _SOURCES[args.backend]) is None:
+        raise ConfigError(f"--backend={args.backend} needs --{_SOURCES[args.backend].replace('_', '-')}.")
+    if args.threads < 1:
+        raise ConfigError(f"--threads is {args.threads}; give 1 or more.")
+    cfg = load_model_config(input_path(args.model_config))
+    spec = dataclasses.replace(ModelSpec.from_config(cfg), rot_y_axis_reference=args.rot_y_axis_reference)
+    frames = open_frames(cfg, "val", args.data_root)
+    try:
+        with _pipeline(args, cfg, spec, _device(args, processes)) as (pipeline, precision):
+            runs = run_frames(
+                pipeline,
+                _Watched(frames, processes),
+                num_samples=args.num_samples,
+                warmup=args.warmup,
+                share=(processes.rank, processes.size),
+                show_progress=processes.is_first,
+            )
+            shares = processes.gather((pipeline.backend.device, runs))
+            if shares is None:
+                return EXIT_PASSED
+            everything = [run for _, share in shares for run in share]
+            result = summarize(pipeline, everything, precision=precision)
+    except BackendUnavailable as unavailable:
+        raise ConfigError(f"--backend={args.backend} cannot run here: {unavailable}") from unavailable
+    devices = [device for device, _ in shares]
+    _write(args, spec, result, devices, time.monotonic() - begin)
+    print(f"\n{_summary(result, devices, user_path(args.out))}")  # noqa: T201 - what the command is for
+    return EXIT_PASSED
+
+
+class _Watched:
+    """Frames that end when another process has failed."""
+
+    def __init__(self, frames: FrameSource, processes: Processes) -> None:
+        self._frames, self._processes = frames, processes
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def __getitem__(self, index: int) -> Frame:
+        self._processes.check()
+        return self._frames[index]
+
+
+def _device(args: argparse.Namespace, processes: Processes) -> str:
+    name: str = args.device
+    if name == "auto" and processes.size > 1:
+        found = resolve_device("auto", args.backend, DeployConfig())
+        name = "cpu" if found == "cpu" else "cuda"
+    return resolve_device(processes.device(name), args.backend, DeployConfig())
+
+
+@contextlib.contextmanager
+def _pipeline(args: argparse.Namespace, cfg: Any, spec: ModelSpec, device: str) -> Iterator[tuple[Pipeline, str]]:
+    """The backend with its pre- and postprocessing, and what its network computes in."""
+    from runtime.backends import open_backend
+    from runtime.pipeline import Pipeline
+
+    options, precision = _source(args, cfg, spec)
+    if args.backend == "onnx":
+        options["threads"] = args.threads
+    set_determinism(0, threads=args.threads)
+    with open_backend(args.backend, spec=spec, device=device, **options) as backend:
+        yield Pipeline(spec, backend, keep_outputs=False), precision
+
+
+def _source(args: argparse.Namespace, cfg: Any, spec: ModelSpec) -> tuple[dict[str, Any], str]:
+    from deploy.existing import check_engine_dir, check_onnx_dir
+
+    checkpoint = None if args.checkpoint is None else input_path(args.checkpoint)
+    onnx_dir = None if args.onnx_dir is None else user_path(args.onnx_dir)
+    if args.backend in ("onnx", "cuda"):
+        assert onnx_dir is not None
+        return {"onnx_dir": onnx_dir}, check_onnx_dir(onnx_dir, spec, checkpoint, "--onnx-dir")
+    if args.backend == "tensorrt":
+        engine_dir = user_path(args.engine_dir)
+        return {"engine_dir": engine_dir}, check_engine_dir(engine_dir, spec, onnx_dir, "--engine-dir")
+    from deploy.rotation import fold_rot_y_axis_reference
+    from models.build import build_model, load_checkpoint
+    from models.components import extract_components
+
+    assert checkpoint is not None
+    model = build_model(cfg)
+    load_checkpoint(model, checkpoint)
+    if spec.rot_y_axis_reference:
+        model, _ = fold_rot_y_axis_reference(model, dataclasses.replace(spec, rot_y_axis_reference=False))
+    return {"components": extract_components(model, spec)}, "fp32"
+
+
+def _write(
+    args: argparse.Namespace, spec: ModelSpec, result: BackendEvaluation, devices: list[str], seconds: float
+) -> None:
+    from eval.detections_file import write_detections
+    from eval.machine import package_versions
+    from eval.results import RunResults, StepResult, write_results
+
+    out = user_path(args.out)
+    checkpoint = None if args.checkpoint is None else input_path(args.checkpoint)
+    run = {
+        "mode": "evaluate",
+        "precision": result.summary.precision,
+        "rot_y_axis_reference": args.rot_y_axis_reference,
+        "checkpoint": None if checkpoint is None else checkpoint.name,
+        "checkpoint_sha256": None if checkpoint is None else sha256_file(checkpoint),
+        "model_config": Path(args.model_config).name,
+        "dataset": args.data_root,
+        "processes": len(devices),
+        "devices": devices,
+        "threads": args.threads,
+    }
+    results = RunResults(
+        title=spec.name,
+        run=run,
+        steps=(StepResult(f"evaluate {args.backend}", "PASSED", seconds=round(seconds, 3)),),
+        evaluations=(result.summary,),
+        detections={result.summary.label: DETECTIONS},
+        versions=package_versions(),
+    )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_detections(result.frames, spec.class_names, out / DETECTIONS)
+        write_results(results, out / RESULTS)
+    except OSError as error:
+        raise UserError(f"Cannot write to '{out}': {error.strerror or error}. Choose another --out.") from error
+
+
+def _summary(result: BackendEvaluation, devices: list[str], out: Path) -> str:
+    summary, total = result.summary, result.latency["total"]
+    row = (
+        summary.label,
+        f"{summary.metrics.mean_ap:.4f}",
+        f"{total.p50:.1f} ms",
+        f"{total.p99:.1f} ms",
+        str(summary.num_frames),
+        f"{len(devices)} on {', '.join(dict.fromkeys(devices))}",
+    )
+    header = ("backend", "mAP", "p50 latency", "p99 latency", "frames", "processes")
+    return f"{format_table(header, [row])}\n\n{out / RESULTS}, {out / DETECTIONS}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,148 @@
+"""The command that scores one backend: alone, and under torchrun with two processes on the CPU."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.evaluate import main
+
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+
+
+@pytest.fixture(scope="session")
+def data(make_dataset, make_points, tmp_path_factory) -> Path:
+    """Five frames, so that two processes have three and two; one without a point in range."""
+    clouds = [make_points(seed, 20000 if seed == 2 else 600) for seed in range(4)]
+    empty = make_points(9)
+    empty[:, 0] += 1000.0
+    return make_dataset(tmp_path_factory.mktemp("evaluate") / "data", [clouds[0], empty, *clouds[1:]])
+
+
+@pytest.fixture(scope="session")
+def onnx_dir(deployment, tmp_path_factory) -> Path:
+    from deploy.onnx_export import export_components
+    from models.build import build_model, load_checkpoint
+    from models.config import load_model_config
+    from models.spec import ModelSpec
+
+    cfg = load_model_config(deployment.model_config)
+    model = build_model(cfg)
+    load_checkpoint(model, deployment.checkpoint)
+    folder = tmp_path_factory.mktemp("evaluate_onnx")
+    export_components(model, ModelSpec.from_config(cfg), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def evaluate(deployment, child_environment, data, onnx_dir):
+    """`evaluate(out, *options, launch=…)`: the command in its own process, or in those of torchrun."""
+
+    def run(out: Path, *options: str, backend: str, launch=TORCHRUN, root=data) -> subprocess.CompletedProcess[str]:
+        words = ["--model-config", deployment.model_config, "--data-root", root, "--out", out, "--backend", backend]
+        words += ["--checkpoint", deployment.checkpoint, "--onnx-dir", onnx_dir, "--device", "cpu", *options]
+        module = ["-m", "deploy.evaluate"]
+        return subprocess.run(
+            [sys.executable, *launch, *module, *map(str, words)],
+            cwd=out.parent,
+            env={key: value for key, value in child_environment.items() if key != "OMP_NUM_THREADS"},
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+
+    return run
+
+
+def evaluation(out: Path) -> dict[str, Any]:
+    (summary,) = json.loads((out / "results.json").read_text(encoding="utf-8"))["evaluations"]
+    return summary
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["onnx", "pytorch"])
+def test_two_processes_are_equal_to_one(evaluate, tmp_path, backend):
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    for out, launch in ((alone, ()), (shared, TORCHRUN)):
+        done = evaluate(out, "--warmup=1", backend=backend, launch=launch)
+        assert done.returncode == 0, done.stderr[-4000:]
+        # What came out is said once.
+        assert done.stdout.count("p99 latency") == 1
+    assert (shared / "detections.jsonl").read_bytes() == (alone / "detections.jsonl").read_bytes()
+    one, two = evaluation(alone), evaluation(shared)
+    for key in ("backend", "device", "precision", "num_frames", "metrics", "inputs", "decode"):
+        assert two[key] == one[key], key
+    assert one["num_frames"] == 5
+    assert one["inputs"]["dropped_points"] > 0
+    lines = (alone / "detections.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [len(json.loads(line)["est"]) > 0 for line in lines] == [True, False, True, True, True]
+    # Each process warms up by itself; every other frame is timed.
+    assert (one["warmup_frames"], len(one["samples_ms"])) == (1, 4)
+    assert (two["warmup_frames"], len(two["samples_ms"])) == (2, 3)
+    assert two["latency"]["total"]["count"] == 3
+    run = json.loads((shared / "results.json").read_text(encoding="utf-8"))["run"]
+    assert (run["processes"], run["devices"]) == (2, ["cpu", "cpu"])
+
+
+@pytest.mark.slow
+def test_more_processes_than_frames(evaluate, tmp_path):
+    done = evaluate(tmp_path / "out", "--num-samples=1", backend="onnx")
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert evaluation(tmp_path / "out")["num_frames"] == 1
+
+
+@pytest.mark.slow
+def test_a_broken_frame_of_one_process_ends_all(evaluate, make_dataset, make_points, tmp_path):
+    root = make_dataset(tmp_path / "broken", [make_points(seed) for seed in range(4)])
+    (root / "lidar" / "00003.bin").write_bytes(b"no")
+    done = evaluate(tmp_path / "out", backend="onnx", root=root)
+    assert done.returncode != 0
+    assert done.stderr.count("error (input)") == 1
+    assert "error (input): process 1 of 2: evaluating onnx: frame 3 of 4 cannot be read" in done.stderr
+    assert "exitcode  : 2" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_backend_that_no_process_has_is_said_once(evaluate, tmp_path):
+    done = evaluate(tmp_path / "out", backend="cuda")
+    assert done.returncode != 0
+    assert done.stderr.count("error (configuration)") == 1
+    assert "exitcode  : 2" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--backend=onnx",), "--backend=onnx needs --onnx-dir."),
+        (("--backend=tensorrt", "--onnx-dir=x"), "--backend=tensorrt needs --engine-dir."),
+        (("--backend=pytorch", "--checkpoint=x", "--threads=0"), "--threads is 0; give 1 or more."),
+        (("--backend=onnx", "--onnx-dir=nowhere"), "'--onnx-dir' is"),
+        (("--backend=pytorch", "--checkpoint=nowhere.pth"), "nowhere.pth' does not exist"),
+    ],
+)
+def test_wrong_arguments(deployment, data, tmp_path, capsys, options, message):
+    fixed = ["--model-config", deployment.model_config, "--data-root", data, "--out", tmp_path / "out"]
+    assert main([*map(str, fixed), *options]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_a_backend_that_cannot_run_here(deployment, data, onnx_dir, tmp_path, capsys, monkeypatch):
+    import runtime.backends
+    from base.errors import BackendUnavailable
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise BackendUnavailable("no GPU of compute capability 9.0")
+
+    monkeypatch.setattr(runtime.backends, "open_backend", refuse)
+    fixed = ["--model-config", deployment.model_config, "--data-root", data, "--out", tmp_path / "out"]
+    assert main([*map(str, fixed), "--backend=cuda", f"--onnx-dir={onnx_dir}"]) == 2
+    assert "--backend=cuda cannot run here: no GPU of compute capability 9.0" in capsys.readouterr().err
