@@ -6,9 +6,10 @@ import argparse
 import importlib
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from base.errors import BackendUnavailable, ConfigError, MissingDependencyError, UserError
+from base.torchrun import joined
 
 __all__ = ["main"]
 
@@ -22,6 +23,8 @@ _COMMANDS = {
     "sensitivity": ("quant.sensitivity.command", "measure what each layer's quantization costs"),
     "qat": ("quant.hooks.qat_command", "fine-tune a trained model with its quantizers in place"),
 }
+# Those whose frames the processes of torchrun share; qat joins them by mmengine.
+_SHARED = ("ptq",)
 
 
 def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
@@ -56,13 +59,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
     args = _parser(argv).parse_args(argv)
+    run = importlib.import_module(_COMMANDS[args.command][0]).run
+    if args.command not in _SHARED:
+        return _reported(lambda: run(args), args.log_level)
+    with joined() as processes:
+        return _reported(
+            lambda: processes.run(lambda: run(args, processes), _EXIT_USAGE), processes.log_level(args.log_level)
+        )
+
+
+def _reported(command: Callable[[], int], log_level: str) -> int:
+    """Runs a command and turns the errors a user can meet into a message and an exit code."""
     logging.basicConfig(
-        level=args.log_level, format="%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S", force=True
+        level=log_level, format="%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S", force=True
     )
     for chatty in ("matplotlib", "numba", "PIL", "mmengine"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
-        code: int = importlib.import_module(_COMMANDS[args.command][0]).run(args)
+        return command()
     except UserError as error:
         kind = {ConfigError: "configuration", MissingDependencyError: "installation"}.get(type(error), "input")
         # Without a traceback: the message says what to do, and the code that found out does not help with that.
@@ -74,7 +88,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; finished files are whole, unfinished ones were removed", file=sys.stderr)  # noqa: T201
         return _EXIT_INTERRUPTED
-    return code
 
 
 if __name__ == "__main__":

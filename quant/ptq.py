@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from base.errors import ConfigError
 from base.progress import progress
+from base.torchrun import ALONE, Processes
 from quant.calibration.calibrator import CalibrationManager
 from quant.quantizer import DEFAULT_ENGINE
 
@@ -42,6 +43,7 @@ def quantize_ptq(
     calib_cache: str | Path | None = None,
     reconstruction: ReconstructionSettings | None = None,
     workers: int | None = None,
+    processes: Processes = ALONE,
 ) -> nn.Module:
     """Quantizes a CenterPoint in place: fold BatchNorm, replace layers, calibrate, and make up for what that costs.
 
@@ -60,7 +62,9 @@ def quantize_ptq(
             "lidar_ptq" alone.
         calib_cache: File of scales: used where it exists, else written.
         reconstruction: Settings of "lidar_ptq".
-        workers: Processes of the calibration; None: one a processor.
+        workers: Forked processes of the calibration; None: one a processor.
+        processes: Those of torchrun, which share the frames of the calibration. The first one's model is the result:
+            it alone makes up for the loss and writes `calib_cache`.
 
     Returns:
         `model`, whose `quantization_structure` says what is quantized; `save_ptq_model` stores it.
@@ -83,6 +87,7 @@ def quantize_ptq(
         calib_cache=calib_cache,
         reconstruction=reconstruction,
         workers=workers,
+        processes=processes,
     )
     return model
 
@@ -103,6 +108,7 @@ def run_ptq(
     calib_cache: str | Path | None = None,
     reconstruction: ReconstructionSettings | None = None,
     workers: int | None = None,
+    processes: Processes = ALONE,
 ) -> CalibrationManager:
     """`quantize_ptq`, for those who need its calibration too.
 
@@ -144,11 +150,17 @@ def run_ptq(
         _load_cache(manager, calib_cache, (amax_method, weight_method))
     else:
         manager.calibrate(
-            frames, num_calibration_batches, amax_method=amax_method, weight_method=weight_method, workers=workers
+            frames,
+            num_calibration_batches,
+            amax_method=amax_method,
+            weight_method=weight_method,
+            progress=processes.is_first,
+            workers=workers,
+            processes=processes,
         )
-        if calib_cache is not None:
+        if calib_cache is not None and processes.is_first:
             manager.save_calib_cache(calib_cache)
-    if windows is not None and reference is not None:
+    if windows is not None and reference is not None and processes.is_first:
         _make_up(model, reference, windows, method, settings)
     return manager
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from base.errors import CheckpointError, ConfigError
 from base.files import sha256_file, user_path
+from base.torchrun import Processes
 from quant.quantizer import DEFAULT_ENGINE, ENGINES
 
 if TYPE_CHECKING:
@@ -72,13 +73,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--calib-cache", metavar="JSON", help="scales: read where the file exists, else calibrated and written"
     )
-    parser.add_argument("--workers", type=int, metavar="N", help="calibration processes; default one a processor")
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="calibration processes; default one a processor, under torchrun one"
+    )
     parser.add_argument("--iterations", type=int, metavar="N", help="steps per block of lidar_ptq")
     parser.add_argument("--reconstruction-frames", type=int, metavar="N", help="frames that lidar_ptq learns from")
 
 
-def run(args: argparse.Namespace) -> int:
-    """Runs the command; returns its exit code.
+def run(args: argparse.Namespace, processes: Processes) -> int:
+    """Runs the command; returns its exit code. Processes of torchrun share the frames, and the first one writes.
 
     Raises:
         UserError: wrong input; the kind and the message say which.
@@ -94,7 +97,8 @@ def run(args: argparse.Namespace) -> int:
     if output.suffix != ".pth":
         raise ConfigError(f"--output is '{args.output}'; give a file name that ends in '.pth'.")
     checkpoint = user_path(args.checkpoint)
-    _check_device(args.device)
+    device = processes.device(args.device)
+    _check_device(device)
     cfg = load_model_config(user_path(args.config))
     if is_quantized_checkpoint(checkpoint):
         raise CheckpointError(
@@ -105,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
     model = build_model(cfg, args.seed)
     load_checkpoint(model, checkpoint)
     _check_skipped(model, args.skip_layers)
-    model.to(args.device)
+    model.to(device)
     frames = calibration_batches(cfg, args.split, args.data_root, args.calibrate_batches, model=model)
     quantize_ptq(
         model,
@@ -120,7 +124,10 @@ def run(args: argparse.Namespace) -> int:
         calib_cache=None if args.calib_cache is None else user_path(args.calib_cache),
         reconstruction=_reconstruction(args),
         workers=args.workers,
+        processes=processes,
     )
+    if not processes.is_first:
+        return 0
     save_ptq_model(model, output, meta=_meta(args, checkpoint, len(frames)))
     _report(model, args, output, time.monotonic() - started)
     return 0
@@ -130,7 +137,9 @@ def _check_device(device: str) -> None:
     from base.lazy import require
 
     torch = require("torch", "to quantize a model")
-    if device != "cpu" and not (device.startswith("cuda") and torch.cuda.is_available()):
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    index = device.removeprefix("cuda").removeprefix(":") or "0"
+    if device != "cpu" and not (device.startswith("cuda") and index.isdecimal() and int(index) < gpus):
         raise ConfigError(f"--device is '{device}', but torch finds no such device here; use cpu.")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from base.errors import ConfigError, DataError
+from base.torchrun import ALONE, Processes
 from quant.calibration.amax import ACTIVATION_METHODS, check_method, compute_amax
 from quant.calibration.identity import architecture_fingerprint, weights_fingerprint
 from quant.calibration.observation import ActivationStatistics, observe_activations
@@ -70,6 +71,7 @@ class CalibrationManager:
         percentile: float = 99.99,
         progress: bool = True,
         workers: int | None = None,
+        processes: Processes = ALONE,
     ) -> CalibrationResult:
         """Observes frames and sets every scale: `observe`, then `set_scales`.
 
@@ -81,7 +83,8 @@ class CalibrationManager:
             weight_method: "mse" or "max"; see `quant.calibration.weights`.
             percentile: For the method of that name.
             progress: Whether to show a progress bar.
-            workers: Processes that share the frames; None: one a processor on a CPU, 1 on a GPU.
+            workers: Forked processes that share the frames; None: one a processor on a CPU, 1 on a GPU.
+            processes: Those of torchrun (`base.torchrun`), which share the frames; every one gets the scales of all.
 
         Raises:
             ConfigError: unknown method.
@@ -92,11 +95,17 @@ class CalibrationManager:
         # A misspelt method must not cost a pass over the frames.
         check_method(chosen, ACTIVATION_METHODS, "amax_method")
         check_method(weight_method, WEIGHT_METHODS, "weight_method")
-        statistics = self.observe(batches, num_batches, progress=progress, workers=workers)
+        statistics = self.observe(batches, num_batches, progress=progress, workers=workers, processes=processes)
         return self.set_scales(statistics, chosen, weight_method, percentile=percentile)
 
     def observe(
-        self, batches: Iterable[Any], num_batches: int = 100, *, progress: bool = True, workers: int | None = None
+        self,
+        batches: Iterable[Any],
+        num_batches: int = 100,
+        *,
+        progress: bool = True,
+        workers: int | None = None,
+        processes: Processes = ALONE,
     ) -> ActivationStatistics:
         """One pass over frames, quantizers off; no scale changes. Arguments and errors as for `calibrate`."""
         activations = {name: q for name, q in self._quantizers.items() if name not in self._weights}
@@ -109,6 +118,7 @@ class CalibrationManager:
             all_quantizers=self._quantizers.values(),
             show_progress=progress,
             workers=workers,
+            processes=processes,
         )
         unseen = [name for name, seen in statistics.histograms.items() if seen.total == 0 and name not in self._idle]
         if unseen:

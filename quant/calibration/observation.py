@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from base.errors import ConfigError, DataError
 from base.progress import progress
+from base.torchrun import ALONE, Processes
 from quant.calibration.batches import CalibrationFrame, evenly_spaced
 from quant.calibration.histogram import AbsHistogram
+from quant.calibration.identity import weights_fingerprint
 from quant.calibration.occupancy import Occupancy
 from quant.calibration.processes import in_processes
 
@@ -59,6 +61,7 @@ def observe_activations(
     all_quantizers: Iterable[Quantizer],
     show_progress: bool = True,
     workers: int | None = None,
+    processes: Processes = ALONE,
 ) -> ActivationStatistics:
     """Runs the float network over frames and collects a histogram for each quantizer.
 
@@ -70,20 +73,30 @@ def observe_activations(
             first.
         num_batches: Frames at most.
         all_quantizers: Every quantizer of the model; switched off meanwhile.
-        workers: Processes; None: one a processor where the model lies on the CPU and `batches` is a sequence, else 1.
+        workers: Forked processes; None: one a processor where the model lies on the CPU, `batches` is a sequence and
+            `processes` are not several, else 1.
+        processes: Of torchrun: each observes its share of the frames, and all return what all have seen.
 
     Raises:
-        DataError: no frame, or NaN or infinite activations.
-        ConfigError: `workers` cannot be had.
+        DataError: no frame, NaN or infinite activations, or models of `processes` that differ.
+        ConfigError: `workers` or `processes` cannot be had.
+        PeerFailed: another of `processes` failed.
     """
     if num_batches < 1:
         raise DataError(f"Zero calibration frames: num_batches is {num_batches}; give 1 or more (100 are usual).")
     device = next(model.parameters()).device
     indexable = isinstance(batches, Sequence)
+    if processes.size > 1:
+        workers = workers or 1
+        if not indexable:
+            raise ConfigError(
+                "These batches can only be read one after the other, which several processes of torchrun cannot share; "
+                "give a sequence, such as calibration_batches returns, or start one process."
+            )
     workers = _num_workers(workers, str(device.type), indexable)
     with _float_network(model, all_quantizers):
         if isinstance(batches, Sequence):
-            indices = evenly_spaced(len(batches), num_batches)
+            indices = evenly_spaced(len(batches), num_batches)[processes.rank :: processes.size]
             frames: Callable[[Sequence[int]], Iterator[Any]] = lambda part: (batches[i] for i in part)  # noqa: E731
             workers = min(workers, max(len(indices), 1))
         else:
@@ -94,6 +107,7 @@ def observe_activations(
             observers = {name: _Observer(name) for name in quantizers}
             with _observed(quantizers, observers):
                 for index, item in zip(part, _made(frames(part), observers), strict=False):
+                    processes.check()
                     frame = _frame(item, index)
                     canvas = frame.canvas.to(device)
                     occupancy = Occupancy(canvas) if canvas.dim() == 4 else None
@@ -103,12 +117,21 @@ def observe_activations(
                     yield frame.token
             yield {name: (observer.histogram, observer.occupied) for name, observer in observers.items()}
 
-        return _collected(share, indices, workers, show_progress)
+        seen = _observed_here(share, indices, workers, show_progress)
+    fingerprint = weights_fingerprint(model) if processes.size > 1 else ""
+    everyone = processes.exchange((*seen, fingerprint))
+    if any(other != fingerprint for _, _, other in everyone):
+        raise DataError(
+            "The processes of torchrun hold models with different weights, so that their histograms are not of one "
+            "network: give all the same checkpoint, and GPUs of one kind."
+        )
+    return _merged([token for tokens, _, _ in everyone for token in tokens], [p for _, own, _ in everyone for p in own])
 
 
-def _collected(
+def _observed_here(
     share: Callable[[Sequence[int]], Iterator[Any]], indices: Sequence[int], workers: int, show_progress: bool
-) -> ActivationStatistics:
+) -> tuple[list[str], list[_Histograms]]:
+    """Tokens in order of arrival, and the histograms of each worker."""
     messages = share(indices) if workers == 1 else in_processes(share, [indices[w::workers] for w in range(workers)])
     tokens: list[str] = []
     parts: list[_Histograms] = []
@@ -123,6 +146,10 @@ def _collected(
     label = f"calibrating ({workers} process{'es' if workers > 1 else ''})"
     for token in progress(frames(), label, len(indices)) if show_progress else frames():
         tokens.append(token)
+    return tokens, parts
+
+
+def _merged(tokens: list[str], parts: list[_Histograms]) -> ActivationStatistics:
     if not tokens:
         raise DataError(
             "Zero calibration frames: the batches are empty. Give a split with frames, or another --data-root."
