@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from runtime.cuda_engine.sources import pack_source
+from runtime.cuda_engine.macros import kernel_source
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,9 +27,8 @@ class DenseCanvas:
         self._device, self._network = device, network
         canvas = network.canvas.map
         self._shape = (canvas.channels, canvas.height, canvas.width)
-        self._kernel = device.compile(
-            pack_source({"OUT_INT8": int(canvas.type == "int8"), "CHANNELS": canvas.channels}), "pack_map"
-        )
+        macros = {"OUT_INT8": canvas.type == "int8", "CHANNELS": canvas.channels}
+        self._kernel = device.compile(kernel_source(macros, "intrinsics.cuh", "canvas.cu"), "pack_map")
         self._dense = 0
 
     def run(self, dense: NDArray[np.float32], stream: int) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from base.boxes import Boxes3D
 from base.errors import DataError
 from runtime.cuda_engine.detections import DetectionKernels
 from runtime.cuda_engine.pillars import COUNTERS, CanvasMemory, PillarEncoderKernels
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from base.boxes import Boxes3D
     from models.spec import ModelSpec
     from runtime.cuda.device import CudaDevice
     from runtime.cuda_engine.pillar_weights import PillarWeights
@@ -51,7 +51,7 @@ class FrameResult:
     """One frame.
 
     Attributes:
-        boxes: By descending score.
+        boxes: By descending score; none where no point lay in range.
         counters: Of the voxelization, by the names of `pillars.COUNTERS`.
         stages_ms: Stage -> milliseconds on the device: "h2d", "voxel_encoder" (with voxelization and scatter),
             "backbone_neck_head", "decode" (with the copy of the boxes back).
@@ -220,7 +220,9 @@ class PointsFrame:
         for name, before, after in zip(_STAGES, slot.marks, slot.marks[1:], strict=False):
             times[name] = device.elapsed_ms(before, after)
         counters = dict(zip(COUNTERS, map(int, slot.host_counters), strict=True))
-        return FrameResult(self.detections.result(slot.host_result), counters, times)
+        # As everywhere (`runtime.pipeline`): what a network makes of an empty canvas is nothing that was seen.
+        boxes = self.detections.result(slot.host_result) if counters["num_voxels"] else Boxes3D.empty()
+        return FrameResult(boxes, counters, times)
 
     def _enqueue(self, slot: _Slot, *, in_graph: bool) -> None:
         device, stream, pillars = self._device, self._stream, self.pillars

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["ARCHITECTURE", "conv_source", "heads_source", "pack_source", "product"]
+__all__ = ["ARCHITECTURE", "conv_source", "heads_source", "product"]
 
 # The kernels use instructions that this architecture alone has (wgmma, setmaxnreg).
 ARCHITECTURE = "sm_90a"
@@ -33,11 +33,6 @@ def heads_source(macros: Mapping[str, int]) -> str:
         product("multiply_last", macros["LAST_TILE"], int8=False, registers=True),
     )
     return _source(macros, products, "heads.cu")
-
-
-def pack_source(macros: Mapping[str, int]) -> str:
-    """Kernel `pack_map` of kernels/canvas.cu."""
-    return _source(macros, (), "canvas.cu")
 
 
 def product(name: str, columns: int, *, int8: bool, registers: bool = False) -> str:

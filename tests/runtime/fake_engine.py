@@ -56,6 +56,10 @@ class FakeDevice:
         self.calls.append(call)
         action()
 
+    def bytes_from(self, address: int) -> NDArray[np.uint8]:
+        start = max(base for base in self.memory if base <= address)
+        return self.memory[start][address - start :]
+
     def upload(self, address: int, source: NDArray[Any], stream: int) -> None:
         self.calls.append(("upload", address, source.nbytes, stream))
         assert source.nbytes <= len(self.memory[address])

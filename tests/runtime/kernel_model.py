@@ -5,30 +5,57 @@ Written from the kernels' addressing, not from the plan: a wrong pitch, weight o
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from dataclasses import fields
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from runtime.cuda_engine.network import Launch
 from runtime.cuda_engine.tiling import ConvTiling, HeadsTiling
-from tests.runtime.fake_engine import FakeDevice
 
 _COLUMNS = 64
 
 
-def run_launch(device: FakeDevice, launch: Launch) -> None:
-    """Does to the fake device's memory what the kernel would."""
-    if isinstance(launch.tiling, ConvTiling):
-        _run_conv(device, launch.arguments, launch.tiling, launch.blocks)
+class ModelDevice(Protocol):
+    """Device memory that a test can reach."""
+
+    def bytes_from(self, address: int) -> NDArray[np.uint8]:
+        """The memory itself from an address to the end of its allocation."""
+
+
+def run_launch(device: ModelDevice, launch: Launch) -> None:
+    """Does to the device's memory what the kernel would."""
+    run_kernel(device, launch.tiling, launch.blocks, launch.arguments)
+
+
+def run_kernel(device: ModelDevice, tiling: ConvTiling | HeadsTiling, blocks: int, arguments: Any) -> None:
+    """The same from what a launch is given."""
+    if isinstance(tiling, ConvTiling):
+        _run_conv(device, arguments, tiling, blocks)
     else:
-        _run_heads(device, launch.arguments, launch.tiling)
+        _run_heads(device, arguments, tiling)
 
 
-def _memory(device: FakeDevice, address: int) -> NDArray[np.uint8]:
-    """Bytes from an address that may lie inside an allocation."""
-    start = max(base for base in device.memory if base <= address)
-    return device.memory[start][address - start :]
+def tiling_of(source: str) -> ConvTiling | HeadsTiling:
+    """The tiling that a kernel's source was made for, from its definitions."""
+    macros = {name: int(value) for name, value in re.findall(r"^#define (\w+) (\d+)$", source, re.MULTILINE)}
+    kind: Any = ConvTiling if "N_TILE" in macros else HeadsTiling
+    values = {item.name: macros[item.name.upper()] for item in fields(kind)}
+    flags = {item.name: bool(values[item.name]) for item in fields(kind) if item.type == "bool"}
+    tiling: ConvTiling | HeadsTiling = kind(**(values | flags))
+    return tiling
+
+
+def _memory(device: ModelDevice, address: int) -> NDArray[np.uint8]:
+    """Bytes from an address that may lie inside an allocation, to its end."""
+    return device.bytes_from(address)
+
+
+def _values(device: ModelDevice, address: int, dtype: Any, *shape: int) -> NDArray[Any]:
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    return device.bytes_from(address)[:size].view(dtype).reshape(shape)
 
 
 def _patch(
@@ -45,11 +72,11 @@ def _numbers(data: NDArray[np.uint8], int8: bool) -> NDArray[np.float64]:
     return np.ascontiguousarray(data).view(np.int8 if int8 else np.float16).astype(np.float64)
 
 
-def _run_conv(device: FakeDevice, g: Any, t: ConvTiling, blocks: int) -> None:
+def _run_conv(device: ModelDevice, g: Any, t: ConvTiling, blocks: int) -> None:
     source, output = _memory(device, g.input), _memory(device, g.output)
     taps, chunks = t.kernel**2, t.slabs * t.slab_chunks
-    packed = device.memory[g.weights].reshape(g.column_tiles, t.slabs, taps, t.slab_chunks, t.n_tile, 16)
-    affine = device.memory[g.affine].view(np.float32).reshape(g.column_tiles, t.n_tile, 2)
+    packed = _values(device, g.weights, np.uint8, g.column_tiles, t.slabs, taps, t.slab_chunks, t.n_tile, 16)
+    affine = _values(device, g.affine, np.float32, g.column_tiles, t.n_tile, 2)
     assert not t.resident or blocks % g.column_tiles == 0
     for tile in range(g.tiles):
         y0, x0 = tile // g.tiles_x * t.tile_rows, tile % g.tiles_x * _COLUMNS
@@ -94,12 +121,12 @@ def _store(
                         output[at : at + 4] = data[row, x]
 
 
-def _run_heads(device: FakeDevice, g: Any, t: HeadsTiling) -> None:
+def _run_heads(device: ModelDevice, g: Any, t: HeadsTiling) -> None:
     source = _memory(device, g.input)
-    hidden = device.memory[g.hidden].reshape(t.branches, t.chunks, t.hidden, 16)
-    last = device.memory[g.last].view(np.float16).reshape(t.branches, t.hidden // 8, t.last_tile, 8)
-    affine = device.memory[g.affine].view(np.float32).reshape(t.branches, t.hidden, 2)
-    bias = device.memory[g.bias].view(np.float32).reshape(t.branches, t.last_tile)
+    hidden = _values(device, g.hidden, np.uint8, t.branches, t.chunks, t.hidden, 16)
+    last = _values(device, g.last, np.float16, t.branches, t.hidden // 8, t.last_tile, 8)
+    affine = _values(device, g.affine, np.float32, t.branches, t.hidden, 2)
+    bias = _values(device, g.bias, np.float32, t.branches, t.last_tile)
     for tile in range(g.tiles):
         y0, x0 = tile // g.tiles_x * t.rows, tile % g.tiles_x * _COLUMNS
         left = _patch(source, ((y0 + 1) * g.in_pitch + x0 + 1) * 16, g.in_plane, g.in_pitch, t.chunks, 1, t.rows)
@@ -112,7 +139,6 @@ def _run_heads(device: FakeDevice, g: Any, t: HeadsTiling) -> None:
             weight = last[branch].transpose(1, 0, 2).reshape(t.last_tile, -1).astype(np.float64)
             results = np.float32(activations @ weight.T) + bias[branch]
             rows, columns = min(t.rows, g.height - y0), min(_COLUMNS, g.width - x0)
-            shape = (g.channels[branch], g.height, g.width)
-            maps = device.memory[g.outputs[branch]].view(np.float32).reshape(shape)
+            maps = _values(device, g.outputs[branch], np.float32, g.channels[branch], g.height, g.width)
             part = results[:rows, :columns, : g.channels[branch]].transpose(2, 0, 1)
             maps[:, y0 : y0 + rows, x0 : x0 + columns] = part

@@ -9,24 +9,18 @@ extern "C" __global__ void pack_map(
 {
     const int pixel = blockIdx.x * blockDim.x + threadIdx.x, chunk = blockIdx.y;
     if (pixel >= height * width) return;
-    const int y = pixel / width, x = pixel % width;
-    u32 words[4];
-#pragma unroll
-    for (int word = 0; word < 4; ++word) {
-        float values[PER_CHUNK / 4];
-#pragma unroll
-        for (int i = 0; i < PER_CHUNK / 4; ++i) {
-            const int channel = chunk * PER_CHUNK + word * (PER_CHUNK / 4) + i;
-            values[i] = channel < CHANNELS ? dense[(long long)channel * height * width + pixel] : 0.f;
-        }
+    unsigned int words[4] = {0, 0, 0, 0};
+    for (int i = 0; i < PER_CHUNK; ++i) {
+        const int channel = chunk * PER_CHUNK + i;
+        const float value = channel < CHANNELS ? dense[(long long)channel * height * width + pixel] : 0.0f;
 #if OUT_INT8
         // A division, as QuantizeLinear has it: a product with the reciprocal rounds differently.
-        words[word] = pack_codes(__float2int_rn(values[0] / scale), __float2int_rn(values[1] / scale),
-                                 __float2int_rn(values[2] / scale), __float2int_rn(values[3] / scale));
+        const int code = (int)fminf(fmaxf(rintf(value / scale), -128.0f), 127.0f);
+        words[i / 4] |= ((unsigned int)code & 0xffu) << (8 * (i % 4));
 #else
-        words[word] = pack_halves(values[0], values[1]);
+        words[i / 2] |= half_bits(value) << (16 * (i % 2));
 #endif
     }
-    *(uint4*)(map + chunk * plane + ((long long)(y + 1) * pitch + x + 1) * 16) =
-        make_uint4(words[0], words[1], words[2], words[3]);
+    const long long offset = ((long long)(pixel / width + 1) * pitch + pixel % width + 1) * 16;
+    *(uint4*)(map + chunk * plane + offset) = make_uint4(words[0], words[1], words[2], words[3]);
 }
