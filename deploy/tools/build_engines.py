@@ -6,17 +6,17 @@ With `tensorrt_rtx` no GPU is needed and equal inputs give equal bytes: a build 
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from base.errors import BackendUnavailable, DataError, EngineBuildError, UserError
+from base.errors import DataError, EngineBuildError
 from base.files import read_json, user_path
 from deploy.engine.pipeline import CenterPointTensorRTExportPipeline, EngineSettings
 from deploy.engine.request import DEFAULT_WORKSPACE_BYTES, PRECISION_POLICIES, ShapeProfile
 from deploy.engine.selection import BUILDERS
 from deploy.manifest import build_manifest, write_manifest
+from deploy.tools.command import run_tool
 
 __all__ = ["main"]
 
@@ -38,20 +38,12 @@ def _parser() -> argparse.ArgumentParser:
         "--compute-capability", action="append", default=[], metavar="X.Y", help="GPU to build for (tensorrt_rtx only)"
     )
     parser.add_argument("--optimization-level", type=int, help="0 to 5; default: the builder's own")
-    parser.add_argument("--log-level", default="INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code: 0, or 2 for wrong input or a machine that cannot build."""
-    args = _parser().parse_args(argv)
-    logging.basicConfig(level=args.log_level, format="%(levelname)s %(message)s")
-    try:
-        _build(args)
-    except (UserError, BackendUnavailable) as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - a command's last word
-        return 2
-    return 0
+    return run_tool(_parser(), _build, argv)
 
 
 def _build(args: argparse.Namespace) -> None:

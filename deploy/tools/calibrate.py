@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from base.determinism import set_determinism
-from base.errors import UserError
 from base.files import user_path
 from deploy.manifest import build_manifest, write_manifest
 from deploy.quantized_model import QuantizationSettings, quantize_float_model, save_quantized_model
+from deploy.tools.command import run_tool
 
 __all__ = ["main"]
 
@@ -52,20 +51,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--no-fuse-bn", action="store_true", help="leave BatchNorm unfolded")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads for the model (default 1)")
-    parser.add_argument("--log-level", default="INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code: 0, or 2 for wrong input."""
-    args = _parser().parse_args(argv)
-    logging.basicConfig(level=args.log_level, format="%(levelname)s %(message)s")
-    try:
-        _calibrate(args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - a command's last word
-        return 2
-    return 0
+    return run_tool(_parser(), _calibrate, argv)
 
 
 def _calibrate(args: argparse.Namespace) -> None:

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from base.determinism import set_determinism
-from base.errors import ConfigError, ExportError, UserError
+from base.errors import ConfigError, ExportError
 from base.files import user_path
 from deploy.manifest import build_manifest, write_manifest
 from deploy.onnx_checks import read_onnx
 from deploy.onnx_graph import metadata
+from deploy.tools.command import run_tool
 from models.spec import BACKBONE_NECK_HEAD, VOXEL_ENCODER, ModelSpec
 
 __all__ = ["DETECTIONS", "MANIFEST_KIND", "main"]
@@ -38,20 +38,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--num-samples", type=int, default=-1, metavar="N", help="frames; -1 for all (the default)")
     parser.add_argument("--out", required=True, type=Path, help=f"folder for {DETECTIONS} and manifest.json")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of ONNX Runtime (default 1)")
-    parser.add_argument("--log-level", default="INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code: 0, or 2 for wrong input."""
-    args = _parser().parse_args(argv)
-    logging.basicConfig(level=args.log_level, format="%(levelname)s %(message)s")
-    try:
-        _detect(args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - a command's last word
-        return 2
-    return 0
+    return run_tool(_parser(), _detect, argv)
 
 
 def _detect(args: argparse.Namespace) -> None:

@@ -6,17 +6,17 @@ Reads nothing but the files it is given and writes nothing but `--out`, the same
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from base.determinism import set_determinism
-from base.errors import ConfigError, UserError
+from base.errors import ConfigError
 from base.files import sha256_file, user_path
 from deploy.manifest import build_manifest, write_manifest
 from deploy.onnx_export import EXPORT_PRECISIONS, INT8_OPSET, OnnxExportSettings, export_components
 from deploy.precision import PRECISIONS
+from deploy.tools.command import run_tool
 
 __all__ = ["main"]
 
@@ -43,20 +43,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--rot-y-axis-reference", action="store_true", help="fold Autoware's yaw convention")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads for tracing (default 1)")
-    parser.add_argument("--log-level", default="INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code: 0, or 2 for wrong input."""
-    args = _parser().parse_args(argv)
-    logging.basicConfig(level=args.log_level, format="%(levelname)s %(message)s")
-    try:
-        _export(args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - a command's last word
-        return 2
-    return 0
+    return run_tool(_parser(), _export, argv)
 
 
 def _export(args: argparse.Namespace) -> None:
