@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from runtime.cuda_engine.macros import kernel_source
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -13,7 +13,6 @@ __all__ = ["ARCHITECTURE", "conv_source", "heads_source", "product"]
 
 # The kernels use instructions that this architecture alone has (wgmma, setmaxnreg).
 ARCHITECTURE = "sm_90a"
-_FOLDER = Path(__file__).parent / "kernels"
 
 
 def conv_source(macros: Mapping[str, int]) -> str:
@@ -63,10 +62,4 @@ def product(name: str, columns: int, *, int8: bool, registers: bool = False) -> 
 
 
 def _source(macros: Mapping[str, int], products: tuple[str, ...], file: str) -> str:
-    definitions = "".join(f"#define {name} {value}\n" for name, value in macros.items())
-    return "\n".join([definitions, _text("hopper.cuh"), *products, _text(file)])
-
-
-@cache
-def _text(name: str) -> str:
-    return (_FOLDER / name).read_text(encoding="utf-8")
+    return "\n".join([kernel_source(macros, "hopper.cuh"), *products, kernel_source({}, file)])
