@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Literal, cast
 
@@ -21,6 +19,7 @@ from runtime.cuda_engine.sources import ARCHITECTURE, conv_source, heads_source
 from runtime.cuda_engine.tiling import ConvTiling, conv_signature, conv_tilings
 from tests.runtime.fake_engine import FakeDevice
 from tests.runtime.kernel_model import run_launch
+from tests.runtime.nvcc import compile_cubin, needs_nvcc
 
 MapType = Literal["int8", "float16"]
 TYPES: tuple[MapType, ...] = ("int8", "float16")
@@ -144,9 +143,7 @@ def test_layers_follow_each_other_on_one_stream() -> None:
         )  # fmt: skip
 
 
-@pytest.mark.skipif(
-    None in (shutil.which("nvcc"), shutil.which("gcc")), reason="nvcc, the CUDA compiler, and its gcc are not on PATH"
-)
+@needs_nvcc
 @pytest.mark.parametrize("map_type", TYPES)
 def test_kernels_compile(map_type: MapType, tmp_path: Path) -> None:
     """One of each kind; wgmma that the compiler serializes would run at a fraction of the speed."""
@@ -159,19 +156,6 @@ def test_kernels_compile(map_type: MapType, tmp_path: Path) -> None:
         kinds[(tiling.stride, tiling.upsample, tiling.resident) if is_conv else HEADS] = launch
     for launch in kinds.values():
         source = (conv_source if isinstance(launch.tiling, ConvTiling) else heads_source)(launch.tiling.macros)
-        file = tmp_path / "kernel.cu"
-        file.write_text(source)
-        command = [
-            "nvcc",
-            f"-arch={ARCHITECTURE}",
-            "-cubin",
-            "-Xptxas",
-            "-v",
-            "-o",
-            str(tmp_path / "kernel.cubin"),
-            str(file),
-        ]
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert result.returncode == 0, result.stderr
-        assert "warning" not in result.stderr.lower()
-        assert "serialized" not in result.stderr
+        said = compile_cubin(source, ARCHITECTURE, tmp_path, "-Xptxas", "-v")
+        assert "registers" in said
+        assert "serialized" not in said

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from runtime.cuda_engine.pillars import CanvasMemory, PillarEncoderKernels
 from runtime.cuda_engine.points_frame import PointsFrame
 from tests.runtime.emulated_device import EmulatedDevice
 from tests.runtime.fake_engine import FakeDevice
+from tests.runtime.nvcc import compile_cubin, needs_nvcc
 from tests.runtime.recording_device import RecordingDevice
 
 
@@ -125,17 +124,8 @@ def _sources() -> dict[str, str]:
     return found | {"decode": device.sources["detect_collect"], "scatter": device.sources["scatter_pillars"]}
 
 
-@pytest.mark.skipif(
-    None in (shutil.which("nvcc"), shutil.which("gcc")), reason="nvcc, the CUDA compiler, and its gcc are not on PATH"
-)
+@needs_nvcc
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_89", "sm_90a"])
 def test_kernels_compile(architecture: str, tmp_path: Path) -> None:
-    for name, source in _sources().items():
-        file = tmp_path / "kernel.cu"
-        file.write_text(source)
-        cubin = tmp_path / f"{name}.cubin"
-        command = ["nvcc", f"-arch={architecture}", "-cubin", "--fmad=false", "-o", str(cubin), str(file)]
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert result.returncode == 0, f"{name}: {result.stderr}"
-        assert "warning" not in result.stderr.lower(), f"{name}: {result.stderr}"
-        assert cubin.read_bytes()[:4] == b"\x7fELF"
+    for source in _sources().values():
+        compile_cubin(source, architecture, tmp_path, "--fmad=false")
