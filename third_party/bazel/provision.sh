@@ -138,7 +138,7 @@ mkdir -p "$cache"
 exec 9>"$cache/provision.lock"
 flock -n 9 || { say "waiting for another bazelw that is provisioning"; flock 9; }
 if [[ ! -d "$root" ]]; then
-  say "no bazel on PATH: provisioning Bazel 7.7.1 in $cache (once, about a minute, 0.5 GB)"
+  say "no bazel on PATH: provisioning Bazel 7.7.1 in $cache (once, about a minute, 0.8 GB)"
   rm -rf "$cache"/unpacking.*
   state=$cache/apt
   configure_apt "$state"
