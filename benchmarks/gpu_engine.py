@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from runtime.cuda.device import CudaDevice
+from runtime.cuda_engine.reference import store
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from runtime.cuda_engine.network import DeviceNetwork, Launch
-    from runtime.cuda_engine.plan import NetworkPlan, PlanMap
+    from runtime.cuda_engine.plan import NetworkPlan
 
 __all__ = [
     "CachingDevice",
     "Engine",
     "LayerTime",
     "Throughput",
-    "canvas_codes",
     "layer_times",
     "relative_errors",
     "throughput",
@@ -41,14 +41,6 @@ class CachingDevice(CudaDevice):
         if key not in images:
             images[key] = super().compile_image(source, title, architecture=architecture, options=options)
         return images[key]
-
-
-def canvas_codes(canvas: NDArray[np.float32], plan_map: PlanMap) -> NDArray[Any]:
-    """(C, H, W) in the type of the engine's canvas: INT8 codes of its scale, or float16."""
-    if plan_map.scale is None:
-        return canvas.astype(np.float16)
-    codes: NDArray[Any] = np.clip(np.rint(canvas / np.float32(plan_map.scale)), -128, 127).astype(np.int8)
-    return codes
 
 
 @dataclass(eq=False)
@@ -73,7 +65,7 @@ class Engine:
         from runtime.cuda_engine.network import DeviceNetwork
 
         network = DeviceNetwork(device, plan)
-        network.canvas.write(device, stream, canvas_codes(canvas, plan.canvas))
+        network.canvas.write(device, stream, store(canvas, plan.canvas))
         network.enqueue(stream)
         device.synchronize(stream)
         return cls(device, stream, network, capture(device, stream, lambda: network.enqueue(stream)))

@@ -13,6 +13,7 @@ from base.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -150,6 +151,18 @@ class Backend(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _onnx_paths(self, onnx_dir: Path, files: Mapping[str, str] | None) -> dict[str, Path]:
+        """Component name -> its file in a folder, `<component>.onnx` unless `files` names another.
+
+        Raises:
+            ConfigError: one is missing.
+        """
+        paths = {name: onnx_dir / (files or {}).get(name, f"{name}.onnx") for name in self._components}
+        for name, path in paths.items():
+            if not path.is_file():
+                raise ConfigError(f"ONNX file of component '{name}' is missing: {path}. Export it with --mode=onnx.")
+        return paths
 
     def _check_pillars(self, count: int) -> None:
         # Device buffers hold `max_voxels` rows.

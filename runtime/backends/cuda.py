@@ -59,10 +59,7 @@ class CudaBackend(Backend):
         if index is None:
             raise ConfigError("Backend 'cuda' runs on a GPU: its device is 'cpu', use 'cuda:0'.")
         super().__init__(spec, f"cuda:{index}")
-        paths = {name: onnx_dir / (files or {}).get(name, f"{name}.onnx") for name in self._components}
-        for name, path in paths.items():
-            if not path.is_file():
-                raise ConfigError(f"ONNX file of component '{name}' is missing: {path}. Export it with --mode=onnx.")
+        paths = self._onnx_paths(onnx_dir, files)
         from runtime.cuda.device import CudaDevice
         from runtime.cuda_engine.dense_canvas import DenseCanvas
 

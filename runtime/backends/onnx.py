@@ -61,10 +61,7 @@ class OnnxBackend(Backend):
                 f"onnxruntime {ort.__version__} has no CUDA provider, only {ort.get_available_providers()}. "
                 "Install onnxruntime-gpu in its place."
             )
-        paths = {name: onnx_dir / (files or {}).get(name, f"{name}.onnx") for name in self._components}
-        for name, path in paths.items():
-            if not path.is_file():
-                raise ConfigError(f"ONNX file of component '{name}' is missing: {path}. Export it with --mode=onnx.")
+        paths = self._onnx_paths(onnx_dir, files)
         threads = threads or default_threads()
         self._chain: Any = None
         self._gpu: Any = None

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["CudaDevice", "CudaError"]
+__all__ = ["CudaDevice", "CudaError", "pointers"]
 
 
 class CudaError(RuntimeError):
@@ -339,6 +339,11 @@ class CudaDevice:
         status, *values = getattr(self._driver, function)(*arguments)
         _expect(status, self._driver.CUresult.CUDA_SUCCESS, f"{function} on cuda:{self.index}")
         return values[0] if values else None
+
+
+def pointers(*addresses: int) -> list[ctypes.c_void_p]:
+    """Addresses as arguments of a launch."""
+    return [ctypes.c_void_p(address) for address in addresses]
 
 
 def _expect(status: Any, success: Any, what: str) -> None:

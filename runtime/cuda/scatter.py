@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 from typing import TYPE_CHECKING, Any
 
+from runtime.cuda.device import pointers
+
 if TYPE_CHECKING:
     from models.spec import ModelSpec
     from runtime.cuda.device import CudaDevice
@@ -47,6 +49,6 @@ class ScatterKernel:
         cells = self._height * self._width
         self._device.zero(canvas, self._channels * cells * 4, stream)
         numbers = (num_pillars, self._channels, self._width, cells)
-        arguments = [ctypes.c_void_p(address) for address in (pillars, coords, canvas)]
+        arguments = pointers(pillars, coords, canvas)
         blocks = -(-num_pillars * self._channels // _THREADS)
         self._device.launch(self._kernel, blocks, _THREADS, [*arguments, *map(ctypes.c_int, numbers)], stream)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from runtime.cuda.device import pointers
 from runtime.cuda_engine.macros import kernel_source
 
 if TYPE_CHECKING:
@@ -44,8 +45,7 @@ class DenseCanvas:
         device.upload(self._dense, values, stream)
         _, height, width = self._shape
         arguments = [
-            ctypes.c_void_p(self._dense),
-            ctypes.c_void_p(canvas.address),
+            *pointers(self._dense, canvas.address),
             ctypes.c_longlong(canvas.plane),
             *(ctypes.c_int(value) for value in (canvas.pitch, height, width)),
             ctypes.c_float(canvas.map.scale or 1.0),

@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from base.boxes import Boxes3D
+from runtime.cuda_engine.frame_agreement import expect_host_boxes, expect_same_with_overlap
 from runtime.cuda_engine.pillar_checks import engine_spec, hard_clouds, large_cloud, random_weights
 from runtime.cuda_engine.pillars import COUNTERS, CanvasMemory
 from runtime.cuda_engine.points_frame import FrameResult, PointsFrame
-from runtime.decode import decode
 from runtime.preprocess import decorate, voxelize
 from runtime.scatter import scatter
 
@@ -77,11 +76,7 @@ class _Bench:
         for name, cloud in clouds:
             alone.append(self._check(name, cloud))
             kept.append(cloud)
-        for index, (again, first) in enumerate(zip(self.frame.detect_all(kept), alone, strict=True)):
-            where = f"frame {index} with overlapping copies"
-            if again.counters != first.counters:
-                raise AssertionError(f"{where} counts {again.counters}, not {first.counters}")
-            _expect_boxes(again.boxes, first.boxes, where)
+        expect_same_with_overlap(self.frame, kept, alone)
         return f"{len(kept)} frames, {sum(len(result.boxes) for result in alone)} boxes"
 
     def _check(self, name: str, cloud: NDArray[np.float32]) -> FrameResult:
@@ -106,8 +101,7 @@ class _Bench:
         for head in spec.heads:
             outputs[head.name] = np.ascontiguousarray(found[:, first : first + head.channels])
             first += head.channels
-        boxes = decode(outputs, spec) if result.counters["num_voxels"] else Boxes3D.empty()
-        _expect_boxes(result.boxes, boxes, name)
+        expect_host_boxes(result, outputs, spec, name)
         return result
 
     def _read(self, address: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
@@ -138,11 +132,3 @@ def check_large_dense_frame(device: CudaDevice) -> str:
     runs = [bench.frame.detect(cloud).stages_ms for _ in range(100)]
     medians = {stage: sorted(run[stage] for run in runs)[len(runs) // 2] for stage in runs[0]}
     return f"{detail}; " + ", ".join(f"{stage} {value:.3f} ms" for stage, value in medians.items())
-
-
-def _expect_boxes(found: Boxes3D, wanted: Boxes3D, where: str) -> None:
-    if len(found.boxes) != len(wanted.boxes) or not np.array_equal(found.labels, wanted.labels):
-        raise AssertionError(f"{where}: {len(found.boxes)} boxes, the host decodes {len(wanted.boxes)}")
-    # exp and atan2 of the device round differently in the last place.
-    np.testing.assert_allclose(found.boxes, wanted.boxes, rtol=1e-6, atol=1e-6, err_msg=where)
-    np.testing.assert_allclose(found.scores, wanted.scores, rtol=1e-6, err_msg=where)

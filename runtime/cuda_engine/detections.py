@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ import numpy as np
 from base.boxes import BOX_COLUMNS, Boxes3D
 from base.errors import ConfigError
 from models.spec import HEAD_ORDER
+from runtime.cuda.device import pointers
 from runtime.cuda_engine.macros import Unsigned, kernel_source
 from runtime.decode import sigmoid
 
@@ -61,7 +61,7 @@ class DetectionKernels:
         self.max_boxes = int(str(macros["MAX_BOXES"]))
         logits = int(str(macros["LOGITS"]))
         self._finish_threads = int(str(macros["FINISH_THREADS"]))
-        kernels = device.compile_all(kernel_source(macros, "decode.cu"), _KERNELS)
+        kernels = device.compile_all(kernel_source(macros, "overlap.cuh", "decode.cu"), _KERNELS)
         self._collect, self._prune, self._finish = (kernels[name] for name in _KERNELS)
         self._collect_blocks = -(-logits // _COLLECT_TILE)
         self._prune_blocks = min(-(-logits // _PRUNE_THREADS), 2 * device.num_multiprocessors)
@@ -86,10 +86,10 @@ class DetectionKernels:
         device = self._device
         addresses = {name: heads[name] if name in self._names else 0 for name in HEAD_ORDER}
         first, second, counts, histogram = self._first, self._second, self._counts, self._histogram
-        collected = _pointers(addresses["heatmap"], first, counts, histogram)
-        pruned = _pointers(first, second, counts, histogram)
+        collected = pointers(addresses["heatmap"], first, counts, histogram)
+        pruned = pointers(first, second, counts, histogram)
         maps = [addresses[name] for name in ("reg", "height", "dim", "rot", "vel")]
-        finished = _pointers(second, counts, histogram, *maps, self.header, self.boxes, self.scores, self.labels)
+        finished = pointers(second, counts, histogram, *maps, self.header, self.boxes, self.scores, self.labels)
         device.launch(self._collect, self._collect_blocks, _COLLECT_THREADS, collected, stream)
         # Each waits for the one before it by itself.
         overlap = device.compute_capability >= (9, 0)
@@ -158,10 +158,6 @@ def _key(logit: np.float32) -> int:
 def _logit(key: int) -> np.float32:
     bits = key & 0x7FFFFFFF if key >> 31 else ~key & 0xFFFFFFFF
     return np.uint32(bits).view(np.float32)
-
-
-def _pointers(*addresses: int) -> list[ctypes.c_void_p]:
-    return [ctypes.c_void_p(address) for address in addresses]
 
 
 def _macros(spec: ModelSpec) -> dict[str, object]:

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from base.boxes import Boxes3D
 from runtime.cuda_engine.agreement import compare_layers
 from runtime.cuda_engine.frame import DeviceFrame, FrameResult
+from runtime.cuda_engine.frame_agreement import expect_host_boxes, expect_same_with_overlap
 from runtime.cuda_engine.network import DeviceNetwork
 from runtime.cuda_engine.pillar_checks import clumped_cloud, engine_spec, hard_clouds, large_cloud, random_weights
+from runtime.cuda_engine.plan import MAP_TYPES, MapType
 from runtime.cuda_engine.random_plans import Architecture, random_plan
 from runtime.cuda_engine.timing import replay_time_us
-from runtime.decode import decode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -41,8 +41,8 @@ def check_layers(device: CudaDevice) -> str:
     """Every layer of every architecture in INT8 and FP16 against the plan's arithmetic."""
     stream, shares, compared = device.create_stream(), [], 0
     for name, architecture in _ARCHITECTURES.items():
-        for map_type in ("int8", "float16"):
-            plan = random_plan(architecture, "int8" if map_type == "int8" else "float16")
+        for map_type in MAP_TYPES:
+            plan = random_plan(architecture, map_type)
             network = DeviceNetwork(device, plan)
             rng = np.random.default_rng(compared)
             canvas = plan.canvas
@@ -76,7 +76,7 @@ def check_random_frames(device: CudaDevice, count: int = 1000) -> str:
     spec = engine_spec(_SMALL, max_voxels=2000)
     rng = np.random.default_rng(0)
     details = []
-    for precision in ("int8", "float16"):
+    for precision in MAP_TYPES:
         frame = _frame(device, spec, 1 << 14, precision)
         sizes = [0, 1 << 14, *(int(size) for size in rng.integers(0, 1 << 13, count // 2 - 2))]
         clouds = (clumped_cloud(spec, size, seed) if size else _no_point(spec) for seed, size in enumerate(sizes))
@@ -89,7 +89,7 @@ def check_large_frame(device: CudaDevice) -> str:
     spec = engine_spec(760)
     cloud = large_cloud(spec)
     details = []
-    for precision in ("int8", "float16"):
+    for precision in MAP_TYPES:
         frame = _frame(device, spec, 1 << 18, precision, Architecture((760, 760)))
         detail = _compare(frame, device, [cloud], spec)
         network_us = replay_time_us(device, frame.stream, lambda frame=frame: frame.network.enqueue(frame.stream))  # type: ignore[misc]
@@ -99,11 +99,11 @@ def check_large_frame(device: CudaDevice) -> str:
 
 
 def _frame(
-    device: CudaDevice, spec: ModelSpec, capacity: int, precision: str, architecture: Architecture | None = None
+    device: CudaDevice, spec: ModelSpec, capacity: int, precision: MapType, architecture: Architecture | None = None
 ) -> DeviceFrame:
     cells = spec.grid_size
     architecture = architecture or Architecture((cells[1], cells[0]), depths=(1, 1, 1))
-    plan = random_plan(architecture, "int8" if precision == "int8" else "float16")
+    plan = random_plan(architecture, precision)
     return DeviceFrame(device, spec, plan, random_weights(spec, 16), capacity=capacity)
 
 
@@ -119,24 +119,12 @@ def _compare(frame: DeviceFrame, device: CudaDevice, clouds: Iterable[NDArray[np
             outputs[head.name] = np.empty(spec.head_shape(head), np.float32)
             device.download(outputs[head.name], frame.network.outputs[head.name], frame.stream)
         device.synchronize(frame.stream)
-        wanted = decode(outputs, spec) if result.counters["num_voxels"] else Boxes3D.empty()
-        _expect_equal(result.boxes, wanted, f"frame {len(kept)} of {len(cloud)} points")
-        boxes += len(wanted.boxes)
+        expect_host_boxes(result, outputs, spec, f"frame {len(kept)} of {len(cloud)} points")
+        boxes += len(result.boxes.boxes)
         kept.append(cloud)
         expected.append(result)
-    for index, (again, first) in enumerate(zip(frame.detect_all(kept), expected, strict=True)):
-        _expect_equal(again.boxes, first.boxes, f"frame {index} with overlapping copies")
-        if again.counters != first.counters:
-            raise AssertionError(f"frame {index} with overlapping copies counts {again.counters}, not {first.counters}")
+    expect_same_with_overlap(frame, kept, expected)
     return f"{len(kept)} frames, {boxes} boxes equal to the host's"
-
-
-def _expect_equal(result: Boxes3D, wanted: Boxes3D, where: str) -> None:
-    if len(result.boxes) != len(wanted.boxes) or not np.array_equal(result.labels, wanted.labels):
-        raise AssertionError(f"{where}: {len(result.boxes)} boxes, the host decodes {len(wanted.boxes)}")
-    # exp and atan2 of the device round differently in the last place.
-    np.testing.assert_allclose(result.boxes, wanted.boxes, rtol=1e-6, atol=1e-6, err_msg=where)
-    np.testing.assert_allclose(result.scores, wanted.scores, rtol=1e-6, err_msg=where)
 
 
 def _check_borders(device: CudaDevice, network: DeviceNetwork, stream: int) -> None:

@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from base.errors import ConfigError, DataError
+from base.errors import ConfigError
+from runtime.cuda.device import pointers
 from runtime.cuda_engine.macros import kernel_source
 from runtime.preprocess import grid_float32, pillar_centers_float32
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from models.spec import ModelSpec
     from runtime.cuda.device import CudaDevice
+    from runtime.cuda_engine.cloud_memory import CloudMemory
     from runtime.cuda_engine.pillar_weights import PillarWeights
 
 __all__ = ["COUNTERS", "CanvasMemory", "PillarEncoderKernels"]
 
 COUNTERS = ("num_voxels", "num_dropped_voxels", "num_dropped_points", "num_outside_points", "num_invalid_points")
-_FILES = ("intrinsics.cuh", "pillars.cu", "pfn.cu")
+_FILES = ("intrinsics.cuh", "overlap.cuh", "pillars.cu", "pfn.cu")
 _KERNELS = ("pillars_assign", "pillars_rank", "pillars_group", "pillars_encode")
 # As in kernels/pillars.cu.
 _ASSIGN_THREADS, _RANK_THREADS, _GROUP_THREADS, _ENCODE_THREADS = 256, 512, 256, 128
@@ -60,8 +60,6 @@ class PillarEncoderKernels:
     canvas is cleared where the last frame wrote; nothing else may write to it.
 
     Attributes:
-        points: Address of (capacity, C) float32.
-        num_points: Address of one int32, 0 to `capacity`.
         counters: Address of five int32, named by `COUNTERS`, with `runtime.preprocess.Voxels`' meaning.
         pillars: Address of (max_voxels, 4) int32 [cell, ., points before the limit, y << 16 | x]; a cell is y * W + x.
         features: Address of (max_voxels, C) float32 pillar features before quantization, or 0.
@@ -96,8 +94,6 @@ class PillarEncoderKernels:
         self._assign, self._rank, self._group, self._encode = (kernels[name] for name in _KERNELS)
         nx, ny = spec.grid_size
         tiles = -(-capacity // (_RANK_THREADS * _RANK_ITEMS))
-        self.points = device.allocate(capacity * spec.point_features * 4)
-        self.num_points = device.allocate(4)
         self.counters = device.allocate(len(COUNTERS) * 4)
         self.pillars = device.allocate(spec.max_voxels * 16)
         self.features = device.allocate(spec.max_voxels * spec.encoder_channels * 4) if keep_features else 0
@@ -112,44 +108,15 @@ class PillarEncoderKernels:
         device.upload(self._weights, packed, stream)
         device.synchronize(stream)
         self._tiles = tiles
-        self._host_points = device.allocate_pinned((capacity, spec.point_features), np.float32)
-        self._host_count = device.allocate_pinned((1,), np.int32)
 
-    def upload(self, points: NDArray[np.float32], stream: int) -> None:
-        """Copies a cloud to the device through page-locked memory; the last copy must have ended.
-
-        Args:
-            points: (N, C) float32 as for `runtime.preprocess.voxelize`, at most `capacity`.
-            stream: Where the copies run; do not capture this.
-
-        Raises:
-            DataError: another shape or type, or too many points.
-        """
-        columns = self._spec.point_features
-        if points.ndim != 2 or points.shape[1] != columns or points.dtype != np.float32:
-            raise DataError(
-                f"Point cloud is {points.dtype} of shape {points.shape}; model '{self._spec.name}' needs float32 "
-                f"(N, {columns})."
-            )
-        count = len(points)
-        if count > self.capacity:
-            raise DataError(
-                f"Point cloud has {count} points; this engine was opened for {self.capacity}. Raise its point capacity."
-            )
-        self._host_points[:count] = points
-        self._host_count[0] = count
-        if count:
-            self._device.upload(self.points, self._host_points[:count], stream)
-        self._device.upload(self.num_points, self._host_count, stream)
-
-    def enqueue(self, stream: int, *, points: int = 0, num_points: int = 0) -> None:
+    def enqueue(self, cloud: CloudMemory, stream: int) -> None:
         """Puts the four kernels on the stream; may be captured.
 
         Args:
-            points, num_points: Addresses to read in place of the attributes of these names.
+            cloud: What they read; of the same capacity.
         """
         device, blocks = self._device, self._device.num_multiprocessors
-        points, count, canvas = points or self.points, num_points or self.num_points, self._canvas.address
+        points, count, canvas = cloud.points, cloud.num_points, self._canvas.address
         plane = ctypes.c_longlong(self._canvas.plane)
         wide = min(-(-self.capacity // _ASSIGN_THREADS), 8 * blocks)
         assigned = (points, count, self._state, self._cells, self._arrival, self._totals, self.pillars, self.counters)
@@ -157,14 +124,14 @@ class PillarEncoderKernels:
         grouped = (count, self._state, self._cells, self._arrival, self._cell_base, self._order, self._tile_sums)
         encoded = (points, self._order, self.pillars, self.counters, self._weights, canvas)
         warps = min(-(-self._spec.max_voxels // 4), _encode_blocks(self._spec) * blocks * _ENCODE_THREADS // 32)
-        device.launch(self._assign, wide, _ASSIGN_THREADS, [*_addresses(*assigned, canvas), plane], stream)
+        device.launch(self._assign, wide, _ASSIGN_THREADS, [*pointers(*assigned, canvas), plane], stream)
         # Each waits for the one before it by itself, after whatever it can do ahead.
         overlap = device.compute_capability >= (9, 0)
-        device.launch(self._rank, self._tiles, _RANK_THREADS, _addresses(*ranked), stream, overlap=overlap)
-        arguments = _addresses(*grouped, self._totals, self.counters)
+        device.launch(self._rank, self._tiles, _RANK_THREADS, pointers(*ranked), stream, overlap=overlap)
+        arguments = pointers(*grouped, self._totals, self.counters)
         device.launch(self._group, wide, _GROUP_THREADS, arguments, stream, overlap=overlap)
         blocks = -(-warps * 32 // _ENCODE_THREADS)
-        ends = [*_addresses(*encoded), plane, ctypes.c_void_p(self.features)]
+        ends = [*pointers(*encoded), plane, ctypes.c_void_p(self.features)]
         device.launch(self._encode, blocks, _ENCODE_THREADS, ends, stream, overlap=overlap)
 
     def download_counters(self, stream: int) -> dict[str, int]:
@@ -178,10 +145,6 @@ class PillarEncoderKernels:
 def _encode_blocks(spec: ModelSpec) -> int:
     # Resident blocks for each multiprocessor: what a thread's weights leave of the registers.
     return 5 if spec.encoder_channels <= 32 else 3
-
-
-def _addresses(*addresses: int) -> list[ctypes.c_void_p]:
-    return [ctypes.c_void_p(address) for address in addresses]
 
 
 def _macros(spec: ModelSpec, weights: PillarWeights, canvas: CanvasMemory, capacity: int) -> dict[str, object]:

@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["FusedConv", "HeadBranch", "HeadsLayer", "MapType", "NetworkPlan", "PlanMap"]
+__all__ = ["MAP_TYPES", "FusedConv", "HeadBranch", "HeadsLayer", "MapType", "NetworkPlan", "PlanMap"]
 
 MapType = Literal["int8", "float16"]
+MAP_TYPES: tuple[MapType, ...] = ("int8", "float16")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from base.boxes import Boxes3D
-from base.errors import DataError
+from runtime.cuda_engine.cloud_memory import CloudMemory
 from runtime.cuda_engine.detections import DetectionKernels
 from runtime.cuda_engine.pillars import COUNTERS, CanvasMemory, PillarEncoderKernels
 
@@ -65,13 +65,10 @@ class FrameResult:
 class _Slot:
     """Memory and marks of one frame in flight: the cloud on both sides, the result on the host."""
 
-    def __init__(self, device: CudaDevice, capacity: int, columns: int, host_result: NDArray[np.uint8]) -> None:
-        self.host_points = device.allocate_pinned((capacity, columns), np.float32)
-        self.host_count = device.allocate_pinned((1,), np.int32)
+    def __init__(self, device: CudaDevice, spec: ModelSpec, capacity: int, host_result: NDArray[np.uint8]) -> None:
+        self.cloud = CloudMemory(device, spec, capacity)
         self.host_counters = device.allocate_pinned((len(COUNTERS),), np.int32)
         self.host_result = host_result
-        self.points = device.allocate(capacity * columns * 4)
-        self.count = device.allocate(4)
         self.copy_begins, self.copied, self.done = (device.create_event() for _ in range(3))
         self.marks = [device.create_event() for _ in range(len(_STAGES) + 1)]
         self.graph: Any = None
@@ -124,7 +121,7 @@ class PointsFrame:
             device, spec, weights, canvas, capacity=capacity, keep_features=keep_features
         )
         self.detections = DetectionKernels(device, spec)
-        self._slots = [_Slot(device, capacity, spec.point_features, self.detections.new_host()) for _ in range(2)]
+        self._slots = [_Slot(device, spec, capacity, self.detections.new_host()) for _ in range(2)]
         self.is_captured = self._capture(needs_graph)
 
     @property
@@ -162,17 +159,7 @@ class PointsFrame:
 
     def check(self, points: NDArray[np.float32]) -> None:
         """Raises `DataError` for a cloud of another shape or type, or of too many points."""
-        columns = self._spec.point_features
-        if points.ndim != 2 or points.shape[1] != columns or points.dtype != np.float32:
-            raise DataError(
-                f"Point cloud is {points.dtype} of shape {points.shape}; model '{self._spec.name}' needs float32 "
-                f"(N, {columns})."
-            )
-        if len(points) > self.capacity:
-            raise DataError(
-                f"Point cloud has {len(points)} points; the backend was opened for {self.capacity}. Open it with a "
-                "larger capacity."
-            )
+        self._slots[0].cloud.check(points)
 
     def _capture(self, needs_graph: bool) -> bool:
         device, graphs = self._device, []
@@ -198,13 +185,9 @@ class PointsFrame:
 
     def _submit(self, slot: _Slot, points: NDArray[np.float32], copy_stream: int) -> None:
         device = self._device
-        self.check(points)
-        slot.host_points[: len(points)] = points
-        slot.host_count[0] = len(points)
+        slot.cloud.fill(points)
         device.record(slot.copy_begins, copy_stream)
-        if len(points):
-            device.upload(slot.points, slot.host_points[: len(points)], copy_stream)
-        device.upload(slot.count, slot.host_count, copy_stream)
+        slot.cloud.enqueue_copy(copy_stream)
         device.record(slot.copied, copy_stream)
         device.wait_in_stream(self._stream, slot.copied)
         if self.is_captured:
@@ -228,7 +211,7 @@ class PointsFrame:
         device, stream, pillars = self._device, self._stream, self.pillars
         marks = iter(slot.marks)
         device.record(next(marks), stream, in_graph=in_graph)
-        pillars.enqueue(stream, points=slot.points, num_points=slot.count)
+        pillars.enqueue(slot.cloud, stream)
         device.record(next(marks), stream, in_graph=in_graph)
         self._network.enqueue(stream)
         device.record(next(marks), stream, in_graph=in_graph)

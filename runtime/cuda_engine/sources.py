@@ -62,4 +62,4 @@ def product(name: str, columns: int, *, int8: bool, registers: bool = False) -> 
 
 
 def _source(macros: Mapping[str, int], products: tuple[str, ...], file: str) -> str:
-    return "\n".join([kernel_source(macros, "hopper.cuh"), *products, kernel_source({}, file)])
+    return "\n".join([kernel_source(macros, "overlap.cuh", "hopper.cuh"), *products, kernel_source({}, file)])

@@ -15,6 +15,7 @@ from base.files import user_path, write_json
 from base.progress import progress
 from runtime.cuda.device import CudaDevice
 from runtime.cuda_engine.network import HEADS, DeviceNetwork
+from runtime.cuda_engine.plan import MAP_TYPES
 from runtime.cuda_engine.random_plans import Architecture, random_plan
 
 if TYPE_CHECKING:
@@ -42,11 +43,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found: dict[str, dict[str, int | bool]] = {}
     gpu = ""
     for architecture in _ARCHITECTURES:
-        for precision in ("int8", "float16"):
+        for map_type in MAP_TYPES:
             # A device of its own for each network: its memory is freed with it.
             device = CudaDevice.open(args.device)
             gpu = device.name
-            plan = random_plan(architecture, "int8" if precision == "int8" else "float16")
+            plan = random_plan(architecture, map_type)
             _tune(device, DeviceNetwork(device, plan), found)
             device.close()
     write_json(user_path(args.out), {"gpu": gpu, "tilings": dict(sorted(found.items()))})

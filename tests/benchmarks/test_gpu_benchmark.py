@@ -13,7 +13,7 @@ import pytest
 from base.errors import BackendUnavailable
 from benchmarks import gpu, gpu_page, gpu_sections
 from benchmarks.gpu_cloud import lidar_cloud
-from benchmarks.gpu_engine import Engine, LayerTime, canvas_codes, layer_times, relative_errors, throughput
+from benchmarks.gpu_engine import Engine, LayerTime, layer_times, relative_errors, throughput
 from benchmarks.gpu_layers import device_of, launch_works, layer_rows
 from benchmarks.gpu_peers import PeerInputs, exact_outputs, half_channels_last, prepare_peer, time_limit
 from benchmarks.gpu_tables import report
@@ -21,6 +21,7 @@ from benchmarks.gpu_timing import Contender, EventClock, interleave, ratio
 from quant.roofline import DEVICES, conv_layers
 from runtime.cuda_engine.plan import PlanMap
 from runtime.cuda_engine.random_plans import Architecture, random_plan
+from runtime.cuda_engine.reference import store
 from tests.benchmarks.pretend_gpu import PretendDevice, PretendNetwork
 
 # A network whose head maps have the size of those of the small model below, 40 x 40.
@@ -111,8 +112,8 @@ def test_gpu_names() -> None:
 
 def test_codes_of_a_canvas() -> None:
     canvas = np.array([[[0.0, 0.05, -0.15, 99.0]]], np.float32)
-    assert canvas_codes(canvas, PlanMap("c", 1, 1, 4, 0.1)).tolist() == [[[0, 0, -2, 127]]]
-    assert canvas_codes(canvas, PlanMap("c", 1, 1, 4, None)).dtype == np.float16
+    assert store(canvas, PlanMap("c", 1, 1, 4, 0.1)).tolist() == [[[0, 0, -2, 127]]]
+    assert store(canvas, PlanMap("c", 1, 1, 4, None)).dtype == np.float16
 
 
 def test_relative_errors() -> None:

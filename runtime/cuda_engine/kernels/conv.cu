@@ -151,7 +151,7 @@ extern "C" __global__ void __launch_bounds__(CONSUMERS * 128 + 128, 1) conv(cons
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
     __syncthreads();
-    let_next_kernel_start();
+    begin_with_next();
 
     // Resident: a block keeps one column tile and goes over pixels. Else column tiles of the same pixels follow each other.
     const int lanes = RESIDENT ? gridDim.x / g.column_tiles : gridDim.x;
@@ -169,7 +169,7 @@ extern "C" __global__ void __launch_bounds__(CONSUMERS * 128 + 128, 1) conv(cons
                 bulk_load(weights + slab * SLAB_WEIGHT_BYTES,
                           g.weights + ((long long)fixed * SLABS + slab) * SLAB_WEIGHT_BYTES, SLAB_WEIGHT_BYTES, loaded);
         }
-        wait_for_previous_kernel();
+        wait_for_previous();
         const u32 ring = weights + RESIDENT_BYTES + group * STAGES * STAGE_PITCH;
         int stage = 0;
         u32 parity = 1;

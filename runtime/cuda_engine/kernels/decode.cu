@@ -55,18 +55,6 @@ __device__ __forceinline__ u32 bin_of(u32 key) {
     return (u32)fminf(fmaxf(position, 0.0f), (float)(BINS - 1));
 }
 
-// As in pillars.cu: the next kernel's blocks may start; wait until the kernel before this one has ended.
-__device__ __forceinline__ void begin_with_next() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
-}
-__device__ __forceinline__ void wait_for_previous() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-
 // Inclusive sum over the lanes.
 __device__ __forceinline__ u32 warp_scan(u32 value, int lane) {
     for (int step = 1; step < 32; step <<= 1) {

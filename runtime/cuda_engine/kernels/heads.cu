@@ -50,7 +50,7 @@ extern "C" __global__ void __launch_bounds__(GROUPS * 128 + 128, 1) heads(const 
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
     __syncthreads();
-    let_next_kernel_start();
+    begin_with_next();
 
     if (warpgroup == GROUPS) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
@@ -61,7 +61,7 @@ extern "C" __global__ void __launch_bounds__(GROUPS * 128 + 128, 1) heads(const 
             bulk_load(hidden, g.hidden, BRANCHES * HIDDEN_BYTES, loaded);
             bulk_load(last, g.last, BRANCHES * LAST_BYTES, loaded);
         }
-        wait_for_previous_kernel();
+        wait_for_previous();
         int stage = 0;
         u32 parity = 1;
         for (int tile = blockIdx.x * GROUPS + group; tile < g.tiles; tile += gridDim.x * GROUPS) {

@@ -41,11 +41,6 @@ __device__ __forceinline__ void bulk_load(u32 target, const void* source, u32 by
         "l"(source), "r"(bytes), "r"(barrier) : "memory");
 }
 
-// Programmatic dependent launch: blocks of the next kernel of the stream may start while this one still runs, and what they
-// do before they wait for it (barriers, weights to shared memory) costs no time. After the wait its results are visible.
-__device__ __forceinline__ void let_next_kernel_start() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
-__device__ __forceinline__ void wait_for_previous_kernel() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
-
 // Matrix descriptor without swizzle: core matrices of 8 rows x 16 bytes; `leading` is the distance of the two that are
 // neighbours along K, `stride` the distance of neighbours along M or N.
 __device__ __forceinline__ u64 matrix_descriptor(u32 address, u32 leading, u32 stride) {

@@ -71,19 +71,6 @@ __device__ __forceinline__ u32 canvas_offset(u32 place) {
     return (((place >> 16) + BORDER) * PITCH + (place & 0xffffu) + BORDER) * (u32)sizeof(Chunk);
 }
 
-// Lets the next kernel's blocks start, and waits until the kernel before this one has ended: everything in front of it may
-// run beside that kernel.
-__device__ __forceinline__ void begin_with_next() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
-}
-__device__ __forceinline__ void wait_for_previous() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-
 extern "C" __global__ void __launch_bounds__(ASSIGN_THREADS) pillars_assign(
     const float* points, const int* count, u32* state, int* cells, u32* arrival, u32* totals, const uint4* pillars,
     const int* counters, char* canvas, long long plane)

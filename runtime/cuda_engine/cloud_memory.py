@@ -1,0 +1,69 @@
+"""Where a cloud lies on its way to the kernels: page-locked memory of the host, and the device's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from base.errors import DataError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from models.spec import ModelSpec
+    from runtime.cuda.device import CudaDevice
+
+__all__ = ["CloudMemory"]
+
+
+class CloudMemory:
+    """Room for one cloud of at most `capacity` points.
+
+    Attributes:
+        capacity: Most points.
+        points: Address of (capacity, C) float32.
+        num_points: Address of one int32, 0 to `capacity`.
+    """
+
+    def __init__(self, device: CudaDevice, spec: ModelSpec, capacity: int) -> None:
+        self._device, self._spec, self.capacity = device, spec, capacity
+        columns = spec.point_features
+        self._host_points = device.allocate_pinned((capacity, columns), np.float32)
+        self._host_count = device.allocate_pinned((1,), np.int32)
+        self.points = device.allocate(capacity * columns * 4)
+        self.num_points = device.allocate(4)
+
+    def check(self, points: NDArray[np.float32]) -> None:
+        """Raises `DataError` for a cloud of another shape or type, or of too many points."""
+        columns = self._spec.point_features
+        if points.ndim != 2 or points.shape[1] != columns or points.dtype != np.float32:
+            raise DataError(
+                f"Point cloud is {points.dtype} of shape {points.shape}; model '{self._spec.name}' needs float32 "
+                f"(N, {columns})."
+            )
+        if len(points) > self.capacity:
+            raise DataError(
+                f"Point cloud has {len(points)} points; the backend was opened for {self.capacity}. Open it with a "
+                "larger capacity."
+            )
+
+    def fill(self, points: NDArray[np.float32]) -> None:
+        """Takes a cloud into page-locked memory; the last copy to the device must have ended.
+
+        Args:
+            points: (N, C) float32 as for `runtime.preprocess.voxelize`.
+
+        Raises:
+            DataError: as `check`.
+        """
+        self.check(points)
+        self._host_points[: len(points)] = points
+        self._host_count[0] = len(points)
+
+    def enqueue_copy(self, stream: int) -> None:
+        """Puts the copies of the cloud and its size to the device on the stream; do not capture this."""
+        count = int(self._host_count[0])
+        if count:
+            self._device.upload(self.points, self._host_points[:count], stream)
+        self._device.upload(self.num_points, self._host_count, stream)
