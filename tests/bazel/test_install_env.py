@@ -66,6 +66,9 @@ def test_finished_environment_is_used_again(
 def test_locks_name_no_host_and_no_path() -> None:
     text = (Path.cwd() / "requirements_lock.txt").read_text()
     assert "://" not in text
-    packages = [line for line in text.splitlines() if line and not line.startswith((" ", "#"))]
+    lines = [line for line in text.splitlines() if line and not line.startswith((" ", "#"))]
+    options = [line for line in lines if line.startswith("-")]
+    assert options == ["--find-links third_party/python/wheels"]  # relative to the lock, inside the repository
+    packages = [line for line in lines if line not in options]
     assert len(packages) > 50
     assert all("==" in line and line.endswith("\\") for line in packages)

@@ -40,7 +40,7 @@ def environment_key(locks: list[Path]) -> str:
 
 def pip_install(python: Path, locks: list[Path], variant: str) -> None:
     """Installs the locks; torch's own index is asked only where the machine's configuration has no torch."""
-    command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-deps", "--require-hashes"]
+    command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--require-hashes"]
     command += ["--no-compile", "--disable-pip-version-check", "--progress-bar=off", "--no-warn-script-location"]
     for lock in locks:
         command += ["--requirement", str(lock)]

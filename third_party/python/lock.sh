@@ -5,6 +5,9 @@
 #   third_party/python/lock.sh cuda       … + requirements_cuda.in -> requirements_lock_cuda.txt (torch's CUDA build)
 #   third_party/python/lock.sh tensorrt   requirements_tensorrt.in -> requirements_lock_tensorrt.txt (TensorRT 10)
 #
+# The wheels of stand_ins.toml are made anew (build_wheels.py) and pinned like all others. pip finds them by the lock's
+# first line, which it reads relative to the lock: `pip install -r requirements_lock.txt` works from any folder.
+#
 # CENTERPOINT_TORCH_INDEX=URL names a mirror of PyTorch's index. All other indexes and find-links come
 # from the machine's own pip configuration; none reaches the lock. An existing lock is the starting point: what still
 # fits keeps its version (--upgrade as the last argument asks for newer ones). Without an index: exit code 1, no change.
@@ -13,10 +16,12 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 variant=${1:-cpu}
 here=third_party/python
 case "$variant" in
-  cpu) inputs=(requirements.in); output=requirements_lock.txt; torch=https://download.pytorch.org/whl/cpu ;;
-  cuda) inputs=(requirements.in "$here/requirements_cuda.in"); output=$here/requirements_lock_cuda.txt
+  cpu) inputs=(requirements.in); output=requirements_lock.txt; wheels=$here/wheels
+    torch=https://download.pytorch.org/whl/cpu ;;
+  cuda) inputs=(requirements.in "$here/requirements_cuda.in"); output=$here/requirements_lock_cuda.txt; wheels=wheels
     torch=https://download.pytorch.org/whl/cu130 ;;
-  tensorrt) inputs=("$here/requirements_tensorrt.in"); output=$here/requirements_lock_tensorrt.txt; torch= ;;
+  tensorrt) inputs=("$here/requirements_tensorrt.in"); output=$here/requirements_lock_tensorrt.txt
+    wheels=wheels; torch= ;;
   *) echo "lock.sh: unknown variant '$variant' (cpu, cuda, tensorrt)" >&2; exit 2 ;;
 esac
 torch=${CENTERPOINT_TORCH_INDEX:-$torch}
@@ -25,10 +30,11 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 python3.11 -m venv "$work/venv"
 "$work/venv/bin/python" -m pip install --quiet uv
+python3.11 "$here/build_wheels.py" >"$work/stand_ins.txt"
 
 # pip's configuration as uv's options. Only the CUDA and CPU wheels of torch live elsewhere.
-options=(--python-version 3.11 --generate-hashes --no-header --no-annotate --override "$here/overrides.txt"
-  --index-strategy unsafe-best-match --no-emit-index-url --no-emit-find-links)
+options=(--python-version 3.11 --generate-hashes --no-header --no-annotate
+  --constraint "$work/stand_ins.txt" --find-links "$here/wheels" --index-strategy unsafe-best-match --no-emit-index-url --no-emit-find-links)
 setting() { python3.11 -m pip config list | sed -n "s/^[^=]*\.$1='\(.*\)'\$/\1/p" | tr '\n' ' '; }
 for url in $(setting index-url | awk '{print $1}'); do options+=(--index-url "$url"); done
 for url in $(setting extra-index-url); do options+=(--extra-index-url "$url"); done
@@ -36,7 +42,7 @@ links=$(setting find-links)
 for place in $(printf '%s\n' $links | sort -u); do options+=(--find-links "$place"); done
 if [[ "$variant" == cuda || ("$variant" == cpu && -z "$links") ]]; then options+=(--extra-index-url "$torch"); fi
 
-cp "$output" "$work/lock.txt" 2>/dev/null || true
+if [[ -f "$output" ]]; then grep -v '^--find-links' "$output" >"$work/lock.txt"; fi
 if ! "$work/venv/bin/uv" pip compile "${options[@]}" "${@:2}" --output-file "$work/lock.txt" "${inputs[@]}" >/dev/null; then
   {
     echo "lock.sh: no lock for '$variant': the reason stands above, $output is left as it was."
@@ -55,7 +61,8 @@ if grep -nE '://|^-|(^|[ =])/' "$work/lock.txt"; then
 fi
 {
   echo "# Every distribution of the Python environment with its hashes. Made by third_party/python/lock.sh ($variant)"
-  echo "# from ${inputs[*]} and $here/overrides.txt; do not edit."
+  echo "# from ${inputs[*]} and $here/stand_ins.toml; do not edit."
+  echo "--find-links $wheels"
   cat "$work/lock.txt"
 } >"$output.new"
 mv "$output.new" "$output"
