@@ -64,11 +64,6 @@ class LatencyRecorder:
         self._frames = 0
         self._samples: dict[str, list[float]] = {}
 
-    @property
-    def num_counted(self) -> int:
-        """Frames after warm-up."""
-        return max(self._frames - self._warmup, 0)
-
     def add(self, stages_ms: Mapping[str, float], total_ms: float | None = None) -> None:
         """Adds one frame.
 

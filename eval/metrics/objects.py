@@ -72,10 +72,6 @@ class ObjectTable:
         """(N,) distance of each centre from the ego origin in the ground plane."""
         return np.hypot(self.center[:, 0], self.center[:, 1])
 
-    def frame_slices(self, num_frames: int) -> NDArray[np.int64]:
-        """(num_frames + 1,) offsets: the rows of frame f are offsets[f] to offsets[f + 1]."""
-        return np.searchsorted(self.frame, np.arange(num_frames + 1)).astype(np.int64)
-
     @classmethod
     def from_boxes(cls, boxes: Sequence[Boxes3D], tokens: Sequence[str], num_classes: int, kind: str) -> ObjectTable:
         """Stacks the boxes of all frames.

@@ -49,7 +49,7 @@ def fuse_model_bn(model: nn.Module) -> nn.Module:
     """
     pairs = foldable_pairs(model)
     paths = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
-    for path, layer, norm, _, _ in pairs:
+    for path, layer, norm in ((pair.path, pair.layer, pair.norm) for pair in pairs):
         if layer.training or norm.training:
             raise ConfigError(
                 f"BatchNorm after '{path}' is in training mode: its statistics still change. Call model.eval() first."
@@ -61,9 +61,9 @@ def fuse_model_bn(model: nn.Module) -> nn.Module:
             )
         if paths[id(layer)] > 1 or paths[id(norm)] > 1:
             raise ConfigError(f"'{path}' or its BatchNorm occurs more than once in the model and cannot be folded.")
-    for _, layer, norm, owner, name in pairs:
-        _fold(layer, norm)
-        setattr(owner, name, nn.Identity().train(norm.training))
+    for pair in pairs:
+        _fold(pair.layer, pair.norm)
+        setattr(pair.norm_owner, pair.norm_name, nn.Identity().train(pair.norm.training))
     return model
 
 

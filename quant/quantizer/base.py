@@ -160,11 +160,6 @@ class Quantizer(nn.Module):
         self.scale.copy_(round_scale(scale, up=up))
         self._has_scale = True
 
-    def reset_scale(self) -> None:
-        """Forgets the scale."""
-        self.scale.fill_(torch.nan)
-        self._has_scale = False
-
     def forward(self, x: Tensor) -> Tensor:
         """`x`, observed and fake-quantized; same shape and dtype.
 

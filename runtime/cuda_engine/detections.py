@@ -125,11 +125,6 @@ class DetectionKernels:
         """Logits above the threshold in the frame that `result` is of."""
         return int(self._host[: self._starts[1]].view(np.int32)[2])
 
-    @property
-    def num_broken(self) -> int:
-        """Candidates with a NaN or infinite number in that frame."""
-        return int(self._host[: self._starts[1]].view(np.int32)[1])
-
 
 def logit_limit(threshold: float) -> np.float32 | None:
     """The smallest float32 logit whose score is above the threshold as `runtime.decode` compares them; None if none is.

@@ -161,7 +161,6 @@ class _Walk:
         return source, HeadBranch(
             output=head.name,
             hidden_node=hidden.node.name,
-            last_node=last.node.name,
             hidden_weight=_matrix(first),
             hidden_weight_scale=first.weight_scale,
             hidden_bias=first.bias,

@@ -100,7 +100,7 @@ class HeadBranch:
 
     Attributes:
         output: Name of the network's output, for example "heatmap".
-        hidden_node, last_node: Names of the two ONNX nodes.
+        hidden_node: Name of the first ONNX node, for messages.
         hidden_weight: (H, C_in), int8 or float16 as the source is.
         hidden_weight_scale: (H,) float32, or None for float16.
         hidden_bias: (H,) float32.
@@ -110,7 +110,6 @@ class HeadBranch:
 
     output: str
     hidden_node: str
-    last_node: str
     hidden_weight: NDArray[np.int8] | NDArray[np.float16]
     hidden_weight_scale: NDArray[np.float32] | None
     hidden_bias: NDArray[np.float32]

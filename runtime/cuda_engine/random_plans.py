@@ -117,4 +117,4 @@ class _Builder:
         weight, scale = self._weight((hidden, source.channels), 1)
         last = self._random.normal(0, np.sqrt(1 / hidden), (outputs, hidden)).astype(np.float16)
         biases = [self._random.normal(0, 0.1, count).astype(np.float32) for count in (hidden, outputs)]
-        return HeadBranch(name, f"{name}.0", f"{name}.1", weight, scale, biases[0], last, biases[1])
+        return HeadBranch(name, f"{name}.0", weight, scale, biases[0], last, biases[1])

@@ -22,9 +22,9 @@ from quant.calibration.amax import (
     compute_amax,
     scale_candidates,
 )
-from quant.calibration.first_batch import FirstBatchHistogram
 from quant.calibration.histogram import AbsHistogram
 from quant.quantizer.base import round_scale
+from tests.quant.first_batch import FirstBatchHistogram
 
 PEERS = ("pytorch_quantization.calib.histogram", "modelopt.torch.quantization.calib.histogram")
 

@@ -8,9 +8,9 @@ import torch
 
 from quant.calibration.amax import amax_entropy, amax_mse
 from quant.calibration.calibrator import CalibrationManager
-from quant.calibration.first_batch import FirstBatchHistogram
 from quant.calibration.histogram import AbsHistogram
 from quant.modules.quant_conv import QuantConv2d
+from tests.quant.first_batch import FirstBatchHistogram
 
 pytestmark = [
     pytest.mark.gpu,

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from base.errors import DataError
-from quant.calibration.first_batch import FirstBatchHistogram
 from quant.calibration.histogram import NUM_BINS, AbsHistogram
+from tests.quant.first_batch import FirstBatchHistogram
 
 
 def values(seed: int, count: int = 20_000, spread: float = 1.0) -> torch.Tensor:

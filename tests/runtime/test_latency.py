@@ -33,7 +33,7 @@ def test_warm_up_frames_do_not_count_and_stages_add_up() -> None:
     recorder.add({"preprocess": 30.0}, total_ms=33.0)
     summary = recorder.summary()
     assert list(summary) == ["preprocess", "decode", TOTAL]
-    assert recorder.num_counted == 3
+    assert summary[TOTAL].count == 3
     assert summary["preprocess"].mean == 20.0
     assert summary["decode"].count == 2
     assert recorder.samples_ms() == (11.0, 21.0, 33.0)
