@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from base.errors import DataError
+from base import documents
 
 __all__ = ["atomic_dir", "atomic_path", "read_json", "sha256_file", "user_path", "write_json"]
 
@@ -72,17 +72,12 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """Reads a JSON file.
+    """`base.documents.read_json` without a type.
 
     Raises:
-        DataError: the file is missing or is not JSON; the message gives line and column.
+        DataError: the file is missing, no regular file, or not JSON; the message gives line and column.
     """
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"'{path}' does not exist") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"'{path}' is not valid JSON: {error}") from error
+    return documents.read_json(path)
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:
