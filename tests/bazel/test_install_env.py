@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from tests.bazel.installer import install_env_module
+
 
 @pytest.fixture
 def install_env() -> ModuleType:
-    path = Path.cwd() / "third_party/python/install_env.py"
-    spec = importlib.util.spec_from_file_location("install_env", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return install_env_module()
 
 
 def test_key_follows_the_lock(install_env: ModuleType, tmp_path: Path) -> None:
@@ -53,14 +48,68 @@ def test_finished_environment_is_used_again(
     lock = tmp_path / "lock.txt"
     lock.write_text("a==1\n")
     calls: list[object] = []
-    monkeypatch.setattr(install_env, "pip_install", lambda *arguments: calls.append(arguments))
+
+    def pip_install(python: Path, *arguments: object) -> None:
+        calls.append(arguments)
+        distribute(python.parents[1] / "lib/python3.11/site-packages", "a", "1")
+
+    monkeypatch.setattr(install_env, "pip_install", pip_install)
     monkeypatch.setattr(sys, "argv", ["install_env", "--lock", str(lock), "--cache", str(tmp_path / "cache")])
     assert install_env.main() == 0
     assert install_env.main() == 0
     assert len(calls) == 1
-    printed = capsys.readouterr().out.split()
+    printed = capsys.readouterr().out.splitlines()
     assert printed[0] == printed[1]
     assert Path(printed[0], "bin", "python").exists()
+
+
+def distribute(site: Path, name: str, version: str) -> None:
+    """What an installed distribution leaves of itself."""
+    metadata = site / f"{name.replace('-', '_')}-{version}.dist-info"
+    metadata.mkdir(parents=True)
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+
+
+LOCK = """# made by hand
+torch==2.13.0+cpu \\
+    --hash=sha256:00
+Typing_Extensions==4.1 \\
+    --hash=sha256:00
+omegaconf[extra]==2.3 ; python_version >= "3.8" \\
+    --hash=sha256:00
+"""
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({}, ""),
+        ({"torch": "2.13.0"}, "torch is 2.13.0, the lock says 2.13.0+cpu"),
+        ({"typing-extensions": ""}, "typing-extensions is missing, the lock says 4.1"),
+        ({"omegaconf": "2.4"}, "omegaconf is 2.4, the lock says 2.3"),
+    ],
+)
+def test_installed_versions_are_the_locked_ones(
+    changed: dict[str, str], message: str, install_env: ModuleType, tmp_path: Path
+) -> None:
+    lock = tmp_path / "lock.txt"
+    lock.write_text(LOCK)
+    versions = {"torch": "2.13.0+cpu", "typing-extensions": "4.1", "omegaconf": "2.3"} | changed
+    for name, version in versions.items():
+        if version:
+            distribute(tmp_path / "site", name, version)
+    if not message:
+        install_env.check_versions(tmp_path / "site", [lock])
+        return
+    with pytest.raises(SystemExit) as ended:
+        install_env.check_versions(tmp_path / "site", [lock])
+    assert str(ended.value).endswith(f"was installed: {message}")
+
+
+def test_every_pin_of_the_lock_is_known(install_env: ModuleType) -> None:
+    lock = Path.cwd() / "requirements_lock.txt"
+    pins = [line for line in lock.read_text().splitlines() if line[:1].isalnum()]
+    assert len(install_env.locked_versions([lock])) == len(pins)
 
 
 def test_locks_name_no_host_and_no_path() -> None:

@@ -3,13 +3,14 @@
 #
 # The packages come from the machine's own Debian mirror, unstable suite, through apt-get with every state folder of its
 # own: the system's package database is neither read nor written. apt checks the suite's signature with Debian's
-# keyring and every package by its hash. Nothing of a package is executed while it is unpacked.
+# keyring and every package by its hash. Nothing of a package is executed while it is unpacked, no file keeps a set-uid or
+# set-gid bit, and the versions that the repository relies on are checked before the download and again in what was installed.
 # Killed half-way: the next call starts the unfinished step again (work goes to a temporary folder and is renamed).
 # Two at once: the second waits for the first's lock.
 #   CENTERPOINT_DEBIAN_MIRROR=URL   the mirror, where the machine's apt configuration names none
 set -euo pipefail
 
-REVISION=7.7.1-r3  # raise it when the list of packages or the layout changes
+REVISION=7.7.1-r4  # raise it when the list of packages or the layout changes
 PACKAGES=(bazel-bootstrap bazel-rules-shell bubblewrap libc-bin bash coreutils sed grep findutils tar gzip diffutils mawk
   hostname util-linux g++)
 # What the packages ask for and neither Bazel nor the tests need: the JDK (the JRE stays), Perl, Debian's own Python (the
@@ -18,11 +19,10 @@ UNNEEDED='^(make|patch|build-essential|dpkg-dev|perl|python3|openjdk-[0-9]+-jdk'
 UNNEEDED+='|default-jdk|debconf|node-|libjs-|media-types|netbase|readline-common|libpam|openssl|bzip2|libpython3|libperl'
 UNNEEDED+='|libc-gconv|libdpkg|lib(asan|lsan|tsan|ubsan|hwasan|itm|quadmath|gprofng))'
 
-python=$1
-cache=$CENTERPOINT_CACHE
-root=$cache/bazel-$REVISION
-say() { printf 'bazelw: %s\n' "$*" >&2; }
-fail() { say "$*"; exit 1; }
+# Versions by Debian's names, as MODULE.bazel and .bazelversion have them; unstable moves on, the tree does not.
+EXPECTED=('bazel-bootstrap = 7.7.1' 'bazel-bootstrap-data = 7.7.1' 'bazel-rules-python = 0.22.1' 'bazel-skylib >= 1.3.0')
+
+source "$(dirname "${BASH_SOURCE[0]}")/cache.sh"
 
 debian_mirror() {
   if [[ -n "${CENTERPOINT_DEBIAN_MIRROR:-}" ]]; then echo "$CENTERPOINT_DEBIAN_MIRROR"; return; fi
@@ -71,29 +71,62 @@ CONF
   private_apt "$state" update >"$state/log" 2>&1 || { tail -5 "$state/log" >&2; fail "apt-get update failed"; }
 }
 
+# Standard input: lines of a package and its Debian version ([epoch:]upstream[+suffix][-revision]).
+check_versions() {
+  local line name relation expected found upstream packages
+  packages=$(cat)
+  for line in "${EXPECTED[@]}"; do
+    read -r name relation expected <<<"$line"
+    found=$(awk -v name="$name" '$1 == name { print $2; exit }' <<<"$packages")
+    [[ -n "$found" ]] || fail "$1: $name is missing; this repository needs version $expected of it"
+    upstream=$(sed -E 's/^[0-9]+://; s/-[^-]*$//; s/[+~].*$//' <<<"$found")
+    [[ "$upstream" == "$expected" ]] || { [[ "$relation" == '>=' ]] && sort -VC <<<"$expected"$'\n'"$upstream"; } ||
+      fail "$1: $name is $found; this repository needs $relation $expected." \
+        "CENTERPOINT_DEBIAN_MIRROR=URL names a mirror (or a dated snapshot of one) that has it"
+  done
+}
+
 download() {
-  local state=$1 wanted=()
-  mapfile -t wanted < <(private_apt "$state" -s install --no-install-recommends "${PACKAGES[@]}" |
-    awk '$1 == "Inst" { version = $3; sub(/^\(/, "", version); print $2 "=" version }' | grep -vE "$UNNEEDED")
-  [[ ${#wanted[@]} -gt 50 ]] || fail "the unstable suite offers no installable bazel-bootstrap"
+  local state=$1 planned package wanted=()
+  planned=$(private_apt "$state" -s install --no-install-recommends "${PACKAGES[@]}" |
+    awk '$1 == "Inst" { version = $3; sub(/^\(/, "", version); print $2, version }' | grep -vE "$UNNEEDED") ||
+    fail "the unstable suite offers no installable bazel-bootstrap"
+  check_versions "the unstable suite of the mirror" <<<"$planned"
+  mapfile -t wanted < <(tr ' ' '=' <<<"$planned")
   say "downloading ${#wanted[@]} packages (about 290 MB)"
   (cd "$state/cache/archives" && private_apt "$state" download "${wanted[@]}") >"$state/log" 2>&1 ||
     { tail -5 "$state/log" >&2; fail "the download failed; call bazelw again to resume it"; }
+  for package in "$state"/cache/archives/*.deb; do  # an interrupted download of other versions is not unpacked as well
+    grep -qxF "$(dpkg-deb --show --showformat '${Package} ${Version}' "$package")" <<<"$planned" || rm "$package"
+  done
+}
+
+# No program of the root gains rights: set-uid and set-gid bits go, and it is an error if one stays.
+drop_privileges() {
+  local left
+  find "$1" -xdev -type f -perm /6000 -exec chmod ug-s {} +
+  find "$1" -xdev -type d -perm /6000 -exec chmod ug-s {} +
+  left=$(find "$1" -xdev -perm /6000 -print -quit)
+  [[ -z "$left" ]] || fail "$left keeps its set-uid or set-gid bit; is $1 on a file system that takes chmod?"
 }
 
 unpack() {
   local state=$1 target=$2 package count=0 total directory
   local packages=("$state"/cache/archives/*.deb)
   total=${#packages[@]}
+  mkdir -m 700 "$target"  # nobody else reaches what lies in it before it is whole
   mkdir -p "$target"/usr/{bin,sbin,lib,lib64} "$target"/{etc,proc,dev,sys,tmp}
   for directory in bin sbin lib lib64; do ln -s "usr/$directory" "$target/$directory"; done
+  : >"$target/.packages"
   for package in "${packages[@]}"; do
-    dpkg-deb --fsys-tarfile "$package" | tar -x -C "$target" --no-same-owner --exclude='./usr/share/doc/*' \
-      --exclude='./usr/share/man/*' --exclude='./usr/share/locale/*' --exclude='./usr/share/info/*' ||
-      fail "$package cannot be unpacked; remove $state and call bazelw again"
+    dpkg-deb --show --showformat '${Package} ${Version}\n' "$package" >>"$target/.packages" &&
+      dpkg-deb --fsys-tarfile "$package" | tar -x -C "$target" --no-same-owner --no-same-permissions \
+        --exclude='./usr/share/doc/*' --exclude='./usr/share/man/*' --exclude='./usr/share/locale/*' \
+        --exclude='./usr/share/info/*' || fail "$package cannot be unpacked; remove $state and call bazelw again"
     count=$((count + 1))
     ((count % 50)) || say "unpacked $count of $total packages"
   done
+  drop_privileges "$target"
   # Links that maintainer scripts would have made.
   ln -sf bash "$target/usr/bin/sh"
   ln -sf mawk "$target/usr/bin/awk"
@@ -133,26 +166,51 @@ adopt_host_programs() {
 
 ready() { [[ -f "$root/.host-programs" && "$(cat "$root/.host-programs")" == "$python $(stat -Lc '%Y %s' "$python")" ]]; }
 
-if ready; then echo "$root"; exit 0; fi
-mkdir -p "$cache"
-exec 9>"$cache/provision.lock"
-flock -n 9 || { say "waiting for another bazelw that is provisioning"; flock 9; }
-if [[ ! -d "$root" ]]; then
-  say "no bazel on PATH: provisioning Bazel 7.7.1 in $cache (once, about a minute, 0.8 GB)"
-  rm -rf "$cache"/unpacking.*
-  state=$cache/apt
-  configure_apt "$state"
-  download "$state"
-  unpack "$state" "$cache/unpacking.$$"
-  mv -T "$cache/unpacking.$$" "$root"
-  rm -rf "$state"
-fi
-adopt_host_programs
-loader=$(echo "$root"/lib64/ld-linux-*.so.*)
-"$loader" --library-path "$(echo "$root"/usr/lib/*-linux-gnu)" "$root/usr/bin/bwrap" --bind "$root" / --dev-bind /dev /dev \
-  --bind /proc /proc /usr/bin/true || {
-  rm -f "$root/.host-programs"
-  fail "this machine does not let bubblewrap make a mount namespace (a container without CAP_SYS_ADMIN?)"
+# A program of the root, in the root.
+run_in_root() {
+  local loader
+  loader=$(echo "$root"/lib64/ld-linux-*.so.*)
+  "$loader" --library-path "$(echo "$root"/usr/lib/*-linux-gnu)" "$root/usr/bin/bwrap" --bind "$root" / --dev-bind /dev /dev \
+    --bind /proc /proc "$@"
 }
-say "Bazel is ready in $root"
-echo "$root"
+
+provision() {
+  local state version
+  if [[ ! -d "$root" ]]; then
+    say "no bazel on PATH: provisioning Bazel 7.7.1 in $cache (once, about a minute, 0.8 GB)"
+    rm -rf "$cache"/unpacking.*
+    state=$cache/apt
+    configure_apt "$state"
+    download "$state"
+    unpack "$state" "$cache/unpacking.$$"
+    check_versions "what was installed" <"$cache/unpacking.$$/.packages"
+    chmod 755 "$cache/unpacking.$$"
+    mv -T "$cache/unpacking.$$" "$root"
+    rm -rf "$state"
+  fi
+  adopt_host_programs
+  run_in_root /usr/bin/true || {
+    rm -f "$root/.host-programs"
+    fail "this machine does not let bubblewrap make a mount namespace (a container without CAP_SYS_ADMIN?)"
+  }
+  version=$(run_in_root --setenv USER "$(id -un)" --setenv HOME /tmp /usr/bin/bazel --version)
+  [[ "$version" == "bazel ${REVISION%-*}" ]] || fail "$root/usr/bin/bazel calls itself '$version', not 'bazel ${REVISION%-*}'; remove $root"
+  say "Bazel is ready in $root"
+}
+
+main() {
+  python=$1
+  cache=$CENTERPOINT_CACHE
+  root=$cache/bazel-$REVISION
+  umask 022
+  open_cache "$cache"
+  if ! ready; then
+    exec 9>"$cache/provision.lock"
+    flock -n 9 || { say "waiting for another bazelw that is provisioning"; flock 9; }
+    provision
+  fi
+  echo "$root"
+}
+
+# Sourced (by its test), it only defines.
+[[ "${BASH_SOURCE[0]}" != "$0" ]] || main "$@"

@@ -14,10 +14,13 @@ import argparse
 import fcntl
 import hashlib
 import os
+import re
 import shutil
+import stat
 import subprocess
 import sys
 import time
+from importlib.metadata import distributions
 from pathlib import Path
 
 REVISION = "1"  # raise it when the layout of an environment changes
@@ -28,6 +31,56 @@ def say(text: str) -> None:
     """One line of progress; Bazel shows standard error as it comes."""
     sys.stderr.write(f"python environment: {text}\n")
     sys.stderr.flush()
+
+
+def check_cache(folder: Path) -> None:
+    """Ends where somebody else owns or may write the folder, or where its path does not fit every tool.
+
+    The same rules as third_party/bazel/cache.sh: what lies in the cache is run.
+    """
+    odd = re.sub(r"[A-Za-z0-9 _./,+@=~-]|[^\x00-\x7f]", "", str(folder))
+    if odd or not folder.is_absolute():
+        sys.exit(
+            f"python environment: the cache's path {str(folder)!r} "
+            + (f"holds characters that not every tool takes ({odd!r})" if odd else "is not absolute")
+            + "; name another with --cache (bazelw: XDG_CACHE_HOME=/a/folder/of/yours)"
+        )
+    if not folder.exists():
+        return
+    status = folder.stat()
+    if status.st_uid != os.getuid():
+        sys.exit(
+            f"python environment: {folder} belongs to user {status.st_uid}, not to {os.getuid()}, and what lies in it "
+            "is run; remove it, or name another with --cache (bazelw: XDG_CACHE_HOME=/a/folder/of/yours)"
+        )
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        sys.exit(
+            f"python environment: others may write to {folder} (mode {stat.S_IMODE(status.st_mode):o}), and what lies "
+            f"in it is run; where you trust what is in it: chmod -R go-w '{folder}'; else remove it"
+        )
+
+
+def locked_versions(locks: list[Path]) -> dict[str, str]:
+    """Version by normalized name of each distribution that the locks pin for this interpreter's platform."""
+    pins = (re.match(r"([A-Za-z0-9._-]+)(?:\[[^]]*\])?==([^\s;\\]+)", line) for lock in locks for line in lock.open())
+    return {normalized(pin[1]): pin[2] for pin in pins if pin}
+
+
+def normalized(name: str) -> str:
+    """PEP 503's spelling of a distribution's name."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def check_versions(site: Path, locks: list[Path]) -> None:
+    """Ends where an installed version is not the locked one: what the folder's name says is what is in it."""
+    installed = {normalized(found.metadata["Name"]): found.version for found in distributions(path=[str(site)])}
+    wrong = [
+        f"{name} is {installed.get(name, 'missing')}, the lock says {version}"
+        for name, version in sorted(locked_versions(locks).items())
+        if installed.get(name) != version
+    ]
+    if wrong:
+        sys.exit("python environment: not what the lock names was installed: " + "; ".join(wrong))
 
 
 def environment_key(locks: list[Path]) -> str:
@@ -59,6 +112,7 @@ def pip_install(python: Path, locks: list[Path], variant: str) -> None:
 
 def install(target: Path, locks: list[Path], variant: str) -> None:
     """Builds the environment beside `target`, compiles it once and renames it into place."""
+    os.umask(0o022)  # nobody else writes what will be run, whatever the user's umask
     unfinished = target.with_name(target.name + ".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     start = time.monotonic()
@@ -66,9 +120,10 @@ def install(target: Path, locks: list[Path], variant: str) -> None:
     say(f"installing {count} locked packages into {target} (once per lock, some minutes, 2 GB)")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(unfinished)], check=True)
     pip_install(unfinished / "bin" / "python", locks, variant)
+    site = unfinished / "lib" / "python3.11" / "site-packages"
+    check_versions(site, locks)
     say("compiling byte code")
     # A few packages ship files for other Python versions; that they do not compile matters to nobody.
-    site = unfinished / "lib" / "python3.11" / "site-packages"
     compile_all = [sys.executable, "-m", "compileall", "-qq", "-j0", "--invalidation-mode=unchecked-hash"]
     subprocess.run([*compile_all, "-s", str(unfinished), "-p", str(target), str(site)], check=False)
     unfinished.rename(target)
@@ -84,9 +139,11 @@ def main() -> int:
     options = parser.parse_args()
     if sys.implementation.name != "cpython" or sys.version_info[:2] != (3, 11):
         sys.exit(f"python environment: CPython 3.11 is needed, {sys.executable} is {sys.version.split()[0]}")
-    cache: Path = options.cache.expanduser()
+    cache: Path = options.cache.expanduser().absolute()
     target = cache / environment_key(options.lock)
-    cache.mkdir(parents=True, exist_ok=True)
+    check_cache(cache)
+    cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+    check_cache(target)
     if not target.is_dir():
         with (cache / f"{target.name}.lock").open("w") as lock:
             try:

@@ -38,7 +38,7 @@ py_runtime(
     name = "runtime",
     interpreter_path = "{interpreter}",
     python_version = "PY3",
-    stub_shebang = "#!{interpreter}",
+    stub_shebang = "#!{shebang}",
 )
 
 py_runtime_pair(
@@ -106,7 +106,12 @@ def _python_env_repository_impl(repository_ctx):
         "key": folder.split("/")[-1],
         "variant": variant,
     }) + "\n")
-    repository_ctx.file("BUILD.bazel", _BUILD.format(interpreter = folder + "/bin/python3.11"))
+    interpreter = folder + "/bin/python3.11"
+
+    # A kernel splits the first line of a script at its first space and cuts it at 127 bytes. The stub that it starts
+    # runs in any Python 3 and hands over to `interpreter_path`.
+    shebang = interpreter if " " not in interpreter and len(interpreter) < 120 else "/usr/bin/env python3"
+    repository_ctx.file("BUILD.bazel", _BUILD.format(interpreter = interpreter, shebang = shebang))
 
 _python_env_repository = repository_rule(
     implementation = _python_env_repository_impl,
