@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from runtime.cuda.device import CudaDevice
-from runtime.cuda_engine.reference import store
+from runtime.cuda_engine.checks.reference import store
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -281,7 +281,7 @@ def measure_end_to_end(bench: Bench, results: dict[str, Any]) -> None:
         **_timed(timings),
         "points": len(bench.cloud),
         "pillars": len(pillars),
-        "dropped_pillars": pillars.num_dropped_voxels,
+        "dropped_pillars": pillars.counts.dropped_voxels,
         "boxes": boxes,
         # Pairs: a JSON object forgets their order.
         "stages_ms": [{"key": key, "stages": list(found.items())} for key, found in stages.items()],

@@ -137,9 +137,9 @@ def _write(prediction: Prediction, form: ScanFormat, out: Path) -> None:
                 "backend": result.name,
                 "device": result.device,
                 "precision": result.precision,
-                "pillars": result.num_voxels,
-                "dropped_pillars": result.num_dropped_voxels,
-                "points_out_of_range": result.num_outside_points,
+                "pillars": result.counts.voxels,
+                "dropped_pillars": result.counts.dropped_voxels,
+                "points_out_of_range": result.counts.outside_points,
                 "detections": _detections(result.detections, spec.class_names),
             }
             for result in prediction.results
@@ -186,7 +186,7 @@ def _summary(prediction: Prediction, out: Path) -> str:
         counts = [int((boxes.labels == index).sum()) for index in range(len(spec.class_names))]
         classes = ", ".join(f"{n} {name}" for n, name in zip(counts, spec.class_names, strict=True) if n) or "none"
         stages = ", ".join(f"{stage} {ms:.0f}" for stage, ms in result.stages_ms.items())
-        rows.append((result.label, str(result.num_voxels), str(result.num_outside_points), classes, stages))
+        rows.append((result.label, str(result.counts.voxels), str(result.counts.outside_points), classes, stages))
     if rows:
         boxes_of = f"boxes ≥ {_MIN_SHOWN_SCORE:g}"
         parts.append(format_table(("backend", "pillars", "points out of range", boxes_of, "milliseconds"), rows))

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from eval.verification import VerificationResult
     from models.spec import ModelSpec
+    from runtime.counts import VoxelCounts
     from runtime.pipeline import Pipeline
 
 __all__ = ["BackendResult", "Prediction", "PredictionRequest", "predict"]
@@ -77,7 +78,7 @@ class BackendResult:
         name, device, precision: The backend, where it ran, and what its network computes in.
         detections: By descending score.
         stages_ms: Stage -> milliseconds of the second of two runs.
-        num_voxels, num_dropped_voxels, num_outside_points: Of the preprocessing.
+        counts: Of the preprocessing.
     """
 
     name: str
@@ -85,9 +86,7 @@ class BackendResult:
     precision: str
     detections: Boxes3D
     stages_ms: Mapping[str, float]
-    num_voxels: int
-    num_dropped_voxels: int
-    num_outside_points: int
+    counts: VoxelCounts
 
     @property
     def label(self) -> str:
@@ -230,9 +229,7 @@ def _run(pipeline: Pipeline, precision: str, scan: Scan) -> BackendResult:
         precision,
         found.detections,
         {**found.stages_ms, "total": found.total_ms},
-        found.num_voxels,
-        found.num_dropped_voxels,
-        found.num_outside_points,
+        found.counts,
     )
 
 

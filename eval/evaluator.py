@@ -15,6 +15,7 @@ from eval.metrics.detection import NATIVE_ENGINE
 from eval.metrics.engine import PERCEPTION_EVAL_ENGINE, evaluate_with_engine
 from eval.perception_eval_adapter import perception_eval_version
 from eval.vehicle import VehicleFrames, VehicleRecorder, VehicleSettings, VehicleSummary
+from runtime.counts import VoxelCounts
 from runtime.decoders import TRAINING
 from runtime.latency import LatencyRecorder, LatencyStats
 from runtime.pipeline import Pipeline
@@ -54,6 +55,19 @@ class InputCounts:
     outside_points: int
     invalid_points: int
 
+    @classmethod
+    def of(cls, frames: Sequence[VoxelCounts]) -> InputCounts:
+        """Adds up at least one frame."""
+        total = sum(frames, VoxelCounts())
+        return cls(
+            mean_voxels=total.voxels / len(frames),
+            dropped_voxels=total.dropped_voxels,
+            frames_with_dropped_voxels=sum(counts.dropped_voxels > 0 for counts in frames),
+            dropped_points=total.dropped_points,
+            outside_points=total.outside_points,
+            invalid_points=total.invalid_points,
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class FrameRun:
@@ -66,7 +80,7 @@ class FrameRun:
         stages_ms: Stage -> milliseconds, in order.
         total_ms: Wall time of the frame.
         timed: Whether its latency counts.
-        inputs: Of this frame, the numbers of `InputCounts` in its order; pillars first.
+        counts: Of this frame.
         vehicle: Step of Autoware's decode -> boxes; empty where it was not asked for.
     """
 
@@ -76,7 +90,7 @@ class FrameRun:
     stages_ms: Mapping[str, float]
     total_ms: float
     timed: bool
-    inputs: tuple[int, ...]
+    counts: VoxelCounts
     vehicle: Mapping[str, Boxes3D] = field(default_factory=dict)
 
 
@@ -240,14 +254,6 @@ def run_frames(
             # A backend that ends with boxes runs again for its outputs; its latency stays its own.
             outputs = (inference if pipeline.keeps_outputs else Pipeline(spec, backend)(frame.points)).outputs
             decoded = recorder.decode(outputs)
-        inputs = (
-            inference.num_voxels,
-            inference.num_dropped_voxels,
-            int(inference.num_dropped_voxels > 0),
-            inference.num_dropped_points,
-            inference.num_outside_points,
-            inference.num_invalid_points,
-        )
         runs.append(
             FrameRun(
                 share[0] + len(runs) * share[1],
@@ -256,7 +262,7 @@ def run_frames(
                 inference.stages_ms,
                 inference.total_ms,
                 len(runs) >= inside,
-                inputs,
+                inference.counts,
                 decoded,
             )
         )
@@ -302,7 +308,6 @@ def summarize(
         )
 
     metrics, decode = score(results), pipeline.decoder.name
-    sums = [sum(column) for column in zip(*(run.inputs for run in runs), strict=True)]
     summary = EvaluationSummary(
         backend.name,
         backend.device,
@@ -312,7 +317,7 @@ def summarize(
         metrics,
         latency.summary(),
         tuple(round(value, 3) for value in latency.samples_ms()),
-        InputCounts(sums[0] / len(results), *sums[1:]),
+        InputCounts.of([run.counts for run in runs]),
         MachineInfo.current(),
         decode,
     )

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from models.spec import ModelSpec
     from runtime.backends.base import Backend
+    from runtime.counts import VoxelCounts
 
 __all__ = ["Inference", "Pipeline"]
 
@@ -31,22 +32,14 @@ class Inference:
             cloud without a point in the model's range, and where the pipeline does not keep them.
         stages_ms: Stage -> milliseconds, in order; names from `runtime.backends.base.STAGES`.
         total_ms: Wall time of the whole call.
-        num_voxels: Pillars that entered the network.
-        num_dropped_voxels: Pillars beyond `max_voxels`, left out.
-        num_dropped_points: Points in range for which no pillar had room.
-        num_outside_points: Points outside the model's range.
-        num_invalid_points: Points with a NaN or infinite value, left out.
+        counts: Pillars that entered the network, and what was left out.
     """
 
     detections: Boxes3D
     outputs: dict[str, NDArray[np.float32]]
     stages_ms: dict[str, float]
     total_ms: float
-    num_voxels: int
-    num_dropped_voxels: int
-    num_dropped_points: int
-    num_outside_points: int
-    num_invalid_points: int
+    counts: VoxelCounts
 
 
 class Pipeline:
@@ -91,17 +84,7 @@ class Pipeline:
         begin = time.perf_counter()
         if self._on_device:
             found = self.backend.detect(points)
-            return Inference(
-                found.boxes,
-                {},
-                found.stages_ms,
-                (time.perf_counter() - begin) * 1e3,
-                found.num_voxels,
-                found.num_dropped_voxels,
-                found.num_dropped_points,
-                found.num_outside_points,
-                found.num_invalid_points,
-            )
+            return Inference(found.boxes, {}, found.stages_ms, (time.perf_counter() - begin) * 1e3, found.counts)
         frame = preprocess(points, self.spec)
         stages = {"preprocess": (time.perf_counter() - begin) * 1e3}
         outputs: dict[str, NDArray[np.float32]] = {}
@@ -113,14 +96,4 @@ class Pipeline:
         detections = self.decoder(outputs, self.spec)
         end = time.perf_counter()
         stages["decode"] = (end - decoding) * 1e3
-        return Inference(
-            detections,
-            outputs,
-            stages,
-            (end - begin) * 1e3,
-            len(frame),
-            frame.num_dropped_voxels,
-            frame.num_dropped_points,
-            frame.num_outside_points,
-            frame.num_invalid_points,
-        )
+        return Inference(detections, outputs, stages, (end - begin) * 1e3, frame.counts)

@@ -7,69 +7,20 @@ the same sequence of float32 operations, so that every device gives the same bit
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from base.errors import DataError
+from runtime.counts import VoxelCounts
+from runtime.voxels import SUM_LANES, EncoderInput, Voxels, grid_float32, pillar_centers_float32
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from models.spec import ModelSpec
 
-__all__ = ["EncoderInput", "Voxels", "decorate", "preprocess", "voxelize"]
-
-# torch adds up a strided axis on a CPU in four interleaved partial sums; the cluster mean keeps that order.
-SUM_LANES = 4
-
-
-@dataclass(frozen=True, eq=False)
-class Voxels:
-    """Points sorted into pillars; numpy arrays, or torch tensors on the device of the points.
-
-    Attributes:
-        points: (M, P, C) float32, rows beyond `num_points` are zero.
-        num_points: (M,) int32 points kept in each pillar, 1 to P.
-        coords: (M, 3) int32 cell of each pillar as [z, y, x]; pillars are in the order of their first points.
-        num_dropped_voxels: Pillars beyond the model's `max_voxels`, those whose first point came last.
-        num_dropped_points: Points inside the range that no pillar had room for, dropped pillars' points included.
-        num_outside_points: Points outside the model's point cloud range.
-        num_invalid_points: Points with a NaN or infinite value in any column.
-    """
-
-    points: Any
-    num_points: Any
-    coords: Any
-    num_dropped_voxels: int = 0
-    num_dropped_points: int = 0
-    num_outside_points: int = 0
-    num_invalid_points: int = 0
-
-    def __len__(self) -> int:
-        return len(self.coords)
-
-
-@dataclass(frozen=True, eq=False)
-class EncoderInput:
-    """What a backend needs of one frame, and what was left out of it.
-
-    Attributes:
-        features: (M, P, F) float32, the encoder's input.
-        coords: (M, 3) int32 [z, y, x].
-        num_dropped_voxels, num_dropped_points, num_outside_points, num_invalid_points: as in `Voxels`.
-    """
-
-    features: Any
-    coords: Any
-    num_dropped_voxels: int = 0
-    num_dropped_points: int = 0
-    num_outside_points: int = 0
-    num_invalid_points: int = 0
-
-    def __len__(self) -> int:
-        return len(self.coords)
+__all__ = ["decorate", "preprocess", "voxelize"]
 
 
 def voxelize(points: Any, spec: ModelSpec) -> Voxels:
@@ -107,17 +58,14 @@ def voxelize(points: Any, spec: ModelSpec) -> Voxels:
         inside &= (position >= 0) & (position < grid[axis])
         cell = cell * grid[axis] + np.where(inside, position, 0).astype(np.int64)
     kept = np.flatnonzero(inside)
-    counts = {
-        "num_invalid_points": num_input - len(points),
-        "num_outside_points": len(points) - len(kept),
-    }
+    invalid, outside = num_input - len(points), len(points) - len(kept)
     limit = spec.max_points_per_voxel
     if len(kept) == 0:
         return Voxels(
             np.zeros((0, limit, points.shape[1]), np.float32),
             np.zeros(0, np.int32),
             np.zeros((0, 3), np.int32),
-            **counts,
+            VoxelCounts(outside_points=outside, invalid_points=invalid),
         )
 
     # One sort of unique keys groups the points by cell and keeps the input order inside each group.
@@ -147,9 +95,13 @@ def voxelize(points: Any, spec: ModelSpec) -> Voxels:
         voxels,
         np.minimum(group_sizes[chosen], limit).astype(np.int32),
         _coords(sorted_cell[starts[chosen]], grid),
-        num_dropped_voxels=len(starts) - num_voxels,
-        num_dropped_points=len(key) - int(np.count_nonzero(fits)),
-        **counts,
+        VoxelCounts(
+            voxels=num_voxels,
+            dropped_voxels=len(starts) - num_voxels,
+            dropped_points=len(key) - int(np.count_nonzero(fits)),
+            outside_points=outside,
+            invalid_points=invalid,
+        ),
     )
 
 
@@ -185,31 +137,7 @@ def decorate(voxels: Voxels, spec: ModelSpec) -> Any:
 def preprocess(points: Any, spec: ModelSpec) -> EncoderInput:
     """`voxelize` and `decorate` in one step; arguments and errors as there."""
     voxels = voxelize(points, spec)
-    return EncoderInput(
-        decorate(voxels, spec),
-        voxels.coords,
-        voxels.num_dropped_voxels,
-        voxels.num_dropped_points,
-        voxels.num_outside_points,
-        voxels.num_invalid_points,
-    )
-
-
-def grid_float32(spec: ModelSpec) -> tuple[NDArray[np.float32], NDArray[np.float32], tuple[int, int, int]]:
-    """Lower limits, cell sizes (float32, x y z) and cells along x, y, z as mmcv derives them."""
-    limits = np.asarray(spec.point_cloud_range, np.float32)
-    size = np.asarray(spec.voxel_size, np.float32)
-    nx, ny, nz = (int(n) for n in np.round((limits[3:] - limits[:3]) / size))
-    return limits[:3], size, (nx, ny, nz)
-
-
-def pillar_centers_float32(spec: ModelSpec) -> list[tuple[np.float32, np.float32]]:
-    """For x, y, (z): scale and offset from a cell index to the cell's centre, rounded to float32 where torch does."""
-    # mmdet3d computes the offset in double precision; each is rounded when it meets a float32 tensor.
-    return [
-        (np.float32(spec.voxel_size[axis]), np.float32(spec.voxel_size[axis] / 2 + spec.point_cloud_range[axis]))
-        for axis in range(spec.voxel_center_dims)
-    ]
+    return EncoderInput(decorate(voxels, spec), voxels.coords, voxels.counts)
 
 
 def _lane_sum(points: NDArray[np.float32], rows: int) -> NDArray[np.float32]:

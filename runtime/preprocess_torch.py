@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from runtime.preprocess import SUM_LANES, Voxels, grid_float32, pillar_centers_float32
+from runtime.counts import VoxelCounts
+from runtime.voxels import SUM_LANES, Voxels, grid_float32, pillar_centers_float32
 
 if TYPE_CHECKING:
     from models.spec import ModelSpec
@@ -40,8 +41,7 @@ def voxelize_torch(points: torch.Tensor, spec: ModelSpec) -> Voxels:
             points.new_zeros((0, limit, points.shape[1])),
             torch.zeros(0, dtype=torch.int32, device=device),
             torch.zeros((0, 3), dtype=torch.int32, device=device),
-            num_outside_points=outside,
-            num_invalid_points=invalid,
+            VoxelCounts(outside_points=outside, invalid_points=invalid),
         )
 
     shift = len(kept).bit_length()
@@ -71,10 +71,13 @@ def voxelize_torch(points: torch.Tensor, spec: ModelSpec) -> Voxels:
         voxels,
         torch.clamp((ends - starts)[chosen], max=limit).to(torch.int32),
         coords.to(torch.int32),
-        num_dropped_voxels=len(starts) - num_voxels,
-        num_dropped_points=len(key) - int(fits.sum()),
-        num_outside_points=outside,
-        num_invalid_points=invalid,
+        VoxelCounts(
+            voxels=num_voxels,
+            dropped_voxels=len(starts) - num_voxels,
+            dropped_points=len(key) - int(fits.sum()),
+            outside_points=outside,
+            invalid_points=invalid,
+        ),
     )
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from base.boxes import Boxes3D
     from models.spec import ComponentSpec, ModelSpec, TensorSpec
+    from runtime.counts import VoxelCounts
 
 __all__ = ["STAGES", "Backend", "BackendOutput", "PointDetections", "device_index"]
 
@@ -47,17 +48,12 @@ class PointDetections:
     Attributes:
         boxes: By descending score.
         stages_ms: Stage -> milliseconds, names and order of `STAGES`.
-        num_voxels, num_dropped_voxels, num_dropped_points, num_outside_points, num_invalid_points: As
-            `runtime.pipeline.Inference` has them.
+        counts: Pillars that entered the network, and what was left out.
     """
 
     boxes: Boxes3D
     stages_ms: dict[str, float]
-    num_voxels: int
-    num_dropped_voxels: int
-    num_dropped_points: int
-    num_outside_points: int
-    num_invalid_points: int
+    counts: VoxelCounts
 
 
 class Backend(ABC):

@@ -90,7 +90,7 @@ class CudaBackend(Backend):
         """
         self._check_open()
         result = self._frame.detect(points)
-        return PointDetections(result.boxes, result.stages_ms, **result.counters)
+        return PointDetections(result.boxes, result.stages_ms, result.counts)
 
     def _infer(self, features: NDArray[np.float32], coords: NDArray[np.int32]) -> BackendOutput:
         stages = self._run_points(features)
@@ -110,7 +110,7 @@ class CudaBackend(Backend):
         real = features.any(axis=2)
         points = np.ascontiguousarray(features[real][:, : self.spec.point_features])
         result = self._frame.detect(points)
-        found = result.counters["num_voxels"]
+        found = result.counts.voxels
         if found != len(features):
             raise DataError(
                 f"Backend 'cuda' found {found} pillars in the points of {len(features)}: the features are not those of "

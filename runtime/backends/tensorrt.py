@@ -119,7 +119,7 @@ class TensorRTBackend(Backend):
             self._chain.clear_canvas()
             self._canvas_is_foreign = False
         result = self._frame.detect(points)
-        return PointDetections(result.boxes, result.stages_ms, **result.counters)
+        return PointDetections(result.boxes, result.stages_ms, result.counts)
 
     def _run(self, component: str, inputs: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
         assert self._chain is not None

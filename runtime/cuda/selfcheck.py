@@ -154,7 +154,7 @@ def _check_torch_preprocess(device: CudaDevice) -> str:
     for name in ("points", "num_points", "coords"):
         _equal(getattr(on_cpu, name), getattr(on_gpu, name).cpu().numpy())
     _equal(decorate(on_cpu, spec), decorate(on_gpu, spec).cpu().numpy())
-    return f"{len(on_cpu)} pillars, features bit-equal, {on_cpu.num_dropped_voxels} dropped"
+    return f"{len(on_cpu)} pillars, features bit-equal, {on_cpu.counts.dropped_voxels} dropped"
 
 
 def _check_torch_scatter(device: CudaDevice) -> str:

@@ -9,19 +9,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from base.errors import ConfigError
+from runtime.counts import VoxelCounts
 from runtime.cuda.device import pointers
 from runtime.cuda_engine.macros import kernel_source
-from runtime.preprocess import grid_float32, pillar_centers_float32
+from runtime.voxels import grid_float32, pillar_centers_float32
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from models.spec import ModelSpec
     from runtime.cuda.device import CudaDevice
     from runtime.cuda_engine.cloud_memory import CloudMemory
     from runtime.cuda_engine.pillar_weights import PillarWeights
 
-__all__ = ["COUNTERS", "CanvasMemory", "PillarEncoderKernels"]
+__all__ = ["CanvasMemory", "PillarEncoderKernels"]
 
-COUNTERS = ("num_voxels", "num_dropped_voxels", "num_dropped_points", "num_outside_points", "num_invalid_points")
 _FILES = ("intrinsics.cuh", "overlap.cuh", "pillars.cu", "pfn.cu")
 _KERNELS = ("pillars_assign", "pillars_rank", "pillars_group", "pillars_encode")
 # As in kernels/pillars.cu.
@@ -60,7 +62,7 @@ class PillarEncoderKernels:
     canvas is cleared where the last frame wrote; nothing else may write to it.
 
     Attributes:
-        counters: Address of five int32, named by `COUNTERS`, with `runtime.preprocess.Voxels`' meaning.
+        counters: Address of int32, the fields of `VoxelCounts` in order.
         pillars: Address of (max_voxels, 4) int32 [cell, ., points before the limit, y << 16 | x]; a cell is y * W + x.
         features: Address of (max_voxels, C) float32 pillar features before quantization, or 0.
     """
@@ -94,7 +96,7 @@ class PillarEncoderKernels:
         self._assign, self._rank, self._group, self._encode = (kernels[name] for name in _KERNELS)
         nx, ny = spec.grid_size
         tiles = -(-capacity // (_RANK_THREADS * _RANK_ITEMS))
-        self.counters = device.allocate(len(COUNTERS) * 4)
+        self.counters = device.allocate(len(VoxelCounts.names()) * 4)
         self.pillars = device.allocate(spec.max_voxels * 16)
         self.features = device.allocate(spec.max_voxels * spec.encoder_channels * 4) if keep_features else 0
         self._state = device.allocate(nx * ny * 8)
@@ -134,12 +136,25 @@ class PillarEncoderKernels:
         ends = [*pointers(*encoded), plane, ctypes.c_void_p(self.features)]
         device.launch(self._encode, blocks, _ENCODE_THREADS, ends, stream, overlap=overlap)
 
-    def download_counters(self, stream: int) -> dict[str, int]:
-        """The counters of the last frame by name; waits for the stream."""
-        values = np.zeros(len(COUNTERS), np.int32)
-        self._device.download(values, self.counters, stream)
+    def new_host_counts(self) -> NDArray[np.int32]:
+        """Page-locked memory for the counters of one frame."""
+        return self._device.allocate_pinned((len(VoxelCounts.names()),), np.int32)
+
+    def enqueue_counts(self, host: NDArray[np.int32], stream: int) -> None:
+        """Puts the copy of the counters to `new_host_counts`' memory on the stream; may be captured."""
+        self._device.download(host, self.counters, stream)
+
+    @staticmethod
+    def counts(host: NDArray[np.int32]) -> VoxelCounts:
+        """What `enqueue_counts` brought; the stream must have come past it."""
+        return VoxelCounts(**dict(zip(VoxelCounts.names(), map(int, host), strict=True)))
+
+    def download_counts(self, stream: int) -> VoxelCounts:
+        """The counters of the last frame; waits for the stream."""
+        values: NDArray[np.int32] = np.zeros(len(VoxelCounts.names()), np.int32)
+        self.enqueue_counts(values, stream)
         self._device.synchronize(stream)
-        return dict(zip(COUNTERS, map(int, values), strict=True))
+        return self.counts(values)
 
 
 def _encode_blocks(spec: ModelSpec) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 from base.boxes import Boxes3D
 from runtime.cuda_engine.cloud_memory import CloudMemory
 from runtime.cuda_engine.detections import DetectionKernels
-from runtime.cuda_engine.pillars import COUNTERS, CanvasMemory, PillarEncoderKernels
+from runtime.cuda_engine.pillars import CanvasMemory, PillarEncoderKernels
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from models.spec import ModelSpec
+    from runtime.counts import VoxelCounts
     from runtime.cuda.device import CudaDevice
     from runtime.cuda_engine.pillar_weights import PillarWeights
 
@@ -52,22 +53,29 @@ class FrameResult:
 
     Attributes:
         boxes: By descending score; none where no point lay in range.
-        counters: Of the voxelization, by the names of `pillars.COUNTERS`.
+        counts: Of the voxelization.
         stages_ms: Stage -> milliseconds on the device: "h2d", "voxel_encoder" (with voxelization and scatter),
             "backbone_neck_head", "decode" (with the copy of the boxes back).
     """
 
     boxes: Boxes3D
-    counters: dict[str, int]
+    counts: VoxelCounts
     stages_ms: dict[str, float]
 
 
 class _Slot:
     """Memory and marks of one frame in flight: the cloud on both sides, the result on the host."""
 
-    def __init__(self, device: CudaDevice, spec: ModelSpec, capacity: int, host_result: NDArray[np.uint8]) -> None:
+    def __init__(
+        self,
+        device: CudaDevice,
+        spec: ModelSpec,
+        capacity: int,
+        host_counts: NDArray[np.int32],
+        host_result: NDArray[np.uint8],
+    ) -> None:
         self.cloud = CloudMemory(device, spec, capacity)
-        self.host_counters = device.allocate_pinned((len(COUNTERS),), np.int32)
+        self.host_counts = host_counts
         self.host_result = host_result
         self.copy_begins, self.copied, self.done = (device.create_event() for _ in range(3))
         self.marks = [device.create_event() for _ in range(len(_STAGES) + 1)]
@@ -121,7 +129,9 @@ class PointsFrame:
             device, spec, weights, canvas, capacity=capacity, keep_features=keep_features
         )
         self.detections = DetectionKernels(device, spec)
-        self._slots = [_Slot(device, spec, capacity, self.detections.new_host()) for _ in range(2)]
+        self._slots = [
+            _Slot(device, spec, capacity, self.pillars.new_host_counts(), self.detections.new_host()) for _ in range(2)
+        ]
         self.is_captured = self._capture(needs_graph)
 
     @property
@@ -202,10 +212,10 @@ class PointsFrame:
         times = {"h2d": device.elapsed_ms(slot.copy_begins, slot.copied)}
         for name, before, after in zip(_STAGES, slot.marks, slot.marks[1:], strict=False):
             times[name] = device.elapsed_ms(before, after)
-        counters = dict(zip(COUNTERS, map(int, slot.host_counters), strict=True))
+        counts = self.pillars.counts(slot.host_counts)
         # As everywhere (`runtime.pipeline`): what a network makes of an empty canvas is nothing that was seen.
-        boxes = self.detections.result(slot.host_result) if counters["num_voxels"] else Boxes3D.empty()
-        return FrameResult(boxes, counters, times)
+        boxes = self.detections.result(slot.host_result) if counts.voxels else Boxes3D.empty()
+        return FrameResult(boxes, counts, times)
 
     def _enqueue(self, slot: _Slot, *, in_graph: bool) -> None:
         device, stream, pillars = self._device, self._stream, self.pillars
@@ -217,5 +227,5 @@ class PointsFrame:
         device.record(next(marks), stream, in_graph=in_graph)
         self.detections.enqueue(self._network.outputs, stream)
         self.detections.enqueue_download(stream, slot.host_result)
-        device.download(slot.host_counters, pillars.counters, stream)
+        pillars.enqueue_counts(slot.host_counts, stream)
         device.record(next(marks), stream, in_graph=in_graph)

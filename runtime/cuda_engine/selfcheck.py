@@ -13,15 +13,15 @@ from collections.abc import Callable
 
 from base.errors import BackendUnavailable, MissingDependencyError
 from runtime.cuda.device import CudaDevice, CudaError
-from runtime.cuda_engine.dense_checks import check_dense_frames, check_large_dense_frame
-from runtime.cuda_engine.detection_checks import check_large_maps, check_random_maps, check_special_maps
-from runtime.cuda_engine.frame_checks import (
+from runtime.cuda_engine.checks.dense_checks import check_dense_frames, check_large_dense_frame
+from runtime.cuda_engine.checks.detection_checks import check_large_maps, check_random_maps, check_special_maps
+from runtime.cuda_engine.checks.frame_checks import (
     check_large_frame,
     check_layers,
     check_random_frames,
     check_special_frames,
 )
-from runtime.cuda_engine.pillar_checks import check_large_cloud, check_random_clouds, check_special_clouds
+from runtime.cuda_engine.checks.pillar_checks import check_large_cloud, check_random_clouds, check_special_clouds
 
 __all__ = ["CHECKS", "main"]
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 from base.files import user_path, write_json
 from base.progress import progress
 from runtime.cuda.device import CudaDevice
+from runtime.cuda_engine.checks.random_plans import Architecture, random_plan
 from runtime.cuda_engine.network import HEADS, DeviceNetwork
 from runtime.cuda_engine.plan import MAP_TYPES
-from runtime.cuda_engine.random_plans import Architecture, random_plan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -19,9 +19,9 @@ from benchmarks.gpu_peers import PeerInputs, exact_outputs, half_channels_last, 
 from benchmarks.gpu_tables import report
 from benchmarks.gpu_timing import Contender, EventClock, interleave, ratio
 from quant.roofline import DEVICES, conv_layers
+from runtime.cuda_engine.checks.random_plans import Architecture, random_plan
+from runtime.cuda_engine.checks.reference import store
 from runtime.cuda_engine.plan import PlanMap
-from runtime.cuda_engine.random_plans import Architecture, random_plan
-from runtime.cuda_engine.reference import store
 from tests.benchmarks.pretend_gpu import PretendDevice, PretendNetwork
 
 # A network whose head maps have the size of those of the small model below, 40 x 40.

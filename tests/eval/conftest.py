@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from base.boxes import Boxes3D
 from models.spec import PILLAR_FEATURES, HeadSpec, ModelSpec
+from runtime.counts import VoxelCounts
 from runtime.decoders import TRAINING_DECODER
 from runtime.pipeline import Inference
 
@@ -72,7 +73,7 @@ class FakePipeline:
     def __call__(self, points: NDArray[Any]) -> Inference:
         self.calls += 1
         if not len(points):
-            return Inference(Boxes3D.empty(), {}, {"preprocess": 1.0, "decode": 1.0}, 2.0, 0, 0, 0, 0, 0)
+            return Inference(Boxes3D.empty(), {}, {"preprocess": 1.0, "decode": 1.0}, 2.0, VoxelCounts())
         outputs = {
             head.name: self.tensor(head.name, len(points), (1, head.channels, 40, 40)) for head in self.spec.heads
         }
@@ -80,7 +81,7 @@ class FakePipeline:
         box = np.array([[points[0, 0] + self.shift_m, points[0, 1], 0, 4, 2, 1.5, 0.3, 1, 0]])
         found = Boxes3D(box.astype(np.float32), np.array([0.8], np.float32), np.array([0]))
         stages = {"preprocess": 1.0, "voxel_encoder": 2.0, "decode": float(self.calls)}
-        return Inference(found, outputs, stages, 3.0 + self.calls, 7, self.calls % 2, 3, 2, 1)
+        return Inference(found, outputs, stages, 3.0 + self.calls, VoxelCounts(7, self.calls % 2, 3, 2, 1))
 
 
 def make_frames(count: int = 4) -> list[FakeFrame]:

@@ -11,10 +11,10 @@ import pytest
 from base.errors import ConfigError
 from models.spec import ModelSpec
 from runtime.cuda.device import CudaDevice
-from runtime.cuda_engine.agreement import compare_layers
+from runtime.cuda_engine.checks.agreement import compare_layers
+from runtime.cuda_engine.checks.random_plans import Architecture, random_plan
 from runtime.cuda_engine.network import HEADS, DeviceNetwork
 from runtime.cuda_engine.plan import FusedConv, NetworkPlan, PlanMap
-from runtime.cuda_engine.random_plans import Architecture, random_plan
 from runtime.cuda_engine.sources import ARCHITECTURE, conv_source, heads_source
 from runtime.cuda_engine.tiling import ConvTiling, conv_signature, conv_tilings
 from tests.runtime.fake_engine import FakeDevice

@@ -11,10 +11,10 @@ import pytest
 
 from base.errors import DataError
 from models.spec import ModelSpec
-from runtime.cuda_engine import reference
+from runtime.cuda_engine.checks import reference
+from runtime.cuda_engine.checks.reference import run_heads, run_layer, run_plan, store
 from runtime.cuda_engine.from_onnx import plan_from_onnx
 from runtime.cuda_engine.plan import FusedConv, HeadsLayer, NetworkPlan, PlanMap
-from runtime.cuda_engine.reference import run_heads, run_layer, run_plan, store
 from tests.runtime.qdq_graphs import canvas, graph_spec, run_with_codes, small_graph
 
 HEAD = "pts_backbone_neck_head"

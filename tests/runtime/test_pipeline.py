@@ -96,15 +96,15 @@ def test_an_empty_cloud_has_no_detections(
     assert len(result.detections) == 0
     assert result.outputs == {}
     assert list(result.stages_ms) == ["preprocess", "decode"]
-    assert result.num_invalid_points == len(points)
+    assert result.counts.invalid_points == len(points)
 
 
 def test_more_pillars_than_the_model_takes_are_counted(components: dict[str, Any]) -> None:
     spec = small_spec(max_voxels=100)
     with open_backend("pytorch", spec=spec, components=components) as backend:
         result = Pipeline(spec, backend)(cloud(0, 5000))
-    assert result.num_voxels == 100
-    assert result.num_dropped_voxels > 100
+    assert result.counts.voxels == 100
+    assert result.counts.dropped_voxels > 100
 
 
 def test_wrong_calls_are_refused_by_name(components: dict[str, Any], onnx_dir: Path, spec: ModelSpec) -> None:

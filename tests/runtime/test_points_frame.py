@@ -11,9 +11,9 @@ import pytest
 
 from base.errors import DataError
 from runtime.cuda.scatter import ScatterKernel
-from runtime.cuda_engine.dense_checks import CanvasAsHeads, check_dense_frames
+from runtime.cuda_engine.checks.cases import clumped_cloud, engine_spec, random_weights
+from runtime.cuda_engine.checks.dense_checks import CanvasAsHeads, check_dense_frames
 from runtime.cuda_engine.detections import DetectionKernels
-from runtime.cuda_engine.pillar_checks import clumped_cloud, engine_spec, random_weights
 from runtime.cuda_engine.pillars import CanvasMemory, PillarEncoderKernels
 from runtime.cuda_engine.points_frame import PointsFrame
 from tests.runtime.emulated_device import EmulatedDevice

@@ -90,8 +90,7 @@ def test_torch_gives_the_same_bits_as_numpy(changes: dict[str, Any], count: int)
     on_numpy, on_torch = voxelize(points, spec), voxelize(torch.from_numpy(points), spec)
     for name in ("points", "num_points", "coords"):
         np.testing.assert_array_equal(getattr(on_numpy, name), getattr(on_torch, name).numpy(), strict=True)
-    for name in ("num_dropped_voxels", "num_dropped_points", "num_outside_points", "num_invalid_points"):
-        assert getattr(on_numpy, name) == getattr(on_torch, name)
+    assert on_numpy.counts == on_torch.counts
     np.testing.assert_array_equal(decorate(on_numpy, spec), decorate(on_torch, spec).numpy(), strict=True)
 
 
@@ -119,9 +118,10 @@ def test_any_cloud_matches_the_sequential_definition(
     for row, indices in zip(voxels.points, members, strict=True):
         np.testing.assert_array_equal(row[: len(indices)], points[indices])
         assert not row[len(indices) :].any()
-    assert voxels.num_dropped_voxels == dropped
+    counts = voxels.counts
+    assert (counts.voxels, counts.dropped_voxels) == (len(cells), dropped)
     kept = int(voxels.num_points.sum())
-    left_out = voxels.num_dropped_points + voxels.num_outside_points + voxels.num_invalid_points
+    left_out = counts.dropped_points + counts.outside_points + counts.invalid_points
     assert kept + left_out == count
 
 
@@ -146,7 +146,7 @@ def test_a_cloud_without_a_usable_point_gives_no_pillars(points: NDArray[np.floa
         result = preprocess(given_points, spec)
         assert result.features.shape == spec.encoder_shape(0)
         assert result.coords.shape == (0, 3)
-        assert result.num_invalid_points + result.num_outside_points == len(points)
+        assert result.counts.invalid_points + result.counts.outside_points == len(points)
 
 
 def test_wrong_points_are_refused_by_name(spec: ModelSpec) -> None:

@@ -75,14 +75,13 @@ def check_frame(bench: PointsBench, backend: Any, points: Any) -> None:
     canvas = bench.canvas()
     np.testing.assert_allclose(canvas, bench.expected_canvas(points), rtol=1e-5, atol=2e-6)
     outputs = dict(zip([head.name for head in bench.spec.heads], bench.detect(canvas), strict=True))
-    wanted = decode(outputs, bench.spec) if result.num_voxels else Boxes3D.empty()
+    wanted = decode(outputs, bench.spec) if result.counts.voxels else Boxes3D.empty()
     np.testing.assert_array_equal(result.boxes.labels, wanted.labels)
     np.testing.assert_allclose(result.boxes.boxes, wanted.boxes, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(result.boxes.scores, wanted.scores, rtol=1e-6)
     frame = preprocess(points, bench.spec)
-    assert result.num_voxels == len(frame)
-    names = ("num_dropped_voxels", "num_dropped_points", "num_outside_points", "num_invalid_points")
-    assert [getattr(result, name) for name in names] == [getattr(frame, name) for name in names]
+    assert result.counts.voxels == len(frame)
+    assert result.counts == frame.counts
 
 
 def broken_cloud() -> Any:
@@ -169,7 +168,7 @@ def test_pillars_and_points_take_turns_on_one_canvas(bench: PointsBench) -> None
             bench.device.calls.clear()
             found = from_points(points)
             assert bench.device.kinds().count("zero") == 1
-            assert found.num_voxels == wanted.num_voxels
+            assert found.counts == wanted.counts
             # Where the float32 sums of both encoders differ in the last place.
             np.testing.assert_allclose(found.detections.scores, wanted.detections.scores, rtol=1e-4)
             check_frame(bench, backend, cloud(seed + 10, 300))

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from runtime.cuda_engine.frame_agreement import expect_host_boxes, expect_same_with_overlap
-from runtime.cuda_engine.pillar_checks import engine_spec, hard_clouds, large_cloud, random_weights
-from runtime.cuda_engine.pillars import COUNTERS, CanvasMemory
+from runtime.cuda_engine.checks.cases import engine_spec, hard_clouds, large_cloud, random_weights
+from runtime.cuda_engine.checks.frame_agreement import expect_host_boxes, expect_same_with_overlap
+from runtime.cuda_engine.pillars import CanvasMemory
 from runtime.cuda_engine.points_frame import FrameResult, PointsFrame
 from runtime.preprocess import decorate, voxelize
 from runtime.scatter import scatter
@@ -83,9 +83,8 @@ class _Bench:
         spec = self.spec
         result = self.frame.detect(cloud)
         voxels = voxelize(cloud, spec)
-        counters = {"num_voxels": len(voxels), **{field: int(getattr(voxels, field)) for field in COUNTERS[1:]}}
-        if result.counters != counters:
-            raise AssertionError(f"{name}: counters are {result.counters}, not {counters}")
+        if result.counts != voxels.counts:
+            raise AssertionError(f"{name}: {result.counts}, not {voxels.counts}")
         wanted: NDArray[np.float32] = np.zeros((0, spec.encoder_channels), np.float32)
         if len(voxels):
             wanted = self._weights.apply(decorate(voxels, spec))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from runtime.cuda_engine.reference import run_heads, run_layer
+from runtime.cuda_engine.checks.reference import run_heads, run_layer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -24,7 +24,7 @@ def expect_host_boxes(
     result: FrameResult, outputs: Mapping[str, NDArray[np.float32]], spec: ModelSpec, where: str
 ) -> None:
     """Raises AssertionError unless a frame's boxes are those that the host decodes of its outputs."""
-    expect_boxes(result.boxes, decode(outputs, spec) if result.counters["num_voxels"] else Boxes3D.empty(), where)
+    expect_boxes(result.boxes, decode(outputs, spec) if result.counts.voxels else Boxes3D.empty(), where)
 
 
 def expect_same_with_overlap(
@@ -33,8 +33,8 @@ def expect_same_with_overlap(
     """Raises AssertionError unless the clouds, one after the other, give what each gave alone."""
     for index, (again, first) in enumerate(zip(frame.detect_all(clouds), alone, strict=True)):
         where = f"frame {index} with overlapping copies"
-        if again.counters != first.counters:
-            raise AssertionError(f"{where} counts {again.counters}, not {first.counters}")
+        if again.counts != first.counts:
+            raise AssertionError(f"{where} has {again.counts}, not {first.counts}")
         expect_boxes(again.boxes, first.boxes, where)
 
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from runtime.cuda_engine.checks.cases import engine_spec
+from runtime.cuda_engine.checks.timing import replay_time_us
 from runtime.cuda_engine.detections import DetectionKernels
-from runtime.cuda_engine.pillar_checks import engine_spec
-from runtime.cuda_engine.timing import replay_time_us
 from runtime.decode import decode, sigmoid
 
 if TYPE_CHECKING:

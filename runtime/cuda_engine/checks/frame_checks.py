@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from runtime.cuda_engine.agreement import compare_layers
+from runtime.cuda_engine.checks.agreement import compare_layers
+from runtime.cuda_engine.checks.cases import clumped_cloud, engine_spec, hard_clouds, large_cloud, random_weights
+from runtime.cuda_engine.checks.frame_agreement import expect_host_boxes, expect_same_with_overlap
+from runtime.cuda_engine.checks.random_plans import Architecture, random_plan
+from runtime.cuda_engine.checks.timing import replay_time_us
 from runtime.cuda_engine.frame import DeviceFrame, FrameResult
-from runtime.cuda_engine.frame_agreement import expect_host_boxes, expect_same_with_overlap
 from runtime.cuda_engine.network import DeviceNetwork
-from runtime.cuda_engine.pillar_checks import clumped_cloud, engine_spec, hard_clouds, large_cloud, random_weights
 from runtime.cuda_engine.plan import MAP_TYPES, MapType
-from runtime.cuda_engine.random_plans import Architecture, random_plan
-from runtime.cuda_engine.timing import replay_time_us
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

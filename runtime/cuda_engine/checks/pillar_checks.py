@@ -7,126 +7,24 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from models.spec import HeadSpec, ModelSpec
+from runtime.cuda_engine.checks.cases import clumped_cloud, engine_spec, hard_clouds, large_cloud, random_weights
+from runtime.cuda_engine.checks.timing import replay_time_us
 from runtime.cuda_engine.cloud_memory import CloudMemory
-from runtime.cuda_engine.pillar_weights import PillarWeights
-from runtime.cuda_engine.pillars import COUNTERS, CanvasMemory, PillarEncoderKernels
-from runtime.cuda_engine.timing import replay_time_us
+from runtime.cuda_engine.pillars import CanvasMemory, PillarEncoderKernels
 from runtime.preprocess import decorate, voxelize
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from numpy.typing import NDArray
 
+    from models.spec import ModelSpec
     from runtime.cuda.device import CudaDevice
+    from runtime.cuda_engine.pillar_weights import PillarWeights
 
-__all__ = [
-    "PillarBench",
-    "check_large_cloud",
-    "check_random_clouds",
-    "check_special_clouds",
-    "engine_spec",
-    "hard_clouds",
-]
+__all__ = ["PillarBench", "check_large_cloud", "check_random_clouds", "check_special_clouds"]
 
-_HEADS = {"heatmap": 5, "reg": 2, "height": 1, "dim": 3, "rot": 2, "vel": 2}
 # Where sums are taken in another order, float32 results differ by this share of the largest, float16 ones by steps.
 _FLOAT32_SHARE, _FLOAT16_SHARE = 2e-6, 4e-3
 _EQUAL_CODES = 0.999
-
-
-def engine_spec(cells: int, **changes: object) -> ModelSpec:
-    """A square model of that many cells along each side, 0.32 m each, with the released models' other numbers."""
-    half = cells * 0.16
-    values: dict[str, object] = {
-        "name": f"check{cells}",
-        "class_names": ("car", "truck", "bus", "bicycle", "pedestrian"),
-        "point_cloud_range": (-half, -half, -3.0, half, half, 5.0),
-        "voxel_size": (0.32, 0.32, 8.0),
-        "max_points_per_voxel": 32,
-        "max_voxels": 64000,
-        "point_features": 5,
-        "voxel_center_dims": 3,
-        "encoder_channels": 32,
-        "out_size_factor": 1,
-        "heads": tuple(HeadSpec(name, channels) for name, channels in _HEADS.items()),
-        "norm_bbox": True,
-        "score_threshold": 0.1,
-        "max_detections_before_nms": 500,
-        "post_center_range": (-half, -half, -10.0, half, half, 10.0),
-        "nms_type": "circle",
-        "nms_min_radius_m2": 1.0,
-        "post_max_size": 100,
-    }
-    return ModelSpec(**(values | changes))  # type: ignore[arg-type]
-
-
-def random_weights(spec: ModelSpec, hidden: int, *, float16: bool = False, seed: int = 0) -> PillarWeights:
-    """Weights whose results are of the size of a trained encoder's."""
-    rng = np.random.default_rng(seed)
-    shapes = (
-        (spec.encoder_in_features, hidden),
-        (hidden,),
-        (2 * hidden, spec.encoder_channels),
-        (spec.encoder_channels,),
-    )
-    parts = [rng.normal(0, 0.3, shape).astype(np.float32) for shape in shapes]
-    parts[0][:2] *= 0.05  # absolute positions matter little
-    if float16:
-        parts = [part.astype(np.float16).astype(np.float32) for part in parts]
-    return PillarWeights(parts[0], parts[1], parts[2], parts[3], float16)
-
-
-def large_cloud(spec: ModelSpec, count: int = 200_000, seed: int = 0) -> NDArray[np.float32]:
-    """Dense close to the vehicle, thin far away, in random order: more pillars than the model keeps, the worst case."""
-    rng = np.random.default_rng(seed)
-    reach = spec.point_cloud_range[3]
-    radius = reach * 1.1 * rng.uniform(0, 1, count) ** 0.75
-    angle = rng.uniform(-np.pi, np.pi, count)
-    z = rng.normal(-0.5, 1.0, count)
-    xyz = np.stack([radius * np.cos(angle), radius * np.sin(angle), z], axis=1)
-    rest = rng.uniform(0, 1, (count, spec.point_features - 3))
-    return np.concatenate([xyz, rest], axis=1, dtype=np.float32)
-
-
-def clumped_cloud(spec: ModelSpec, count: int, seed: int) -> NDArray[np.float32]:
-    """Clumps of points, some beyond the range, a few not finite."""
-    rng = np.random.default_rng(seed)
-    reach = np.asarray(spec.point_cloud_range[3:]) * 1.1
-    centers = rng.uniform(-reach, reach, (max(count // 12, 1), 3))
-    xyz = centers[rng.integers(0, len(centers), count)] + rng.normal(0, 0.3, (count, 3))
-    cloud = np.concatenate([xyz, rng.uniform(0, 1, (count, spec.point_features - 3))], axis=1).astype(np.float32)
-    bad = rng.random(cloud.shape) < 0.002
-    cloud[bad] = rng.choice(np.array([np.nan, np.inf, -np.inf], np.float32), int(bad.sum()))
-    far = rng.random((count, 3)) < 0.002
-    cloud[:, :3][far] = rng.choice(np.array([3e38, -3e38], np.float32), int(far.sum()))
-    return cloud
-
-
-def hard_clouds(spec: ModelSpec, capacity: int) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """Clouds at the limits of the kernels, by name."""
-    columns = spec.point_features
-    middle = np.full((1, columns), 0.1, np.float32)
-    yield "no point", np.zeros((0, columns), np.float32)
-    yield "one point", middle
-    yield "clumps", clumped_cloud(spec, min(capacity, 5000), 1)
-    yield "no point after clumps", np.zeros((0, columns), np.float32)
-    yield (
-        "one pillar",
-        middle + np.random.default_rng(2).uniform(0, 0.1, (min(capacity, 5000), columns)).astype(np.float32),
-    )
-    yield "not finite", np.full((100, columns), np.nan, np.float32)
-    yield "outside", np.full((100, columns), 1e6, np.float32)
-    yield "full", clumped_cloud(spec, capacity, 3)
-    # One point in each cell, in a random order: more pillars than the model keeps.
-    nx, ny = spec.grid_size
-    cells = np.random.default_rng(4).permutation(nx * ny)[:capacity]
-    every = np.zeros((len(cells), columns), np.float32)
-    for axis, index in enumerate((cells % nx, cells // nx)):
-        every[:, axis] = spec.point_cloud_range[axis] + (index + 0.5) * spec.voxel_size[axis]
-    yield "a point in each cell", every
-    yield "clumps again", clumped_cloud(spec, min(capacity, 5000), 1)
 
 
 @dataclass
@@ -182,10 +80,9 @@ class PillarBench:
         """Raises AssertionError unless the last frame's results are those of this cloud."""
         spec = self._spec
         voxels = voxelize(cloud, spec)
-        counters = self.kernels.download_counters(self.stream)
-        expected = {"num_voxels": len(voxels), **{field: int(getattr(voxels, field)) for field in COUNTERS[1:]}}
-        if counters != expected:
-            raise AssertionError(f"{name}: counters are {counters}, not {expected}")
+        counts = self.kernels.download_counts(self.stream)
+        if counts != voxels.counts:
+            raise AssertionError(f"{name}: {counts}, not {voxels.counts}")
         pillars = self.read(self.kernels.pillars, (len(voxels), 4), np.int32)
         nx = spec.grid_size[0]
         cells = voxels.coords[:, 1] * nx + voxels.coords[:, 2]
@@ -284,7 +181,7 @@ def check_large_cloud(device: CudaDevice, replays: int = 200) -> str:
         bench.upload(cloud)
         time = replay_time_us(device, bench.stream, bench.enqueue, replays)
         bench.compare(cloud, "large cloud")
-        pillars = bench.kernels.download_counters(bench.stream)["num_voxels"]
+        pillars = bench.kernels.download_counts(bench.stream).voxels
         kind = f"{'int8' if scale else 'float16'} canvas{', float16 graph' if float16 else ''}"
         notes.append(f"{kind}: {time:.1f} us for {pillars} pillars, {bench.summary()}")
         bench.run(cloud[:1000])

@@ -1,0 +1,34 @@
+"""What became of the points of a cloud on their way into the network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+__all__ = ["VoxelCounts"]
+
+
+@dataclass(frozen=True)
+class VoxelCounts:
+    """Of one cloud, or, added up, of many. Nothing is left out without being counted here.
+
+    Attributes:
+        voxels: Pillars that enter the network.
+        dropped_voxels: Pillars beyond the model's `max_voxels`, those whose first point came last.
+        dropped_points: Points inside the range that no pillar had room for, dropped pillars' points included.
+        outside_points: Points outside the model's point cloud range.
+        invalid_points: Points with a NaN or infinite value in any column.
+    """
+
+    voxels: int = 0
+    dropped_voxels: int = 0
+    dropped_points: int = 0
+    outside_points: int = 0
+    invalid_points: int = 0
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """The counters in order."""
+        return tuple(field.name for field in fields(cls))
+
+    def __add__(self, other: VoxelCounts) -> VoxelCounts:
+        return VoxelCounts(**{name: getattr(self, name) + getattr(other, name) for name in self.names()})
