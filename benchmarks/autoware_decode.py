@@ -10,12 +10,12 @@ import argparse
 import json
 import logging
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from base.errors import ConfigError, UserError
+from base.command import add_log_level, run_command, run_main
+from base.errors import ConfigError
 from base.files import atomic_path, sha256_file, user_path, write_json
 from eval.metrics import DetectionMetrics, FrameResult, evaluate_detections
 from eval.statistics import paired_bootstrap
@@ -42,19 +42,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--resamples", type=int, default=1000, metavar="N", help="draws of scenes, default %(default)s")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="of ONNX Runtime (default %(default)s)")
     parser.add_argument("--out", default="autoware_decode", metavar="NAME", help="writes NAME.json and NAME.md")
+    add_log_level(parser)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the benchmark; 0 when done, 2 on wrong input."""
     args = _parser().parse_args(argv)
-    logging.basicConfig(level="INFO", format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
-    try:
-        _run(args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return 2
-    return 0
+    return run_command(lambda: _run(args), args.log_level)
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -218,4 +213,4 @@ def _text(value: float | None) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

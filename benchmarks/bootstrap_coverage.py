@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from base.boxes import Boxes3D
+from base.command import add_log_level, run_command, run_main
 from base.progress import progress
 from eval.metrics import FrameResult, evaluate_detections
 from eval.statistics import paired_bootstrap
@@ -161,15 +162,20 @@ def _pick(frames: Sequence[FrameResult], picked: NDArray[np.int64]) -> list[Fram
     return [FrameResult(str(place), frames[at].detections, frames[at].ground_truth) for place, at in enumerate(picked)]
 
 
-def main() -> None:
-    """Measures and prints the coverage."""
+def main() -> int:
+    """Measures and prints the coverage; returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--trials", type=int, default=1000, help="default %(default)s")
     parser.add_argument("--frames", type=int, default=100, help="frames of a trial, default %(default)s")
     parser.add_argument("--resamples", type=int, default=1000, help="default %(default)s")
     parser.add_argument("--population", type=int, default=5000, help="frames of the population, default %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default %(default)s")
+    add_log_level(parser)
     args = parser.parse_args()
+    return run_command(lambda: _measure(args), args.log_level)
+
+
+def _measure(args: argparse.Namespace) -> None:
     population = simulate_population(args.population, args.seed)
     coverage = measure_coverage(
         population, trials=args.trials, frames=args.frames, resamples=args.resamples, seed=args.seed
@@ -178,4 +184,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

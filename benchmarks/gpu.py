@@ -25,8 +25,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from base.errors import BackendUnavailable, ConfigError, DataError, MissingDependencyError, UserError
-from base.files import read_json, user_path, write_json
+from base.command import EXIT_FAILED, EXIT_PASSED, add_log_level, run_command, run_main
+from base.errors import BackendUnavailable, ConfigError, DataError, UserError
+from base.files import atomic_path, read_json, user_path, write_json
 from benchmarks.gpu_peers import PEERS
 from benchmarks.gpu_sections import PREDICTORS, SECTIONS, Bench, Settings
 from benchmarks.gpu_tables import report
@@ -125,6 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--peer-limit", type=float, default=90.0, help="seconds to prepare a peer, and to time it")
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 2, 4], help="networks at a time")
     parser.add_argument("--commit", help="recorded in the results; asked of git where left out")
+    add_log_level(parser)
     return parser
 
 
@@ -132,33 +134,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command.
 
     Returns:
-        0; 1 where this machine has no GPU for it, where a section broke off or nothing of ours ran; 2 for wrong input.
+        0; 1 where a section broke off or nothing of ours ran; 2 for wrong input or a machine without a GPU for it.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     args = _parser().parse_args(words)
     args.command = words
-    logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S")
-    try:
-        if min(args.rounds, args.runs, args.frames, args.points, *args.streams) < 1:
-            raise ConfigError("--rounds, --runs, --frames, --points and --streams are at least 1.")
-        out = user_path(args.out)
-        results = run(args)
-        # As the file has them, so that the page made of it later is the same.
-        results = read_json(out / f"gpu_{results['model']}.json")
-        text = report(results)
-        (out / f"gpu_{results['model']}.md").write_text(text, encoding="utf-8")
-        print(text)  # noqa: T201 - the command's result
-        from benchmarks.gpu_charts import draw
+    return run_command(lambda: _measure(args), args.log_level)
 
-        draw(results, out)
-    except (BackendUnavailable, MissingDependencyError) as reason:
-        print(f"gpu: SKIPPED, {reason}")  # noqa: T201 - the command's result
-        return 1
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the command's last word
-        return 2
-    return 1 if results["failed"] or "cuda-int8" in results["skipped"] else 0
+
+def _measure(args: argparse.Namespace) -> int:
+    from benchmarks.gpu_charts import draw
+
+    if min(args.rounds, args.runs, args.frames, args.points, *args.streams) < 1:
+        raise ConfigError("--rounds, --runs, --frames, --points and --streams are at least 1.")
+    out = user_path(args.out)
+    results = run(args)
+    # As the file has them, so that the page made of it later is the same.
+    results = read_json(out / f"gpu_{results['model']}.json")
+    text = report(results)
+    with atomic_path(out / f"gpu_{results['model']}.md") as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    print(text)  # noqa: T201 - the command's result
+    draw(results, out)
+    return EXIT_FAILED if results["failed"] or "cuda-int8" in results["skipped"] else EXIT_PASSED
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from base.errors import DataError, UserError
-from base.files import read_json, user_path
+from base.command import add_log_level, run_command, run_main
+from base.errors import DataError
+from base.files import atomic_path, read_json, user_path
 from benchmarks.gpu_tables import report
 
 __all__ = ["main", "page"]
@@ -60,21 +60,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     parser = argparse.ArgumentParser(prog="gpu_page", description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--folder", default="docs/benchmarks", help="of the JSON files and the page")
+    add_log_level(parser)
     args = parser.parse_args(argv)
-    folder = user_path(args.folder)
-    target = folder / "gpu.md"
-    try:
-        text = page(folder, target.read_text(encoding="utf-8") if target.exists() else "")
-        from benchmarks.gpu_charts import draw
+    return run_command(lambda: _write(user_path(args.folder)), args.log_level)
 
-        for path in sorted(folder.glob("gpu_*.json")):
-            draw(read_json(path), folder)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the command's last word
-        return 2
-    target.write_text(text, encoding="utf-8")
-    return 0
+
+def _write(folder: Path) -> None:
+    from benchmarks.gpu_charts import draw
+
+    target = folder / "gpu.md"
+    text = page(folder, target.read_text(encoding="utf-8") if target.exists() else "")
+    for path in sorted(folder.glob("gpu_*.json")):
+        draw(read_json(path), folder)
+    with atomic_path(target) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

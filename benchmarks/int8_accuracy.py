@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from base.errors import ConfigError, DataError, UserError
+from base.command import add_log_level, run_command, run_main
+from base.errors import ConfigError, DataError
 from base.files import atomic_dir, read_json, sha256_file, user_path, write_json
 from benchmarks.int8_accuracy_results import DEFAULT_RANGES_M, StoredRun, write_results
 from benchmarks.int8_accuracy_scoring import Network, score
@@ -74,19 +74,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--backend", choices=("onnx", "pytorch"), default="onnx", help="default %(default)s")
     parser.add_argument("--resamples", type=int, default=1000, metavar="N", help="of the bootstrap")
     parser.add_argument("--output", type=Path, default=Path("work_dirs/int8_accuracy"), metavar="DIR")
+    add_log_level(parser)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the benchmark; 0 when done, 2 on wrong input."""
     args = _parser().parse_args(argv)
-    logging.basicConfig(level="INFO", format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
-    try:
-        _run(args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return 2
-    return 0
+    return run_command(lambda: _run(args), args.log_level)
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -250,4 +245,4 @@ def _pytorch(network: nn.Module, names: Sequence[str]) -> Network:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

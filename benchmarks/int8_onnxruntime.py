@@ -12,9 +12,7 @@ codes: ONNX Runtime has no integer kernel for a ReLU in front of a signed quanti
 from __future__ import annotations
 
 import argparse
-import logging
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -22,7 +20,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from base.errors import DataError, UserError
+from base.command import add_log_level, run_command, run_main
+from base.errors import DataError
 from base.files import user_path, write_json
 from base.progress import progress
 
@@ -144,17 +143,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=2, help="of ONNX Runtime (default %(default)s)")
     parser.add_argument("--unsigned", action="store_true", help="also measure a copy with unsigned codes")
     parser.add_argument("--out", help="JSON file for the numbers")
+    add_log_level(parser, "WARNING")
     args = parser.parse_args(argv)
-    logging.basicConfig(level="WARNING", format="%(levelname)s %(message)s")
-    try:
-        report = _run(args)
-        if args.out:
-            write_json(user_path(args.out), report)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - a command's last word
-        return 2
+    return run_command(lambda: _measure(args), args.log_level)
+
+
+def _measure(args: argparse.Namespace) -> None:
+    report = _run(args)
+    if args.out:
+        write_json(user_path(args.out), report)
     print(_text(report))  # noqa: T201 - what the command is for
-    return 0
 
 
 def _run(args: argparse.Namespace) -> dict[str, Any]:
@@ -239,4 +237,4 @@ def _text(report: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

@@ -10,9 +10,7 @@ state of the machine (clocks, power, load) is read right after each backend.
 from __future__ import annotations
 
 import argparse
-import logging
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -20,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from base.errors import BackendUnavailable, ConfigError, DataError, MissingDependencyError, UserError
+from base.command import EXIT_FAILED, EXIT_PASSED, add_log_level, run_command, run_main
+from base.errors import BackendUnavailable, ConfigError, DataError, MissingDependencyError
 from base.files import user_path, write_json
 from base.progress import progress
 from eval.codec import to_json
@@ -224,17 +223,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--warmup", type=int, default=10, help="frames before them, default %(default)s")
     parser.add_argument("--distinct-frames", type=int, default=20, help="frames read, default %(default)s")
     parser.add_argument("--out", metavar="JSON", help="where to write the results")
+    add_log_level(parser)
     args = parser.parse_args(argv)
-    logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S")
-    try:
-        report = run(args)
-        if args.out:
-            write_json(user_path(args.out), to_json(report))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the command's last word
-        return 2
-    return 0 if report.runs else 1
+    return run_command(lambda: _measure_all(args), args.log_level)
+
+
+def _measure_all(args: argparse.Namespace) -> int:
+    report = run(args)
+    if args.out:
+        write_json(user_path(args.out), to_json(report))
+    return EXIT_PASSED if report.runs else EXIT_FAILED
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

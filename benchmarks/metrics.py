@@ -10,14 +10,14 @@ import argparse
 import logging
 import math
 import resource
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from base.errors import UserError
+from base.command import add_log_level, run_command, run_main
+from base.errors import ConfigError
 from base.files import user_path, write_json
 from benchmarks.scenes import CLASS_NAMES, make_frames
 from eval.machine import MachineInfo
@@ -167,16 +167,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--loads", nargs="+", choices=tuple(LOADS), default=list(LOADS), help="what to score")
     parser.add_argument("--repetitions", type=int, default=1, help="the fastest counts (default %(default)s)")
     parser.add_argument("--out", metavar="FILE", help="write the measurements as JSON")
+    add_log_level(parser)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     args = _parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    return run_command(lambda: _measure_all(args), args.log_level)
+
+
+def _measure_all(args: argparse.Namespace) -> None:
     if min(*args.frames, args.repetitions, 1) < 1:
-        print("error (input): --frames and --repetitions must be 1 or more", file=sys.stderr)  # noqa: T201
-        return 2
+        raise ConfigError("--frames and --repetitions must be 1 or more")
     measured = []
     for load in args.loads:
         for frames in sorted(set(args.frames)):
@@ -185,13 +188,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(table(measured))  # noqa: T201 - what the command is for
     if args.out:
         rows = [{key: None if value != value else value for key, value in asdict(item).items()} for item in measured]
-        try:
-            write_json(user_path(args.out), {"machine": asdict(MachineInfo.current()), "measurements": rows})
-        except UserError as error:
-            print(f"error (input): {error}", file=sys.stderr)  # noqa: T201
-            return 2
-    return 0
+        write_json(user_path(args.out), {"machine": asdict(MachineInfo.current()), "measurements": rows})
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from base.command import add_log_level, run_command, run_main
 from base.files import user_path, write_json
 from benchmarks.scenes import CLASS_NAMES, make_frames
 from eval.machine import MachineInfo
@@ -115,8 +116,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--frames", type=int, nargs="+", default=[1000, 10000], metavar="N", help="sizes, ascending")
     parser.add_argument("--config", default="awml", help="preset to score by (default %(default)s)")
     parser.add_argument("--out", metavar="FILE", help="write the measurements as JSON")
+    add_log_level(parser)
     args = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    return run_command(lambda: _measure_all(args), args.log_level)
+
+
+def _measure_all(args: argparse.Namespace) -> None:
     measured = []
     with tempfile.TemporaryDirectory() as folder:
         for frames in sorted(args.frames):
@@ -131,8 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.out:
         rows = [asdict(item) for item in measured]
         write_json(user_path(args.out), {"machine": asdict(MachineInfo.current()), "measurements": rows})
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import math
 import pickle
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from base.errors import ConfigError, DataError, UserError
+from base.command import add_log_level, run_command, run_main
+from base.errors import ConfigError, DataError
 from base.files import atomic_path, read_json, user_path
 from base.progress import progress
 from datasets.synthetic.sweeps import sweep_to_key
@@ -209,19 +208,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-sweeps", type=int, default=1, metavar="N", help="earlier revolutions (default 1)")
     parser.add_argument("--prefix", default="centerpoint_infos", help="of the file names (default %(default)s)")
     parser.add_argument("--version", default="t4", help="written into the info files (default %(default)s)")
+    add_log_level(parser)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; 0 when all is written, 2 on wrong input."""
     args = _parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        _create(args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the command's last word
-        return 2
-    return 0
+    return run_command(lambda: _create(args), args.log_level)
 
 
 def _create(args: argparse.Namespace) -> None:
@@ -258,4 +252,4 @@ def _create(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

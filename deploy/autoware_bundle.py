@@ -10,13 +10,13 @@ import argparse
 import json
 import logging
 import shutil
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from base.errors import ConfigError, ExportError, UserError
+from base.command import EXIT_FAILED, EXIT_PASSED, add_log_level, run_command, run_main
+from base.errors import ConfigError, ExportError
 from base.files import atomic_dir, user_path
 from deploy.autoware_contract import check_bundle, require_bundle
 from deploy.autoware_graphs import NODE_ENCODER_CHANNELS, NODE_POINTS_PER_VOXEL, node_grid
@@ -155,19 +155,14 @@ def _parser() -> argparse.ArgumentParser:
     measured.add_argument("--results", type=Path, help="results.json of a run: the same from its detections")
     parser.add_argument("--label", help="which evaluation of --results")
     parser.add_argument("--trt-precision", choices=("fp32", "fp16", "strongly-typed"), help="follows from the graphs")
-    parser.add_argument("--log-level", default="INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
+    add_log_level(parser)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; exit code 0, 1 for a broken bundle, 2 for wrong input."""
     args = _parser().parse_args(argv)
-    logging.basicConfig(level=args.log_level, format="%(levelname)s %(message)s")
-    try:
-        return _check(user_path(args.check)) if args.check else _write(args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - a command's last word
-        return 2
+    return run_command(lambda: _check(user_path(args.check)) if args.check else _write(args), args.log_level)
 
 
 def _check(folder: Path) -> int:
@@ -176,7 +171,7 @@ def _check(folder: Path) -> int:
         _logger.error("%s", violation)
     if not found:
         _logger.info("%s keeps the contract.", folder)
-    return 1 if found else 0
+    return EXIT_FAILED if found else EXIT_PASSED
 
 
 def _write(args: argparse.Namespace) -> int:
@@ -184,11 +179,11 @@ def _write(args: argparse.Namespace) -> int:
         raise ConfigError("--out is missing: name the folder of the bundle.")
     if args.onnx_dir is not None:
         _bundle(args, user_path(args.onnx_dir))
-        return 0
+        return EXIT_PASSED
     with tempfile.TemporaryDirectory(prefix="autoware_bundle_") as folder:
         _export(args, Path(folder))
         _bundle(args, Path(folder))
-    return 0
+    return EXIT_PASSED
 
 
 def _export(args: argparse.Namespace, folder: Path) -> None:
@@ -204,16 +199,14 @@ def _export(args: argparse.Namespace, folder: Path) -> None:
         if quantized
         else ["--checkpoint", str(args.checkpoint)]
     )
-    code = export_onnx.main(
+    export_onnx.export(
         [
             *("--model-config", str(args.model_config)),
             *weights,
             *("--precision", "int8" if quantized else args.precision),
-            *("--static-voxels", "0", "--rot-y-axis-reference", "--out", str(folder), "--log-level", args.log_level),
+            *("--static-voxels", "0", "--rot-y-axis-reference", "--out", str(folder)),
         ]
     )
-    if code:
-        raise ExportError("The export failed; its message is above.")
 
 
 def _bundle(args: argparse.Namespace, onnx_dir: Path) -> None:
@@ -230,4 +223,4 @@ def _bundle(args: argparse.Namespace, onnx_dir: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

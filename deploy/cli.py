@@ -1,34 +1,26 @@
-"""What the command lines share: argument groups, overrides of the configuration, logging, exit codes."""
+"""What the deployment's command lines share: argument groups and overrides of the configuration."""
 
 from __future__ import annotations
 
 import argparse
-import logging
-import sys
-from collections.abc import Callable
 from typing import Any
 
-from base.errors import ConfigError, MissingDependencyError, UserError
+from base.command import add_log_level
 from deploy.config.decoding import DECODES
 from deploy.config.paths import input_path
 from deploy.config.schema import BACKENDS
-from deploy.outcome import EXIT_USAGE
 
 __all__ = [
     "DEFAULT_DEPLOY_CONFIG",
     "DEFAULT_MODEL_CONFIG",
-    "LOG_LEVELS",
     "add_common_arguments",
     "add_override_arguments",
     "deploy",
     "overrides_of",
-    "run_command",
 ]
 
 DEFAULT_DEPLOY_CONFIG = "configs/deploy/deploy_config.py"
 DEFAULT_MODEL_CONFIG = "configs/model/centerpoint_t4_demo.py"
-LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
-_EXIT_INTERRUPTED = 130
 
 # Option -> key of the configuration that it overrides.
 _OVERRIDES = {
@@ -50,8 +42,6 @@ _PRECISIONS: dict[str, dict[str, Any]] = {
     "int8": {_POLICY: "int8", "quantization.enabled": True, "onnx_config.opset_version": 19},
 }
 
-_logger = logging.getLogger(__name__)
-
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Options that every deploy command has."""
@@ -66,7 +56,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="after a failed comparison, name the first layer that differs, and its weights",
     )
-    parser.add_argument("--log-level", choices=LOG_LEVELS, default="INFO", help="default %(default)s")
+    add_log_level(parser)
 
 
 def add_override_arguments(parser: argparse.ArgumentParser) -> None:
@@ -103,29 +93,6 @@ def overrides_of(args: argparse.Namespace) -> dict[str, Any]:
     if args.rot_y_axis_reference:
         given["export.rot_y_axis_reference"] = True
     return given
-
-
-def run_command(command: Callable[[], int], log_level: str) -> int:
-    """Runs a command and turns the errors a user can meet into a message and an exit code.
-
-    Returns:
-        The command's own code, 2 for wrong input or configuration, 130 when interrupted.
-    """
-    logging.basicConfig(
-        level=log_level, format="%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S", force=True
-    )
-    for chatty in ("matplotlib", "numba", "PIL", "mmengine"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
-    try:
-        return command()
-    except UserError as error:
-        kind = {ConfigError: "configuration", MissingDependencyError: "installation"}.get(type(error), "input")
-        # Without a traceback: the message says what to do, and the code that found out does not help with that.
-        print(f"error ({kind}): {error}", file=sys.stderr)  # noqa: T201 - the command's last word
-        return EXIT_USAGE
-    except KeyboardInterrupt:
-        print("interrupted; finished files are whole, unfinished ones were removed", file=sys.stderr)  # noqa: T201
-        return _EXIT_INTERRUPTED
 
 
 def deploy(args: argparse.Namespace, deploy_config: str, model_config: str) -> int:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from base.command import EXIT_PASSED, EXIT_USAGE, add_log_level, run_command, run_main
 from base.determinism import set_determinism
 from base.errors import BackendUnavailable, ConfigError, UserError
 from base.files import sha256_file, user_path
@@ -24,7 +24,7 @@ from deploy import cli
 from deploy.config.paths import input_path
 from deploy.config.schema import BACKENDS, DeployConfig
 from deploy.devices import resolve_device
-from deploy.outcome import EXIT_PASSED, EXIT_USAGE, format_table
+from deploy.outcome import format_table
 
 if TYPE_CHECKING:
     from datasets.frames import Frame, FrameSource
@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="CPU threads of each process; with another number the last digits of a CPU backend may differ (1)",
     )
-    parser.add_argument("--log-level", choices=cli.LOG_LEVELS, default="INFO", help="default %(default)s")
+    add_log_level(parser)
     return parser
 
 
@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     args = _parser().parse_args(argv)
     with joined() as processes:
-        return cli.run_command(
+        return run_command(
             lambda: processes.run(lambda: _evaluate(args, processes), EXIT_USAGE), processes.log_level(args.log_level)
         )
 
@@ -234,4 +234,4 @@ def _summary(result: BackendEvaluation, devices: list[str], out: Path) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

@@ -9,14 +9,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from base.command import EXIT_FAILED, EXIT_PASSED, add_log_level, run_command, run_main
 from base.errors import ConfigError, UserError
 from base.files import user_path, write_json
-from deploy import cli
 from deploy.config.paths import input_path
 from deploy.inspect_diff import Difference, diff_engines, diff_graphs
 from deploy.inspect_engine import EngineFacts, inspect_engine
 from deploy.inspect_graph import DEFAULT_PILLARS, GPUS, GraphFacts, TensorFacts, inspect_graph
-from deploy.outcome import EXIT_FAILED, EXIT_PASSED, format_table
+from deploy.outcome import format_table
 
 __all__ = ["diff_files", "inspect_files", "main"]
 
@@ -44,14 +44,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", metavar="FILE", help="write the same as JSON")
     parser.add_argument("--strict", action="store_true", help="an engine that cannot be opened here fails the command")
-    parser.add_argument("--log-level", choices=cli.LOG_LEVELS, default="WARNING", help="default %(default)s")
+    add_log_level(parser, "WARNING")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     args = _parser().parse_args(argv)
-    return cli.run_command(lambda: _inspect(args), args.log_level)
+    return run_command(lambda: _inspect(args), args.log_level)
 
 
 def inspect_files(
@@ -254,4 +254,4 @@ def _value(value: Any) -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run_main(main)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 
+from base.command import run_command, run_main
 from deploy import cli
 
 __all__ = ["main"]
@@ -27,8 +27,8 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     args = _parser().parse_args(argv)
-    return cli.run_command(lambda: cli.deploy(args, args.deploy_config, args.model_config), args.log_level)
+    return run_command(lambda: cli.deploy(args, args.deploy_config, args.model_config), args.log_level)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

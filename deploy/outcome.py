@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from base.command import EXIT_PASSED
+
 if TYPE_CHECKING:
     from eval.gates import GateResult
     from eval.results import RunResults, StepResult
     from eval.statistics import BootstrapComparison
 
-__all__ = ["EXIT_FAILED", "EXIT_PASSED", "EXIT_USAGE", "DeploymentOutcome", "format_table"]
-
-EXIT_PASSED, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
+__all__ = ["DeploymentOutcome", "format_table"]
 
 
 @dataclass(frozen=True)

@@ -5,17 +5,17 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from base.command import EXIT_FAILED, EXIT_PASSED, run_command, run_main
 from base.errors import UserError
 from base.files import sha256_file, user_path, write_json
 from deploy import cli
 from deploy.config.paths import input_path
 from deploy.config.schema import BACKENDS
-from deploy.outcome import EXIT_FAILED, EXIT_PASSED, format_table
+from deploy.outcome import format_table
 from deploy.scan import FORMATS, ScanFormat
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.compare == args.backend:
         parser.error(f"--compare={args.compare} is the backend itself; choose another one")
-    return cli.run_command(lambda: _predict(args), args.log_level)
+    return run_command(lambda: _predict(args), args.log_level)
 
 
 def scan_format(args: argparse.Namespace) -> ScanFormat:
@@ -238,4 +238,4 @@ def _verification_table(result: VerificationResult) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

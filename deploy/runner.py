@@ -9,13 +9,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from base.command import EXIT_FAILED, EXIT_PASSED
 from base.determinism import set_determinism
 from base.errors import BackendUnavailable, UserError
 from base.files import sha256_file
 from deploy.config.paths import repository_root
 from deploy.config.schema import DeployConfig, Scenario
 from deploy.devices import resolve_device
-from deploy.outcome import EXIT_FAILED, EXIT_PASSED, DeploymentOutcome
+from deploy.outcome import DeploymentOutcome
 from deploy.plan import RunPlan, make_plan
 from deploy.session import Session, engine_settings, onnx_settings
 from deploy.steps import FAILED, PASSED, SKIPPED, Step, StepRecorder

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from base.command import add_log_level, run_command, run_main
 from datasets.frames import open_frames
 from eval.bev import save_bev_png
 from eval.evaluator import evaluate
@@ -18,7 +19,7 @@ from runtime.backends import open_backend
 from runtime.pipeline import Pipeline
 
 
-def main() -> None:
+def main() -> int:
     """Evaluates some frames on ONNX Runtime and draws the one with the fewest errors among the worst."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model-config", type=Path, default=Path("configs/model/centerpoint_t4_demo.py"))
@@ -26,7 +27,12 @@ def main() -> None:
     parser.add_argument("--onnx-dir", type=Path, required=True)
     parser.add_argument("--frames", type=int, default=20)
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
+    add_log_level(parser)
     args = parser.parse_args()
+    return run_command(lambda: _draw(args), args.log_level)
+
+
+def _draw(args: argparse.Namespace) -> None:
     cfg = load_model_config(args.model_config)
     spec = ModelSpec.from_config(cfg)
     frames = open_frames(cfg, data_root=args.data_root)
@@ -38,4 +44,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -7,14 +7,13 @@ detections of every frame and the frames are the same, differences have interval
 from __future__ import annotations
 
 import argparse
-import logging
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from base.errors import DataError, UserError
+from base.command import EXIT_FAILED, EXIT_PASSED, add_log_level, run_command, run_main
+from base.errors import DataError
 from base.files import user_path, write_json
 from eval.codec import to_json
 from eval.detections_file import read_detections
@@ -223,21 +222,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--confidence", type=float, default=0.95, metavar="P", help="of the intervals")
     parser.add_argument("--out", metavar="JSON", help="also write the comparison there")
     parser.add_argument("--fail-on-worse", action="store_true", help="exit code 1 where an mAP is worse")
+    add_log_level(parser)
     args = parser.parse_args(argv)
-    logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S")
-    try:
-        found = compare_runs(
-            user_path(args.a), user_path(args.b), num_resamples=args.resamples, confidence=args.confidence
-        )
-        if args.out:
-            write_json(user_path(args.out), to_json(list(found)))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the command's last word
-        return 2
+    return run_command(lambda: _run(args), args.log_level)
+
+
+def _run(args: argparse.Namespace) -> int:
+    found = compare_runs(user_path(args.a), user_path(args.b), num_resamples=args.resamples, confidence=args.confidence)
+    if args.out:
+        write_json(user_path(args.out), to_json(list(found)))
     print("\n\n".join(item.table() for item in found))  # noqa: T201 - the command's result
     worse = any(item.accuracy.total.verdict == "worse" for item in found)
-    return 1 if worse and args.fail_on_worse else 0
+    return EXIT_FAILED if worse and args.fail_on_worse else EXIT_PASSED
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from base.command import run_command, run_main
 from base.errors import DataError
 from base.files import read_json, write_json
 from eval.codec import from_json, json_schema, to_json
@@ -147,6 +148,10 @@ def read_results(path: str | Path) -> RunResults:
     return from_json(RunResults, value, str(path))
 
 
+def main() -> int:
+    """Regenerates the schema file after a change of the dataclasses; returns the exit code."""
+    return run_command(lambda: write_json(SCHEMA_PATH, results_schema()))
+
+
 if __name__ == "__main__":
-    # Regenerates the schema file after a change of the dataclasses: python -m eval.results
-    write_json(SCHEMA_PATH, results_schema())
+    run_main(main)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from base.errors import ConfigError, UserError
+from base.command import add_log_level, run_command, run_main
+from base.errors import ConfigError
 from base.files import user_path, write_json
 from eval.metrics.nuscenes import NUSCENES_RANGES_M
 from eval.score_configs import ScoreConfig, parse_config
@@ -20,8 +20,6 @@ from eval.score_run import score_file
 
 __all__ = ["main", "score"]
 
-EXIT_OK = 0
-EXIT_USAGE = 2
 _DEFAULT_PRESET = "awml"
 
 _logger = logging.getLogger(__name__)
@@ -63,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--curves", action="store_true", help="also write the precision at the recalls 0, 0.01, … 1 ('precision')"
     )
-    parser.add_argument("--log-level", default="INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
+    add_log_level(parser)
     return parser
 
 
@@ -120,18 +118,8 @@ def score(args: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     args = _parser().parse_args(argv)
-    logging.basicConfig(level=args.log_level, format="%(message)s", stream=sys.stderr, force=True)
-    try:
-        score(args)
-    except UserError as error:
-        kind = "configuration" if isinstance(error, ConfigError) else "input"
-        print(f"error ({kind}): {error}", file=sys.stderr)  # noqa: T201 - the command's last word
-        return EXIT_USAGE
-    except OSError as error:
-        print(f"error (system): {error}", file=sys.stderr)  # noqa: T201 - no room on the disk, no right to write
-        return EXIT_USAGE
-    return EXIT_OK
+    return run_command(lambda: score(args), args.log_level)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from base.errors import BackendUnavailable, ConfigError, MissingDependencyError, UserError
+from base.command import EXIT_USAGE, add_log_level, run_command, run_main
 from base.torchrun import joined
 
 __all__ = ["main"]
-
-_EXIT_USAGE = 2
-_EXIT_INTERRUPTED = 130
-LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 # Command -> the module with its `add_arguments` and `run`, and what it does.
 _COMMANDS = {
@@ -42,7 +37,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
             if name == "qat":
                 _add_training_arguments(command)
             importlib.import_module(module).add_arguments(command)
-        command.add_argument("--log-level", choices=LOG_LEVELS, default="INFO", help="default %(default)s")
+        add_log_level(command)
     return parser
 
 
@@ -61,34 +56,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser(argv).parse_args(argv)
     run = importlib.import_module(_COMMANDS[args.command][0]).run
     if args.command not in _SHARED:
-        return _reported(lambda: run(args), args.log_level)
+        return run_command(lambda: run(args), args.log_level)
     with joined() as processes:
-        return _reported(
-            lambda: processes.run(lambda: run(args, processes), _EXIT_USAGE), processes.log_level(args.log_level)
+        return run_command(
+            lambda: processes.run(lambda: run(args, processes), EXIT_USAGE), processes.log_level(args.log_level)
         )
 
 
-def _reported(command: Callable[[], int], log_level: str) -> int:
-    """Runs a command and turns the errors a user can meet into a message and an exit code."""
-    logging.basicConfig(
-        level=log_level, format="%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S", force=True
-    )
-    for chatty in ("matplotlib", "numba", "PIL", "mmengine"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
-    try:
-        return command()
-    except UserError as error:
-        kind = {ConfigError: "configuration", MissingDependencyError: "installation"}.get(type(error), "input")
-        # Without a traceback: the message says what to do, and the code that found out does not help with that.
-        print(f"error ({kind}): {error}", file=sys.stderr)  # noqa: T201 - the command's last word
-        return _EXIT_USAGE
-    except BackendUnavailable as reason:
-        print(f"error (machine): {reason}", file=sys.stderr)  # noqa: T201
-        return _EXIT_USAGE
-    except KeyboardInterrupt:
-        print("interrupted; finished files are whole, unfinished ones were removed", file=sys.stderr)  # noqa: T201
-        return _EXIT_INTERRUPTED
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

@@ -12,12 +12,12 @@ from __future__ import annotations
 import argparse
 import logging
 import math
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from base.command import add_log_level, run_command, run_main
 from base.errors import ConfigError
 from base.files import user_path, write_json
 from quant.plans import Item, PlanTimes, fastest_plan
@@ -196,20 +196,8 @@ def _loss(effect: Effect, criterion: Criterion) -> float:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    from base.errors import UserError
-
     args = _parser().parse_args(argv)
-    logging.basicConfig(
-        level=args.log_level, format="%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S", force=True
-    )
-    logging.getLogger("mmengine").setLevel(logging.WARNING)
-    try:
-        result = _run(args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the command's last word
-        return 2
-    print(result.summary())  # noqa: T201 - what the command is for
-    return 0
+    return run_command(lambda: print(_run(args).summary()), args.log_level)  # noqa: T201 - what the command is for
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -234,7 +222,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--layer-times", metavar="JSON", help='measured: {"<layer>": {"int8": ms, "fp16": ms}, ...}')
     parser.add_argument("--max-evaluations", type=int, default=5, metavar="N", help="default %(default)s")
     parser.add_argument("--output", metavar="JSON", help="where to write the result")
-    parser.add_argument("--log-level", default="INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
+    add_log_level(parser)
     add_model_arguments(parser, required=False)
     return parser
 
@@ -281,4 +269,4 @@ def _run(args: argparse.Namespace) -> SearchResult:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from base.command import add_log_level, run_command, run_main
 from base.determinism import set_determinism
 from base.errors import UserError
 from base.files import atomic_path, user_path
@@ -123,51 +124,48 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--log-interval", type=int, default=20, help="iterations between log lines")
     parser.add_argument("--resume", action="store_true", help="go on from the work dir's latest epoch")
+    add_log_level(parser)
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the training; 0 when the checkpoint was written, 2 on wrong input."""
     args = _parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        cfg = load_model_config(user_path(args.model_config))
-        if "optim_wrapper" not in cfg:
-            raise UserError(
-                f"'{args.model_config}' has no training recipe (train_cfg, optim_wrapper, param_scheduler)."
-            )
-        import_mmdet3d()
-        import torch
-        from mmengine.runner import Runner
+    return run_command(lambda: _train(args), args.log_level)
 
-        import datasets.t4  # noqa: F401 - registers T4Dataset
 
-        set_determinism(args.seed)
-        # TF32 keeps FP32's range, which the focal loss's logarithm needs; FP16 autocast would not.
-        torch.backends.cuda.matmul.allow_tf32 = True
-        torch.backends.cudnn.allow_tf32 = True
-        cfg = runner_config(cfg, args)
-        cfg.resume = args.resume
-        runner = Runner.from_cfg(cfg)
-        use_numpy_targets(runner.model.pts_bbox_head)
-        with trusting_own_checkpoints(args.resume):
-            model = runner.train()
-        meta = {
-            "model_config": Path(args.model_config).name,
-            "seed": args.seed,
-            "epochs": runner.max_epochs,
-            "iterations": runner.iter,
-            "batch_size": cfg.train_dataloader.batch_size,
-            "frames": len(runner.train_dataloader.dataset),
-            "class_names": list(cfg.class_names),
-        }
-        save_release(model, user_path(args.output), meta)
-    except UserError as error:
-        _logger.error("error: %s", error)
-        return 2
+def _train(args: argparse.Namespace) -> None:
+    cfg = load_model_config(user_path(args.model_config))
+    if "optim_wrapper" not in cfg:
+        raise UserError(f"'{args.model_config}' has no training recipe (train_cfg, optim_wrapper, param_scheduler).")
+    import_mmdet3d()
+    import torch
+    from mmengine.runner import Runner
+
+    import datasets.t4  # noqa: F401 - registers T4Dataset
+
+    set_determinism(args.seed)
+    # TF32 keeps FP32's range, which the focal loss's logarithm needs; FP16 autocast would not.
+    torch.backends.cuda.matmul.allow_tf32 = True
+    torch.backends.cudnn.allow_tf32 = True
+    cfg = runner_config(cfg, args)
+    cfg.resume = args.resume
+    runner = Runner.from_cfg(cfg)
+    use_numpy_targets(runner.model.pts_bbox_head)
+    with trusting_own_checkpoints(args.resume):
+        model = runner.train()
+    meta = {
+        "model_config": Path(args.model_config).name,
+        "seed": args.seed,
+        "epochs": runner.max_epochs,
+        "iterations": runner.iter,
+        "batch_size": cfg.train_dataloader.batch_size,
+        "frames": len(runner.train_dataloader.dataset),
+        "class_names": list(cfg.class_names),
+    }
+    save_release(model, user_path(args.output), meta)
     _logger.info("wrote %s: %s", args.output, json.dumps(meta, sort_keys=True))
-    return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run_main(main)

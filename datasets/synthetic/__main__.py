@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import logging
-import sys
 import time
 from collections.abc import Sequence
 
-from base.errors import UserError
+from base.command import add_log_level, run_command, run_main
 from base.files import user_path
 
 
@@ -30,39 +28,38 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tables", action="store_true", help="also write raw T4 datasets under t4/")
     parser.add_argument("--workers", type=int, help="processes (default: one per CPU); does not change the bytes")
     parser.add_argument("--overwrite", action="store_true", help="replace --out when it exists")
+    add_log_level(parser)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the generator; 0 when the dataset is whole, 2 on wrong input."""
     args = _parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    return run_command(lambda: _generate(args), args.log_level)
+
+
+def _generate(args: argparse.Namespace) -> None:
     from datasets.synthetic.dataset_writer import DatasetConfig, generate
 
     scenes = {"train": args.train_scenes, "val": args.val_scenes}
     start = time.monotonic()
-    try:
-        if args.split != "both":
-            scenes = {args.split: scenes[args.split]}
-        config = DatasetConfig(
-            scenes,
-            args.frames_per_scene,
-            args.seed,
-            beams=args.beams,
-            key_every=args.key_every,
-            sweeps=args.sweeps,
-            tables=args.tables,
-        )
-        written = generate(config, user_path(args.out), args.workers, args.overwrite)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if args.split != "both":
+        scenes = {args.split: scenes[args.split]}
+    config = DatasetConfig(
+        scenes,
+        args.frames_per_scene,
+        args.seed,
+        beams=args.beams,
+        key_every=args.key_every,
+        sweeps=args.sweeps,
+        tables=args.tables,
+    )
+    written = generate(config, user_path(args.out), args.workers, args.overwrite)
     seconds = time.monotonic() - start
     total = sum(written.values())
     parts = ", ".join(f"{count} {split}" for split, count in written.items())
     print(f"{args.out}: {parts} key frames in {seconds:.1f} s ({total / seconds:.1f} frames/s)")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

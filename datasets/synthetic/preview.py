@@ -6,7 +6,6 @@ Also draws any float32 point file (`--scan FILE --features N`), to hold a real s
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from base.errors import DataError, UserError
+from base.command import add_log_level, run_command, run_main
+from base.errors import DataError
 from base.files import user_path, write_json
 from base.lazy import require
 from base.untrusted import load_info_pickle
@@ -168,33 +168,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--frames", type=int, default=40, help="frames for statistics (default %(default)s)")
     parser.add_argument("--scan", help="a real scan (float32 records) to draw beside them")
     parser.add_argument("--features", type=int, default=5, help="floats a point in --scan (default %(default)s)")
+    add_log_level(parser)
     args = parser.parse_args(argv)
-    try:
-        matplotlib = require("matplotlib", "to draw previews")
-        matplotlib.use("Agg")
-        root, out = user_path(args.data), user_path(args.out)
-        samples = load_info_pickle(root / f"centerpoint_infos_{args.split}.pkl")["data_list"]
-        if not samples:
-            raise DataError(f"'{root}' has no {args.split} sample to draw.")
-        out.mkdir(parents=True, exist_ok=True)
-        chosen = np.unique(np.linspace(0, len(samples) - 1, min(args.frames, len(samples))).astype(int))
-        clouds = [read_points(root / samples[i]["lidar_points"]["lidar_path"]) for i in chosen]
-        instances = [samples[i]["instances"] for i in chosen]
-        real = read_points(user_path(args.scan), args.features) if args.scan else None
-        for n in np.unique(np.linspace(0, len(chosen) - 1, min(args.pictures, len(chosen))).astype(int)):
-            title = f"{samples[chosen[n]]['scene_name']} sample {samples[chosen[n]]['sample_idx']}"
-            _draw_pair(out / f"bev_{n:03d}.png", clouds[n], instances[n], title, (55.0, 22.0))
-        if real is not None:
-            _draw_pair(out / "scan.png", real, [], Path(args.scan).name, (55.0, 22.0))
-        summary = statistics(clouds, instances)
-        write_json(out / "statistics.json", summary)
-        _draw_statistics(out / "statistics.png", summary, clouds, instances, real)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return 2
+    return run_command(lambda: _preview(args), args.log_level)
+
+
+def _preview(args: argparse.Namespace) -> None:
+    matplotlib = require("matplotlib", "to draw previews")
+    matplotlib.use("Agg")
+    root, out = user_path(args.data), user_path(args.out)
+    samples = load_info_pickle(root / f"centerpoint_infos_{args.split}.pkl")["data_list"]
+    if not samples:
+        raise DataError(f"'{root}' has no {args.split} sample to draw.")
+    out.mkdir(parents=True, exist_ok=True)
+    chosen = np.unique(np.linspace(0, len(samples) - 1, min(args.frames, len(samples))).astype(int))
+    clouds = [read_points(root / samples[i]["lidar_points"]["lidar_path"]) for i in chosen]
+    instances = [samples[i]["instances"] for i in chosen]
+    real = read_points(user_path(args.scan), args.features) if args.scan else None
+    for n in np.unique(np.linspace(0, len(chosen) - 1, min(args.pictures, len(chosen))).astype(int)):
+        title = f"{samples[chosen[n]]['scene_name']} sample {samples[chosen[n]]['sample_idx']}"
+        _draw_pair(out / f"bev_{n:03d}.png", clouds[n], instances[n], title, (55.0, 22.0))
+    if real is not None:
+        _draw_pair(out / "scan.png", real, [], Path(args.scan).name, (55.0, 22.0))
+    summary = statistics(clouds, instances)
+    write_json(out / "statistics.json", summary)
+    _draw_statistics(out / "statistics.png", summary, clouds, instances, real)
     print(f"{out}: {summary['points_per_frame']:.0f} points a frame over {summary['frames']} frames")  # noqa: T201
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

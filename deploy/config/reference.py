@@ -12,6 +12,7 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
+from base.command import run_command, run_main
 from base.files import atomic_path
 from deploy.config.paths import repository_root
 from deploy.config.schema import DeployConfig
@@ -85,8 +86,12 @@ def _type_text(kind: Any) -> str:
     return {bool: "`True`, `False`", int: "integer", float: "number", str: "text", types.NoneType: "`None`"}[kind]
 
 
-def main() -> None:
-    """Rewrites the reference in the documentation."""
+def main() -> int:
+    """Rewrites the reference in the documentation; returns the exit code."""
+    return run_command(_rewrite)
+
+
+def _rewrite() -> None:
     page: Path = repository_root() / PAGE
     text = embed_reference(page.read_text(encoding="utf-8"))
     with atomic_path(page) as temporary:
@@ -94,4 +99,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -6,17 +6,16 @@ With `tensorrt_rtx` no GPU is needed and equal inputs give equal bytes: a build 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from base.command import add_log_level, run_command, run_main
 from base.errors import DataError, EngineBuildError
 from base.files import read_json, user_path
 from deploy.engine.pipeline import CenterPointTensorRTExportPipeline, EngineSettings
 from deploy.engine.request import DEFAULT_WORKSPACE_BYTES, PRECISION_POLICIES, ShapeProfile
 from deploy.engine.selection import BUILDERS
 from deploy.manifest import build_manifest, write_manifest
-from deploy.tools.command import run_tool
 
 __all__ = ["main"]
 
@@ -38,12 +37,14 @@ def _parser() -> argparse.ArgumentParser:
         "--compute-capability", action="append", default=[], metavar="X.Y", help="GPU to build for (tensorrt_rtx only)"
     )
     parser.add_argument("--optimization-level", type=int, help="0 to 5; default: the builder's own")
+    add_log_level(parser)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code: 0, or 2 for wrong input or a machine that cannot build."""
-    return run_tool(_parser(), _build, argv)
+    args = _parser().parse_args(argv)
+    return run_command(lambda: _build(args), args.log_level)
 
 
 def _build(args: argparse.Namespace) -> None:
@@ -93,4 +94,4 @@ def _read_profiles(path: Path) -> dict[str, ShapeProfile]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from base.command import add_log_level, run_command, run_main
 from base.determinism import set_determinism
 from base.files import user_path
 from deploy.manifest import build_manifest, write_manifest
 from deploy.quantized_model import QuantizationSettings, quantize_float_model, save_quantized_model
-from deploy.tools.command import run_tool
 
 __all__ = ["main"]
 
@@ -51,12 +50,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--no-fuse-bn", action="store_true", help="leave BatchNorm unfolded")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads for the model (default 1)")
+    add_log_level(parser)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code: 0, or 2 for wrong input."""
-    return run_tool(_parser(), _calibrate, argv)
+    args = _parser().parse_args(argv)
+    return run_command(lambda: _calibrate(args), args.log_level)
 
 
 def _calibrate(args: argparse.Namespace) -> None:
@@ -105,4 +106,4 @@ def _calibrate(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from base.command import add_log_level, run_command, run_main
 from base.determinism import set_determinism
 from base.errors import ConfigError, ExportError
 from base.files import user_path
 from deploy.manifest import build_manifest, write_manifest
 from deploy.onnx_checks import read_onnx
 from deploy.onnx_graph import metadata
-from deploy.tools.command import run_tool
 from models.spec import BACKBONE_NECK_HEAD, VOXEL_ENCODER, ModelSpec
 
 __all__ = ["DETECTIONS", "MANIFEST_KIND", "main"]
@@ -38,12 +37,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--num-samples", type=int, default=-1, metavar="N", help="frames; -1 for all (the default)")
     parser.add_argument("--out", required=True, type=Path, help=f"folder for {DETECTIONS} and manifest.json")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of ONNX Runtime (default 1)")
+    add_log_level(parser)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code: 0, or 2 for wrong input."""
-    return run_tool(_parser(), _detect, argv)
+    args = _parser().parse_args(argv)
+    return run_command(lambda: _detect(args), args.log_level)
 
 
 def _detect(args: argparse.Namespace) -> None:
@@ -103,4 +104,4 @@ def _detect(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

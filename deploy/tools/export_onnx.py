@@ -6,19 +6,18 @@ Reads nothing but the files it is given and writes nothing but `--out`, the same
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from base.command import add_log_level, run_command, run_main
 from base.determinism import set_determinism
 from base.errors import ConfigError
 from base.files import sha256_file, user_path
 from deploy.manifest import build_manifest, write_manifest
 from deploy.onnx_export import EXPORT_PRECISIONS, INT8_OPSET, OnnxExportSettings, export_components
 from deploy.precision import PRECISIONS
-from deploy.tools.command import run_tool
 
-__all__ = ["main"]
+__all__ = ["export", "main"]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -43,12 +42,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--rot-y-axis-reference", action="store_true", help="fold Autoware's yaw convention")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads for tracing (default 1)")
+    add_log_level(parser)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code: 0, or 2 for wrong input."""
-    return run_tool(_parser(), _export, argv)
+    args = _parser().parse_args(argv)
+    return run_command(lambda: _export(args), args.log_level)
+
+
+def export(argv: Sequence[str]) -> None:
+    """The command's work alone, for commands of which it is a part.
+
+    Raises:
+        UserError: wrong input.
+    """
+    _export(_parser().parse_args(argv))
 
 
 def _export(args: argparse.Namespace) -> None:
@@ -105,4 +115,4 @@ def _export(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

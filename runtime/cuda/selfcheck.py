@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from base.command import EXIT_FAILED, EXIT_PASSED, add_log_level, run_command, run_main
 from base.errors import BackendUnavailable, MissingDependencyError
 from base.lazy import require
 from models.spec import INPUT_FEATURES, PILLAR_FEATURES, SPATIAL_FEATURES, HeadSpec, ModelSpec
@@ -193,14 +194,15 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the checks; returns 0 if none failed, 1 otherwise, 2 without a device."""
     parser = argparse.ArgumentParser(prog="python -m runtime.cuda.selfcheck", description=__doc__)
     parser.add_argument("--device", type=int, default=0, help="index of the CUDA device")
+    add_log_level(parser)
     args = parser.parse_args(arguments)
+    return run_command(lambda: _check_all(args), args.log_level)
+
+
+def _check_all(args: argparse.Namespace) -> int:
     write = sys.stdout.write
     failed = 0
-    try:
-        device = CudaDevice.open(args.device)
-    except (BackendUnavailable, MissingDependencyError) as reason:
-        write(f"SKIPPED  all checks: {reason}\n")
-        return 2
+    device = CudaDevice.open(args.device)
     major, minor = device.compute_capability
     write(f"{device.name}, compute capability {major}.{minor}\n")
     for name, check in _CHECKS.items():
@@ -213,8 +215,8 @@ def main(arguments: list[str] | None = None) -> int:
             failed += 1
         write(f"{verdict:<8} {name:<18} {detail}\n")
     device.close()
-    return 1 if failed else 0
+    return EXIT_FAILED if failed else EXIT_PASSED
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run_main(main)

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 
+from base.command import EXIT_FAILED, EXIT_PASSED, add_log_level, run_command, run_main
 from base.errors import BackendUnavailable, MissingDependencyError
 from runtime.cuda.device import CudaDevice, CudaError
 from runtime.cuda_engine.checks.dense_checks import check_dense_frames, check_large_dense_frame
@@ -46,14 +47,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m runtime.cuda_engine.selfcheck", description=__doc__)
     parser.add_argument("--device", type=int, default=0, help="index of the CUDA device")
     parser.add_argument("--only", default="", help="run the checks whose names have this text")
+    add_log_level(parser)
     args = parser.parse_args(arguments)
+    return run_command(lambda: _check_all(args), args.log_level)
+
+
+def _check_all(args: argparse.Namespace) -> int:
     write = sys.stdout.write
     failed = 0
-    try:
-        CudaDevice.open(args.device).close()
-    except (BackendUnavailable, MissingDependencyError) as reason:
-        write(f"SKIPPED  all checks: {reason}\n")
-        return 2
+    CudaDevice.open(args.device).close()
     for name, check in CHECKS.items():
         if args.only not in name:
             continue
@@ -71,10 +73,10 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.flush()
         if verdict == "FAIL" and isinstance(failure, CudaError):
             write("SKIPPED  the remaining checks: the device may be in an error state.\n")
-            return 1
+            return EXIT_FAILED
         device.close()
-    return 1 if failed else 0
+    return EXIT_FAILED if failed else EXIT_PASSED
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run_main(main)

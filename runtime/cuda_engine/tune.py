@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from base.command import add_log_level, run_command, run_main
 from base.files import user_path, write_json
 from base.progress import progress
 from runtime.cuda.device import CudaDevice
@@ -35,11 +36,16 @@ _REPEATS, _ROUNDS = 10, 3
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Tunes and writes the file."""
+    """Tunes and writes the file; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m runtime.cuda_engine.tune", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--device", type=int, default=0, help="index of the CUDA device")
+    add_log_level(parser)
     args = parser.parse_args(arguments)
+    return run_command(lambda: _tune_all(args), args.log_level)
+
+
+def _tune_all(args: argparse.Namespace) -> None:
     found: dict[str, dict[str, int | bool]] = {}
     gpu = ""
     for architecture in _ARCHITECTURES:
@@ -52,7 +58,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             device.close()
     write_json(user_path(args.out), {"gpu": gpu, "tilings": dict(sorted(found.items()))})
     sys.stdout.write(f"{len(found)} layer shapes on {gpu}\n")
-    return 0
 
 
 def _tune(device: CudaDevice, network: DeviceNetwork, found: dict[str, dict[str, int | bool]]) -> None:
@@ -80,4 +85,4 @@ def _time_us(device: CudaDevice, network: DeviceNetwork, launch: Launch, stream:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run_main(main)

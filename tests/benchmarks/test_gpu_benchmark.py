@@ -368,8 +368,10 @@ def test_without_a_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     for name in ("pts_voxel_encoder", "pts_backbone_neck_head"):
         (tmp_path / f"{name}.onnx").touch()
     arguments = ["--onnx-dir-int8", str(tmp_path), "--onnx-dir-fp16", str(tmp_path), "--out", str(tmp_path / "out")]
-    assert gpu.main(["--model-config", MODEL_760, *arguments]) == 1
-    assert capsys.readouterr().out.startswith("gpu: SKIPPED, No ")
+    assert gpu.main(["--model-config", MODEL_760, *arguments]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("error (machine): No ")
     assert not (tmp_path / "out").exists()
 
 

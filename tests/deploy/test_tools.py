@@ -67,7 +67,8 @@ def test_static_voxels_zero_takes_the_model_s_limit(tiny_config_path, tmp_path):
 def test_wrong_input_is_exit_code_2_with_one_line(tiny_config_path, tmp_path, capsys, more, message):
     assert _export(tiny_config_path, tmp_path / "out", *more) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: ")
+    assert error.startswith("error (")
+    assert error.count("\n") == 1
     assert message in error
     assert not list(tmp_path.glob("out/*.onnx"))
 
