@@ -1,4 +1,4 @@
-"""How a command ends: exit code, last words, and what a signal leaves behind. Commands run as processes of their own."""
+"""How a command ends: exit code, last words, and what a signal leaves behind, in processes of their own."""
 
 from __future__ import annotations
 
@@ -126,10 +126,10 @@ def test_what_the_user_can_mend_is_one_line_and_2(
 
 
 def test_a_kind_of_a_kind_keeps_its_label(capsys: pytest.CaptureFixture[str]) -> None:
-    class Unknown(ConfigError):
+    class KeyUnknownError(ConfigError):
         pass
 
-    assert run_command(raising(Unknown("no such key"))) == 2
+    assert run_command(raising(KeyUnknownError("no such key"))) == 2
     assert capsys.readouterr().err == "error (configuration): no such key\n"
 
 
