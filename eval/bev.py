@@ -1,11 +1,10 @@
-"""Bird's-eye-view pictures: a raster of the points, boxes as vectors on top. Forward is up, left is left."""
+"""Bird's-eye-view pictures: a raster of the points, outlines of boxes, a PNG of both. Forward is up, left is left."""
 
 from __future__ import annotations
 
 import base64
 import struct
 import zlib
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +13,9 @@ from numpy.typing import NDArray
 from base.boxes import Boxes3D
 from base.files import atomic_path
 from base.lazy import require
-from eval.panels import BackendView, FramePanel
+from eval.panels import FramePanel
 
-__all__ = ["BACKGROUND", "COLORS", "box_corners", "png_data_uri", "points_png", "save_bev_png", "view_svg"]
+__all__ = ["BACKGROUND", "COLORS", "box_corners", "png_data_uri", "points_png", "save_bev_png"]
 
 BACKGROUND = "#10161d"
 COLORS = {"found": "#5fd38d", "missed": "#ffd24a", "correct": "#4db5ff", "false": "#ff6b6b"}
@@ -74,54 +73,6 @@ def points_png(points: NDArray[np.float32], extent_m: float, pixels: int = 560) 
 def png_data_uri(data: bytes) -> str:
     """`data:` URI of a PNG."""
     return "data:image/png;base64," + base64.b64encode(data).decode("ascii")
-
-
-def _shapes(boxes: Boxes3D, names: Sequence[str], style: str, kind: str, scored: bool) -> list[str]:
-    corners = box_corners(boxes)
-    parts = []
-    for index, polygon in enumerate(corners):
-        # A box is its outline and a line from the centre through the front; y of the picture is -x, x is -y.
-        path = " ".join(f"{-y:.2f},{-x:.2f}" for x, y in polygon)
-        center, front = polygon.mean(axis=0), (polygon[0] + polygon[3]) / 2
-        tip = front + (front - center) * 0.35
-        name = names[int(boxes.labels[index])]
-        text = f"{kind}: {name}" + (f" {boxes.scores[index]:.2f}" if scored else "")
-        parts.append(
-            f'<g class="{style}"><title>{text}</title><polygon points="{path}"/>'
-            f'<path d="M{-center[1]:.2f} {-center[0]:.2f}L{-tip[1]:.2f} {-tip[0]:.2f}"/></g>'
-        )
-    return parts
-
-
-def view_svg(panel: FramePanel, view: BackendView, image: str) -> str:
-    """One view as inline SVG, one unit a metre; styled by the classes gt-found, gt-missed, det-ok and det-bad.
-
-    Args:
-        panel: The frame.
-        view: The backend.
-        image: href of the points' picture: "#id" of an <image>, or a data URI.
-    """
-    e = panel.extent_m
-    rings = "".join(
-        f'<circle r="{radius}"/><text x="1" y="{-radius + 2.6:g}">{radius} m</text>'
-        for radius in range(20, int(e) + 1, 20)
-    )
-    if image.startswith("#"):
-        picture = f'<use href="{image}"/>'
-    else:
-        picture = f'<image x="{-e:g}" y="{-e:g}" width="{2 * e:g}" height="{2 * e:g}" href="{image}"/>'
-    truth = panel.ground_truth
-    shapes = [
-        *_shapes(truth.select(view.found), panel.class_names, "gt-found", "ground truth", False),
-        *_shapes(truth.select(~view.found), panel.class_names, "gt-missed", "missed", False),
-        *_shapes(view.detections.select(view.correct), panel.class_names, "det-ok", "detection", True),
-        *_shapes(view.detections.select(~view.correct), panel.class_names, "det-bad", "false detection", True),
-    ]
-    return (
-        f'<svg class="bev" viewBox="{-e:g} {-e:g} {2 * e:g} {2 * e:g}" role="img" '
-        f'aria-label="Bird\'s-eye view: points, ground truth and detections">{picture}'
-        f'<g class="rings">{rings}</g><path class="ego" d="M0 -2.4L1.1 1.6L0 .8L-1.1 1.6Z"/>{"".join(shapes)}</svg>'
-    )
 
 
 def save_bev_png(panel: FramePanel, path: str | Path, title: str | None = None) -> None:

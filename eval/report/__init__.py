@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from eval.report.extension import Figure, ReportSection
 from eval.report.page import render_report, write_report
+from eval.report.table import Cell
 
-__all__ = ["Figure", "ReportSection", "render_report", "write_report"]
+__all__ = ["Cell", "Figure", "ReportSection", "render_report", "write_report"]

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 
-from eval.report.html import section, table
+from eval.report.table import Cell, Table
+from eval.report.templating import render, trusted
 
 __all__ = ["Figure", "ReportSection", "render_section"]
 
@@ -58,7 +57,7 @@ class ReportSection:
         text: Plain text; an empty line begins a new paragraph.
         figures: Pictures, in order.
         head: Names of the columns of a table below them; empty for no table.
-        rows: Its rows: plain text, or `eval.report.html.Cell`.
+        rows: Its rows: plain text, or cells.
     """
 
     title: str
@@ -66,7 +65,7 @@ class ReportSection:
     text: str = ""
     figures: tuple[Figure, ...] = ()
     head: tuple[str, ...] = ()
-    rows: tuple[tuple[str, ...], ...] = ()
+    rows: tuple[tuple[str | Cell, ...], ...] = ()
 
     def __post_init__(self) -> None:
         if not _ANCHOR.fullmatch(self.anchor):
@@ -78,19 +77,14 @@ class ReportSection:
 
 def render_section(item: ReportSection) -> str:
     """The section as HTML."""
-    body = "".join(f'<p class="soft small">{escape(part)}</p>' for part in item.text.split("\n\n") if part.strip())
-    body += _figures(item.figures)
-    if item.head:
-        body += table(item.head, item.rows)
-    return section(item.title, body, item.anchor)
-
-
-def _figures(figures: Sequence[Figure]) -> str:
-    if not figures:
-        return ""
-    parts = "".join(
-        f"<figure{' class=wide' if figure.wide else ''}>{figure.markup}"
-        f"{f'<figcaption>{escape(figure.caption)}</figcaption>' if figure.caption else ''}</figure>"
-        for figure in figures
+    figures = [
+        {"markup": trusted(figure.markup), "caption": figure.caption, "wide": figure.wide} for figure in item.figures
+    ]
+    return render(
+        "section.html",
+        title=item.title,
+        anchor=item.anchor,
+        paragraphs=[part for part in item.text.split("\n\n") if part.strip()],
+        figures=figures,
+        table=Table(item.head, item.rows) if item.head else None,
     )
-    return f'<div class="charts two">{parts}</div>'

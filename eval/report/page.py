@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 
 from base.files import atomic_path
+from eval.bev import BACKGROUND, COLORS
 from eval.panels import FramePanel
-from eval.report import accuracy, sections
+from eval.report.accuracy import accuracy, curves
+from eval.report.artifacts import artifacts, environment
+from eval.report.differences import differences
 from eval.report.extension import ReportSection, render_section
-from eval.report.style import STYLE
+from eval.report.frames import worst_frames
+from eval.report.latency import latency
+from eval.report.summary import summary
+from eval.report.templating import render
 from eval.report.vehicle import vehicle
 from eval.report.verification import verification
 from eval.results import RunResults
@@ -27,26 +32,21 @@ def render_report(results: RunResults, panels: Sequence[FramePanel] = (), more: 
     anchors = [item.anchor for item in more]
     if len(set(anchors)) != len(anchors):
         raise ValueError(f"sections of the report share an anchor: {anchors}")
-    body = (
-        sections.summary(results)
-        + verification(results)
-        + accuracy.accuracy(results.evaluations)
-        + vehicle(results.vehicle)
-        + accuracy.differences(results.comparisons, results.gates)
-        + sections.panels_section(panels)
-        + accuracy.curves(results.evaluations)
-        + "".join(render_section(item) for item in more)
-        + sections.latency(results.evaluations)
-        + sections.artifacts(results)
-        + sections.environment(results)
-    )
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        '<meta name="color-scheme" content="light dark">'
-        f"<title>{escape(results.title)}: deployment report</title><style>{STYLE}</style></head>"
-        f"<body><main>{body}</main></body></html>\n"
-    )
+    sections = [
+        summary(results),
+        verification(results),
+        accuracy(results.evaluations),
+        vehicle(results.vehicle),
+        differences(results.comparisons, results.gates),
+        worst_frames(panels),
+        curves(results.evaluations),
+        *(render_section(item) for item in more),
+        latency(results.evaluations),
+        artifacts(results),
+        environment(results),
+    ]
+    page = render("report.html", title=results.title, sections=sections, background=BACKGROUND, colors=COLORS)
+    return f"{page}\n"
 
 
 def write_report(

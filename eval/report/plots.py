@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from html import escape
+
+from eval.report.table import DASH
+from eval.report.templating import render
 
 __all__ = ["bar_list", "heat_map", "line_chart"]
 
@@ -21,19 +23,17 @@ def bar_list(rows: Sequence[tuple[str, float, str]], unit: str = "", digits: int
     known = [value for _, value, _ in rows if math.isfinite(value)]
     low, high = min([0.0, *known]), max([0.0, *known])
     span = (high - low) or 1.0
-    parts = []
+    bars: list[tuple[list[str], str, tuple[str, str, str] | None, str]] = []
     for label, value, note in rows:
+        # A long name may break after dots, slashes and underscores.
+        pieces = re.split(r"(?<=[./_])", label)
         if math.isfinite(value):
             left, width = 100 * (min(value, 0.0) - low) / span, 100 * abs(value) / span
-            bar = f'<i class="{"s5" if value < 0 else "s0"}" style="left:{left:.2f}%;width:{width:.2f}%"></i>'
-            text = f"{value:.{digits}g}{unit}"
+            bar = ("s5" if value < 0 else "s0", f"{left:.2f}", f"{width:.2f}")
+            bars.append((pieces, note or label, bar, f"{value:.{digits}g}{unit}"))
         else:
-            bar, text = "", "–"
-        parts.append(
-            f'<div class="hbar" title="{escape(note or label)}"><span>{_breakable(label)}</span><div>{bar}</div>'
-            f"<b>{escape(text)}</b></div>"
-        )
-    return f'<div class="hbars">{"".join(parts)}</div>'
+            bars.append((pieces, note or label, None, DASH))
+    return render("bar_list.html", bars=bars)
 
 
 def heat_map(
@@ -58,25 +58,22 @@ def heat_map(
     """
     known = [abs(value) for row in values for value in row if math.isfinite(value)]
     full = limit or max([*known, 1e-12])
-    body = ""
+    body = []
     for row, name in enumerate(rows):
-        cells = ""
-        for column in range(len(columns)):
-            value = values[row][column]
-            note = f' title="{escape(notes[row][column])}"' if notes else ""
-            text = escape(texts[row][column])
-            text = f"<b>{text}</b>" if bold and bold[row][column] else text
-            if math.isfinite(value) and value != 0.0:
-                side, share = ("gain" if value > 0 else "loss"), min(abs(value) / full, 1.0)
-                cells += f'<td class="num {side}" style="--v:{share:.3f}"{note}>{text}</td>'
-            else:
-                cells += f'<td class="num"{note}>{text}</td>'
-        body += f"<tr><th>{escape(name)}</th>{cells}</tr>"
-    head = "".join(f"<th class=num>{escape(name)}</th>" for name in columns)
-    return (
-        f'<div class="scroll"><table class="heatmap"><thead><tr><th></th>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )
+        cells = []
+        for column, value in enumerate(values[row]):
+            shaded = math.isfinite(value) and value != 0.0
+            cells.append(
+                {
+                    "text": texts[row][column],
+                    "note": notes[row][column] if notes else None,
+                    "bold": bool(bold and bold[row][column]),
+                    "side": ("gain" if value > 0 else "loss") if shaded else "",
+                    "share": f"{min(abs(value) / full, 1.0):.3f}" if shaded else "",
+                }
+            )
+        body.append((name, cells))
+    return render("heat_map.html", columns=columns, rows=body)
 
 
 def line_chart(
@@ -116,40 +113,26 @@ def line_chart(
     def at(x: float, y: float) -> str:
         return f"{left + width * (x - x0) / (x1 - x0):.1f},{top + height * (1 - (y - y0) / (y1 - y0)):.1f}"
 
-    grid = "".join(
-        f'<path class="grid" d="M{left} {top + height * (1 - t):g}h{width}"/>'
-        f'<text class="tick" x="{left - 5}" y="{top + height * (1 - t) + 3.5:g}" text-anchor="end">'
-        f"{_tick(y0 + (y1 - y0) * t)}</text>"
-        f'<text class="tick" x="{left + width * t:g}" y="{top + height + 13}" text-anchor="middle">'
-        f"{_tick(_unplace(x0 + (x1 - x0) * t, log_x))}</text>"
-        for t in (0.0, 0.5, 1.0)
-    )
-    lines = "".join(
-        f'<polyline class="curve l{index}" points="{" ".join(at(x, y) for x, y in points)}">'
-        f"<title>{escape(name)}</title></polyline>"
-        for index, (name, points) in enumerate(drawn)
-    )
-    for label, x in marks:
-        lines += (
-            f'<path class="mark" d="M{left + width * (place(x) - x0) / (x1 - x0):.1f} {top}v{height}">'
-            f"<title>{escape(label)}: {x:.4g}</title></path>"
+    ticks = [
+        (
+            left + width * t,
+            top + height * (1 - t),
+            _tick(_unplace(x0 + (x1 - x0) * t, log_x)),
+            _tick(y0 + (y1 - y0) * t),
         )
-    keys = "".join(
-        f'<span class="key"><i class="line l{index}"></i>{escape(name)}</span>' for index, (name, _) in enumerate(drawn)
+        for t in (0.0, 0.5, 1.0)
+    ]
+    frame = {"left": left, "top": top, "width": width, "height": height}
+    return render(
+        "line_chart.html",
+        title=title,
+        x_label=x_label,
+        y_label=y_label,
+        ticks=ticks,
+        lines=[(name, " ".join(at(x, y) for x, y in points)) for name, points in drawn],
+        marks=[(f"{left + width * (place(x) - x0) / (x1 - x0):.1f}", f"{label}: {x:.4g}") for label, x in marks],
+        frame=frame,
     )
-    keys += "".join(f'<span class="key"><i class="line mark"></i>{escape(label)}: {x:.4g}</span>' for label, x in marks)
-    return (
-        f'<svg class="chart" viewBox="0 0 {left + width + 14} {top + height + 32}" role="img" '
-        f'aria-label="{escape(title)}"><text class="head" x="{left}" y="14">{escape(title)}</text>'
-        f'<text class="tick" x="{left + width}" y="14" text-anchor="end">{escape(y_label)}</text>{grid}{lines}'
-        f'<text class="tick" x="{left + width / 2:g}" y="{top + height + 27}" text-anchor="middle">'
-        f'{escape(x_label)}</text></svg><p class="legend">{keys}</p>'
-    )
-
-
-def _breakable(name: str) -> str:
-    """A long name that may break after dots and slashes."""
-    return re.sub(r"([./_])", r"\1<wbr>", escape(name))
 
 
 def _tick(value: float) -> str:

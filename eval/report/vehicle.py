@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from html import escape
+from typing import Any
 
-from eval.report.accuracy import difference_map, interval_text, signed
-from eval.report.html import Cell, ap, fixed, number, section, table, verdict
+from eval.report.accuracy import range_table
+from eval.report.differences import difference_map, interval_text, signed
 from eval.report.plots import bar_list
+from eval.report.table import DASH, Cell, Table, ap, fixed, number
+from eval.report.templating import part, render
 from eval.vehicle import VehicleSummary
 
 __all__ = ["vehicle"]
 
-_TEXT = (
-    "Autoware's node does not decode as the training framework does: one class a cell, score thresholds by class and "
-    "distance, a test on the length of the yaw vector, two suppressions across classes, classes by area. Average "
-    "precision of the boxes that it publishes, trailers counted as trucks; a detector with thresholds ends at the "
-    "recall that they leave."
-)
 _MATCH_M = 2.0
 
 
@@ -26,46 +22,37 @@ def vehicle(seen: Sequence[VehicleSummary]) -> str:
     """Both decodes by backend; then, for each backend, by class, range and step."""
     if not seen:
         return ""
-    body = f'<p class="soft small">{_TEXT}</p>{_backends(seen)}'
     # The last backend is the one nearest to the vehicle's.
     *others, last = seen
-    body += _details(last)
-    body += "".join(f"<details><summary>{escape(item.label)}</summary>{_details(item)}</details>" for item in others)
-    return section("What the vehicle sees", body, "vehicle")
+    return render(
+        "vehicle.html", backends=_backends(seen), last=_details(last), others=[_details(item) for item in others]
+    )
 
 
-def _backends(seen: Sequence[VehicleSummary]) -> str:
-    rows: list[list[str]] = []
+def _backends(seen: Sequence[VehicleSummary]) -> Table:
+    rows = []
     for item in seen:
         total = item.comparison.total if item.comparison else None
-        against = Cell("–")
+        against = Cell(DASH)
         if total is not None and item.comparison is not None:
-            against = Cell(
-                f"{verdict(total.verdict)} <span class=nowrap>{signed(total.difference, 4)}</span> "
-                f'<span class="soft small">{escape(interval_text(total, item.comparison.confidence))}</span>'
-            )
+            interval = interval_text(total, item.comparison.confidence)
+            against = Cell(part("parts.html", "difference")(total.verdict, signed(total.difference, 4), interval))
         rows.append(
             [
-                Cell(f"<b>{escape(item.label)}</b>", "full"),
+                Cell(item.label, "full", kind="b"),
                 fixed(total.a if total else math.nan, 4),
                 fixed(item.metrics.mean_ap, 4),
                 against,
             ]
         )
-    return table(["backend", "training framework", "vehicle", "difference"], rows, css="stack labelled")
+    return Table(["backend", "training framework", "vehicle", "difference"], rows, css="stack labelled")
 
 
-def _details(item: VehicleSummary) -> str:
-    body = f"<h3>{escape(item.label)}: where it goes</h3>" + _steps(item)
-    if item.comparison is not None:
-        body += "<h3>Vehicle minus training framework</h3>" + difference_map(item.comparison)
-    return body + _by_class(item) + _by_range(item) + _thresholds(item)
-
-
-def _steps(item: VehicleSummary) -> str:
-    names = item.metrics.class_names
+def _details(item: VehicleSummary) -> dict[str, Any]:
+    """What the template shows of one backend."""
+    metrics = item.metrics
     bars = [(step.name, step.mean_ap, f"{step.boxes_per_frame:.1f} boxes a frame") for step in item.steps]
-    rows: list[list[str]] = [
+    steps: list[list[str | Cell]] = [
         [
             step.name,
             ap(step.mean_ap, heat=False),
@@ -74,18 +61,31 @@ def _steps(item: VehicleSummary) -> str:
         ]
         for step in item.steps
     ]
-    return bar_list(bars) + table(["decode", "mAP", *names, "boxes a frame"], rows)
+    thresholds: list[list[str | Cell]] = [
+        [row.class_name, *(fixed(value, 3) for value in row.thresholds)] for row in item.score_thresholds
+    ]
+    match = min(metrics.thresholds, key=lambda value: abs(value - _MATCH_M))
+    return {
+        "label": item.label,
+        "bars": bar_list(bars),
+        "steps": Table(["decode", "mAP", *metrics.class_names, "boxes a frame"], steps),
+        "difference": difference_map(item.comparison) if item.comparison is not None else "",
+        "match_m": match,
+        "classes": _class_table(item, match),
+        # With one range, the total is the same.
+        "ranges": range_table(metrics) if len(metrics.ranges) != 2 else None,
+        "parameters": item.parameters,
+        "thresholds": Table(["class", *item.bin_names], thresholds),
+    }
 
 
-def _by_class(item: VehicleSummary) -> str:
-    thresholds = item.metrics.thresholds
-    match = min(thresholds, key=lambda value: abs(value - _MATCH_M))
-    rows: list[list[str]] = []
-    for part in item.metrics.total.classes:
-        at = part.at(match)
+def _class_table(item: VehicleSummary, match_m: float) -> Table:
+    rows: list[list[str | Cell]] = []
+    for found in item.metrics.total.classes:
+        at = found.at(match_m)
         rows.append(
             [
-                part.class_name,
+                found.class_name,
                 number(at.num_ground_truth, 6),
                 number(at.num_detections, 6),
                 fixed(at.num_true_positives / at.num_ground_truth if at.num_ground_truth else math.nan, 3),
@@ -93,29 +93,4 @@ def _by_class(item: VehicleSummary) -> str:
                 fixed(at.num_false_positives / item.metrics.num_frames, 2),
             ]
         )
-    head = ["class", "objects", "published", "recall", "precision", "false a frame"]
-    return f"<h3>Published boxes, right within {match:g} m</h3>" + table(head, rows)
-
-
-def _by_range(item: VehicleSummary) -> str:
-    metrics = item.metrics
-    if len(metrics.ranges) == 2:  # one range and the total, which is the same
-        return ""
-    rows = [
-        [name, *(ap(part.classes[index].mean_ap) for part in metrics.ranges)]
-        for index, name in enumerate(metrics.class_names)
-    ]
-    rows.append(["mean", *(ap(part.mean_ap, heat=False) for part in metrics.ranges)])
-    return "<h3>By distance, as published</h3>" + table(
-        ["class", *(part.name for part in metrics.ranges)], rows, last_is_sum=True
-    )
-
-
-def _thresholds(item: VehicleSummary) -> str:
-    rows: list[list[str]] = [
-        [row.class_name, *(fixed(value, 3) for value in row.thresholds)] for row in item.score_thresholds
-    ]
-    return (
-        f"<details><summary>Score thresholds: {escape(item.parameters)}</summary>"
-        f"{table(['class', *item.bin_names], rows)}</details>"
-    )
+    return Table(["class", "objects", "published", "recall", "precision", "false a frame"], rows)

@@ -14,14 +14,15 @@ import pytest
 
 from base.boxes import Boxes3D
 from base.errors import DataError
-from eval.bev import box_corners, points_png, save_bev_png, view_svg
+from eval.bev import box_corners, points_png, save_bev_png
 from eval.divergence import Divergence, WeightDifference
 from eval.evaluator import BackendEvaluation, evaluate
 from eval.gates import GateLimits, judge_gates
 from eval.metrics import FrameResult
 from eval.panels import frame_hits, select_panels
 from eval.report import render_report, write_report
-from eval.report.accuracy import signed
+from eval.report.differences import signed
+from eval.report.frames import view_svg
 from eval.results import ArtifactRecord, RunResults, StepResult, read_results, write_results
 from eval.significance import compare_pair
 from eval.verification import verify
