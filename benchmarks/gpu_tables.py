@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from base.tables import markdown_table
 
 __all__ = ["layer_name", "report"]
 
@@ -69,7 +71,7 @@ def _networks(section: Mapping[str, Any]) -> list[str]:
         "Input and outputs in device memory. Ratios are medians over rounds, with the lowest and the highest round; "
         "error is the RMS difference from full float32 over the RMS of an output around its mean, of the worst one.",
         "",
-        *_table(head, rows),
+        *markdown_table(head, rows),
     ]
     best = _best_half(section)
     return [*text, "", *best] if best else text
@@ -123,7 +125,7 @@ def _layers(section: Mapping[str, Any], layers: Mapping[str, Any]) -> list[str]:
         "which one graph has; repeated: the launch after itself, over and over. Roofline: the longer of computing and "
         f"of moving input, weights and output once. {known}",
         "",
-        *_table(head, rows),
+        *markdown_table(head, rows),
     ]
 
 
@@ -138,7 +140,7 @@ def _end_to_end(section: Mapping[str, Any]) -> list[str]:
         f"{section['points']:,} points in host memory, {section['pillars']:,} pillars{dropped}; boxes in host memory; "
         "time by the host's clock.",
         "",
-        *_table(head, rows),
+        *markdown_table(head, rows),
         "",
     ]
     for item in section["stages_ms"]:
@@ -149,7 +151,7 @@ def _end_to_end(section: Mapping[str, Any]) -> list[str]:
 
 
 def _throughput(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    return _table(
+    return markdown_table(
         ["", "networks", "frames per second", "ms per frame"],
         [_rate(row) for row in rows],
     )
@@ -199,11 +201,3 @@ def _number(value: float | None, digits: int) -> str:
 
 def _percent(value: float | None) -> str:
     return "–" if value is None else f"{value:.0%}"
-
-
-def _table(head: Sequence[str], body: Iterable[Sequence[str]]) -> list[str]:
-    return [_row(head), _row(["---"] * len(head)), *(_row(cells) for cells in body)]
-
-
-def _row(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(cells) + " |"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
+
+from base.tables import markdown_table
 
 __all__ = ["F1_THRESHOLD_M", "tables"]
 
@@ -22,12 +24,14 @@ def tables(rows: Sequence[dict[str, Any]], pairs: Sequence[dict[str, Any]], clas
     ranges = list(rows[0]["map"])
     compared = rows[1:]
     lines = ["AP in points (mean over 0.5, 1, 2 and 4 m); Δ against FP16 with 95 % intervals.", ""]
-    lines += _table(["", *ranges], [[row["method"], *(_value(row["map"][name]) for name in ranges)] for row in rows])
+    lines += markdown_table(
+        ["", *ranges], [[row["method"], *(_value(row["map"][name]) for name in ranges)] for row in rows]
+    )
     lines += ["", *_differences(compared, ranges)]
     lines += ["", *_cells(compared)]
     lines += [
         "",
-        *_table(
+        *markdown_table(
             ["Δ AP", *class_names],
             [
                 [row["method"], *(_interval(row["difference_by_class"][name]) for name in class_names)]
@@ -38,7 +42,7 @@ def tables(rows: Sequence[dict[str, Any]], pairs: Sequence[dict[str, Any]], clas
     lines += ["", f"Confidence of the best F1 at {F1_THRESHOLD_M:g} m, and its shift against FP16.", ""]
     shifts = [[row["method"], *(_signed(row["best_score_shift"][name], 3) for name in class_names)] for row in compared]
     first = [rows[0]["method"], *(_value(rows[0]["best_score"][name], 3) for name in class_names)]
-    lines += _table(["", *class_names], [first, *shifts])
+    lines += markdown_table(["", *class_names], [first, *shifts])
     if pairs:
         lines += ["", "Variants against each other.", "", *_differences(pairs, ranges), "", *_cells(pairs)]
     return "\n".join(lines) + "\n"
@@ -46,7 +50,7 @@ def tables(rows: Sequence[dict[str, Any]], pairs: Sequence[dict[str, Any]], clas
 
 def _differences(rows: Sequence[dict[str, Any]], ranges: Sequence[str]) -> list[str]:
     head = ["", *(f"Δ {name}" for name in ranges), "worst class × range", "goal"]
-    return _table(
+    return markdown_table(
         head,
         [
             [
@@ -76,15 +80,7 @@ def _cells(rows: Sequence[dict[str, Any]]) -> list[str]:
                 "–" if chance is None else f"{chance:.0%}",
             ]
         )
-    return _table(head, body)
-
-
-def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
-    return [_row(head), _row(["---"] * len(head)), *(_row(cells) for cells in body)]
-
-
-def _row(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+    return markdown_table(head, body)
 
 
 def _interval(item: dict[str, Any]) -> str:

@@ -22,6 +22,7 @@ from base.command import EXIT_FAILED, EXIT_PASSED, add_log_level, run_command, r
 from base.errors import BackendUnavailable, ConfigError, DataError, MissingDependencyError
 from base.files import user_path, write_json
 from base.progress import progress
+from base.tables import text_table
 from eval.codec import to_json
 from eval.machine import MachineInfo, package_versions
 from models.spec import VOXEL_ENCODER
@@ -68,12 +69,12 @@ class LatencyRun:
     def table(self) -> str:
         """Stages by row, milliseconds."""
         columns = ("mean", "std", "min", "p50", "p90", "p95", "p99", "max")
-        lines = [f"{self.backend} ({self.device}), {self.frames} frames after {self.warmup} of warm-up"]
-        lines.append(f"  {'stage':<20}" + "".join(f"{name:>10}" for name in columns))
-        for stage, stats in self.stages.items():
-            lines.append(f"  {stage:<20}" + "".join(f"{getattr(stats, name):>10.3f}" for name in columns))
-        lines.append(f"  {self.frames_per_second:.2f} frames/s; first frame {self.first_frame_ms:.1f} ms")
-        return "\n".join(lines)
+        rows = [(stage, *(f"{getattr(stats, name):.3f}" for name in columns)) for stage, stats in self.stages.items()]
+        return (
+            f"{self.backend} ({self.device}), {self.frames} frames after {self.warmup} of warm-up\n"
+            f"{text_table(('stage', *columns), rows, right=range(1, 1 + len(columns)))}\n"
+            f"{self.frames_per_second:.2f} frames/s; first frame {self.first_frame_ms:.1f} ms"
+        )
 
 
 @dataclass(frozen=True)

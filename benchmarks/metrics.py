@@ -19,6 +19,7 @@ import numpy as np
 from base.command import add_log_level, run_command, run_main
 from base.errors import ConfigError
 from base.files import user_path, write_json
+from base.tables import text_table
 from benchmarks.scenes import CLASS_NAMES, make_frames
 from eval.machine import MachineInfo
 from eval.metrics import (
@@ -145,13 +146,20 @@ def growth_exponent(measurements: Sequence[Measurement]) -> float:
 
 def table(measurements: Sequence[Measurement]) -> str:
     """The measurements as text."""
-    rows = [
-        f"{'load':18} {'frames':>7} {'seconds':>9} {'CPU s':>9} {'frames/s':>10} {'× reference':>12} {'peak MB':>8}"
+    header = ("load", "frames", "seconds", "CPU s", "frames/s", "× reference", "peak MB")
+    cells = [
+        (
+            item.load,
+            f"{item.frames:,}",
+            f"{item.seconds:.3f}",
+            f"{item.cpu_seconds:.3f}",
+            f"{item.frames_per_s:,.0f}",
+            "–" if math.isnan(item.times_reference) else f"{item.times_reference:,.0f}",
+            f"{item.peak_memory_mb:.0f}",
+        )
+        for item in measurements
     ]
-    for item in measurements:
-        times = "–" if math.isnan(item.times_reference) else f"{item.times_reference:,.0f}"
-        speed = f"{item.frames_per_s:10,.0f} {times:>12} {item.peak_memory_mb:8.0f}"
-        rows.append(f"{item.load:18} {item.frames:7,} {item.seconds:9.3f} {item.cpu_seconds:9.3f} {speed}")
+    rows = [text_table(header, cells, right=range(1, len(header)))]
     for load in dict.fromkeys(item.load for item in measurements):
         exponent = growth_exponent([item for item in measurements if item.load == load])
         if not math.isnan(exponent):

@@ -19,12 +19,12 @@ from base.command import EXIT_PASSED, EXIT_USAGE, add_log_level, run_command, ru
 from base.determinism import set_determinism
 from base.errors import BackendUnavailable, ConfigError, UserError
 from base.files import sha256_file, user_path
+from base.tables import text_table
 from base.torchrun import Processes, joined
 from deploy import cli
 from deploy.config.paths import input_path
 from deploy.config.schema import BACKENDS, DeployConfig
 from deploy.devices import resolve_device
-from deploy.outcome import format_table
 
 if TYPE_CHECKING:
     from datasets.frames import Frame, FrameSource
@@ -230,7 +230,7 @@ def _summary(result: BackendEvaluation, devices: list[str], out: Path) -> str:
         f"{len(devices)} on {', '.join(dict.fromkeys(devices))}",
     )
     header = ("backend", "mAP", "p50 latency", "p99 latency", "frames", "processes")
-    return f"{format_table(header, [row])}\n\n{out / RESULTS}, {out / DETECTIONS}"
+    return f"{text_table(header, [row])}\n\n{out / RESULTS}, {out / DETECTIONS}"
 
 
 if __name__ == "__main__":

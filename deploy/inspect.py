@@ -12,11 +12,11 @@ from typing import Any
 from base.command import EXIT_FAILED, EXIT_PASSED, add_log_level, run_command, run_main
 from base.errors import ConfigError, UserError
 from base.files import user_path, write_json
+from base.tables import text_table
 from deploy.config.paths import input_path
 from deploy.inspect_diff import Difference, diff_engines, diff_graphs
 from deploy.inspect_engine import EngineFacts, inspect_engine
 from deploy.inspect_graph import DEFAULT_PILLARS, GPUS, GraphFacts, TensorFacts, inspect_graph
-from deploy.outcome import format_table
 
 __all__ = ["diff_files", "inspect_files", "main"]
 
@@ -167,7 +167,7 @@ def graph_text(facts: GraphFacts) -> str:
         f"total: {shares or 'no layer with weights'} of the FLOP; roofline on {facts.device} "
         f"{facts.roofline_s * 1e3:.4f} ms, layer after layer"
     )
-    return "\n".join([*lines, "", _tensor_table(facts.inputs, facts.outputs), "", format_table(header, rows), total])
+    return "\n".join([*lines, "", _tensor_table(facts.inputs, facts.outputs), "", text_table(header, rows), total])
 
 
 def engine_text(facts: EngineFacts) -> str:
@@ -176,7 +176,7 @@ def engine_text(facts: EngineFacts) -> str:
     if facts.settings:
         values = {"built from": f"{facts.source['file']} ({facts.source['sha256'][:16]})", **facts.settings}
         listed: list[tuple[str, ...]] = [(key, _value(value)) for key, value in values.items()]
-        lines += ["", format_table(("manifest", "value"), listed)]
+        lines += ["", text_table(("manifest", "value"), listed)]
     else:
         lines.append("no manifest beside it: what it was built from, and how, is not known")
     if facts.status == "SKIPPED":
@@ -184,7 +184,7 @@ def engine_text(facts: EngineFacts) -> str:
         return "\n".join([*lines, "", *textwrap.wrap(text, _WIDTH, subsequent_indent="  ")])
     lines += ["", _tensor_table(facts.tensors, ())]
     rows: list[tuple[str, ...]] = [(layer.name[:80], layer.kind or "-", layer.outputs or "-") for layer in facts.layers]
-    return "\n".join([*lines, "", format_table(("kernel", "kind", "writes"), rows)])
+    return "\n".join([*lines, "", text_table(("kernel", "kind", "writes"), rows)])
 
 
 def diff_text(name: str, items: Sequence[Difference]) -> str:
@@ -192,7 +192,7 @@ def diff_text(name: str, items: Sequence[Difference]) -> str:
     if not items:
         return f"{name}: no difference"
     rows: list[tuple[str, ...]] = [(item.where, item.what, item.first, item.second) for item in items]
-    return f"{name}: {len(items)} differences\n" + format_table(("where", "what", "first", "second"), rows)
+    return f"{name}: {len(items)} differences\n" + text_table(("where", "what", "first", "second"), rows)
 
 
 def _tensor_table(inputs: Sequence[TensorFacts], outputs: Sequence[TensorFacts]) -> str:
@@ -201,7 +201,7 @@ def _tensor_table(inputs: Sequence[TensorFacts], outputs: Sequence[TensorFacts])
         for kind, items in (("input" if outputs else "input/output", inputs), ("output", outputs))
         for item in items
     ]
-    return format_table(("tensor", "is", "type", "shape"), rows)
+    return text_table(("tensor", "is", "type", "shape"), rows)
 
 
 def _shares(facts: GraphFacts) -> dict[str, float]:

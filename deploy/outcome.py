@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from base.command import EXIT_PASSED
+from base.tables import text_table
 
 if TYPE_CHECKING:
     from eval.gates import GateResult
     from eval.results import RunResults, StepResult
     from eval.statistics import BootstrapComparison
 
-__all__ = ["DeploymentOutcome", "format_table"]
+__all__ = ["DeploymentOutcome"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class DeploymentOutcome:
     def summary(self) -> str:
         """Tables of steps and backends, and where the report is."""
         steps = [_step_row(step) for step in self.results.steps]
-        parts = [format_table(("step", "status", "time", "peak memory", "reason"), steps)]
+        parts = [text_table(("step", "status", "time", "peak memory", "reason"), steps)]
         seen = {item.label: _ap(item.metrics.mean_ap) for item in self.results.vehicle}
         evaluated: list[tuple[str, ...]] = [
             (
@@ -51,13 +52,13 @@ class DeploymentOutcome:
         ]
         if evaluated:
             head = ("backend", "mAP", *(("in the vehicle",) if seen else ()), "p50 latency", "p99 latency", "frames")
-            parts.append(format_table(head, evaluated))
+            parts.append(text_table(head, evaluated))
         compared = [_comparison_row(item) for item in self.results.comparisons]
         if compared:
-            parts.append(format_table(("mAP of", "against", "difference", "interval", "verdict"), compared))
+            parts.append(text_table(("mAP of", "against", "difference", "interval", "verdict"), compared))
         judged = [_gate_row(item) for item in self.results.gates]
         if judged:
-            parts.append(format_table(("accuracy gate", "backend", "of", "limit", "value", "status"), judged))
+            parts.append(text_table(("accuracy gate", "backend", "of", "limit", "value", "status"), judged))
         parts.append(f"{self._verdict()}  {self.work_dir / 'report.html'}")
         return "\n\n".join(parts)
 
@@ -96,11 +97,3 @@ def _signed(value: float) -> str:
     if math.isnan(value):
         return "-"
     return f"{value:+.4f}" if round(value, 4) else "0.0000"
-
-
-def format_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    """Columns padded to their widest cell; the last column is left as it is."""
-    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    head = "  ".join(cell.ljust(width) for cell, width in zip(header, widths, strict=True)).rstrip()
-    return "\n".join([head, "  ".join("─" * min(width, 60) for width in widths), *lines])

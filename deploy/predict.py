@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from base.command import EXIT_FAILED, EXIT_PASSED, run_command, run_main
 from base.errors import UserError
 from base.files import sha256_file, user_path, write_json
+from base.tables import text_table
 from deploy import cli
 from deploy.config.paths import input_path
 from deploy.config.schema import BACKENDS
-from deploy.outcome import format_table
 from deploy.scan import FORMATS, ScanFormat
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ def _summary(prediction: Prediction, out: Path) -> str:
         rows.append((result.label, str(result.counts.voxels), str(result.counts.outside_points), classes, stages))
     if rows:
         boxes_of = f"boxes ≥ {_MIN_SHOWN_SCORE:g}"
-        parts.append(format_table(("backend", "pillars", "points out of range", boxes_of, "milliseconds"), rows))
+        parts.append(text_table(("backend", "pillars", "points out of range", boxes_of, "milliseconds"), rows))
     parts += [f"{name} SKIPPED: {reason}" for name, reason in prediction.skipped.items()]
     if prediction.verification is not None:
         parts.append(_verification_table(prediction.verification))
@@ -220,7 +220,7 @@ def _verification_table(result: VerificationResult) -> str:
             )
         )
     header = ("output", "max abs", "mean abs", "relative L2", "cosine", "not finite", "verdict", "limits")
-    parts = [result.summary(), *result.reasons, format_table(header, rows)] if rows else [result.summary()]
+    parts = [result.summary(), *result.reasons, text_table(header, rows)] if rows else [result.summary()]
     boxes = result.boxes
     if boxes is not None:
         floor = result.box_tolerance.min_score if result.box_tolerance else _MIN_SHOWN_SCORE
@@ -233,7 +233,7 @@ def _verification_table(result: VerificationResult) -> str:
             f"{boxes.max_score:.2g}",
         )
         names = (f"boxes ≥ {floor:g}: matched", "moved", "lost", "gained", "center", "size", "yaw", "velocity", "score")
-        parts.append(format_table(names, [(*map(str, counts), *errors)]))
+        parts.append(text_table(names, [(*map(str, counts), *errors)]))
     return "\n".join(parts)
 
 

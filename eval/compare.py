@@ -15,6 +15,7 @@ from pathlib import Path
 from base.command import EXIT_FAILED, EXIT_PASSED, add_log_level, run_command, run_main
 from base.errors import DataError
 from base.files import user_path, write_json
+from base.tables import text_table
 from eval.codec import to_json
 from eval.detections_file import read_detections
 from eval.evaluator import EvaluationSummary
@@ -65,21 +66,31 @@ class RunComparison:
 
     def table(self) -> str:
         """Rows for people: the mean over the classes first, then every class, in each range."""
-        lines = [f"{self.label_b} (b) against {self.label_a} (a), {self.accuracy.num_frames} frames"]
-        lines.append(f"  {'range':<10} {'class':<14} {'a':>8} {'b':>8} {'b - a':>9}  {'interval':<20} verdict")
         ordered = sorted(self.accuracy.differences, key=lambda item: item.range_name != TOTAL)
-        for item in ordered:
-            interval = "-" if math.isnan(item.low) else f"[{item.low:+.4f}, {item.high:+.4f}]"
-            lines.append(
-                f"  {item.range_name:<10} {item.class_name or 'mean':<14} {_number(item.a):>8} {_number(item.b):>8} "
-                f"{_number(item.difference, '+.4f'):>9}  {interval:<20} "
-                f"{item.verdict if not math.isnan(item.low) else '-'}"
+        accuracy = [
+            (
+                item.range_name,
+                item.class_name or "mean",
+                _number(item.a),
+                _number(item.b),
+                _number(item.difference, "+.4f"),
+                "-" if math.isnan(item.low) else f"[{item.low:+.4f}, {item.high:+.4f}]",
+                "-" if math.isnan(item.low) else item.verdict,
             )
+            for item in ordered
+        ]
+        latency = [
+            (f"{part.name} ms", f"{part.a:.2f}", f"{part.b:.2f}", f"{part.ratio - 1:+.1%}") for part in self.latency
+        ]
+        parts = [
+            f"{self.label_b} (b) against {self.label_a} (a), {self.accuracy.num_frames} frames",
+            text_table(("range", "class", "a", "b", "b - a", "interval", "verdict"), accuracy, right=(2, 3, 4)),
+        ]
         if self.note:
-            lines.append(f"  no intervals: {self.note}")
-        for part in self.latency:
-            lines.append(f"  {part.name + ' ms':<25} {part.a:>8.2f} {part.b:>8.2f} {part.ratio - 1:>+8.1%}")
-        return "\n".join(lines)
+            parts.append(f"no intervals: {self.note}")
+        if latency:
+            parts.append(text_table(("latency", "a", "b", "b - a"), latency, right=(1, 2, 3)))
+        return "\n\n".join(parts)
 
 
 def compare_runs(

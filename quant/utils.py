@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Self
 
 from base.errors import ConfigError
+from base.tables import text_table
 
 if TYPE_CHECKING:
     from torch import nn
@@ -66,7 +67,7 @@ def print_quantizer_status(model: nn.Module) -> None:
     from quant.quantizer.base import Quantizer
 
     first_seen: dict[int, str] = {}
-    rows = [("layer", "state", "quantizer", "range")]
+    rows = []
     for path, layer in model.named_modules():
         if not isinstance(layer, QuantizedLayer):
             continue
@@ -76,10 +77,7 @@ def print_quantizer_status(model: nn.Module) -> None:
                 first_seen.setdefault(id(quantizer), path)
                 range_text = _range(quantizer) + (f", that of {shared}" if shared else "")
                 rows.append((path, "INT8" if layer.quantized else "float", slot, range_text))
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row[:3], widths, strict=True)]
-        sys.stdout.write("  ".join([*cells, row[3]]) + "\n")
+    sys.stdout.write(text_table(("layer", "state", "quantizer", "range"), rows) + "\n")
 
 
 def _range(quantizer: object) -> str:

@@ -13,6 +13,7 @@ import pytest
 from base.boxes import Boxes3D
 from base.errors import ConfigError, DataError
 from benchmarks import latency
+from runtime.counts import VoxelCounts
 from runtime.pipeline import Inference
 
 CONFIG = Path(__file__).parents[1] / "data" / "deploy" / "tiny_deployment.py"
@@ -28,7 +29,7 @@ class Recorded:
     def __call__(self, points: Any) -> Inference:
         self.seen.append(len(points))
         count = float(len(self.seen))
-        return Inference(Boxes3D.empty(), {}, {"preprocess": count}, count, 0, 0, 0, 0, 0)
+        return Inference(Boxes3D.empty(), {}, {"preprocess": count}, count, VoxelCounts())
 
 
 def test_warm_up_is_left_out_and_frames_repeat() -> None:
