@@ -22,6 +22,7 @@ MAX_DEPTH = 64
 _MAX_JSON_BYTES = 1 << 30
 _MAX_YAML_BYTES = 1 << 20
 _BLOCK = 1 << 20
+_NOT_STRUCTURE = bytes(code for code in range(256) if chr(code) not in '"[]{}')
 
 
 @overload
@@ -199,7 +200,7 @@ def _json_depth(data: bytes) -> int:
         return 0
     if b"\\" in data:
         data = re.sub(rb"\\.", b"", data, flags=re.DOTALL)
-    codes = np.frombuffer(data, np.uint8)
+    codes = np.frombuffer(data.translate(None, _NOT_STRUCTURE), np.uint8)
     depth = deepest = quotes = 0
     for start in range(0, len(codes), _BLOCK):
         block = codes[start : start + _BLOCK]

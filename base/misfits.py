@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ValidationError
@@ -24,11 +24,10 @@ def phrases(kind: Any, value: object, failure: ValidationError, at: Sequence[str
         if code == "missing":
             *above, key = keys
             owner = shown_place((*at, *above)) or "it"
-            out[keys] = (
-                f"{owner} has {len(parent)} values, too few"
-                if isinstance(parent, Sequence)
-                else f"{owner} lacks '{key}'"
-            )
+            if isinstance(parent, Sequence):  # told once, for the last of the values that are lacking
+                out[(*above, "values")] = f"{owner} has {len(parent)} values, but must have {key + 1}"
+            else:
+                out[keys] = f"{owner} lacks '{key}'"
         elif code == "extra_forbidden":
             out[keys] = f"{place} is no known key{_suggestion(kind, found['loc'])}"
         elif found["loc"][-1:] == ("[key]",):
@@ -40,7 +39,8 @@ def phrases(kind: Any, value: object, failure: ValidationError, at: Sequence[str
             out[keys] = f"{place}: {reason}" if whole else f"{place} is {shown(found['input'])}, but {reason}"
         else:
             musts.setdefault(keys, []).append(_must(found))
-            alternatives = " or ".join(dict.fromkeys(musts[keys]))
+            nothing = ["null"] if type(None) in _kinds_at(kind, found["loc"]) else []
+            alternatives = " or ".join(dict.fromkeys(musts[keys] + nothing))
             out[keys] = f"{place} is {shown(found['input'])}, but must be {alternatives}"
     return list(out.values())
 
@@ -114,19 +114,19 @@ def _must(found: Any) -> str:
 
 
 def _suggestion(kind: Any, loc: Sequence[Any]) -> str:
-    known = sorted(set(_known_keys({kind}, loc[:-1])))
+    known = sorted({name for leaf in _kinds_at(kind, loc[:-1]) for name, _ in _fields(leaf)})
     close = difflib.get_close_matches(str(loc[-1])[:100], known, n=1)
     if close:
         return f" (did you mean '{close[0]}'?)"
     return f" (known are {', '.join(known)})" if known else ""
 
 
-def _known_keys(kinds: set[Any], loc: Sequence[Any]) -> Iterable[str]:
-    """Keys that the record at a place takes; several records' where a union leaves it open."""
+def _kinds_at(kind: Any, loc: Sequence[Any]) -> list[Any]:
+    """Types that a place may have."""
+    kinds = [kind]
     for step in loc:
-        kinds = {inner for kind in kinds for inner in _inner(kind, step)}
-    for leaf in {leaf for kind in kinds for leaf in _leaves(kind)}:
-        yield from (name for name, _ in _fields(leaf))
+        kinds = [inner for kind in kinds for inner in _inner(kind, step)]
+    return [leaf for kind in kinds for leaf in _leaves(kind)]
 
 
 def _leaves(kind: Any) -> list[Any]:

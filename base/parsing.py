@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Annotated, Any, TypeVar, get_args, get_origin, overload
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, Strict, TypeAdapter, ValidationError
 
 from base.errors import DataError, UserError
 from base.messages import shown, shown_file, shown_place
@@ -28,6 +28,7 @@ __all__ = [
     "PositiveInt",
     "Record",
     "RelativePath",
+    "Rows",
     "Share",
     "Text",
     "Vector2",
@@ -79,8 +80,19 @@ RelativePath = Annotated[
     str, Field(min_length=1, max_length=_MAX_PATH), AfterValidator(_without_nul), AfterValidator(_inside)
 ]
 """A path below some folder: not absolute, without `..`. Links that leave the folder are for who opens it to refuse."""
+
+
+class _FirstFault(FailFast):
+    """Stops at the first item that does not fit; can be hashed, so that the type's adapter is kept."""
+
+    def __hash__(self) -> int:
+        return hash(self.fail_fast)
+
+
 Items = Annotated[tuple[T, ...], Strict(False)]
 """`Items[FiniteFloat]`: a list of a document, as a tuple (a strict tuple field takes no list)."""
+Rows = Annotated[list[T], _FirstFault()]
+"""`Rows[Row]`: a long list; only its first item that does not fit is told."""
 Vector2 = Annotated[tuple[FiniteFloat, FiniteFloat], Strict(False)]
 Vector3 = Annotated[tuple[FiniteFloat, FiniteFloat, FiniteFloat], Strict(False)]
 Vector4 = Annotated[tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat], Strict(False)]

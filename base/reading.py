@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import BinaryIO
 
 from base.errors import DataError, UserError
 from base.messages import shown_file
 
-__all__ = ["open_regular", "read_bounded"]
+__all__ = ["open_regular", "read_bounded", "regular_size"]
 
 _CHUNK = 1 << 20
 _KINDS = (
@@ -36,26 +38,25 @@ def open_regular(
     Raises:
         UserError: of the kind `error`: the file is missing, not readable, or not a regular one.
     """
-    name = f"{what} {shown_file(path)}"
-    remedy = f" {remedy}" if remedy else ""
-    try:
-        # Opening a pipe waits for its other end unless told not to.
+    # Opening a pipe waits for its other end unless told not to.
+    with _refusing(path, what, error, remedy):
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except FileNotFoundError as failure:
-        raise error(f"{name} does not exist.{remedy}") from failure
-    except OSError as failure:
-        raise error(f"{name} cannot be read: {failure.strerror}.{remedy}") from failure
-    except ValueError as failure:  # a NUL or a lone surrogate in the name
-        raise error(f"{name} cannot be read: no file can have that name.{remedy}") from failure
     try:
-        mode = os.fstat(descriptor).st_mode
-        if not stat.S_ISREG(mode):
-            kind = next((word for test, word in _KINDS if test(mode)), "something else")
-            raise error(f"{name} is {kind}, not a file.{remedy}")
+        _check_kind(os.fstat(descriptor).st_mode, path, what, error, remedy)
         return io.open(descriptor, "rb")  # noqa: UP020 - the caller closes it
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def regular_size(
+    path: str | os.PathLike[str], what: str = "file", *, error: type[UserError] = DataError, remedy: str = ""
+) -> int:
+    """Bytes of a regular file, which is not opened; otherwise as `open_regular`."""
+    with _refusing(path, what, error, remedy):
+        status = os.stat(path)
+    _check_kind(status.st_mode, path, what, error, remedy)
+    return status.st_size
 
 
 def read_bounded(
@@ -78,19 +79,38 @@ def read_bounded(
     Raises:
         UserError: of the kind `error`: the file is missing, not readable, not a regular one, or larger.
     """
-    name = f"{what} {shown_file(path)}"
-    remedy_text = f" {remedy}" if remedy else ""
-    with open_regular(path, what, error=error, remedy=remedy) as stream:
+
+    def too_large(size: str) -> UserError:
+        return error(f"{what} {shown_file(path)} has {size} bytes; at most {limit} are read. {remedy}".rstrip())
+
+    with open_regular(path, what, error=error, remedy=remedy) as stream, _refusing(path, what, error, remedy):
         size = os.fstat(stream.fileno()).st_size
         if size > limit:
-            raise error(f"{name} has {size} bytes; at most {limit} are read.{remedy_text}")
-        try:
-            # The size is a hint only: files of /proc say 0, others grow meanwhile.
-            data = stream.read(size + 1)
-            while len(data) > size and len(data) <= limit and (more := stream.read(_CHUNK)):
-                data += more
-        except OSError as failure:
-            raise error(f"{name} cannot be read: {failure.strerror}.{remedy_text}") from failure
+            raise too_large(str(size))
+        # The size is a hint only: files of /proc say 0, others grow meanwhile.
+        data = stream.read(size + 1)
+        while len(data) > size and len(data) <= limit and (more := stream.read(_CHUNK)):
+            data += more
     if len(data) > limit:
-        raise error(f"{name} has more than {limit} bytes; at most that many are read.{remedy_text}")
+        raise too_large(f"more than {limit}")
     return data
+
+
+@contextmanager
+def _refusing(path: str | os.PathLike[str], what: str, error: type[UserError], remedy: str) -> Iterator[None]:
+    """The operating system's refusals as an `error`."""
+    name = f"{what} {shown_file(path)}"
+    try:
+        yield
+    except FileNotFoundError as failure:
+        raise error(f"{name} does not exist. {remedy}".rstrip()) from failure
+    except OSError as failure:
+        raise error(f"{name} cannot be read: {failure.strerror or failure}. {remedy}".rstrip()) from failure
+    except ValueError as failure:  # a NUL or a lone surrogate in the name
+        raise error(f"{name} cannot be read: no file can have that name. {remedy}".rstrip()) from failure
+
+
+def _check_kind(mode: int, path: str | os.PathLike[str], what: str, error: type[UserError], remedy: str) -> None:
+    if not stat.S_ISREG(mode):
+        kind = next((word for test, word in _KINDS if test(mode)), "something else")
+        raise error(f"{what} {shown_file(path)} is {kind}, not a file. {remedy}".rstrip())

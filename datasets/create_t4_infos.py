@@ -8,24 +8,33 @@ import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import AfterValidator
 
+from base.arguments import whole_number
 from base.command import add_log_level, run_command, run_main
+from base.documents import read_json, read_yaml
 from base.errors import ConfigError, DataError
-from base.files import atomic_path, read_json, user_path
+from base.files import atomic_path, user_path
+from base.messages import shown, shown_file
+from base.parsing import Record, Text
 from base.progress import progress
+from datasets.geometry import rotation_matrix
 from datasets.synthetic.sweeps import sweep_to_key
 from datasets.t4_classes import ClassRules
 from datasets.t4_merging import merge_instances
-from datasets.t4_tables import T4Tables, rotation_matrix
+from datasets.t4_rows import Annotation, SampleData
+from datasets.t4_tables import T4Tables
 
 __all__ = ["DatasetEntry", "create_infos", "find_datasets", "main", "read_splits"]
 
 POINT_FEATURES = 5
 _PICKLE_PROTOCOL = 4
 _MAX_SPEED_MPS = 50.0
+_MAX_SWEEPS = 1000
+_SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -48,10 +57,11 @@ def find_datasets(root: Path) -> dict[str, Path]:
         folder = table.parents[1]
         name = "/".join(folder.parts[-2:])
         if name in found:
-            raise DataError(f"Both '{found[name]}' and '{folder}' are dataset '{name}'; remove one of them.")
+            both = f"{shown_file(found[name])} and {shown_file(folder)}"
+            raise DataError(f"Both {both} are dataset {shown(name)}; remove one of them.")
         found[name] = folder
     if not found:
-        raise DataError(f"'{root}' holds no T4 dataset: no folder with annotation/sample.json.")
+        raise DataError(f"{shown_file(root)} holds no T4 dataset: no folder with annotation/sample.json.")
     return found
 
 
@@ -61,35 +71,35 @@ def read_splits(path: Path) -> dict[str, list[DatasetEntry]]:
     Raises:
         DataError: the file is missing, or holds no such list.
     """
-    if path.suffix in (".yaml", ".yml"):
-        import yaml
-
-        try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise DataError(f"'{path}' does not exist") from error
-        except yaml.YAMLError as error:
-            raise DataError(f"'{path}' is not valid YAML: {error}") from error
-    else:
-        values = read_json(path)
-    if not isinstance(values, dict):
-        raise DataError(f"'{path}' must hold lists named train, val or test.")
-    splits = {split: _entries(values[split], split, path) for split in ("train", "val", "test") if values.get(split)}
+    read = read_yaml if path.suffix in (".yaml", ".yml") else read_json
+    listed = read(path, _Splits)
+    splits = {name: _entries(names) for name in _SPLITS if (names := getattr(listed, name))}
     if not splits:
-        raise DataError(f"'{path}' has none of train, val and test; it has {sorted(values)}.")
+        raise DataError(f"{shown_file(path)} lists no dataset under train, val or test.")
     return splits
 
 
-def _entries(values: Any, split: str, path: Path) -> list[DatasetEntry]:
-    entries = []
-    for value in values if isinstance(values, list) else [None]:
-        parts = value.split("/") if isinstance(value, str) else []
-        if len(parts) not in (2, 4):
-            raise DataError(
-                f"'{path}', {split}: {value!r} is not '<id>/<version>' or '<id>/<version>/<city>/<vehicle>'."
-            )
-        entries.append(DatasetEntry("/".join(parts[:2]), *parts[2:]))
-    return entries
+def _entry(name: str) -> str:
+    parts = name.split("/")
+    if len(parts) not in (2, 4) or not all(parts):
+        raise ValueError("must be '<id>/<version>' or '<id>/<version>/<city>/<vehicle>'")
+    return name
+
+
+_Entry = Annotated[Text, AfterValidator(_entry)]
+
+
+class _Splits(Record, extra="ignore"):
+    """A file of splits; what else it says is for others."""
+
+    train: list[_Entry] | None = None
+    val: list[_Entry] | None = None
+    test: list[_Entry] | None = None
+
+
+def _entries(names: Sequence[str]) -> list[DatasetEntry]:
+    parts = [name.split("/") for name in names]
+    return [DatasetEntry("/".join(part[:2]), *part[2:]) for part in parts]
 
 
 def create_infos(
@@ -111,19 +121,19 @@ def create_infos(
     """
     infos: list[dict[str, Any]] = []
     for sample in tables.samples():
-        scene = tables.get("scene", sample["scene_token"], sample)
-        log = tables.tables["log"].get(scene.get("log_token", ""), {})
+        scene = tables.scene[sample.scene_token]
+        log = tables.log.get(scene.log_token or "")
         data = tables.lidar(sample)
-        ego, lidar2ego = tables.ego_pose(data), tables.lidar_to_ego(data)
+        ego, lidar2ego = tables.ego_pose_of(data), tables.lidar_to_ego(data)
         lidar = ego @ lidar2ego
         infos.append(
             {
                 "sample_idx": len(infos),
-                "token": sample["token"],
-                "timestamp": int(sample["timestamp"]) / 1e6,
-                "scene_token": scene["token"],
-                "scene_name": scene["name"],
-                "location": str(log.get("location", "")),
+                "token": sample.token,
+                "timestamp": sample.timestamp / 1e6,
+                "scene_token": scene.token,
+                "scene_name": scene.name,
+                "location": (log.location or "") if log else "",
                 "city": entry.city,
                 "vehicle_type": entry.vehicle_type,
                 "ego2global": ego.tolist(),
@@ -150,11 +160,11 @@ def create_infos(
     return infos
 
 
-def _sweep(tables: T4Tables, data: dict[str, Any], key_lidar: Any, root: Path) -> dict[str, Any]:
-    ego, lidar2ego = tables.ego_pose(data), tables.lidar_to_ego(data)
+def _sweep(tables: T4Tables, data: SampleData, key_lidar: Any, root: Path) -> dict[str, Any]:
+    ego, lidar2ego = tables.ego_pose_of(data), tables.lidar_to_ego(data)
     return {
-        "timestamp": int(data["timestamp"]) / 1e6,
-        "sample_data_token": data["token"],
+        "timestamp": data.timestamp / 1e6,
+        "sample_data_token": data.token,
         "ego2global": ego.tolist(),
         "lidar_points": {
             "lidar_path": _relative(tables.point_file(data), root),
@@ -165,29 +175,40 @@ def _sweep(tables: T4Tables, data: dict[str, Any], key_lidar: Any, root: Path) -
     }
 
 
-def _instance(tables: T4Tables, annotation: dict[str, Any], lidar: Any, rules: ClassRules) -> dict[str, Any]:
-    where = f"'{tables.folder}': annotation '{annotation['token']}'"
-    category, attributes = tables.category(annotation), tables.attributes(annotation)
+def _instance(tables: T4Tables, annotation: Annotation, lidar: Any, rules: ClassRules) -> dict[str, Any]:
+    category, attributes = tables.category_of(annotation), tables.attributes_of(annotation)
     label = rules.label(category)
-    turn = lidar[:3, :3].T @ rotation_matrix(annotation["rotation"], where)
-    center = lidar[:3, :3].T @ (np.array(annotation["translation"], dtype=float) - lidar[:3, 3])
-    width, length, height = (float(value) for value in annotation["size"])
+    turn = lidar[:3, :3].T @ rotation_matrix(annotation.rotation)
+    center = lidar[:3, :3].T @ (np.array(annotation.translation) - lidar[:3, 3])
+    width, length, height = annotation.size
     velocity = (lidar[:3, :3].T @ tables.velocity(annotation))[:2]
     speed = float(np.linalg.norm(velocity))
     if speed > _MAX_SPEED_MPS:  # an annotation slip; NaN is kept, and read as standing still
         velocity *= _MAX_SPEED_MPS / speed
-    points = int(annotation["num_lidar_pts"])
     return {
         "bbox_3d": [*center.tolist(), length, width, height, math.atan2(turn[1, 0], turn[0, 0])],
         "bbox_label": label,
         "bbox_label_3d": -1 if rules.filtered(category, attributes) else label,
         "velocity": velocity.tolist(),
-        "num_lidar_pts": points,
-        "num_radar_pts": int(annotation.get("num_radar_pts", 0)),
-        "bbox_3d_isvalid": points > 0,
+        "num_lidar_pts": annotation.num_lidar_pts,
+        "num_radar_pts": annotation.num_radar_pts,
+        "bbox_3d_isvalid": annotation.num_lidar_pts > 0,
         "gt_nusc_name": category,
         "gt_attrs": attributes,
     }
+
+
+def _check_tokens(split: str, infos: Sequence[dict[str, Any]]) -> None:
+    """Two datasets of a split have no key frame in common: one of them is a copy."""
+    first: dict[str, dict[str, Any]] = {}
+    for info in infos:
+        other = first.setdefault(info["token"], info)
+        if other is not info:
+            files = " and ".join(shown_file(item["lidar_points"]["lidar_path"]) for item in (other, info))
+            raise DataError(
+                f"Two key frames of split {shown(split)} have the token {shown(info['token'])}: those of {files}. List "
+                "each dataset once."
+            )
 
 
 def _relative(path: Path, root: Path) -> str:
@@ -205,7 +226,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--splits", metavar="FILE", help="JSON or YAML with lists train, val, test of <id>/<version>")
     parser.add_argument("--split", help="only this split; without --splits, the name for all datasets (default all)")
     parser.add_argument("--classes", metavar="FILE", help="JSON with classes, name_mapping, merge_objects, …")
-    parser.add_argument("--max-sweeps", type=int, default=1, metavar="N", help="earlier revolutions (default 1)")
+    parser.add_argument(
+        "--max-sweeps",
+        type=whole_number(0, _MAX_SWEEPS),
+        default=1,
+        metavar="N",
+        help=f"earlier revolutions, 0 to {_MAX_SWEEPS} (default 1)",
+    )
     parser.add_argument("--prefix", default="centerpoint_infos", help="of the file names (default %(default)s)")
     parser.add_argument("--version", default="t4", help="written into the info files (default %(default)s)")
     add_log_level(parser)
@@ -219,8 +246,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _create(args: argparse.Namespace) -> None:
-    if args.max_sweeps < 0:
-        raise ConfigError(f"--max-sweeps is {args.max_sweeps}; it must not be negative.")
     root, out = user_path(args.root), user_path(args.out)
     rules = ClassRules.read(user_path(args.classes)) if args.classes else ClassRules()
     found = find_datasets(root)
@@ -238,6 +263,8 @@ def _create(args: argparse.Namespace) -> None:
     jobs = [(split, entry) for split, entries in splits.items() for entry in entries]
     for split, entry in progress(jobs, label="reading T4 datasets", unit="dataset"):
         infos[split] += create_infos(T4Tables.read(found[entry.name]), root, rules, entry, args.max_sweeps)
+    for split, data_list in infos.items():
+        _check_tokens(split, data_list)
     # Nothing is written before everything is read.
     for split, data_list in infos.items():
         content = {"data_list": data_list, "metainfo": {"classes": list(rules.classes), "version": args.version}}

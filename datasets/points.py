@@ -3,23 +3,65 @@
 from __future__ import annotations
 
 import logging
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from base.errors import DataError
+from base.messages import shown_file, shown_place
+from base.parsing import RelativePath, parse
+from base.reading import read_bounded, regular_size
 
-__all__ = ["parse_points", "read_points"]
+__all__ = ["MAX_POINT_FILE_BYTES", "inside", "parse_points", "point_file", "read_points"]
 
 _logger = logging.getLogger(__name__)
+
+MAX_POINT_FILE_BYTES = 1 << 28
+"""256 MiB: 13 million points of five numbers, forty times a revolution of the densest sensors."""
+
+
+def inside(folder: Path, relative: object, file: str | os.PathLike[str], at: Sequence[str | int]) -> Path:
+    """A path that a file names, below its dataset's folder; nothing is opened.
+
+    Links inside the folder may lead elsewhere: they are the work of whoever keeps the data, not of the file that names
+    them. What they lead to must be a regular file when it is read.
+
+    Args:
+        folder: The dataset's folder.
+        relative: The value in the file.
+        file: The file that names it, for messages.
+        at: Place in that file.
+
+    Raises:
+        DataError: it is no relative path, or leaves the folder.
+    """
+    return folder / parse(RelativePath, relative, file=file, at=at, remedy="Point files lie inside their dataset.")
+
+
+def point_file(folder: Path, relative: object, file: str | os.PathLike[str], at: Sequence[str | int]) -> Path:
+    """`inside`, and it is a regular file of a plausible size.
+
+    Raises:
+        DataError: it is not.
+    """
+    path = inside(folder, relative, file, at)
+    remedy = f"{shown_file(file)} names it at {shown_place(at)}."
+    size = regular_size(path, "Point file", remedy=remedy)
+    if size > MAX_POINT_FILE_BYTES:
+        raise DataError(
+            f"Point file {shown_file(path)} has {size} bytes; at most {MAX_POINT_FILE_BYTES} are read. {remedy}"
+        )
+    return path
 
 
 def read_points(path: str | Path, num_features: int = 5) -> NDArray[np.float32]:
     """Reads a point cloud.
 
     Args:
-        path: A file of little-endian float32 records.
+        path: A regular file of little-endian float32 records, 256 MiB at most.
         num_features: Numbers per point; for T4 five: x, y, z (metres), intensity (0 to 255), ring.
 
     Returns:
@@ -27,15 +69,10 @@ def read_points(path: str | Path, num_features: int = 5) -> NDArray[np.float32]:
         sensor delivers those. Points with NaN or an infinity are dropped, and their number is logged as a warning.
 
     Raises:
-        DataError: the file cannot be read, or its size is no multiple of a record.
+        DataError: the file cannot be read, is no regular one, too large, or its size is no multiple of a record.
     """
-    path = Path(path)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(
-            f"Cannot read point file '{path}': {error.strerror}. Check data_root and the paths in the info file."
-        ) from error
+    remedy = "Check data_root and the paths in the info file."
+    data = read_bounded(path, MAX_POINT_FILE_BYTES, "Point file", remedy=remedy)
     return parse_points(data, num_features, str(path))
 
 
@@ -44,14 +81,16 @@ def parse_points(data: bytes, num_features: int, name: str) -> NDArray[np.float3
     record = 4 * num_features
     if len(data) % record:
         raise DataError(
-            f"Point file '{name}' has {len(data)} bytes, which is no multiple of {record} ({num_features} float32 a "
-            f"point): {len(data) // record} points and {len(data) % record} bytes of another. The file was cut off, or "
-            "its points have another number of features (load_dim in the model config)."
+            f"Point file {shown_file(name)} has {len(data)} bytes, which is no multiple of {record} ({num_features} "
+            f"float32 a point): {len(data) // record} points and {len(data) % record} bytes of another. The file was "
+            "cut off, or its points have another number of features (load_dim in the model config)."
         )
     points: NDArray[np.float32] = np.frombuffer(data, dtype="<f4").reshape(-1, num_features).astype(np.float32)
     finite = np.isfinite(points).all(axis=1)
     dropped = len(points) - int(finite.sum())
     if dropped:
-        _logger.warning("'%s': dropped %d of %d points with NaN or infinite values", name, dropped, len(points))
+        _logger.warning(
+            "%s: dropped %d of %d points with NaN or infinite values", shown_file(name), dropped, len(points)
+        )
         points = points[finite]
     return points

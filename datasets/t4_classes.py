@@ -6,9 +6,12 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
-from base.errors import DataError
-from base.files import read_json
+from pydantic import AfterValidator, Field, Strict
+
+from base.documents import read_json
+from base.parsing import Items, NonEmptyStr, Record
 
 __all__ = ["ClassRules"]
 
@@ -26,7 +29,6 @@ _CATEGORIES = {
     "pedestrian.adult pedestrian.child pedestrian.construction_worker pedestrian.personal_mobility "
     "pedestrian.police_officer pedestrian.stroller pedestrian.wheelchair",
 }
-_MERGE_TYPES = ("extend_longer", "union")
 _TWO_WHEELERS = ("bicycle", "motorcycle", "vehicle.bicycle", "vehicle.motorcycle")
 _RIDERLESS = ("vehicle_state.parked", "cycle_state.without_rider", "motorcycle_state.without_rider")
 
@@ -67,39 +69,19 @@ class ClassRules:
         Raises:
             DataError: the file is missing or of another form.
         """
-        values = read_json(path)
-        known = {item.name for item in dataclasses.fields(cls)}
-        if not isinstance(values, dict) or set(values) - known:
-            raise DataError(f"'{path}' must be an object with some of {sorted(known)}.")
-        classes = values.get("classes", list(cls().classes))
-        mapping = values.get("name_mapping", cls().name_mapping)
-        pairs = values.get("filter_attributes", cls().filter_attributes)
-        if (
-            not (isinstance(classes, list) and all(isinstance(name, str) for name in classes))
-            or not isinstance(mapping, dict)
-            or not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in pairs)
-        ):
-            raise DataError(
-                f"'{path}': classes is a list of names, name_mapping an object of category: class, filter_attributes a "
-                "list of [category, attribute]."
-            )
-        # Parts that are classes of their own are to be found as such.
-        usual = [item for item in cls().merge_objects if not ({*item[1]} - {item[0]}) & {*classes}]
-        merges = values.get("merge_objects", usual) or []
-        if not isinstance(merges, (list, tuple)) or not all(_is_merge(item) for item in merges):
-            raise DataError(
-                f'\'{path}\': merge_objects is a list of [class, [name, name]], such as ["truck", ["truck", '
-                f'"trailer"]]; two objects are merged, not more.'
-            )
-        merge_type = values.get("merge_type", cls().merge_type)
-        if merge_type is not None and merge_type not in _MERGE_TYPES:
-            raise DataError(f"'{path}': merge_type is {merge_type!r}; it must be {' or '.join(_MERGE_TYPES)}, or null.")
+        given = read_json(path, _RulesFile)
+        usual = cls()
+        classes = given.classes or usual.classes
+        merges = given.merge_objects
+        if "merge_objects" not in given.model_fields_set:
+            # Parts that are classes of their own are to be found as such.
+            merges = tuple(item for item in usual.merge_objects if not ({*item[1]} - {item[0]}) & {*classes})
         return cls(
-            tuple(classes),
-            mapping,
-            tuple((str(category), str(attribute)) for category, attribute in pairs),
-            tuple((str(target), (str(first), str(second))) for target, (first, second) in merges),
-            merge_type,
+            classes,
+            usual.name_mapping if given.name_mapping is None else given.name_mapping,
+            usual.filter_attributes if given.filter_attributes is None else given.filter_attributes,
+            merges or (),
+            given.merge_type,
         )
 
     def class_name(self, category: str) -> str:
@@ -116,9 +98,20 @@ class ClassRules:
         return any((category, attribute) in self.filter_attributes for attribute in attributes)
 
 
-def _is_merge(item: object) -> bool:
-    """Whether this is [class, [name, name]]."""
-    if not isinstance(item, (list, tuple)) or len(item) != 2 or not isinstance(item[0], str):
-        return False
-    parts = item[1]
-    return isinstance(parts, (list, tuple)) and len(parts) == 2 and all(isinstance(part, str) for part in parts)
+def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len({*names}) != len(names):
+        raise ValueError("must not name a class twice")
+    return names
+
+
+_Pair = Annotated[tuple[NonEmptyStr, NonEmptyStr], Strict(False)]
+
+
+class _RulesFile(Record):
+    """The file of `ClassRules.read`."""
+
+    classes: Annotated[Items[NonEmptyStr], Field(min_length=1), AfterValidator(_distinct)] | None = None
+    name_mapping: dict[NonEmptyStr, NonEmptyStr] | None = None
+    filter_attributes: Items[_Pair] | None = None
+    merge_objects: Items[Annotated[tuple[NonEmptyStr, _Pair], Strict(False)]] | None = None
+    merge_type: Literal["extend_longer", "union"] | None = "extend_longer"

@@ -1,233 +1,262 @@
-"""A raw T4 dataset as its tables have it: nuScenes-like JSON, checked record by record."""
+"""A raw T4 dataset as its tables have it: nuScenes-like JSON, each row checked, each reference resolved."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from base.documents import read_json
 from base.errors import DataError
-from base.files import read_json
+from base.messages import shown, shown_file
+from base.parsing import Rows, misfit
+from datasets.geometry import transform
+from datasets.points import point_file
+from datasets.t4_rows import (
+    Annotation,
+    Attribute,
+    CalibratedSensor,
+    Category,
+    EgoPose,
+    Instance,
+    Log,
+    Row,
+    Sample,
+    SampleData,
+    Scene,
+    Sensor,
+)
 
-__all__ = ["LIDAR_CHANNELS", "T4Tables", "rotation_matrix", "transform"]
+__all__ = ["LIDAR_CHANNELS", "T4Tables"]
 
 LIDAR_CHANNELS = ("LIDAR_TOP", "LIDAR_CONCAT")
-_TABLES: dict[str, tuple[str, ...]] = {
-    "sample": ("token", "timestamp", "scene_token"),
-    "sample_data": (
-        "token",
-        "sample_token",
-        "ego_pose_token",
-        "calibrated_sensor_token",
-        "filename",
-        "timestamp",
-        "prev",
-    ),
-    "calibrated_sensor": ("token", "sensor_token", "translation", "rotation"),
-    "sensor": ("token", "channel"),
-    "ego_pose": ("token", "translation", "rotation"),
-    "scene": ("token", "name"),
-    "sample_annotation": (
-        "token",
-        "sample_token",
-        "instance_token",
-        "attribute_tokens",
-        "translation",
-        "size",
-        "rotation",
-        "num_lidar_pts",
-        "prev",
-        "next",
-    ),
-    "instance": ("token", "category_token"),
-    "category": ("token", "name"),
-    "attribute": ("token", "name"),
+_REFERENCES = {
+    "sample": {"scene_token": "scene"},
+    "sample_data": {
+        "sample_token": "sample",
+        "ego_pose_token": "ego_pose",
+        "calibrated_sensor_token": "calibrated_sensor",
+        "prev": "sample_data",
+    },
+    "calibrated_sensor": {"sensor_token": "sensor"},
+    "sample_annotation": {
+        "sample_token": "sample",
+        "instance_token": "instance",
+        "attribute_tokens": "attribute",
+        "prev": "sample_annotation",
+        "next": "sample_annotation",
+    },
+    "instance": {"category_token": "category"},
+    "scene": {"log_token": "log"},
 }
+_INCOMPLETE = "The dataset is incomplete; fetch it again."
 # Further apart than this, two positions say nothing about the velocity between them.
 _MAX_GAP_S = 1.5
-# Quaternions in tables have unit length but for rounding.
-_UNIT_TOLERANCE = 1e-2
 
 Array = NDArray[np.float64]
-Record = dict[str, Any]
+R = TypeVar("R", bound=Row)
 
 
 @dataclass(frozen=True)
 class T4Tables:
-    """One dataset (a folder with `annotation/` and `data/`).
+    """One dataset: a folder with `annotation/` and `data/`. Each table maps tokens to rows, in the order of its file.
 
     Attributes:
         folder: That folder.
-        tables: Table -> token -> record, in the order of the file.
     """
 
     folder: Path
-    tables: dict[str, dict[str, Record]]
-    _annotations: dict[str, list[Record]] = field(default_factory=dict)
-    _key_data: dict[str, Record] = field(default_factory=dict)
+    sample: Mapping[str, Sample]
+    sample_data: Mapping[str, SampleData]
+    calibrated_sensor: Mapping[str, CalibratedSensor]
+    sensor: Mapping[str, Sensor]
+    ego_pose: Mapping[str, EgoPose]
+    scene: Mapping[str, Scene]
+    sample_annotation: Mapping[str, Annotation]
+    instance: Mapping[str, Instance]
+    category: Mapping[str, Category]
+    attribute: Mapping[str, Attribute]
+    log: Mapping[str, Log]
+    _annotations: Mapping[str, list[Annotation]]
+    _key_data: Mapping[str, SampleData]
+    _lidar_poses: frozenset[str]
 
     @classmethod
     def read(cls, folder: Path) -> T4Tables:
         """Reads `folder/annotation/*.json`.
 
         Raises:
-            DataError: a table is missing or no list, or a record lacks a field; no LiDAR among the sensors.
+            DataError: a table is missing, a row has a value of the wrong type or out of range, two rows have one token,
+                a row refers to one that is not there; no LiDAR among the sensors.
         """
-        tables = {name: _table(folder / "annotation" / f"{name}.json", fields) for name, fields in _TABLES.items()}
-        log = folder / "annotation" / "log.json"
-        tables["log"] = _table(log, ("token",)) if log.is_file() else {}
-        dataset = cls(folder, tables)
-        for record in tables["sample_annotation"].values():
-            dataset._annotations.setdefault(record["sample_token"], []).append(record)
-        sensor = dataset._lidar()
-        for record in tables["sample_data"].values():
-            calibrated = dataset.get("calibrated_sensor", record["calibrated_sensor_token"], record)
-            if calibrated["sensor_token"] == sensor["token"] and record.get("is_key_frame", True):
-                dataset._key_data[record["sample_token"]] = record
+        sample_data = _table(folder, "sample_data", SampleData)
+        annotations = _table(folder, "sample_annotation", Annotation)
+        calibrated = _table(folder, "calibrated_sensor", CalibratedSensor)
+        sensors = _table(folder, "sensor", Sensor)
+        lidar = _lidar(folder, sensors)
+        poses = frozenset(row.token for row in calibrated.values() if row.sensor_token == lidar.token)
+        by_sample: dict[str, list[Annotation]] = {}
+        for row in annotations.values():
+            by_sample.setdefault(row.sample_token, []).append(row)
+        dataset = cls(
+            folder=folder,
+            sample=_table(folder, "sample", Sample),
+            sample_data=sample_data,
+            calibrated_sensor=calibrated,
+            sensor=sensors,
+            ego_pose=_table(folder, "ego_pose", EgoPose),
+            scene=_table(folder, "scene", Scene),
+            sample_annotation=annotations,
+            instance=_table(folder, "instance", Instance),
+            category=_table(folder, "category", Category),
+            attribute=_table(folder, "attribute", Attribute),
+            log=_table(folder, "log", Log) if os.path.lexists(_path(folder, "log")) else {},
+            _annotations=by_sample,
+            _key_data={
+                row.sample_token: row
+                for row in sample_data.values()
+                if row.is_key_frame and row.calibrated_sensor_token in poses
+            },
+            _lidar_poses=poses,
+        )
+        for table, fields in _REFERENCES.items():
+            for field, target in fields.items():
+                dataset._resolve(table, field, target)
         return dataset
 
-    def get(self, table: str, token: str, source: Record) -> Record:
-        """The record that `source` refers to.
-
-        Raises:
-            DataError: there is none.
-        """
-        try:
-            return self.tables[table][token]
-        except KeyError as error:
-            raise DataError(
-                f"'{self.folder}': record '{source['token']}' refers to '{token}', which table '{table}' has not. "
-                "The dataset is incomplete; fetch it again."
-            ) from error
-
-    def samples(self) -> list[Record]:
+    def samples(self) -> list[Sample]:
         """Key frames, in order of time."""
-        return sorted(self.tables["sample"].values(), key=lambda record: int(record["timestamp"]))
+        return sorted(self.sample.values(), key=lambda row: row.timestamp)
 
-    def annotations(self, sample: Record) -> list[Record]:
+    def annotations(self, sample: Sample) -> list[Annotation]:
         """Annotated objects of a key frame, in the table's order."""
-        return self._annotations.get(sample["token"], [])
+        return self._annotations.get(sample.token, [])
 
-    def lidar(self, sample: Record) -> Record:
+    def lidar(self, sample: Sample) -> SampleData:
         """LiDAR data of a key frame.
 
         Raises:
             DataError: it has none.
         """
-        if sample["token"] not in self._key_data:
-            raise DataError(f"'{self.folder}': sample '{sample['token']}' has no LiDAR key frame in sample_data.json.")
-        return self._key_data[sample["token"]]
+        if sample.token not in self._key_data:
+            raise DataError(
+                f"{shown_file(self.folder)}: sample {shown(sample.token)} has no LiDAR key frame in sample_data.json."
+            )
+        return self._key_data[sample.token]
 
-    def earlier(self, data: Record) -> Iterator[Record]:
-        """LiDAR data before `data`, latest first."""
-        seen = {data["token"]}
-        while data["prev"]:
-            data = self.get("sample_data", data["prev"], data)
-            if data["token"] in seen:
-                raise DataError(f"'{self.folder}': sample_data '{data['token']}' is its own predecessor.")
-            seen.add(data["token"])
+    def earlier(self, data: SampleData) -> Iterator[SampleData]:
+        """LiDAR data before `data`, latest first.
+
+        Raises:
+            DataError: a predecessor is another sensor's data, or comes twice.
+        """
+        seen = {data.token}
+        while data.prev:
+            previous = self.sample_data[data.prev]
+            if previous.token in seen:
+                raise self._misfit("sample_data", data, "prev", "must not be its own predecessor")
+            if previous.calibrated_sensor_token not in self._lidar_poses:
+                raise self._misfit("sample_data", data, "prev", "must be data of the same sensor")
+            seen.add(previous.token)
+            data = previous
             yield data
 
-    def ego_pose(self, data: Record) -> Array:
+    def ego_pose_of(self, data: SampleData) -> Array:
         """Ego to map, (4, 4)."""
-        return transform(self.get("ego_pose", data["ego_pose_token"], data), str(self.folder))
+        row = self.ego_pose[data.ego_pose_token]
+        return transform(row.rotation, row.translation)
 
-    def lidar_to_ego(self, data: Record) -> Array:
+    def lidar_to_ego(self, data: SampleData) -> Array:
         """LiDAR to ego, (4, 4): the identity for LIDAR_CONCAT."""
-        return transform(self.get("calibrated_sensor", data["calibrated_sensor_token"], data), str(self.folder))
+        row = self.calibrated_sensor[data.calibrated_sensor_token]
+        return transform(row.rotation, row.translation)
 
-    def point_file(self, data: Record) -> Path:
+    def point_file(self, data: SampleData) -> Path:
         """The point file, which exists and lies in the dataset's folder.
 
         Raises:
             DataError: it does not.
         """
-        relative = Path(str(data["filename"]))
-        if relative.is_absolute() or ".." in relative.parts:
-            raise DataError(f"'{self.folder}': sample_data '{data['token']}' names '{relative}', outside its dataset.")
-        path = self.folder / relative
-        if not path.is_file():
-            raise DataError(f"Point file '{path}' of sample_data '{data['token']}' does not exist.")
-        return path
+        table = _path(self.folder, "sample_data")
+        return point_file(self.folder, data.filename, table, [_index(self.sample_data, data), "filename"])
 
-    def velocity(self, annotation: Record) -> Array:
+    def velocity(self, annotation: Annotation) -> Array:
         """Velocity in the map frame, (3,) m/s.
 
         The table's own where it has one; else from the neighbouring annotations of the same object, central where there
         are two; NaN where there is none, or they are more than 1.5 s apart (3 s with one on both sides).
         """
-        own = annotation.get("velocity")
-        if own is not None:
-            return np.array(own, dtype=float)
-        first = self.get("sample_annotation", annotation["prev"], annotation) if annotation["prev"] else annotation
-        last = self.get("sample_annotation", annotation["next"], annotation) if annotation["next"] else annotation
+        if annotation.velocity is not None:
+            return np.array(annotation.velocity)
+        first = self.sample_annotation[annotation.prev] if annotation.prev else annotation
+        last = self.sample_annotation[annotation.next] if annotation.next else annotation
         sides = (first is not annotation) + (last is not annotation)
-        times = [int(self.get("sample", item["sample_token"], item)["timestamp"]) / 1e6 for item in (first, last)]
+        times = [self.sample[item.sample_token].timestamp / 1e6 for item in (first, last)]
         gap = times[1] - times[0]
         if sides == 0 or not 0 < gap <= _MAX_GAP_S * sides:
             return np.full(3, np.nan)
-        velocity: Array = (np.array(last["translation"]) - np.array(first["translation"])) / gap
+        velocity: Array = (np.array(last.translation) - np.array(first.translation)) / gap
         return velocity
 
-    def category(self, annotation: Record) -> str:
+    def category_of(self, annotation: Annotation) -> str:
         """Name of an object's category."""
-        instance = self.get("instance", annotation["instance_token"], annotation)
-        return str(self.get("category", instance["category_token"], instance)["name"])
+        return self.category[self.instance[annotation.instance_token].category_token].name
 
-    def attributes(self, annotation: Record) -> list[str]:
+    def attributes_of(self, annotation: Annotation) -> list[str]:
         """Names of an object's attributes."""
-        return [str(self.get("attribute", token, annotation)["name"]) for token in annotation["attribute_tokens"]]
+        return [self.attribute[token].name for token in annotation.attribute_tokens]
 
-    def _lidar(self) -> Record:
-        by_channel = {record["channel"]: record for record in self.tables["sensor"].values()}
-        for channel in LIDAR_CHANNELS:
-            if channel in by_channel:
-                return by_channel[channel]
-        raise DataError(
-            f"'{self.folder}' has no LiDAR channel {' or '.join(LIDAR_CHANNELS)}; its sensors are {sorted(by_channel)}."
-        )
+    def _resolve(self, table: str, field: str, target: str) -> None:
+        """Every reference of a field leads to a row."""
+        rows, known = getattr(self, table), getattr(self, target)
+        if target == "log" and not known:
+            return
+        for row in rows.values():
+            value = getattr(row, field)
+            tokens = value if isinstance(value, tuple) else (value,) if value else ()
+            if not all(token in known for token in tokens):
+                raise self._misfit(table, row, field, f"must be a token of {target}.json")
 
-
-def transform(record: Record, where: str) -> Array:
-    """(4, 4) of a record's `rotation` (w, x, y, z) and `translation` (metres)."""
-    out = np.eye(4)
-    out[:3, :3] = rotation_matrix(record["rotation"], f"{where}: record '{record['token']}'")
-    out[:3, 3] = record["translation"]
-    return out
+    def _misfit(self, table: str, row: Row, field: str, must: str) -> Exception:
+        index = _index(getattr(self, table), row)
+        return misfit(_path(self.folder, table), [index, field], getattr(row, field), must, remedy=_INCOMPLETE)
 
 
-def rotation_matrix(quaternion: Any, where: str) -> Array:
-    """Rotation matrix (3, 3) of a unit quaternion (w, x, y, z).
+def _path(folder: Path, table: str) -> Path:
+    return folder / "annotation" / f"{table}.json"
 
-    Raises:
-        DataError: it is no unit quaternion.
-    """
-    q = np.array(quaternion, dtype=float)
-    norm = float(np.linalg.norm(q)) if q.shape == (4,) else 0.0
-    if not abs(norm - 1.0) < _UNIT_TOLERANCE:
-        raise DataError(f"{where} has rotation {quaternion}, which is no unit quaternion (w, x, y, z).")
-    w, x, y, z = q / norm
-    return np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-        ]
+
+def _index(rows: Mapping[str, Any], row: Row) -> int:
+    return list(rows).index(row.token)
+
+
+def _table(folder: Path, name: str, kind: type[R]) -> dict[str, R]:
+    path = _path(folder, name)
+    if not os.path.lexists(path):
+        raise DataError(f"Table {shown_file(path)} does not exist: {shown_file(folder)} is no whole T4 dataset.")
+    listed: Any = Rows
+    # Python's writers write NaN where a velocity is not known.
+    rows: list[R] = read_json(path, listed[kind], allow_nan=True)
+    table = {row.token: row for row in rows}
+    if len(table) != len(rows):
+        first: dict[str, int] = {}
+        for index, row in enumerate(rows):
+            if first.setdefault(row.token, index) != index:
+                raise misfit(path, [index, "token"], row.token, f"must not be that of row [{first[row.token]}] too")
+    return table
+
+
+def _lidar(folder: Path, sensors: Mapping[str, Sensor]) -> Sensor:
+    by_channel = {row.channel: row for row in sensors.values()}
+    for channel in LIDAR_CHANNELS:
+        if channel in by_channel:
+            return by_channel[channel]
+    raise DataError(
+        f"{shown_file(folder)} has no LiDAR channel {' or '.join(LIDAR_CHANNELS)}; its sensors are "
+        f"{shown(sorted(by_channel))}."
     )
-
-
-def _table(path: Path, fields: tuple[str, ...]) -> dict[str, Record]:
-    if not path.is_file():
-        raise DataError(f"Table '{path}' does not exist: '{path.parents[1]}' is no whole T4 dataset.")
-    rows = read_json(path)
-    if not isinstance(rows, list):
-        raise DataError(f"Table '{path}' holds a {type(rows).__name__}, not a list of records.")
-    for index, row in enumerate(rows):
-        missing = [name for name in fields if not isinstance(row, dict) or name not in row]
-        if missing:
-            raise DataError(f"Record {index} of table '{path}' lacks {missing}.")
-    return {row["token"]: row for row in rows}

@@ -18,10 +18,11 @@ from base.errors import DataError
 from base.untrusted import load_info_pickle
 from datasets.create_t4_infos import DatasetEntry, create_infos, find_datasets, main, read_splits
 from datasets.frames import open_frames
+from datasets.geometry import rotation_matrix
 from datasets.synthetic.dataset_writer import DatasetConfig, generate
 from datasets.synthetic.tables import quaternion
 from datasets.t4_classes import ClassRules
-from datasets.t4_tables import T4Tables, rotation_matrix
+from datasets.t4_tables import T4Tables
 from models.config import load_model_config
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -124,7 +125,7 @@ def test_quaternions_agree_with_scipy() -> None:
         matrix = turn.as_matrix()
         w, x, y, z = quaternion(matrix)
         np.testing.assert_allclose(Rotation.from_quat([x, y, z, w]).as_matrix(), matrix, atol=1e-12)
-        np.testing.assert_allclose(rotation_matrix([w, x, y, z], "here"), matrix, atol=1e-12)
+        np.testing.assert_allclose(rotation_matrix([w, x, y, z]), matrix, atol=1e-12)
 
 
 def _by_hand(root: Path, channel: str = "LIDAR_TOP") -> Path:
@@ -220,10 +221,10 @@ def test_classes_of_ones_own(tmp_path: Path) -> None:
     infos = create_infos(T4Tables.read(folder), tmp_path, ClassRules.read(rules), DatasetEntry("abc/2"))
     assert (infos[0]["instances"][0]["bbox_label"], infos[0]["instances"][0]["bbox_label_3d"]) == (1, -1)
     rules.write_text(json.dumps({"classes": "car"}))
-    with pytest.raises(DataError, match="classes is a list of names"):
+    with pytest.raises(DataError, match="classes is 'car', but must be a list"):
         ClassRules.read(rules)
     rules.write_text(json.dumps({"klasses": []}))
-    with pytest.raises(DataError, match=r"with some of \['classes', 'filter_attributes', 'merge_objects'"):
+    with pytest.raises(DataError, match=r"klasses is no known key \(did you mean 'classes'\?\)"):
         ClassRules.read(rules)
 
 
@@ -242,48 +243,147 @@ def test_split_lists(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main(argv) == 2
     assert "1 datasets are not below" in capsys.readouterr().err
     listed.write_text("train: [abc]\n")
-    with pytest.raises(DataError, match="'abc' is not '<id>/<version>'"):
+    with pytest.raises(DataError, match=r"train\[0\] is 'abc', but must be '<id>/<version>'"):
         read_splits(listed)
-    assert main([*argv[:4], "--max-sweeps", "-1"]) == 2
+    for sweeps in ("-1", "1" + "0" * 9, "9" * 5000, "2.5"):
+        with pytest.raises(SystemExit, match=r"^2$"):
+            main([*argv[:4], "--max-sweeps", sweeps])
     assert main(["--root", str(tmp_path / "out"), "--out", str(tmp_path / "o2")]) == 2
     assert "holds no T4 dataset" in capsys.readouterr().err
+
+
+GONE = "is 'gone', but must be a token of "
 
 
 @pytest.mark.parametrize(
     ("table", "change", "message"),
     [
-        ("sample_data", {"ego_pose_token": "gone"}, r"record 'd0' refers to 'gone', which table 'ego_pose' has not"),
-        ("sample_data", {"filename": "../../secret.bin"}, r"names '../../secret.bin', outside its dataset"),
-        ("sample_data", {"filename": "data/none.bin"}, r"Point file '.*none\.bin' of sample_data 'd0' does not exist"),
-        ("sample_data", {"prev": "d0"}, r"'d0' is its own predecessor"),
-        ("sample_data", {"sample_token": "s9"}, r"sample 's0' has no LiDAR key frame"),
-        ("sample_annotation", {"rotation": [0, 0, 0, 0]}, r"annotation 'a0' has rotation .* no unit quaternion"),
-        ("sample_annotation", {"instance_token": "gone"}, r"table 'instance' has not"),
-        ("sample_annotation", {"size": None}, None),
+        ("sample_data", {"ego_pose_token": "gone"}, f"[0].ego_pose_token {GONE}ego_pose.json"),
+        ("sample_data", {"filename": "../../secret.bin"}, "[0].filename is '../../secret.bin', but must not leave its"),
+        ("sample_data", {"filename": "/etc/shadow"}, "[0].filename is '/etc/shadow', but must be a relative path"),
+        ("sample_data", {"filename": "data/none.bin"}, "data/none.bin' does not exist. '"),
+        ("sample_data", {"filename": "data"}, "/data' is a folder, not a file. '"),
+        ("sample_data", {"filename": "data/\0"}, "[0].filename is 'data/\\x00', but must not hold a NUL"),
+        ("sample_data", {"prev": "d0"}, "[0].prev is 'd0', but must not be its own predecessor"),
+        ("sample_data", {"sample_token": "s9"}, "[0].sample_token is 's9', but must be a token of sample.json"),
+        ("sample_data", {"is_key_frame": False}, "sample 's0' has no LiDAR key frame"),
+        ("sample_data", {"is_key_frame": 1}, "[0].is_key_frame is 1, but must be true or false"),
+        ("sample_data", {"timestamp": 1.75e18}, "[0].timestamp is 1.75e+18, but must be a whole number"),
+        (
+            "sample_data",
+            {"timestamp": 1750000000000000000},
+            "[0].timestamp is 1750000000000000000, but must be at most",
+        ),
+        ("sample_data", {"token": "d1"}, "[1].token is 'd1', but must not be that of row [0] too"),
+        ("sample", {"timestamp": -1}, "[0].timestamp is -1, but must be at least 0"),
+        ("sample", {"scene_token": ["scene"]}, "[0].scene_token is ['scene'], but must be text"),
+        ("ego_pose", {"translation": [1, 2]}, "[0].translation has 2 values, but must have 3"),
+        ("ego_pose", {"translation": [1, 2, math.nan]}, "[0].translation[2] is nan, but must be a finite number"),
+        ("ego_pose", {"translation": [1, 2, 1e300]}, "[0].translation[2] is 1e+300, but must be at most 1000000000"),
+        ("ego_pose", {"rotation": [math.inf, 0, 0, 0]}, "[0].rotation[0] is inf, but must be a finite number"),
+        (
+            "calibrated_sensor",
+            {"rotation": [1, 1, 0, 0]},
+            "[0].rotation is [1, 1, 0, 0], but must be a unit quaternion",
+        ),
+        ("calibrated_sensor", {"sensor_token": "gone"}, f"[0].sensor_token {GONE}sensor.json"),
+        (
+            "sample_annotation",
+            {"rotation": [0, 0, 0, 0]},
+            "[0].rotation is [0, 0, 0, 0], but must be a unit quaternion",
+        ),
+        ("sample_annotation", {"instance_token": "gone"}, f"[0].instance_token {GONE}instance.json"),
+        ("sample_annotation", {"attribute_tokens": ["gone"]}, "[0].attribute_tokens is ['gone'], but must be a token"),
+        ("sample_annotation", {"next": "gone"}, f"[0].next {GONE}sample_annotation.json"),
+        ("sample_annotation", {"size": [1, -4.5, 1]}, "[0].size[1] is -4.5, but must be above 0"),
+        ("sample_annotation", {"size": [1, 0, 1]}, "[0].size[1] is 0, but must be above 0"),
+        ("sample_annotation", {"size": ...}, "[0] lacks 'size'"),
+        ("sample_annotation", {"velocity": [1, math.inf, 0]}, "[0].velocity[1] is inf, but must be a speed"),
+        ("sample_annotation", {"num_lidar_pts": True}, "[0].num_lidar_pts is True, but must be a whole number"),
+        ("sample_annotation", {"num_lidar_pts": 10**30}, "but must be at most 2147483647"),
+        ("instance", {"category_token": None}, "[0].category_token is None, but must be text"),
+        ("category", {"name": ""}, "[0].name is '', but must be text that is not empty"),
+        ("attribute", {"token": {}}, "[0].token is {}, but must be text"),
+        ("scene", {"log_token": "gone"}, f"[0].log_token {GONE}log.json"),
+        ("log", {"location": [1]}, "[0].location is [1], but must be text"),
     ],
 )
-def test_broken_records(tmp_path: Path, table: str, change: dict[str, Any], message: str | None) -> None:
+def test_broken_records(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], table: str, change: dict[str, Any], message: str
+) -> None:
+    """Exit code 2; the message names the table, the row, the field, the value, and what it must be."""
     folder = _by_hand(tmp_path)
     path = folder / "annotation" / f"{table}.json"
     rows = json.loads(path.read_text())
-    if message is None:
-        del rows[0]["size"]
-        message = r"Record 0 of table '.*sample_annotation\.json' lacks \['size'\]"
-    else:
-        rows[0].update(change)
+    if table == "sample":
+        rows.reverse()
+    rows[0].update(change)
+    rows[0] = {key: value for key, value in rows[0].items() if value is not ...}
     path.write_text(json.dumps(rows))
-    with pytest.raises(DataError, match=message):
+    assert main(["--root", str(tmp_path), "--out", str(tmp_path / "out"), "--max-sweeps", "3"]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert table in error or "LiDAR key frame" in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_predecessor_of_another_sensor(tmp_path: Path) -> None:
+    folder = _by_hand(tmp_path)
+    for table, row in {
+        "calibrated_sensor": {
+            "token": "c2",
+            "sensor_token": "cam",
+            "translation": [0, 0, 0],
+            "rotation": [1, 0, 0, 0],
+        },
+        "sample_data": {
+            "token": "image",
+            "sample_token": "",
+            "ego_pose_token": "pose0",
+            "calibrated_sensor_token": "c2",
+            "filename": "data/image.jpg",
+            "timestamp": 900_000,
+            "is_key_frame": False,
+            "prev": None,
+        },
+    }.items():
+        path = folder / "annotation" / f"{table}.json"
+        rows = json.loads(path.read_text())
+        path.write_text(json.dumps([*rows, row]))
+    infos = create_infos(T4Tables.read(folder), tmp_path, ClassRules(), DatasetEntry("abc/2"))
+    assert [len(info["lidar_sweeps"]) for info in infos] == [0, 1]
+    rows = json.loads(path.read_text())
+    rows[0]["prev"] = "image"
+    path.write_text(json.dumps(rows))
+    with pytest.raises(DataError, match=r"\[0\]\.prev is 'image', but must be data of the same sensor"):
         create_infos(T4Tables.read(folder), tmp_path, ClassRules(), DatasetEntry("abc/2"))
+
+
+def test_key_frames_listed_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _by_hand(tmp_path / "root")
+    shutil.copytree(tmp_path / "root/abc", tmp_path / "root/copy")
+    assert main(["--root", str(tmp_path / "root"), "--out", str(tmp_path / "out")]) == 2
+    assert "Two key frames of split 'all' have the token 's0'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_broken_tables(tmp_path: Path) -> None:
     folder = _by_hand(tmp_path)
-    (folder / "annotation/sensor.json").write_text('[{"token": "cam", "channel": "CAM_FRONT"}]')
-    with pytest.raises(DataError, match=r"no LiDAR channel LIDAR_TOP or LIDAR_CONCAT; its sensors are \['CAM_FRONT'\]"):
+    sensors = folder / "annotation/sensor.json"
+    cameras = [{"token": "cam", "channel": "CAM_FRONT"}, {"token": "top", "channel": "RADAR"}]
+    sensors.write_text(json.dumps(cameras))
+    with pytest.raises(DataError, match=r"no LiDAR channel LIDAR_TOP or LIDAR_CONCAT; its sensors are \['CAM_FRONT'"):
         T4Tables.read(folder)
-    (folder / "annotation/sensor.json").write_text("{}")
-    with pytest.raises(DataError, match="holds a dict, not a list"):
+    sensors.write_text("{}")
+    with pytest.raises(DataError, match=r"sensor\.json': it is \{\}, but must be a list"):
         T4Tables.read(folder)
-    (folder / "annotation/sensor.json").unlink()
+    sensors.write_text('[{"token": "a", "token": "b", "channel": "LIDAR_TOP"}]')
+    with pytest.raises(DataError, match=r"sensor\.json' is not valid JSON: key 'token' stands twice"):
+        T4Tables.read(folder)
+    sensors.unlink()
     with pytest.raises(DataError, match=r"sensor\.json' does not exist: .* is no whole T4 dataset"):
+        T4Tables.read(folder)
+    sensors.mkdir()
+    with pytest.raises(DataError, match=r"sensor\.json' is a folder, not a file"):
         T4Tables.read(folder)

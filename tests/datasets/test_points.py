@@ -29,7 +29,7 @@ def test_truncated_file_says_how_many_bytes(tmp_path: Path) -> None:
 
 
 def test_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"Cannot read point file '.*gone\.bin': No such file.*Check data_root"):
+    with pytest.raises(DataError, match=r"Point file '.*gone\.bin' does not exist\. Check data_root"):
         read_points(tmp_path / "gone.bin")
 
 

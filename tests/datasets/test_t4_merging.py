@@ -117,9 +117,9 @@ def test_extension_keeps_width_and_heading_of_the_larger_box() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"merge_type": "longest"}, "merge_type is 'longest'; it must be extend_longer or union, or null"),
-        ({"merge_objects": [["truck", ["truck"]]]}, "two objects are merged, not more"),
-        ({"merge_objects": "truck"}, "two objects are merged, not more"),
+        ({"merge_type": "longest"}, "merge_type is 'longest', but must be 'extend_longer' or 'union' or null"),
+        ({"merge_objects": [["truck", ["truck"]]]}, r"merge_objects\[0\]\[1\] has 1 values, but must have 2"),
+        ({"merge_objects": "truck"}, "merge_objects is 'truck', but must be a list or null"),
     ],
 )
 def test_wrong_rules_are_named(tmp_path: Path, values: dict[str, Any], message: str) -> None:

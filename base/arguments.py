@@ -1,0 +1,41 @@
+"""Numbers on command lines, within limits: `parser.add_argument("--frames", type=whole_number(1, 10_000))`."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+
+from base.messages import shown
+
+__all__ = ["number", "whole_number"]
+
+
+def whole_number(minimum: int, maximum: int) -> Callable[[str], int]:
+    """A type for argparse: a whole number from `minimum` to `maximum`. Anything else ends the command with code 2."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:  # also of more than 4,300 digits
+            raise argparse.ArgumentTypeError(f"{shown(text)} is no whole number") from None
+        if not minimum <= value <= maximum:
+            raise argparse.ArgumentTypeError(f"{shown(value)} must be {minimum} to {maximum}")
+        return value
+
+    return parse
+
+
+def number(minimum: float, maximum: float) -> Callable[[str], float]:
+    """A type for argparse: a finite number from `minimum` to `maximum`. Anything else ends the command with code 2."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{shown(text)} is no number") from None
+        if not (math.isfinite(value) and minimum <= value <= maximum):
+            raise argparse.ArgumentTypeError(f"{value:g} must be {minimum:g} to {maximum:g}")
+        return value
+
+    return parse
