@@ -132,6 +132,41 @@ class _PlainConcat(nn.Module):
         return self.reader(torch.cat(branches, 1))
 
 
+class _ConcatOfScales(nn.Module):
+    """A concatenation whose first input has codes of its own scale, which another layer reads as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.left = Quantized(nn.Conv2d(4, 8, 1), INPUT_SCALE)
+        self.right = Quantized(nn.Conv2d(4, 4, 1), INPUT_SCALE)
+        self.deeper = Quantized(nn.Conv2d(8, 4, 1), 0.0)
+        self.reader = Quantized(nn.Conv2d(12, 4, 1), CONCAT_SCALE)
+
+    def forward(self, x):
+        left = torch.fake_quantize_per_tensor_affine(self.left(x), BLOCK_SCALE, 0, -128, 127)
+        return self.reader(torch.cat([left, self.right(x)], 1)) + self.deeper(left)
+
+
+def test_a_concatenation_rescales_an_input_that_has_another_scale():
+    """The engine stores a concatenation once, on one scale: an input on its own scale would be read as if on that."""
+    module = _ConcatOfScales().eval()
+    model = _arranged(module)
+    view = GraphView.of(model)
+    (concat,) = view.nodes("Concat")
+    before = [view.producer(name, "DequantizeLinear") for name in concat.input]
+    (after,) = view.readers(concat.output[0])
+    assert [float(view.scale(node)) for node in (*before, after)] == [CONCAT_SCALE] * 3
+    # The first input's own codes stay: the other layer reads them.
+    quantize = view.producer(before[0].input[0], "QuantizeLinear")
+    own = view.producer(quantize.input[0], "DequantizeLinear")
+    assert float(view.scale(own)) == BLOCK_SCALE
+    assert check_qdq(model) == ()
+    x = sample()
+    expected = module(torch.from_numpy(x)).detach().numpy()
+    np.testing.assert_allclose(run_plainly(model, x), expected, atol=2e-6)
+
+
 @pytest.mark.parametrize("inputs_too", [False, True])
 def test_a_concatenation_gets_its_scale_on_every_side(inputs_too):
     module = _PlainConcat(inputs_too).eval()

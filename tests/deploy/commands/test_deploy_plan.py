@@ -1,0 +1,55 @@
+"""Which files a run reads although it does not make them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.config import load_deploy_config
+from deploy.config.paths import repository_root
+from deploy.plan import RunPlan, make_plan
+
+_ENGINE_DIR = "evaluation.backends.tensorrt.engine_dir"
+
+
+def plan_of(deployment: Any, work_dir: Path, **overrides: Any) -> RunPlan:
+    given = {
+        "checkpoint_path": str(deployment.checkpoint),
+        "runtime_io.data_root": str(deployment.data_root),
+        "export.work_dir": str(work_dir),
+        **{f"evaluation.backends.{name}.enabled": name == "tensorrt" for name in ("pytorch", "onnx", "tensorrt")},
+        **overrides,
+    }
+    config = load_deploy_config(repository_root() / "configs/deploy/deploy_config.py", given)
+    return make_plan(config, "deploy_config.py", deployment.model_config)
+
+
+@pytest.mark.parametrize(
+    ("mode", "names_a_folder", "reads"),
+    [
+        ("none", False, True),
+        ("none", True, True),
+        # New ONNX files outdate the engines of an earlier run in the same folder; others were asked for by name.
+        ("onnx", False, False),
+        ("onnx", True, True),
+        # It makes them itself.
+        ("both", False, False),
+    ],
+)
+def test_engines_of_an_earlier_run(deployment, tmp_path, mode, names_a_folder, reads):
+    folder = tmp_path / ("elsewhere" if names_a_folder else "out/tensorrt")
+    folder.mkdir(parents=True)
+    for component in ("pts_voxel_encoder", "pts_backbone_neck_head"):
+        (folder / f"{component}.engine").write_bytes(b"of an earlier run")
+    named = {_ENGINE_DIR: str(folder)} if names_a_folder else {}
+    plan = plan_of(deployment, tmp_path / "out", **{"export.mode": mode}, **named)
+    assert plan.reads_engines is reads
+    assert plan.engine_dir == folder
+
+
+def test_nothing_reads_engines_where_no_step_runs_them(deployment, tmp_path):
+    without = {"evaluation.backends.tensorrt.enabled": False, "evaluation.backends.onnx.enabled": True}
+    plan = plan_of(deployment, tmp_path / "out", **{"export.mode": "onnx"}, **without)
+    assert not plan.reads_engines
