@@ -11,8 +11,8 @@ from base.boxes import BOX_COLUMNS, Boxes3D
 from base.errors import ConfigError
 from models.spec import HEAD_ORDER
 from runtime.cuda.device import pointers
-from runtime.cuda_engine.macros import Unsigned, kernel_source
-from runtime.decode import sigmoid
+from runtime.cuda_engine.decode_parameters import COUNTS, DECODE_SIZES, HEADER, DecodeModel, DecodeSizes
+from runtime.cuda_engine.macros import definitions, kernel_source
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,16 +22,11 @@ if TYPE_CHECKING:
     from models.spec import ModelSpec
     from runtime.cuda.device import CudaDevice
 
-__all__ = ["DetectionKernels", "logit_limit"]
+__all__ = ["DetectionKernels"]
 
 _log = logging.getLogger(__name__)
 
 _KERNELS = ("detect_collect", "detect_prune", "detect_finish")
-# As in kernels/decode.cu.
-_COLLECT_THREADS, _PRUNE_THREADS, _MOST_CANDIDATES = 512, 512, 1024
-_COLLECT_TILE = _COLLECT_THREADS * 16
-_BINS, _NUM_COUNTS, _HEADER = 4096, 2, 4
-_KEY_NONE = 0xFFFFFFFF
 
 
 class DetectionKernels:
@@ -39,39 +34,40 @@ class DetectionKernels:
 
     Attributes:
         max_boxes: Most boxes of a frame.
-        header: Address of four int32: boxes, candidates dropped for a NaN or infinite number, logits above the
-            threshold, 0.
+        header: Address of the words of `decode_parameters.HEADER`, int32: boxes, candidates dropped for a NaN or
+            infinite number, logits above the threshold.
         boxes: Address of (max_boxes, 9) float32, columns `base.boxes.BOX_COLUMNS`, by descending score.
         scores: Address of (max_boxes,) float32.
         labels: Address of (max_boxes,) int32.
     """
 
-    def __init__(self, device: CudaDevice, spec: ModelSpec) -> None:
+    def __init__(self, device: CudaDevice, spec: ModelSpec, sizes: DecodeSizes = DECODE_SIZES) -> None:
         """Compiles and allocates.
+
+        Args:
+            sizes: Of the kernels; boxes do not depend on them.
 
         Raises:
             ConfigError: the model asks for more candidates than the kernels take, or lacks a head.
         """
-        self._device, self._spec = device, spec
+        self._device, self._spec, self._sizes = device, spec, sizes
         self._names = {head.name for head in spec.heads}
         missing = sorted({"heatmap", "height", "dim", "rot"} - self._names)
         if missing:
             raise ConfigError(f"Model '{spec.name}' has no head {missing}; boxes cannot be decoded without.")
-        macros = _macros(spec)
-        self.max_boxes = int(str(macros["MAX_BOXES"]))
-        logits = int(str(macros["LOGITS"]))
-        self._finish_threads = int(str(macros["FINISH_THREADS"]))
+        model = self._model = DecodeModel.from_spec(spec, sizes)
+        self.max_boxes = model.max_boxes
+        macros = definitions(model, sizes, COUNTS, HEADER)
         kernels = device.compile_all(kernel_source(macros, "overlap.cuh", "decode.cu"), _KERNELS)
         self._collect, self._prune, self._finish = (kernels[name] for name in _KERNELS)
-        self._collect_blocks = -(-logits // _COLLECT_TILE)
-        self._prune_blocks = min(-(-logits // _PRUNE_THREADS), 2 * device.num_multiprocessors)
-        self._first, self._second = device.allocate(logits * 8), device.allocate(logits * 8)
-        self._counts, self._histogram = device.allocate(_NUM_COUNTS * 4), device.allocate(_BINS * 4)
+        self._collect_blocks = -(-model.logits // sizes.collect_tile)
+        self._prune_blocks = min(-(-model.logits // sizes.prune_threads), 2 * device.num_multiprocessors)
+        self._first, self._second = device.allocate(model.logits * 8), device.allocate(model.logits * 8)
+        self._counts, self._histogram = device.allocate(COUNTS.num_bytes), device.allocate(sizes.bins * 4)
         # One block of memory, so that one copy brings a frame's result.
-        sizes = [_HEADER * 4, self.max_boxes * len(BOX_COLUMNS) * 4, self.max_boxes * 4, self.max_boxes * 4]
-        self._result_bytes = sum(sizes)
-        starts = np.cumsum([0, *sizes])
-        self._starts = [int(start) for start in starts]
+        lengths = [HEADER.num_bytes, self.max_boxes * len(BOX_COLUMNS) * 4, self.max_boxes * 4, self.max_boxes * 4]
+        self._result_bytes = sum(lengths)
+        self._starts = [sum(lengths[:index]) for index in range(len(lengths) + 1)]
         self.header = device.allocate(self._result_bytes)
         self.boxes, self.scores, self.labels = (self.header + start for start in self._starts[1:4])
         self._host = device.allocate_pinned((self._result_bytes,), np.uint8)
@@ -83,18 +79,18 @@ class DetectionKernels:
             heads: Head name -> address of (C, h, w) float32, aligned to 16 bytes, raw as for `runtime.decode.decode`.
             stream: Where they run.
         """
-        device = self._device
+        device, sizes = self._device, self._sizes
         addresses = {name: heads[name] if name in self._names else 0 for name in HEAD_ORDER}
         first, second, counts, histogram = self._first, self._second, self._counts, self._histogram
         collected = pointers(addresses["heatmap"], first, counts, histogram)
         pruned = pointers(first, second, counts, histogram)
         maps = [addresses[name] for name in ("reg", "height", "dim", "rot", "vel")]
         finished = pointers(second, counts, histogram, *maps, self.header, self.boxes, self.scores, self.labels)
-        device.launch(self._collect, self._collect_blocks, _COLLECT_THREADS, collected, stream)
+        device.launch(self._collect, self._collect_blocks, sizes.collect_threads, collected, stream)
         # Each waits for the one before it by itself.
         overlap = device.compute_capability >= (9, 0)
-        device.launch(self._prune, self._prune_blocks, _PRUNE_THREADS, pruned, stream, overlap=overlap)
-        device.launch(self._finish, 1, self._finish_threads, finished, stream, overlap=overlap)
+        device.launch(self._prune, self._prune_blocks, sizes.prune_threads, pruned, stream, overlap=overlap)
+        device.launch(self._finish, 1, self._model.finish_threads, finished, stream, overlap=overlap)
 
     def new_host(self) -> NDArray[np.uint8]:
         """Page-locked memory for one frame's result, where several are in flight."""
@@ -107,8 +103,8 @@ class DetectionKernels:
     def result(self, host: NDArray[np.uint8] | None = None) -> Boxes3D:
         """The boxes that `enqueue_download` brought, as a copy; the stream must have come past it."""
         host = self._host if host is None else host
-        header = host[: self._starts[1]].view(np.int32)
-        count, broken = int(header[0]), int(header[1])
+        header = self._header(host)
+        count, broken = header["boxes"], header["broken"]
         if broken:
             _log.warning(
                 "Model '%s': %d candidate boxes have a NaN or infinite number and were dropped.",
@@ -123,72 +119,7 @@ class DetectionKernels:
     @property
     def num_candidates(self) -> int:
         """Logits above the threshold in the frame that `result` is of."""
-        return int(self._host[: self._starts[1]].view(np.int32)[2])
+        return self._header(self._host)["candidates"]
 
-
-def logit_limit(threshold: float) -> np.float32 | None:
-    """The smallest float32 logit whose score is above the threshold as `runtime.decode` compares them; None if none is.
-
-    Found by bisection over all float32 numbers, so that the device compares logits and still agrees in every bit.
-    """
-
-    def passes(key: int) -> bool:
-        return bool(sigmoid(np.asarray([_logit(key)]))[0] > np.float32(threshold))
-
-    low, high = _key(np.float32(-np.inf)), _key(np.float32(np.inf))
-    if not passes(high):
-        return None
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if passes(middle) else (middle + 1, high)
-    return _logit(low)
-
-
-def _key(logit: np.float32) -> int:
-    """Unsigned number in the order of the logits, as in kernels/decode.cu."""
-    bits = int((logit + np.float32(0)).view(np.uint32))
-    return ~bits & 0xFFFFFFFF if bits >> 31 else bits | 0x80000000
-
-
-def _logit(key: int) -> np.float32:
-    bits = key & 0x7FFFFFFF if key >> 31 else ~key & 0xFFFFFFFF
-    return np.uint32(bits).view(np.float32)
-
-
-def _macros(spec: ModelSpec) -> dict[str, object]:
-    width, height = spec.head_size
-    classes = next(head.channels for head in spec.heads if head.name == "heatmap")
-    top_k = spec.max_detections_before_nms
-    if not 1 <= top_k <= _MOST_CANDIDATES:
-        raise ConfigError(
-            f"Model '{spec.name}': max_num of the bbox coder is {top_k}; this engine's kernels take 1 to "
-            f"{_MOST_CANDIDATES}."
-        )
-    if spec.post_max_size < 1:
-        raise ConfigError(f"Model '{spec.name}': post_max_size is {spec.post_max_size}; no box would be left.")
-    limit = logit_limit(spec.score_threshold)
-    start = np.float32(0) if limit is None else max(limit, np.float32(-16))
-    names = {head.name for head in spec.heads}
-    macros: dict[str, object] = {
-        "CELLS": width * height,
-        "WIDTH": width,
-        "LOGITS": classes * width * height,
-        "KEY_LIMIT": Unsigned(_KEY_NONE if limit is None else _key(limit)),
-        "BIN_START": start,
-        "TOP_K": top_k,
-        "FINISH_THREADS": 512 if top_k <= 512 else _MOST_CANDIDATES,
-        "MAX_BOXES": min(spec.post_max_size, top_k),
-        "STRIDE": np.float32(spec.out_size_factor),
-        "MIN_RADIUS": float(spec.nms_min_radius_m2),
-        "NORM_BBOX": spec.norm_bbox,
-        "Y_AXIS_REFERENCE": spec.rot_y_axis_reference,
-        "HAS_OFFSET": "reg" in names,
-        "HAS_VELOCITY": "vel" in names,
-    }
-    for axis, name in enumerate("XYZ"):
-        macros[f"RANGE_{name}0"] = np.float32(spec.post_center_range[axis])
-        macros[f"RANGE_{name}1"] = np.float32(spec.post_center_range[axis + 3])
-    for axis, name in enumerate("XY"):
-        macros[f"SIZE_{name}"] = np.float32(spec.voxel_size[axis])
-        macros[f"LOWER_{name}"] = np.float32(spec.point_cloud_range[axis])
-    return macros
+    def _header(self, host: NDArray[np.uint8]) -> dict[str, int]:
+        return dict(zip(HEADER.names, map(int, host[: HEADER.num_bytes].view(np.int32)), strict=True))

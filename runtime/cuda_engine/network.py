@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from runtime.cuda_engine.arguments import ConvArguments, heads_arguments
 from runtime.cuda_engine.packing import pack_conv, pack_conv_affine, pack_heads_affine, pack_hidden, pack_last
 from runtime.cuda_engine.sources import ARCHITECTURE, conv_source, heads_source
 from runtime.cuda_engine.tiling import (
@@ -114,17 +115,6 @@ class Launch:
     tiling: Tiling
 
 
-class _ConvArguments(ctypes.Structure):
-    """`Geometry` of kernels/conv.cu."""
-
-    _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("input", "output", "weights", "affine")),
-        *((name, ctypes.c_int) for name in ("in_pitch", "out_pitch")),
-        *((name, ctypes.c_longlong) for name in ("in_plane", "out_plane")),
-        *((name, ctypes.c_int) for name in ("height", "width", "tiles_x", "tiles", "column_tiles")),
-    ]
-
-
 class DeviceNetwork:
     """Runs `pts_backbone_neck_head` from the canvas map to float32 head maps.
 
@@ -216,7 +206,7 @@ class DeviceNetwork:
         tiles_x = -(-width // TILE_COLUMNS)
         tiles = tiles_x * -(-height // tiling.tile_rows)
         column_tiles = conv.out_channels * conv.upsample**2 // tiling.n_tile
-        arguments = _ConvArguments(
+        arguments = ConvArguments(
             input=source.address,
             output=target.address + conv.target_channel // channels_per_chunk(target.map) * target.plane,
             weights=device.upload_new(pack_conv(conv, tiling)),
@@ -238,24 +228,11 @@ class DeviceNetwork:
 
     def _heads_arguments(self, tiling: HeadsTiling) -> tuple[ctypes.Structure, int]:
         device, heads = self._device, self.plan.heads
-        source, count = self.maps[heads.source], len(heads.branches)
-
-        class Arguments(ctypes.Structure):
-            """`Heads` of kernels/heads.cu."""
-
-            _fields_ = [
-                *((name, ctypes.c_void_p) for name in ("input", "hidden", "last", "affine", "bias")),
-                ("outputs", ctypes.c_void_p * count),
-                ("channels", ctypes.c_int * count),
-                ("in_pitch", ctypes.c_int),
-                ("in_plane", ctypes.c_longlong),
-                *((name, ctypes.c_int) for name in ("height", "width", "tiles_x", "tiles")),
-            ]
-
+        source = self.maps[heads.source]
         affine, bias = pack_heads_affine(heads, source.map, tiling.last_tile)
         tiles_x = -(-source.map.width // TILE_COLUMNS)
         tiles = tiles_x * -(-source.map.height // tiling.rows)
-        arguments = Arguments(
+        arguments = heads_arguments(len(heads.branches))(
             input=source.address,
             hidden=device.upload_new(pack_hidden(heads)),
             last=device.upload_new(pack_last(heads, tiling.last_tile)),

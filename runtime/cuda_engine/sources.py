@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 from typing import TYPE_CHECKING
 
+from runtime.cuda_engine.arguments import ConvArguments, heads_arguments
 from runtime.cuda_engine.macros import kernel_source
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ def conv_source(macros: Mapping[str, int]) -> str:
         product("multiply", columns, int8=int8),
         product("multiply_registers", columns, int8=int8, registers=True),
     )
-    return _source(macros, products, "conv.cu")
+    return _source(macros, ctypes.sizeof(ConvArguments), products, "conv.cu")
 
 
 def heads_source(macros: Mapping[str, int]) -> str:
@@ -31,7 +33,7 @@ def heads_source(macros: Mapping[str, int]) -> str:
         product("multiply", macros["HIDDEN"], int8=bool(macros["IN_INT8"])),
         product("multiply_last", macros["LAST_TILE"], int8=False, registers=True),
     )
-    return _source(macros, products, "heads.cu")
+    return _source(macros, ctypes.sizeof(heads_arguments(macros["BRANCHES"])), products, "heads.cu")
 
 
 def product(name: str, columns: int, *, int8: bool, registers: bool = False) -> str:
@@ -61,5 +63,6 @@ def product(name: str, columns: int, *, int8: bool, registers: bool = False) -> 
     )
 
 
-def _source(macros: Mapping[str, int], products: tuple[str, ...], file: str) -> str:
-    return "\n".join([kernel_source(macros, "overlap.cuh", "hopper.cuh"), *products, kernel_source({}, file)])
+def _source(macros: Mapping[str, int], argument_bytes: int, products: tuple[str, ...], file: str) -> str:
+    head = kernel_source({**macros, "ARGUMENT_BYTES": argument_bytes}, "overlap.cuh", "hopper.cuh")
+    return "\n".join([head, *products, kernel_source({}, file)])

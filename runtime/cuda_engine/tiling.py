@@ -113,8 +113,7 @@ class ConvTiling:
     @property
     def macros(self) -> dict[str, int]:
         """Definitions for the kernel's source."""
-        definitions = {field.name.upper(): int(getattr(self, field.name)) for field in fields(self)}
-        return {**definitions, "REGISTERS": _REGISTERS[self.groups * self.warpgroups]}
+        return _macros(self, _REGISTERS[self.groups * self.warpgroups])
 
 
 def conv_tilings(conv: FusedConv, source: PlanMap, target: PlanMap) -> tuple[ConvTiling, ...]:
@@ -181,8 +180,18 @@ class HeadsTiling:
     @property
     def macros(self) -> dict[str, int]:
         """Definitions for the kernel's source."""
-        definitions = {field.name.upper(): int(getattr(self, field.name)) for field in fields(self)}
-        return {**definitions, "REGISTERS": _REGISTERS[self.groups]}
+        return _macros(self, _REGISTERS[self.groups])
+
+
+def _macros(tiling: ConvTiling | HeadsTiling, registers: int) -> dict[str, int]:
+    """The tiling's fields, and what both the launch and the kernel take from it."""
+    return {
+        **{field.name.upper(): int(getattr(tiling, field.name)) for field in fields(tiling)},
+        "TILE_COLUMNS": TILE_COLUMNS,
+        "THREADS": tiling.threads,
+        "SHARED_BYTES": tiling.shared_bytes,
+        "REGISTERS": registers,
+    }
 
 
 # (groups, rows), the best on an H200 first.

@@ -14,7 +14,8 @@ from models.spec import HeadSpec, ModelSpec
 from runtime.cuda_engine.checks.cases import engine_spec, random_weights
 from runtime.cuda_engine.checks.detection_checks import check_random_maps, check_special_maps
 from runtime.cuda_engine.checks.pillar_checks import PillarBench, check_random_clouds, check_special_clouds
-from runtime.cuda_engine.detections import DetectionKernels, logit_limit
+from runtime.cuda_engine.decode_parameters import logit_limit
+from runtime.cuda_engine.detections import DetectionKernels
 from runtime.cuda_engine.macros import Unsigned, define, kernel_source
 from runtime.cuda_engine.pillar_weights import PillarWeights
 from runtime.cuda_engine.pillars import CanvasMemory, PillarEncoderKernels

@@ -9,6 +9,7 @@ import numpy as np
 
 from runtime.cuda_engine.checks.cases import engine_spec
 from runtime.cuda_engine.checks.timing import replay_time_us
+from runtime.cuda_engine.decode_parameters import DECODE_SIZES, DecodeSizes
 from runtime.cuda_engine.detections import DetectionKernels
 from runtime.decode import decode, sigmoid
 
@@ -63,6 +64,12 @@ def hard_maps(spec: ModelSpec) -> Iterator[tuple[str, Maps]]:
     yield "broken boxes", broken | {"heatmap": logits + 2}
     yield "crowd", base | {"heatmap": logits + 4, "reg": np.zeros_like(base.get("reg", logits))[:, :2]}
     yield "at the threshold", base | {"heatmap": _around(spec, logits.shape)}
+    limits = np.array([spec.post_center_range[2], spec.post_center_range[5]], np.float32)
+    edges = np.concatenate(
+        [limits, np.nextafter(limits, np.float32(-np.inf)), np.nextafter(limits, np.float32(np.inf))]
+    )
+    heights = np.random.default_rng(4).choice(edges, base["height"].shape)
+    yield "at the limits of the range", base | {"heatmap": logits + 2, "height": heights}
 
 
 def _around(spec: ModelSpec, shape: tuple[int, ...]) -> NDArray[np.float32]:
@@ -76,10 +83,10 @@ def _around(spec: ModelSpec, shape: tuple[int, ...]) -> NDArray[np.float32]:
 class DetectionBench:
     """The kernels of one model with head maps of their own, compared frame by frame."""
 
-    def __init__(self, device: CudaDevice, spec: ModelSpec) -> None:
+    def __init__(self, device: CudaDevice, spec: ModelSpec, sizes: DecodeSizes = DECODE_SIZES) -> None:
         self._device, self._spec = device, spec
         self.stream = device.create_stream()
-        self.kernels = DetectionKernels(device, spec)
+        self.kernels = DetectionKernels(device, spec, sizes)
         self.heads = {head.name: device.allocate(int(np.prod(spec.head_shape(head))) * 4) for head in spec.heads}
         self.values, self.rounded = 0, 0
 
@@ -137,6 +144,8 @@ def check_special_maps(device: CudaDevice, cells: int = 64) -> str:
         {"nms_min_radius_m2": 25.0, "max_detections_before_nms": 70, "post_max_size": 3, "score_threshold": 0.5},
         {"heads": tuple(head for head in engine_spec(8).heads if head.name not in ("reg", "vel"))},
         {"score_threshold": 1.0},
+        # Heights have a deviation of 1: most boxes are too high or too low, and some too far to a side.
+        {"post_center_range": (-0.1 * cells, -0.15 * cells, -0.5, 0.15 * cells, 0.1 * cells, 0.7)},
     )
     rounded = 0
     with _quiet():

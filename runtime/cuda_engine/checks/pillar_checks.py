@@ -10,6 +10,7 @@ import numpy as np
 from runtime.cuda_engine.checks.cases import clumped_cloud, engine_spec, hard_clouds, large_cloud, random_weights
 from runtime.cuda_engine.checks.timing import replay_time_us
 from runtime.cuda_engine.cloud_memory import CloudMemory
+from runtime.cuda_engine.pillar_parameters import PILLAR_SIZES, PillarSizes
 from runtime.cuda_engine.pillars import CanvasMemory, PillarEncoderKernels
 from runtime.preprocess import decorate, voxelize
 
@@ -38,7 +39,13 @@ class PillarBench:
     """The kernels of one model with a canvas of their own, compared frame by frame."""
 
     def __init__(
-        self, device: CudaDevice, spec: ModelSpec, weights: PillarWeights, scale: float | None, capacity: int
+        self,
+        device: CudaDevice,
+        spec: ModelSpec,
+        weights: PillarWeights,
+        scale: float | None,
+        capacity: int,
+        sizes: PillarSizes = PILLAR_SIZES,
     ) -> None:
         self._device, self._spec, self._weights, self._scale = device, spec, weights, scale
         self.stream = device.create_stream()
@@ -49,7 +56,9 @@ class PillarBench:
         size = int(np.prod(self._shape)) * self._dtype.itemsize
         self._canvas = device.allocate(size)
         canvas = CanvasMemory(self._canvas, size // self._shape[0], scale)
-        self.kernels = PillarEncoderKernels(device, spec, weights, canvas, capacity=capacity, keep_features=True)
+        self.kernels = PillarEncoderKernels(
+            device, spec, weights, canvas, capacity=capacity, keep_features=True, sizes=sizes
+        )
         self.cloud = CloudMemory(device, spec, capacity)
         self.tally = _Tally()
 

@@ -1,6 +1,18 @@
 // A dense (channels, height, width) float32 tensor into a blocked and padded map: what verification feeds the network with.
 //
 // Compile-time parameters: OUT_INT8, CHANNELS. One thread writes one pixel of one chunk.
+//
+// Constraints
+//   launch      blocks.x * threads at least height * width, blocks.y the chunks of the map
+//   alignment   the map to 16 bytes; as in hopper.cuh, its border stays as it is
+//   scale       above zero where the map is INT8
+// Checked by
+//   python -m runtime.cuda_engine.selfcheck --only frames       on a GPU
+//   python -m pytest tests/runtime/test_cuda_backend.py         the same without one
+
+#if !defined(OUT_INT8) || !defined(CHANNELS)
+#error "canvas.cu: a compile-time parameter is not defined"
+#endif
 
 #define PER_CHUNK (OUT_INT8 ? 16 : 8)
 

@@ -1,6 +1,6 @@
 // One convolution as an implicit matrix product on Hopper's tensor cores, persistent and warp-specialized.
 //
-// Compile-time parameters (from `runtime.cuda_engine.conv`):
+// Compile-time parameters, all of them defined by `runtime.cuda_engine.tiling` and `sources`:
 //   IN_INT8, OUT_INT8   element types of the maps (else float16); accumulators are int32 or float32
 //   N_TILE              output columns of a tile; a column is a channel, or (j, channel) of a transposed convolution
 //   KERNEL, STRIDE, PADDING, UPSAMPLE
@@ -11,16 +11,39 @@
 //   RESIDENT            weights of the block's columns stay in shared memory; else each stage brings its own
 //   RELU
 //   REGISTERS           of a consumer's thread
+//   TILE_COLUMNS        pixels of a row that one product covers: 64, the M of every wgmma instruction
+//   THREADS, SHARED_BYTES, ARGUMENT_BYTES   of a launch, and of `Geometry`, as the host has them
 // Work: tiles of (WARPGROUPS * ROWS) x 64 pixels by N_TILE columns. With one warpgroup to a group, one group's epilogue
 // runs while the other group computes.
 //
 // Weights are packed [column tile][slab][tap][chunk][column][16 bytes], (scale, bias) pairs [column].
 // Columns of an INT8 target are permuted within 16 such that a thread holds four neighbouring channels.
+//
+// Constraints (what the compiler can see is asserted below):
+//   compute capability  9.0 alone, as sm_90a: wgmma, setmaxnreg, bulk copies
+//   channels            inputs a multiple of 32 (INT8) or 16 (float16); N_TILE a multiple of 16, at most 128
+//   launch              THREADS threads and SHARED_BYTES of dynamic shared memory; with RESIDENT, whole sets of
+//                       column_tiles blocks; at most a block a multiprocessor
+//   alignment           maps, weights and affine to 16 bytes; maps as in hopper.cuh, with room behind the last row for a
+//                       whole tile (`DeviceMap.allocate`)
+//   sizes               a map below 4 GB: offsets of its stores are 32 bits wide
+//   border              zero, and never written
+// Checked by
+//   python -m runtime.cuda_engine.selfcheck --only layers          on a GPU, against exact arithmetic
+//   python -m pytest tests/runtime/test_cuda_engine_network.py     addressing without one, and that nvcc compiles it
+
+#if !defined(IN_INT8) || !defined(OUT_INT8) || !defined(N_TILE) || !defined(KERNEL) || !defined(STRIDE) || \
+    !defined(PADDING) || !defined(UPSAMPLE) || !defined(SLAB_CHUNKS) || !defined(SLABS) || !defined(GROUPS) || \
+    !defined(WARPGROUPS) || !defined(ROWS) || !defined(STAGES) || !defined(RESIDENT) || !defined(RELU) || \
+    !defined(REGISTERS) || !defined(TILE_COLUMNS) || !defined(THREADS) || !defined(SHARED_BYTES) || \
+    !defined(ARGUMENT_BYTES)
+#error "conv.cu: a compile-time parameter is not defined"
+#endif
 
 #define TAPS (KERNEL * KERNEL)
 #define TILE_ROWS (WARPGROUPS * ROWS)
 #define IN_ROWS ((TILE_ROWS - 1) * STRIDE + KERNEL)
-#define IN_COLS (63 * STRIDE + KERNEL)
+#define IN_COLS ((TILE_COLUMNS - 1) * STRIDE + KERNEL)
 #define PLANE (IN_ROWS * IN_COLS * 16)
 #define IN_BYTES (SLAB_CHUNKS * PLANE)
 #define SLAB_WEIGHT_BYTES (TAPS * SLAB_CHUNKS * N_TILE * 16)
@@ -30,6 +53,17 @@
 #define CONSUMERS (GROUPS * WARPGROUPS)
 #define TILE_CHANNELS (N_TILE / UPSAMPLE)  // channels of a tile's columns
 #define OUT_CHUNK (OUT_INT8 ? 16 : 8)
+
+static_assert(TILE_COLUMNS == 64, "the M of wgmma");
+static_assert(N_TILE % 16 == 0 && N_TILE <= 128 && N_TILE % UPSAMPLE == 0, "columns of a product");
+static_assert(TILE_CHANNELS % OUT_CHUNK == 0, "a tile's columns fill chunks of the target");
+static_assert(SLAB_CHUNKS % 2 == 0, "K of an instruction is two chunks");
+static_assert(UPSAMPLE == 1 || UPSAMPLE % 2 == 0, "a transposed convolution stores pairs of pixels");
+static_assert(STRIDE == 1 || STRIDE == 2, "what the loads are written for");
+static_assert(STAGES >= 2, "a stage is filled while another is read");
+static_assert(THREADS == CONSUMERS * 128 + 128, "the consumers and one warpgroup that loads");
+static_assert(SHARED_BYTES == RESIDENT_BYTES + GROUPS * STAGES * STAGE_PITCH, "the host allocates what is used");
+static_assert(CONSUMERS * 128 * REGISTERS + 128 * 24 <= 65536 && REGISTERS % 8 == 0, "registers of a multiprocessor");
 
 #if IN_INT8
 typedef int Accumulator;
@@ -50,6 +84,8 @@ struct Geometry {
     int tiles_x, tiles;     // tiles of pixels: in a row, in all
     int column_tiles;
 };
+
+static_assert(sizeof(Geometry) == ARGUMENT_BYTES, "the host's structure is this one");
 
 // (scale, bias) of the columns that make one word of a thread: four codes of an INT8 map or two halves.
 struct Affine {
@@ -135,7 +171,7 @@ __device__ __forceinline__ void store_tile(
 #endif
 }
 
-extern "C" __global__ void __launch_bounds__(CONSUMERS * 128 + 128, 1) conv(const __grid_constant__ Geometry g)
+extern "C" __global__ void __launch_bounds__(THREADS, 1) conv(const __grid_constant__ Geometry g)
 {
     extern __shared__ __align__(128) char memory[];
     __shared__ __align__(8) u64 barriers[GROUPS * STAGES * 2 + 1];
@@ -176,7 +212,7 @@ extern "C" __global__ void __launch_bounds__(CONSUMERS * 128 + 128, 1) conv(cons
         for (int item = first * GROUPS + group; item < items; item += lanes * GROUPS) {
             const int tile = RESIDENT ? item : item / g.column_tiles;
             const int column_tile = RESIDENT ? fixed : item % g.column_tiles;
-            const int y = tile / g.tiles_x * TILE_ROWS, x = tile % g.tiles_x * 64;
+            const int y = tile / g.tiles_x * TILE_ROWS, x = tile % g.tiles_x * TILE_COLUMNS;
             const char* source = g.input +
                 ((long long)(y * STRIDE - PADDING + 1) * g.in_pitch + (x * STRIDE - PADDING + 1)) * 16;
             for (int slab = 0; slab < SLABS; ++slab) {
@@ -271,7 +307,7 @@ extern "C" __global__ void __launch_bounds__(CONSUMERS * 128 + 128, 1) conv(cons
         if (lane == 0)
             barrier_arrive(empty + (group * STAGES + (stage == 0 ? STAGES - 1 : stage - 1)) * 8);
 #endif
-        const int y = tile / g.tiles_x * TILE_ROWS + part * ROWS, x = tile % g.tiles_x * 64;
+        const int y = tile / g.tiles_x * TILE_ROWS + part * ROWS, x = tile % g.tiles_x * TILE_COLUMNS;
         store_tile(sums, g, y, x, column_tile, warp, lane);
     }
 }

@@ -1,15 +1,28 @@
 // Raw head outputs to boxes, equal to runtime.decode: score threshold, top-k over classes and cells, boxes, circle NMS.
 //
-// Compile-time parameters (from `runtime.cuda_engine.detections`):
+// Compile-time parameters, all of them defined by `runtime.cuda_engine.decode_parameters`:
 //   CELLS, WIDTH       of a head map; LOGITS = classes * CELLS
 //   KEY_LIMIT          key of the smallest logit above the score threshold, KEY_NONE if there is none
-//   BIN_START          logit at which the histogram begins: about that one
-//   TOP_K, MAX_BOXES   before and after NMS
-//   FINISH_THREADS     512 or 1024, at least TOP_K
+//   BIN_START          logit at which the histogram begins: about that one; BINS, BINS_PER_LOGIT
+//   TOP_K, MAX_BOXES   before and after NMS; BOX_COLUMNS numbers of a box
 //   STRIDE, SIZE_?, LOWER_?  a head cell to metres
 //   RANGE_?            post-centre range, lower x y z and upper x y z
 //   MIN_RADIUS         squared, float64
 //   NORM_BBOX, Y_AXIS_REFERENCE, HAS_OFFSET, HAS_VELOCITY
+//   COLLECT_THREADS, COLLECT_VECTORS (of four logits, by a thread at a time), PRUNE_THREADS, FINISH_THREADS
+//   SORT               candidates that fit the last kernel's list
+//   COUNT_?, HEADER_?  indices of words that the kernels and the host share, and how many there are
+//
+// Constraints (what the compiler can see is asserted below):
+//   compute capability 8.0 or newer; 9.0 overlaps the kernels
+//   launches           detect_collect: any number of blocks of COLLECT_THREADS; detect_prune: of PRUNE_THREADS;
+//                      detect_finish: one block of FINISH_THREADS; in this order on one stream
+//   alignment          heatmap to 16 bytes, everything else to 8; header and boxes are one block of memory
+//   sizes              LOGITS below 2^31 less one launch's tile; `first`, `second` hold LOGITS candidates
+//   state              counts and histogram are zero before the first frame; each frame leaves them so
+// Checked by
+//   python -m runtime.cuda_engine.selfcheck --only detections     on a GPU, against runtime.decode
+//   python -m pytest tests/runtime/test_cuda_engine_ends.py       the same without one
 //
 // A logit's key is an unsigned number in the same order, 0 for NaN; both zeros have one key. A candidate is the key in the
 // high word and the complement of its index in the low one: candidates are distinct, and descending order is the ranking.
@@ -20,21 +33,36 @@
 //   detect_finish    one block: exact top k, sort, boxes, NMS; puts counters and histogram back to zero
 // Lists are in order of arrival, which the sort undoes.
 
+#if !defined(CELLS) || !defined(WIDTH) || !defined(LOGITS) || !defined(KEY_LIMIT) || !defined(KEY_NONE) || \
+    !defined(BIN_START) || !defined(BINS) || !defined(BINS_PER_LOGIT) || !defined(TOP_K) || !defined(MAX_BOXES) || \
+    !defined(BOX_COLUMNS) || !defined(STRIDE) || !defined(SIZE_X) || !defined(SIZE_Y) || !defined(LOWER_X) || \
+    !defined(LOWER_Y) || !defined(RANGE_X0) || !defined(RANGE_Y0) || !defined(RANGE_Z0) || !defined(RANGE_X1) || \
+    !defined(RANGE_Y1) || !defined(RANGE_Z1) || !defined(MIN_RADIUS) || !defined(NORM_BBOX) || \
+    !defined(Y_AXIS_REFERENCE) || !defined(HAS_OFFSET) || !defined(HAS_VELOCITY) || !defined(COLLECT_THREADS) || \
+    !defined(COLLECT_VECTORS) || !defined(PRUNE_THREADS) || !defined(FINISH_THREADS) || !defined(SORT) || \
+    !defined(COUNT_COLLECTED) || !defined(COUNT_PRUNED) || !defined(NUM_COUNT) || !defined(HEADER_BOXES) || \
+    !defined(HEADER_BROKEN) || !defined(HEADER_CANDIDATES) || !defined(HEADER_RESERVED) || \
+    !defined(NUM_HEADER)
+#error "decode.cu: a compile-time parameter is not defined"
+#endif
+
 typedef unsigned int u32;
 typedef unsigned long long u64;
 
 #define ALL 0xffffffffu
-#define BINS 4096
-#define BINS_PER_LOGIT 256.0f
-#define KEY_NONE 0xffffffffu
-
-#define COLLECT_THREADS 512
-#define COLLECT_VECTORS 4  // of four logits each, by a thread at a time
-#define PRUNE_THREADS 512
-#define SORT 2048
 #define WARPS (FINISH_THREADS / 32)
 
-enum { COLLECTED, PRUNED, NUM_COUNTS };
+static_assert(COLLECT_THREADS % 32 == 0 && COLLECT_THREADS <= 1024, "whole warps, at most 1024 threads");
+static_assert(PRUNE_THREADS % 32 == 0 && PRUNE_THREADS <= 1024, "whole warps, at most 1024 threads");
+static_assert(FINISH_THREADS % 32 == 0 && FINISH_THREADS <= 1024, "whole warps, at most 1024 threads");
+static_assert(FINISH_THREADS >= 256, "kth_largest: a thread for each digit");
+static_assert(BINS % PRUNE_THREADS == 0 && BINS * 4 <= 48 * 1024, "whole bins of a thread, in shared memory");
+static_assert(SORT >= FINISH_THREADS && (SORT & (SORT - 1)) == 0, "a power of two with room for every thread's word");
+static_assert(1 <= TOP_K && TOP_K <= FINISH_THREADS, "a thread for each candidate");
+static_assert(1 <= MAX_BOXES && MAX_BOXES <= TOP_K, "boxes come from the candidates");
+static_assert(LOGITS % CELLS == 0 && CELLS % WIDTH == 0, "whole maps");
+static_assert(BOX_COLUMNS == 9, "x, y, z, length, width, height, yaw, velocity x and y");
+static_assert(NUM_HEADER % 4 == 0, "boxes behind the header stay aligned to 16 bytes");
 
 __device__ __forceinline__ u32 key_of(float logit) {
     const u32 bits = __float_as_uint(logit);
@@ -98,7 +126,7 @@ extern "C" __global__ void __launch_bounds__(COLLECT_THREADS) detect_collect(
         if (!__any_sync(ALL, found != 0)) continue;
         const u32 inclusive = warp_scan(found, lane);
         u32 place = 0;
-        if (lane == 31) place = atomicAdd(&counts[COLLECTED], inclusive);
+        if (lane == 31) place = atomicAdd(&counts[COUNT_COLLECTED], inclusive);
         place = __shfl_sync(ALL, place, 31) + inclusive - found;
 #pragma unroll
         for (int j = 0; j < COLLECT_VECTORS * 4; ++j) {
@@ -136,7 +164,7 @@ extern "C" __global__ void __launch_bounds__(PRUNE_THREADS) detect_prune(
     __shared__ u32 limit;
     wait_for_previous();
     begin_with_next();
-    const int collected = (int)counts[COLLECTED];
+    const int collected = (int)counts[COUNT_COLLECTED];
     if (blockIdx.x * PRUNE_THREADS >= collected) return;
     // Threads take bins from the top; the bin in which the k-th candidate lies is the last that is kept.
     const int per_thread = BINS / PRUNE_THREADS, top = BINS - 1 - threadIdx.x * per_thread;
@@ -158,7 +186,7 @@ extern "C" __global__ void __launch_bounds__(PRUNE_THREADS) detect_prune(
         const u32 votes = __ballot_sync(ALL, kept);
         if (!votes) continue;
         u32 place = 0;
-        if (lane == 0) place = atomicAdd(&counts[PRUNED], (u32)__popc(votes));
+        if (lane == 0) place = atomicAdd(&counts[COUNT_PRUNED], (u32)__popc(votes));
         place = __shfl_sync(ALL, place, 0) + __popc(votes & ((1u << lane) - 1));
         if (kept) second[place] = candidate;
     }
@@ -233,7 +261,7 @@ __device__ __forceinline__ float sigmoid(float logit) {
 }
 
 struct Box {
-    float value[9];
+    float value[BOX_COLUMNS];
 };
 
 __device__ __forceinline__ Box decode_box(
@@ -267,7 +295,7 @@ __device__ __forceinline__ bool is_near(float x, float y, float other_x, float o
     return !((double)(dx * dx + dy * dy) > MIN_RADIUS);
 }
 
-// header: boxes, candidates dropped for a number that is not finite, logits above the threshold, 0.
+// header: boxes, candidates dropped for a number that is not finite (broken), logits above the threshold (candidates).
 extern "C" __global__ void __launch_bounds__(FINISH_THREADS) detect_finish(
     const u64* second, u32* counts, u32* histogram, const float* reg, const float* height, const float* dim,
     const float* rot, const float* vel, int* header, float* boxes, float* scores, int* labels)
@@ -280,7 +308,7 @@ extern "C" __global__ void __launch_bounds__(FINISH_THREADS) detect_finish(
     __shared__ float centre_x[FINISH_THREADS], centre_y[FINISH_THREADS];
     wait_for_previous();
     const int thread = threadIdx.x, lane = thread & 31, warp = thread / 32;
-    const int collected = (int)counts[COLLECTED], pruned = (int)counts[PRUNED];
+    const int collected = (int)counts[COUNT_COLLECTED], pruned = (int)counts[COUNT_PRUNED];
 
     // At most SORT candidates, the top k among them.
     int size = pruned;
@@ -312,7 +340,7 @@ extern "C" __global__ void __launch_bounds__(FINISH_THREADS) detect_finish(
         label = i / CELLS;
         score = sigmoid(logit_of((u32)(candidate >> 32)));
         box = decode_box(cell, reg, height, dim, rot, vel);
-        for (int j = 0; j < 9; ++j)
+        for (int j = 0; j < BOX_COLUMNS; ++j)
             broken = broken || (__float_as_uint(box.value[j]) & 0x7f800000u) == 0x7f800000u;
         const float lower[3] = {RANGE_X0, RANGE_Y0, RANGE_Z0}, upper[3] = {RANGE_X1, RANGE_Y1, RANGE_Z1};
         valid = !broken;
@@ -370,16 +398,16 @@ extern "C" __global__ void __launch_bounds__(FINISH_THREADS) detect_finish(
     const u32 target = valid ? (u32)list[place] : 0;
     if (target) {
         const int row = (int)target - 1;
-        for (int j = 0; j < 9; ++j) boxes[row * 9 + j] = box.value[j];
+        for (int j = 0; j < BOX_COLUMNS; ++j) boxes[row * BOX_COLUMNS + j] = box.value[j];
         scores[row] = score;
         labels[row] = label;
     }
     for (int bin = thread; bin < BINS; bin += FINISH_THREADS) histogram[bin] = 0;
     if (thread == 0) {
-        header[0] = (int)num_kept;
-        header[1] = (int)num_broken;
-        header[2] = collected;
-        header[3] = 0;
-        for (int i = 0; i < NUM_COUNTS; ++i) counts[i] = 0;
+        header[HEADER_BOXES] = (int)num_kept;
+        header[HEADER_BROKEN] = (int)num_broken;
+        header[HEADER_CANDIDATES] = collected;
+        header[HEADER_RESERVED] = 0;
+        for (int i = 0; i < NUM_COUNT; ++i) counts[i] = 0;
     }
 }

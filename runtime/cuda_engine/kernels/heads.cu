@@ -1,18 +1,44 @@
 // All branches of the detection head in one pass over the shared map: for each branch a 1x1 convolution with ReLU on the
 // tensor cores, whose result stays in registers as the float16 left operand of the branch's last 1x1 convolution.
 //
-// Compile-time parameters (from `runtime.cuda_engine.heads`):
+// Compile-time parameters, all of them defined by `runtime.cuda_engine.tiling` and `sources`:
 //   IN_INT8       element type of the shared map (else float16)
 //   CHUNKS        16-byte chunks of its channels
 //   HIDDEN        channels between the two convolutions of a branch
 //   LAST_TILE     outputs of a branch, rounded up to a multiple of 8
 //   BRANCHES, ROWS, STAGES, GROUPS, REGISTERS (of a consumer's thread)
+//   TILE_COLUMNS  pixels of a row that one product covers: 64, the M of every wgmma instruction
+//   THREADS, SHARED_BYTES, ARGUMENT_BYTES   of a launch, and of `Heads`, as the host has them
 // Hidden weights are packed [branch][chunk][HIDDEN][16 bytes], last ones [branch][chunk of 8][LAST_TILE][8 float16].
+//
+// Constraints (what the compiler can see is asserted below):
+//   compute capability  9.0 alone, as sm_90a
+//   channels            of the shared map a multiple of 32 (INT8) or 16 (float16); HIDDEN a multiple of 16, the same for
+//                       all branches
+//   launch              THREADS threads and SHARED_BYTES of dynamic shared memory; at most a block a multiprocessor
+//   alignment           the map, weights and affine to 16 bytes; the map as in hopper.cuh, with room behind the last row
+// Checked by
+//   python -m runtime.cuda_engine.selfcheck --only layers          on a GPU, against exact arithmetic
+//   python -m pytest tests/runtime/test_cuda_engine_network.py     addressing without one, and that nvcc compiles it
 
-#define PLANE (ROWS * 64 * 16)
+#if !defined(IN_INT8) || !defined(CHUNKS) || !defined(HIDDEN) || !defined(LAST_TILE) || !defined(BRANCHES) || \
+    !defined(ROWS) || !defined(STAGES) || !defined(GROUPS) || !defined(REGISTERS) || !defined(TILE_COLUMNS) || \
+    !defined(THREADS) || !defined(SHARED_BYTES) || !defined(ARGUMENT_BYTES)
+#error "heads.cu: a compile-time parameter is not defined"
+#endif
+
+#define PLANE (ROWS * TILE_COLUMNS * 16)
 #define STAGE_BYTES (CHUNKS * PLANE)
 #define HIDDEN_BYTES (CHUNKS * HIDDEN * 16)
 #define LAST_BYTES (HIDDEN * LAST_TILE * 2)
+#define ROW_BYTES (TILE_COLUMNS * 16)
+
+static_assert(TILE_COLUMNS == 64, "the M of wgmma");
+static_assert(CHUNKS % 2 == 0 && HIDDEN % 16 == 0 && LAST_TILE % 8 == 0, "whole products");
+static_assert(THREADS == GROUPS * 128 + 128, "the consumers and one warpgroup that loads");
+static_assert(SHARED_BYTES == BRANCHES * (HIDDEN_BYTES + LAST_BYTES) + GROUPS * STAGES * STAGE_BYTES,
+              "the host allocates what is used");
+static_assert(GROUPS * 128 * REGISTERS + 128 * 24 <= 65536 && REGISTERS % 8 == 0, "registers of a multiprocessor");
 
 #if IN_INT8
 typedef int Accumulator;
@@ -33,7 +59,9 @@ struct Heads {
     int height, width, tiles_x, tiles;
 };
 
-extern "C" __global__ void __launch_bounds__(GROUPS * 128 + 128, 1) heads(const __grid_constant__ Heads g)
+static_assert(sizeof(Heads) == ARGUMENT_BYTES, "the host's structure is this one");
+
+extern "C" __global__ void __launch_bounds__(THREADS, 1) heads(const __grid_constant__ Heads g)
 {
     extern __shared__ __align__(128) char memory[];
     __shared__ __align__(8) u64 barriers[GROUPS * STAGES * 2 + 1];
@@ -65,7 +93,7 @@ extern "C" __global__ void __launch_bounds__(GROUPS * 128 + 128, 1) heads(const 
         int stage = 0;
         u32 parity = 1;
         for (int tile = blockIdx.x * GROUPS + group; tile < g.tiles; tile += gridDim.x * GROUPS) {
-            const int y = tile / g.tiles_x * ROWS, x = tile % g.tiles_x * 64;
+            const int y = tile / g.tiles_x * ROWS, x = tile % g.tiles_x * TILE_COLUMNS;
             const u32 barrier = full + (group * STAGES + stage) * 8;
             const u32 target = rings + (group * STAGES + stage) * STAGE_BYTES;
             barrier_wait(empty + (group * STAGES + stage) * 8, parity);
@@ -73,8 +101,8 @@ extern "C" __global__ void __launch_bounds__(GROUPS * 128 + 128, 1) heads(const 
             __syncwarp();
             for (int copy = lane; copy < CHUNKS * ROWS; copy += 32) {
                 const int chunk = copy / ROWS, row = copy % ROWS;
-                bulk_load(target + chunk * PLANE + row * 1024,
-                          g.input + chunk * g.in_plane + ((long long)(y + 1 + row) * g.in_pitch + x + 1) * 16, 1024, barrier);
+                bulk_load(target + chunk * PLANE + row * ROW_BYTES,
+                          g.input + chunk * g.in_plane + ((long long)(y + 1 + row) * g.in_pitch + x + 1) * 16, ROW_BYTES, barrier);
             }
             if (++stage == STAGES) { stage = 0; parity ^= 1; }
         }
@@ -89,7 +117,7 @@ extern "C" __global__ void __launch_bounds__(GROUPS * 128 + 128, 1) heads(const 
     for (int tile = blockIdx.x * GROUPS + group; tile < g.tiles; tile += gridDim.x * GROUPS) {
         const u32 source = rings + (group * STAGES + stage) * STAGE_BYTES;
         barrier_wait(full + (group * STAGES + stage) * 8, parity);
-        const int y0 = tile / g.tiles_x * ROWS, x0 = tile % g.tiles_x * 64 + warp * 16 + (lane >> 2);
+        const int y0 = tile / g.tiles_x * ROWS, x0 = tile % g.tiles_x * TILE_COLUMNS + warp * 16 + (lane >> 2);
         const int pixel = y0 * g.width + x0;
         const bool inside[2] = {x0 < g.width, x0 + 8 < g.width};
 #pragma unroll 1
@@ -101,7 +129,7 @@ extern "C" __global__ void __launch_bounds__(GROUPS * 128 + 128, 1) heads(const 
                 const u64 b = matrix_descriptor(hidden + branch * HIDDEN_BYTES + step * 2 * HIDDEN * 16, HIDDEN * 16, 128);
 #pragma unroll
                 for (int row = 0; row < ROWS; ++row)
-                    multiply(sums[row], matrix_descriptor(source + step * 2 * PLANE + row * 1024, PLANE, 128), b, step > 0);
+                    multiply(sums[row], matrix_descriptor(source + step * 2 * PLANE + row * ROW_BYTES, PLANE, 128), b, step > 0);
             }
             wgmma_commit();
             // While the product runs: what its result is scaled by.

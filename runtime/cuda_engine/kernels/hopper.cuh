@@ -4,6 +4,18 @@
 // pixel (y, x) lying at row y + 1, column x + 1. The border stays zero, so a convolution's padding costs nothing; a row
 // of pixels of a chunk is contiguous, so that plain bulk copies load it; and eight pixels of a chunk are one core matrix
 // of the tensor cores' layout without swizzle, which may start at any pixel: a tap of a 3x3 kernel is an offset.
+//
+// Constraints
+//   compute capability  9.0 alone, as sm_90a
+//   addresses           of shared memory: barriers to 8 bytes, operands and bulk copies to 16, sizes multiples of 16
+//   warps               wgmma and setmaxnreg take whole warpgroups, load_matrices whole warps
+// Checked by
+//   python -m runtime.cuda_engine.selfcheck --only layers          on a GPU
+//   python -m pytest tests/runtime/test_cuda_engine_network.py     that nvcc compiles it and serializes no wgmma
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+#error "hopper.cuh: compute capability 9.0 is needed; compile for sm_90a"
+#endif
 
 typedef unsigned int u32;
 typedef unsigned long long u64;

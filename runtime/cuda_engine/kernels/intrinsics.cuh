@@ -1,5 +1,8 @@
 // Float16 by inline assembly: NVRTC has no cuda_fp16.h. Kept apart from the kernels of both ends, so that these also
 // compile as plain C++.
+//
+// Constraints: compute capability 5.3 or newer. The emulator of the tests has the same functions in their place.
+// Checked by: python -m runtime.cuda_engine.selfcheck --only pillars
 
 // Bits of the nearest float16, ties to even, infinite beyond its range.
 __device__ __forceinline__ unsigned int half_bits(float value) {

@@ -1,6 +1,6 @@
 // The last kernel of pillars.cu: decoration, both PFN layers and the canvas.
 //
-// A warp takes four pillars at a time. Most pillars have a few points, so it loads, sorts and decorates those of all four
+// A warp takes ENCODE_GROUP pillars at a time, four as tuned. Most pillars have a few points, so it loads, sorts and decorates those of all
 // at once, eight lanes a pillar; then it computes the layers pillar by pillar, a lane being a channel. A pillar with more
 // points is loaded in its turn by the whole warp.
 //
@@ -8,6 +8,25 @@
 // is the same for all points. Slots without a point are zero before the first layer, hence relu(bias) after it, and take
 // part in both maxima (mmdet3d's PFNLayer); all of them are one constant.
 // Rounding to float16 and ReLU keep order, so the maximum is taken before both.
+//
+// Compile-time parameters: those of pillars.cu, which stands before this file.
+//
+// Constraints (what the compiler can see is asserted below), besides those of pillars.cu:
+//   model       at most 32 channels of the first layer and 64 of the second; two layers
+//   launch      any number of blocks of ENCODE_WARPS warps, ENCODE_BLOCKS of them at a time on a multiprocessor
+//   alignment   weights to 4 bytes, the canvas to 16
+//   weights     finite; OUT_SCALE above zero
+// Checked by
+//   python -m runtime.cuda_engine.selfcheck --only pillars      on a GPU, against the encoder in numpy
+//   python -m pytest tests/runtime/test_cuda_engine_ends.py     the same without one
+
+#if !defined(NUM_COUNTER) || !defined(TILES)
+#error "pfn.cu: pillars.cu must stand before it"
+#endif
+
+static_assert(1 <= HIDDEN && HIDDEN <= 32 && 1 <= CHANNELS && CHANNELS <= 64, "a lane for one and two channels");
+static_assert(ENCODE_GROUP == 2 || ENCODE_GROUP == 4 || ENCODE_GROUP == 8, "lanes of a pillar, a power of two");
+static_assert(1 <= ENCODE_WARPS && ENCODE_WARPS <= 32 && 1 <= ENCODE_BLOCKS, "at most 1024 threads");
 
 #define FEATURE_PITCH ((FEATURES + 3) / 4 * 4)
 #define HIDDEN_PITCH ((HIDDEN + 3) / 4 * 4)
@@ -15,8 +34,7 @@
 #define LANES (HIDDEN <= 4 ? 4 : HIDDEN <= 8 ? 8 : HIDDEN <= 16 ? 16 : 32)
 #define SIDE (32 / LANES)
 #define PER_LANE ((CHANNELS + 31) / 32)
-#define SEGMENT 8                // lanes of a pillar
-#define GROUP (32 / SEGMENT)     // pillars of a warp at a time
+#define SEGMENT (32 / ENCODE_GROUP)  // lanes of a pillar
 #define FEW (MAX_POINTS < SEGMENT ? MAX_POINTS : SEGMENT)
 
 #if ROUND_HALF
@@ -222,8 +240,8 @@ extern "C" __global__ void __launch_bounds__(ENCODE_WARPS * 32, ENCODE_BLOCKS) p
     wait_for_previous();
 
     // Loads run ahead of their use: pillars' records by three groups, indices by two, points by one.
-    const int num_pillars = counters[0], stride = gridDim.x * ENCODE_WARPS * GROUP;
-    int first = (blockIdx.x * ENCODE_WARPS + warp) * GROUP;
+    const int num_pillars = counters[COUNTER_VOXELS], stride = gridDim.x * ENCODE_WARPS * ENCODE_GROUP;
+    int first = (blockIdx.x * ENCODE_WARPS + warp) * ENCODE_GROUP;
     uint4 pillar = load_pillar(pillars, first + member, num_pillars);
     uint4 next = load_pillar(pillars, first + stride + member, num_pillars);
     uint4 after = load_pillar(pillars, first + 2 * stride + member, num_pillars);
@@ -240,7 +258,7 @@ extern "C" __global__ void __launch_bounds__(ENCODE_WARPS * 32, ENCODE_BLOCKS) p
 
         const int few = (int)pillar.z <= FEW ? (int)pillar.z : 0;
         decorate<SEGMENT>(few_rows[warp] + lane * FEATURE_PITCH, value, pillar.w, few, most, lane, reciprocal);
-        for (int m = 0; m < GROUP && first + m < num_pillars; ++m) {
+        for (int m = 0; m < ENCODE_GROUP && first + m < num_pillars; ++m) {
             const u32 place = __shfl_sync(ALL, pillar.w, m * SEGMENT);
             int count = (int)__shfl_sync(ALL, pillar.z, m * SEGMENT);
             const float* rows = few_rows[warp] + m * SEGMENT * FEATURE_PITCH;

@@ -1,16 +1,31 @@
 // Points to the canvas: hard voxelization with mmcv's deterministic result, decoration, PFN, scatter.
 //
-// Compile-time parameters (from `runtime.cuda_engine.pillars`):
+// Compile-time parameters, all of them defined by `runtime.cuda_engine.pillar_parameters`, for this file and pfn.cu:
 //   CAPACITY             points that the buffers hold
 //   COLUMNS, FEATURES    of a point, and of a decorated point; CENTER_DIMS of these are offsets to the pillar's centre
 //   GRID_X, GRID_Y       cells
 //   LOWER_?, SIZE_?      limits and cell sizes in float32; CENTER_SCALE_?, CENTER_OFFSET_? cell index to cell centre
 //   MAX_POINTS, MAX_VOXELS
-//   RANK_ITEMS           points of a thread of pillars_rank
 //   HIDDEN, CHANNELS     outputs of the two layers
 //   ROUND_HALF           features and results of layers are rounded to float16, as in a graph of that type
 //   OUT_INT8, OUT_SCALE  blocked canvas of codes, else of float16
 //   OUT_DENSE            canvas of float32, [CHANNELS][GRID_Y][GRID_X], in place of a blocked one
+//   ASSIGN_THREADS, RANK_THREADS, GROUP_THREADS, ENCODE_WARPS   of a block of each kernel; ENCODE_GROUP pillars of a warp
+//   RANK_ITEMS           points of a thread of pillars_rank; ENCODE_BLOCKS of a multiprocessor at a time
+//   COUNTER_?, TOTAL_?   indices of words that the host and the kernels share, and how many there are
+//
+// Constraints (what the compiler can see is asserted below):
+//   compute capability   8.0 or newer; 9.0 overlaps the kernels
+//   model                one layer of cells along z; at most 32 points a pillar, 16 features, 32 and 64 channels
+//   sizes                at most 2^24 points, 8192 x 8192 cells; a canvas below 4 GB
+//   launches             any number of blocks; pillars_rank: one block for each TILE points of CAPACITY, all of which may
+//                        wait for those that started before them; in this order on one stream
+//   alignment            points, tiles and `state` to 8 bytes, pillars and the canvas to 16
+//   state                zero before the first frame: state, tiles, totals, counters and the canvas, which nothing else
+//                        may write to; each frame leaves them as the next one needs them
+// Checked by
+//   python -m runtime.cuda_engine.selfcheck --only pillars      on a GPU, against runtime.preprocess and numpy
+//   python -m pytest tests/runtime/test_cuda_engine_ends.py     the same without one
 //
 // Four kernels, in this order on one stream. Nothing depends on the order in which threads arrive: atomics only take
 // minima and counts, and each pillar sorts its points. Whatever a frame changes and the next one expects unchanged is put
@@ -24,7 +39,21 @@
 //   cells     [CAPACITY] cell of each point, -1 for none; arrival: its number among the points of its cell
 //   cell_base [cells] where the points of a cell lie in `order`; NONE for a pillar that was dropped
 //   pillars   [MAX_VOXELS] {cell, base, points, row << 16 | column} in the order of first points
-//   counters  what the host reads: pillars, dropped pillars, dropped points, outside points, invalid points
+//   totals    sums of a frame (TOTAL_?), kept until pillars_group publishes them as counters (COUNTER_?)
+
+#if !defined(CAPACITY) || !defined(COLUMNS) || !defined(FEATURES) || !defined(CENTER_DIMS) || !defined(GRID_X) || \
+    !defined(GRID_Y) || !defined(MAX_POINTS) || !defined(MAX_VOXELS) || !defined(HIDDEN) || !defined(CHANNELS) || \
+    !defined(ROUND_HALF) || !defined(OUT_DENSE) || !defined(OUT_INT8) || !defined(OUT_SCALE) || !defined(LOWER_X) || \
+    !defined(LOWER_Y) || !defined(LOWER_Z) || !defined(SIZE_X) || !defined(SIZE_Y) || !defined(SIZE_Z) || \
+    !defined(CENTER_SCALE_X) || !defined(CENTER_SCALE_Y) || !defined(CENTER_SCALE_Z) || !defined(CENTER_OFFSET_X) || \
+    !defined(CENTER_OFFSET_Y) || !defined(CENTER_OFFSET_Z) || !defined(ASSIGN_THREADS) || !defined(RANK_THREADS) || \
+    !defined(GROUP_THREADS) || !defined(RANK_ITEMS) || !defined(ENCODE_WARPS) || !defined(ENCODE_GROUP) || !defined(ENCODE_BLOCKS) || \
+    !defined(COUNTER_VOXELS) || !defined(COUNTER_DROPPED_VOXELS) || !defined(COUNTER_DROPPED_POINTS) || \
+    !defined(COUNTER_OUTSIDE_POINTS) || !defined(COUNTER_INVALID_POINTS) || !defined(NUM_COUNTER) || \
+    !defined(TOTAL_INVALID) || !defined(TOTAL_OUTSIDE) || !defined(TOTAL_DROPPED_POINTS) || !defined(TOTAL_PILLARS) || \
+    !defined(TOTAL_TICKET) || !defined(NUM_TOTAL)
+#error "pillars.cu: a compile-time parameter is not defined"
+#endif
 
 typedef unsigned int u32;
 typedef unsigned long long u64;
@@ -33,13 +62,18 @@ typedef unsigned long long u64;
 #define NONE 0xffffffffu
 #define ALL 0xffffffffu
 #define READY (1ull << 63)
-
-#define ASSIGN_THREADS 256
-#define RANK_THREADS 512
 #define TILE (RANK_THREADS * RANK_ITEMS)
 #define TILES ((CAPACITY + TILE - 1) / TILE)
-#define GROUP_THREADS 256
-#define ENCODE_WARPS 4
+
+static_assert(ASSIGN_THREADS % 32 == 0 && RANK_THREADS % 32 == 0 && GROUP_THREADS % 32 == 0, "whole warps");
+static_assert(ASSIGN_THREADS <= 1024 && RANK_THREADS <= 1024 && GROUP_THREADS <= 1024, "at most 1024 threads");
+static_assert(1 <= CAPACITY && CAPACITY <= 1 << 24, "points");
+static_assert(3 <= COLUMNS && COLUMNS <= FEATURES && FEATURES <= 16, "columns of a point, features of a decorated one");
+static_assert(FEATURES == COLUMNS + 3 + CENTER_DIMS && CENTER_DIMS <= 3, "offsets to the mean and to the centre");
+static_assert(1 <= GRID_X && GRID_X <= 8192 && 1 <= GRID_Y && GRID_Y <= 8192, "cells; a cell's row and column are 16 bits");
+static_assert(1 <= MAX_POINTS && MAX_POINTS <= 32, "a lane for each point of a pillar");
+static_assert(!(OUT_DENSE && OUT_INT8), "one type of canvas");
+static_assert(NUM_COUNTER == 5 && NUM_TOTAL == 5, "every word is written below");
 
 #if OUT_DENSE
 #define CHUNK_CHANNELS 1
@@ -53,9 +87,6 @@ typedef float Chunk;
 typedef uint4 Chunk;
 #endif
 #define CHUNKS ((CHANNELS + CHUNK_CHANNELS - 1) / CHUNK_CHANNELS)
-
-// Sums of a frame, kept until pillars_group publishes them.
-enum { INVALID, OUTSIDE, DROPPED_POINTS, PILLARS, TICKET, NUM_TOTALS };
 
 __device__ __forceinline__ int clamp_count(const int* count) { return max(0, min(*count, CAPACITY)); }
 
@@ -80,7 +111,7 @@ extern "C" __global__ void __launch_bounds__(ASSIGN_THREADS) pillars_assign(
     const int threads = gridDim.x * ASSIGN_THREADS, first = blockIdx.x * ASSIGN_THREADS + threadIdx.x;
     const int lane = threadIdx.x & 31, num_points = clamp_count(count);
 
-    for (int i = first; i < counters[0] * CHUNKS; i += threads) {
+    for (int i = first; i < counters[COUNTER_VOXELS] * CHUNKS; i += threads) {
         const u32 offset = canvas_offset(pillars[i / CHUNKS].w);
         *(Chunk*)(canvas + (i % CHUNKS) * plane + offset) = Chunk();
     }
@@ -115,8 +146,8 @@ extern "C" __global__ void __launch_bounds__(ASSIGN_THREADS) pillars_assign(
             cells[i] = -1;
         }
     }
-    if (lane == 0 && invalid) atomicAdd(&totals[INVALID], invalid);
-    if (lane == 0 && outside) atomicAdd(&totals[OUTSIDE], outside);
+    if (lane == 0 && invalid) atomicAdd(&totals[TOTAL_INVALID], invalid);
+    if (lane == 0 && outside) atomicAdd(&totals[TOTAL_OUTSIDE], outside);
 }
 
 // Sum over the block; `partial` has a word for each warp. Every thread gets it.
@@ -142,7 +173,7 @@ extern "C" __global__ void __launch_bounds__(RANK_THREADS) pillars_rank(
     begin_with_next();
     const int num_points = clamp_count(count), num_tiles = (num_points + TILE - 1) / TILE;
     const int lane = threadIdx.x & 31, warp = threadIdx.x / 32;
-    if (threadIdx.x == 0) ticket = (int)atomicAdd(&totals[TICKET], 1u);
+    if (threadIdx.x == 0) ticket = (int)atomicAdd(&totals[TOTAL_TICKET], 1u);
     __syncthreads();
     const int tile = ticket;
     if (tile >= num_tiles) return;
@@ -200,8 +231,8 @@ extern "C" __global__ void __launch_bounds__(RANK_THREADS) pillars_rank(
         before += (1ull << 32) + points[j];
     }
     dropped = warp_sum(dropped);
-    if (lane == 0 && dropped) atomicAdd(&totals[DROPPED_POINTS], dropped);
-    if (threadIdx.x == 0 && tile == num_tiles - 1) totals[PILLARS] = (u32)((previous + total) >> 32);
+    if (lane == 0 && dropped) atomicAdd(&totals[TOTAL_DROPPED_POINTS], dropped);
+    if (threadIdx.x == 0 && tile == num_tiles - 1) totals[TOTAL_PILLARS] = (u32)((previous + total) >> 32);
 }
 
 // Gathers the points of each pillar, publishes the counters and puts back what the next frame expects.
@@ -222,11 +253,11 @@ extern "C" __global__ void __launch_bounds__(GROUP_THREADS) pillars_group(
     if (blockIdx.x != 0) return;
     for (int tile = threadIdx.x; tile < TILES; tile += GROUP_THREADS) tiles[tile] = 0;
     if (threadIdx.x != 0) return;
-    const int pillars = (int)totals[PILLARS], kept = min(pillars, MAX_VOXELS);
-    counters[0] = kept;
-    counters[1] = pillars - kept;
-    counters[2] = (int)totals[DROPPED_POINTS];
-    counters[3] = (int)totals[OUTSIDE];
-    counters[4] = (int)totals[INVALID];
-    for (int i = 0; i < NUM_TOTALS; ++i) totals[i] = 0;
+    const int pillars = (int)totals[TOTAL_PILLARS], kept = min(pillars, MAX_VOXELS);
+    counters[COUNTER_VOXELS] = kept;
+    counters[COUNTER_DROPPED_VOXELS] = pillars - kept;
+    counters[COUNTER_DROPPED_POINTS] = (int)totals[TOTAL_DROPPED_POINTS];
+    counters[COUNTER_OUTSIDE_POINTS] = (int)totals[TOTAL_OUTSIDE];
+    counters[COUNTER_INVALID_POINTS] = (int)totals[TOTAL_INVALID];
+    for (int i = 0; i < NUM_TOTAL; ++i) totals[i] = 0;
 }
