@@ -1,0 +1,123 @@
+"""Readers of datasets: info files, T4's tables, lists of splits and classes, point files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.faults import samples, samples_datasets
+from tests.faults.commands import call
+from tests.faults.mutate_documents import json_mutation, yaml_mutation
+from tests.faults.mutate_pickles import pickle_mutation
+from tests.faults.mutate_tables import pcd_mutation, records_mutation
+from tests.faults.trial import Parser
+
+__all__ = ["PARSERS"]
+
+Reader = Callable[[Path], object]
+_TABLES = (
+    *("attribute", "calibrated_sensor", "category", "ego_pose", "instance", "log", "sample", "sample_annotation"),
+    *("sample_data", "scene", "sensor"),
+)
+
+
+def _frames(kind: str) -> Callable[[], Reader]:
+    def prepare() -> Reader:
+        from datasets.frames import open_frames
+        from models.config import load_model_config
+
+        cfg: Any = load_model_config(samples.MODEL_CONFIG)
+        dataset = cfg.val_dataloader.dataset
+        dataset.type = kind
+        if kind == "NuScenesDataset":
+            dataset.data_prefix = {"pts": "samples/LIDAR_TOP", "sweeps": "sweeps/LIDAR_TOP"}
+
+        def read(folder: Path) -> object:
+            return list(open_frames(cfg, "val", str(folder)))
+
+        return read
+
+    return prepare
+
+
+def _tables() -> Reader:
+    from datasets.create_t4_infos import main
+
+    def read(folder: Path) -> object:
+        return call(main, "--root", folder / "db", "--out", folder / "out", "--max-sweeps", "1")
+
+    return read
+
+
+def _lists(*arguments: str) -> Callable[[], Reader]:
+    def prepare() -> Reader:
+        from datasets.create_t4_infos import main
+
+        def read(folder: Path) -> object:
+            return call(main, "--root", folder, "--out", folder / "out", *(a.format(folder) for a in arguments))
+
+        return read
+
+    return prepare
+
+
+def _scan(name: str, columns: int) -> Callable[[], Reader]:
+    def prepare() -> Reader:
+        from deploy.scan import ScanFormat, read_scan
+        from models.config import load_model_config
+        from models.spec import ModelSpec
+
+        spec = ModelSpec.from_config(load_model_config(samples.MODEL_CONFIG))
+
+        def read(folder: Path) -> object:
+            return read_scan(folder / name, ScanFormat(columns), spec)
+
+        return read
+
+    return prepare
+
+
+_INFOS = "centerpoint_infos_val.pkl"
+PARSERS: tuple[Parser, ...] = (
+    Parser("T4 info file", samples_datasets.t4_dataset, _INFOS, pickle_mutation, _frames("T4Dataset")),
+    Parser(
+        "nuScenes info file", samples_datasets.nuscenes_dataset, _INFOS, pickle_mutation, _frames("NuScenesDataset")
+    ),
+    Parser(
+        "point file of a dataset",
+        samples_datasets.t4_dataset,
+        "lidar/00000.bin",
+        records_mutation,
+        _frames("T4Dataset"),
+    ),
+    *(
+        Parser(f"T4 table {name}", samples_datasets.t4_tables, f"db/0/annotation/{name}.json", json_mutation(), _tables)
+        for name in _TABLES
+    ),
+    Parser(
+        "list of splits, JSON",
+        samples_datasets.t4_tables,
+        "splits.json",
+        json_mutation(),
+        _lists("--splits", "{}/splits.json"),
+    ),
+    Parser(
+        "list of splits, YAML",
+        samples_datasets.t4_tables,
+        "splits.yaml",
+        yaml_mutation,
+        _lists("--splits", "{}/splits.yaml"),
+    ),
+    Parser(
+        "classes of T4",
+        samples_datasets.t4_tables,
+        "classes.json",
+        json_mutation(),
+        _lists("--classes", "{}/classes.json"),
+    ),
+    Parser("scan, float32", samples_datasets.scans, "scan5.bin", records_mutation, _scan("scan5.bin", 5)),
+    Parser("scan, PCD ascii", samples_datasets.scans, "ascii.pcd", pcd_mutation, _scan("ascii.pcd", 4)),
+    Parser("scan, PCD binary", samples_datasets.scans, "binary.pcd", pcd_mutation, _scan("binary.pcd", 4)),
+    Parser("scan, PCD compressed", samples_datasets.scans, "compressed.pcd", pcd_mutation, _scan("compressed.pcd", 4)),
+)

@@ -1,0 +1,196 @@
+"""Readers of what is deployed and measured: ONNX files, engines, bundles, manifests, detections, results, scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.faults import samples, samples_datasets
+from tests.faults.commands import call
+from tests.faults.mutate_bytes import mutate_bytes
+from tests.faults.mutate_documents import json_mutation, yaml_mutation
+from tests.faults.mutate_onnx import onnx_mutation
+from tests.faults.mutate_tables import gzip_mutation, lines_mutation
+from tests.faults.trial import Parser
+
+__all__ = ["PARSERS"]
+
+Reader = Callable[[Path], object]
+_ENCODER, _HEAD = "pts_voxel_encoder", "pts_backbone_neck_head"
+
+
+def _spec() -> Any:
+    import dataclasses
+
+    from models.config import load_model_config
+    from models.spec import ModelSpec
+
+    return dataclasses.replace(
+        ModelSpec.from_config(load_model_config(samples.MODEL_CONFIG)), rot_y_axis_reference=True
+    )
+
+
+def _onnx_folder() -> Reader:
+    from deploy.existing import check_onnx_dir
+
+    spec = _spec()
+    return lambda folder: check_onnx_dir(folder / "work" / "onnx", spec, folder / "checkpoint.pth", "onnx_path")
+
+
+def _engine_folder() -> Reader:
+    from deploy.existing import check_engine_dir
+
+    spec = _spec()
+    return lambda folder: check_engine_dir(folder / "work" / "tensorrt", spec, folder / "work" / "onnx", "tensorrt")
+
+
+def _inspect(path: str) -> Callable[[], Reader]:
+    def prepare() -> Reader:
+        from deploy.inspect import main
+
+        return lambda folder: call(main, folder / path)
+
+    return prepare
+
+
+def _onnxruntime() -> Reader:
+    from runtime.backends import open_backend
+    from runtime.pipeline import Pipeline
+
+    spec = _spec()
+
+    def read(folder: Path) -> object:
+        with open_backend("onnx", spec=spec, onnx_dir=folder / "work" / "onnx", device="cpu", threads=1) as backend:
+            return Pipeline(spec, backend)(samples_datasets.cloud(1))
+
+    return read
+
+
+def _cuda_plan() -> Reader:
+    from runtime.cuda_engine.from_onnx import plan_from_onnx
+    from tests.runtime.qdq_graphs import graph_spec
+
+    spec = graph_spec()
+    return lambda folder: plan_from_onnx(folder / "graph.onnx", spec)
+
+
+def _bundle() -> Reader:
+    from deploy.autoware_bundle import main
+
+    return lambda folder: call(main, "--check", folder / "bundle", passing=(0, 1))
+
+
+def _decode_of_bundle() -> Reader:
+    from deploy.autoware_reading import decode_params_of_bundle
+
+    spec = _spec()
+    return lambda folder: decode_params_of_bundle(folder / "bundle", spec)
+
+
+def _compare() -> Reader:
+    from eval.compare import main
+
+    def read(folder: Path) -> object:
+        results = folder / "work" / "results.json"
+        return call(main, results, results, "--resamples", "0", passing=(0, 1))
+
+    return read
+
+
+def _thresholds() -> Reader:
+    from deploy.autoware_thresholds import detections_of_results, measure_thresholds
+
+    spec = _spec()
+
+    def read(folder: Path) -> object:
+        return measure_thresholds(detections_of_results(folder / "work" / "results.json", "onnx fp32 (cpu)"), spec)
+
+    return read
+
+
+def _score(*arguments: str) -> Callable[[], Reader]:
+    def prepare() -> Reader:
+        from eval.score import main
+
+        def read(folder: Path) -> object:
+            return call(main, "--out", folder / "scores.json", *(argument.format(folder) for argument in arguments))
+
+        return read
+
+    return prepare
+
+
+def _profiles() -> Reader:
+    from deploy.tools.build_engines import main
+
+    def read(folder: Path) -> object:
+        from tests.faults.trial import Refusal
+
+        try:
+            return call(
+                main, "--onnx-dir", folder / "none", "--out", folder / "out", "--profiles", folder / "profiles.json"
+            )
+        except Refusal as refusal:
+            if "none" in str(refusal) and "profiles.json" not in str(refusal):
+                return "the profiles were read"
+            raise
+
+    return read
+
+
+_ONNX, _ENGINE = f"work/onnx/{_HEAD}.onnx", f"work/tensorrt/{_HEAD}.engine"
+PARSERS: tuple[Parser, ...] = (
+    Parser("ONNX file, checked", samples.deployment, _ONNX, onnx_mutation, _onnx_folder),
+    Parser("ONNX file, inspected", samples.deployment, _ONNX, onnx_mutation, _inspect(_ONNX), 0.5),
+    Parser("ONNX file, run", samples.deployment, f"work/onnx/{_ENCODER}.onnx", onnx_mutation, _onnxruntime, 0.5),
+    Parser(
+        "ONNX file, planned for the GPU engine", samples.quantized_graph, "graph.onnx", onnx_mutation, _cuda_plan, 0.5
+    ),
+    Parser("ONNX file of a bundle", samples.bundle, f"bundle/{_HEAD}.onnx", onnx_mutation, _bundle, 0.5),
+    Parser("parameters of a bundle", samples.bundle, "bundle/ml_package.param.yaml", yaml_mutation, _bundle),
+    Parser(
+        "remapping of a bundle", samples.bundle, "bundle/detection_class_remapper.param.yaml", yaml_mutation, _bundle
+    ),
+    Parser("decode of a bundle", samples.bundle, "bundle/ml_package.param.yaml", yaml_mutation, _decode_of_bundle),
+    Parser("engine", samples.deployment, _ENGINE, mutate_bytes, _engine_folder, 0.5),
+    Parser("engine, inspected", samples.deployment, _ENGINE, mutate_bytes, _inspect(_ENGINE), 0.5),
+    Parser("engine manifest", samples.deployment, f"{_ENGINE}.json", json_mutation(), _engine_folder),
+    Parser("engine manifest, inspected", samples.deployment, f"{_ENGINE}.json", json_mutation(), _inspect(_ENGINE)),
+    Parser("results", samples.deployment, "work/results.json", json_mutation(), _compare, 0.3),
+    Parser("results, their detections", samples.deployment, "work/results.json", json_mutation(), _thresholds, 0.1),
+    Parser("detections", samples.deployment, "work/detections/onnx.jsonl", lines_mutation, _thresholds, 0.5),
+    Parser(
+        "score input, JSON", samples.score_frames, "frames.json", json_mutation(), _score("--frames", "{}/frames.json")
+    ),
+    Parser(
+        "score input with configurations",
+        samples.score_frames,
+        "configured.json",
+        json_mutation(),
+        _score("--frames", "{}/configured.json"),
+        0.5,
+    ),
+    Parser(
+        "score input, JSON Lines",
+        samples.score_frames,
+        "frames.jsonl",
+        lines_mutation,
+        _score("--frames", "{}/frames.jsonl"),
+    ),
+    Parser(
+        "score input, gzip",
+        samples.score_frames,
+        "frames.jsonl.gz",
+        gzip_mutation(lines_mutation),
+        _score("--frames", "{}/frames.jsonl.gz"),
+    ),
+    Parser(
+        "score input, detections",
+        samples.score_frames,
+        "detections.jsonl",
+        lines_mutation,
+        _score("--frames", "{}/frames.jsonl", "--detections", "{}/detections.jsonl"),
+    ),
+    Parser("shape profiles", samples.profiles, "profiles.json", json_mutation(), _profiles),
+)

@@ -1,0 +1,158 @@
+"""Readers of models: checkpoints, calibration caches, configs by their values, sensitivity profiles."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from tests.faults import samples
+from tests.faults.commands import call
+from tests.faults.mutate_checkpoints import checkpoint_mutation
+from tests.faults.mutate_documents import json_mutation, literals_mutation, mutate_tree, to_json, yaml_mutation
+from tests.faults.mutate_tables import csv_mutation
+from tests.faults.trial import Parser
+
+__all__ = ["PARSERS"]
+
+Reader = Callable[[Path], object]
+
+
+def _model() -> Any:
+    import torch
+
+    from models.build import build_model
+    from models.config import load_model_config
+
+    torch.set_num_threads(1)
+    return build_model(load_model_config(samples.MODEL_CONFIG))
+
+
+def _checkpoint() -> Reader:
+    from models.build import load_checkpoint
+
+    model = _model()
+    return lambda folder: load_checkpoint(model, folder / "checkpoint.pth")
+
+
+def _quantized() -> Reader:
+    import copy
+
+    from quant import load_ptq_model
+
+    model = _model().eval()
+    return lambda folder: load_ptq_model(copy.deepcopy(model), folder / "quantized" / "checkpoint.pth")
+
+
+def _structure_mutation(data: bytes, rng: Random) -> bytes:
+    """The checkpoint's JSON text that says what is quantized how."""
+    import torch
+
+    content = torch.load(io.BytesIO(data), weights_only=True)
+    content["quantization"] = to_json(mutate_tree(json.loads(content["quantization"]), rng))
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+def _cache() -> Reader:
+    manager = samples.quantized_manager()
+    return lambda folder: manager.load_calib_cache(folder / "calibration.json")
+
+
+def _signed(tree: Any) -> Any:
+    """The cache's own checksum over a changed content, so that the content is read at all."""
+    if isinstance(tree, dict) and "sha256" in tree:
+        try:
+            content = {key: value for key, value in tree.items() if key != "sha256"}
+            text = json.dumps(json.loads(to_json(content)), sort_keys=True, ensure_ascii=False)
+            return {**content, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+        except (ValueError, RecursionError):
+            return tree
+    return tree
+
+
+def _model_config() -> Reader:
+    from models.config import load_model_config
+    from models.spec import ModelSpec
+
+    return lambda folder: ModelSpec.from_config(load_model_config(folder / "model_config.py"))
+
+
+def _built_model() -> Reader:
+    from models.build import build_model
+    from models.config import load_model_config
+    from models.spec import ModelSpec
+
+    def read(folder: Path) -> object:
+        cfg = load_model_config(folder / "model_config.py")
+        return ModelSpec.from_config(cfg), build_model(cfg)
+
+    return read
+
+
+def _deploy_config(name: str) -> Callable[[], Reader]:
+    def prepare() -> Reader:
+        from deploy.config import load_deploy_config
+
+        return lambda folder: load_deploy_config(folder / name)
+
+    return prepare
+
+
+def _search(*arguments: str) -> Callable[[], Reader]:
+    def prepare() -> Reader:
+        from quant.search import main
+
+        def read(folder: Path) -> object:
+            given = [argument.format(folder) for argument in arguments]
+            return call(main, "--config", samples.DEMO_CONFIG, "--budget", "0.01", *given, passing=(0, 1))
+
+        return read
+
+    return prepare
+
+
+PARSERS: tuple[Parser, ...] = (
+    Parser("checkpoint", samples.checkpoints, "checkpoint.pth", checkpoint_mutation, _checkpoint),
+    Parser(
+        "quantized checkpoint", samples.checkpoints, "quantized/checkpoint.pth", checkpoint_mutation, _quantized, 0.5
+    ),
+    Parser(
+        "structure of a quantized checkpoint",
+        samples.checkpoints,
+        "quantized/checkpoint.pth",
+        _structure_mutation,
+        _quantized,
+        0.5,
+    ),
+    Parser("calibration cache", samples.checkpoints, "calibration.json", json_mutation(_signed), _cache),
+    Parser("model config", samples.model_config, "model_config.py", literals_mutation, _model_config),
+    Parser("model of a model config", samples.model_config, "model_config.py", literals_mutation, _built_model, 0.2),
+    Parser(
+        "deploy config",
+        samples.deploy_config,
+        "deploy_config.py",
+        literals_mutation,
+        _deploy_config("deploy_config.py"),
+    ),
+    Parser(
+        "sensitivity profile",
+        samples.sensitivity,
+        "profile.json",
+        json_mutation(),
+        _search("--profile", "{}/profile.json"),
+    ),
+    Parser(
+        "times of layers",
+        samples.sensitivity,
+        "times.json",
+        json_mutation(),
+        _search("--profile", "{}/profile.json", "--layer-times", "{}/times.json"),
+    ),
+)
+_LATER = (csv_mutation, yaml_mutation)
