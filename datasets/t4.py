@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from base.errors import DataError
+from base.errors import ConfigError, DataError
 from base.untrusted import load_info_pickle
 from third_party import mmcv_ext
 
@@ -35,6 +35,8 @@ class T4Dataset(Det3DDataset):
     Ground truth is what `num_lidar_pts > 0` (or `bbox_3d_isvalid` with `use_valid_flag`) and label > -1 leave. Boxes
     are `LiDARInstance3DBoxes` of 9 numbers in the ego frame with velocity (m/s over ground, along ego x and y); a
     velocity of NaN, which annotators leave at the ends of a track, counts as standing still.
+
+    With `lazy_init=True`, which mmdet3d uses to ask for `metainfo` alone, the info file need not exist.
     """
 
     # What a model config that names no classes gets; `_load_classes` replaces it by the info file's own list.
@@ -50,24 +52,26 @@ class T4Dataset(Det3DDataset):
         use_valid_flag: bool = False,
         with_velocity: bool = True,
         filter_empty_gt: bool = False,
+        box_type_3d: str = "LiDAR",
         **kwargs: Any,
     ) -> None:
+        if box_type_3d != "LiDAR":
+            raise ConfigError(f"{type(self).__name__}: box_type_3d is '{box_type_3d}'; its boxes are 'LiDAR' boxes.")
         self.use_valid_flag = use_valid_flag
         self.with_velocity = with_velocity
         path = Path(ann_file)
         if not path.is_absolute():
             path = Path(data_root) / path
-        self._info = _load_info(path, self._complete)
+        wanted = None if metainfo is None else metainfo.get("classes")
+        if kwargs.get("lazy_init") and not path.is_file():
+            self._info = {}
+            known = {} if wanted is None else {"classes": tuple(wanted)}
+        else:
+            self._info = _load_info(path, self._complete)
+            _check_classes(wanted, self._info["metainfo"]["classes"], path)
+            known = self._info["metainfo"]
         # An instance attribute hides the class's: each info file has its own order of classes.
-        self.METAINFO = {**type(self).METAINFO, **self._info["metainfo"]}
-        if metainfo is not None and "classes" in metainfo:
-            known = list(self.METAINFO["classes"])
-            unknown = [name for name in metainfo["classes"] if name not in known]
-            if unknown:
-                raise DataError(
-                    f"The model config asks for classes {unknown}, but '{path}' has {known}. Correct metainfo.classes, "
-                    "or name_mapping where the info file is made."
-                )
+        self.METAINFO = {**type(self).METAINFO, **known}
         super().__init__(
             data_root=data_root,
             ann_file=str(path.resolve()),
@@ -75,7 +79,7 @@ class T4Dataset(Det3DDataset):
             metainfo=metainfo,
             data_prefix=data_prefix or {"pts": "", "sweeps": ""},
             modality={"use_lidar": True, "use_camera": False},
-            box_type_3d="LiDAR",
+            box_type_3d=box_type_3d,
             filter_empty_gt=filter_empty_gt,
             **kwargs,
         )
@@ -85,7 +89,12 @@ class T4Dataset(Det3DDataset):
         """Adds to an info file's content what its format leaves out; T4's leaves out nothing."""
 
     def load_data_list(self) -> list[dict[str, Any]]:
-        """The samples of the info file, each parsed; the file itself was read through a restricted unpickler."""
+        """The samples of the info file, each parsed; the file itself is read through a restricted unpickler."""
+        if not self._info:
+            self._info = _load_info(Path(self.ann_file), self._complete)
+            known, wanted = list(self._info["metainfo"]["classes"]), list(self.metainfo["classes"])
+            _check_classes(wanted, known, Path(self.ann_file))
+            self.label_mapping = {-1: -1, **{i: wanted.index(n) if n in wanted else -1 for i, n in enumerate(known)}}
         self._metainfo: dict[str, Any] = {**self._info["metainfo"], **self.metainfo}
         samples = self._info["data_list"]
         self._info = {}
@@ -150,6 +159,15 @@ class T4Dataset(Det3DDataset):
             "gt_labels_3d": labels[keep],
             "num_lidar_pts": points[keep],
         }
+
+
+def _check_classes(wanted: Sequence[str] | None, known: Sequence[str], path: Path) -> None:
+    unknown = [name for name in wanted or () if name not in known]
+    if unknown:
+        raise DataError(
+            f"The model config asks for classes {unknown}, but '{path}' has {list(known)}. Correct metainfo.classes, "
+            "or name_mapping where the info file is made."
+        )
 
 
 def _point_files(info: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:

@@ -20,6 +20,8 @@ from models.build import import_mmdet3d
 __all__ = ["adapt_awml_"]
 
 AWML_PACKAGES = ("autoware_ml", "projects", "tools")
+# This project's own, named in its configs for mmengine's tools and for training; no other command needs them.
+OWN_PACKAGES = ("datasets", "eval", "quant", "training")
 
 # AWML's name -> the stock module with the same parameters and the same inference.
 _MODELS = {
@@ -52,8 +54,9 @@ def adapt_awml_(cfg: Any) -> None:
 
     `custom_imports` are resolved: packages that are installed are imported, except AWML's own, which would replace
     stock modules by theirs; the others are dropped, once every type of the model and of the test pipeline is known
-    without them. AWML's evaluators are left out, because this project computes those metrics itself (`eval.metrics`).
-    Types that only training meets stay as they are.
+    without them. This project's own modules stay named and are not imported: whoever trains does that. AWML's
+    evaluators are left out, because this project computes those metrics itself (`eval.metrics`). Types that only
+    training meets stay as they are.
 
     Args:
         cfg: An `mmengine.Config`, read without its custom imports. One without AWML's names stays as it is.
@@ -62,7 +65,11 @@ def adapt_awml_(cfg: Any) -> None:
         ConfigError: the model or the test pipeline uses a type that nothing here provides; the message names it, where
             it stands, and the import that should have brought it.
     """
-    imports = _pop_imports(cfg)
+    named = _pop_imports(cfg)
+    own = [name for name in named if name.split(".")[0] in OWN_PACKAGES]
+    if own:
+        cfg.custom_imports = {"imports": own, "allow_failed_imports": False}
+    imports = [name for name in named if name not in own]
     absent = [name for name in imports if name.split(".")[0] in AWML_PACKAGES or not _is_installed(name)]
     for name in imports:
         if name not in absent:

@@ -1,15 +1,17 @@
 """Trains a model config on T4 data and writes the checkpoint that the project ships.
 
-    python -m training.train --model-config configs/model/centerpoint_t4_demo.py --data-root data/t4dataset \
+    python -m training.train configs/model/centerpoint_t4_demo.py --data-root data/t4dataset \
         --work-dir work_dirs/train --output checkpoint.pth --seed 0
 
-The schedule, optimizer and augmentation are the config's; the options here only scale them to a machine. The output
-holds half-precision weights (`models.build.load_checkpoint` widens them) and what is needed to repeat the run.
+The schedule, optimizer, augmentation and hooks are the config's; the options here only scale them to a machine. The
+output holds half-precision weights (`models.build.load_checkpoint` widens them) and what is needed to repeat the run. A
+hook that changes what the model is (`quant.hooks.QATHook`) writes the output itself.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import logging
 import os
@@ -20,7 +22,7 @@ from typing import Any
 
 from base.command import add_log_level, run_command, run_main
 from base.determinism import set_determinism
-from base.errors import UserError
+from base.errors import ConfigError, UserError
 from base.files import atomic_path, user_path
 from models.build import import_mmdet3d
 from models.config import load_model_config
@@ -28,6 +30,7 @@ from training.targets import use_numpy_targets
 
 __all__ = ["main", "runner_config", "save_release", "trusting_own_checkpoints"]
 
+_DEFAULT_CONFIG = "configs/model/centerpoint_t4_demo.py"
 _FULL_LOAD = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 
 _logger = logging.getLogger(__name__)
@@ -37,20 +40,23 @@ def runner_config(cfg: Any, args: argparse.Namespace) -> Any:
     """Completes a model config to a config of mmengine's Runner, with the command line's overrides applied."""
     cfg.work_dir = str(user_path(args.work_dir))
     for loader in ("train_dataloader", "val_dataloader"):
-        cfg[loader].dataset.data_root = str(user_path(args.data_root))
+        cfg[loader].dataset.data_root = str(user_path(args.data_root or cfg[loader].dataset.data_root))
     cfg.train_dataloader.batch_size = args.batch_size or cfg.train_dataloader.batch_size
     if args.workers is not None:
         cfg.train_dataloader.num_workers = args.workers
         cfg.train_dataloader.persistent_workers = args.workers > 0
     if args.epochs is not None:
         cfg.train_cfg.max_epochs = args.epochs
-        for scheduler in cfg.param_scheduler:
-            scheduler.total_steps = args.epochs
+    for scheduler in cfg.param_scheduler:
+        if "total_steps" in scheduler:
+            # Of a schedule that is longer than the training the rate would never come down.
+            scheduler.total_steps = cfg.train_cfg.max_epochs
     if args.range_m is not None:
         _crop(cfg, args.range_m)
     # Accuracy is measured by this project's own evaluator on the exported backends, not inside the training loop.
-    for key in ("val_dataloader", "test_dataloader"):
-        cfg.pop(key, None)
+    for split in ("val", "test"):
+        for part in ("dataloader", "cfg", "evaluator"):
+            cfg.pop(f"{split}_{part}", None)
     cfg.train_cfg = dict(by_epoch=True, max_epochs=cfg.train_cfg.max_epochs)
     cfg.default_scope = "mmdet3d"
     # Some of the network's backward operators have no deterministic CUDA form.
@@ -79,6 +85,21 @@ def _crop(cfg: Any, range_m: float) -> None:
     for step in cfg.train_dataloader.dataset.pipeline:
         if "point_cloud_range" in step:
             step.point_cloud_range = limits
+
+
+def _register(cfg: Any) -> None:
+    """Imports what registers the config's types, hooks that training itself knows nothing of among them."""
+    for name in ("datasets.t4", *cfg.get("custom_imports", {}).get("imports", ())):
+        importlib.import_module(name)
+
+
+def _save(runner: Any, model: Any, path: Path, meta: dict[str, Any]) -> None:
+    """The checkpoint to ship, written by the hook that made another model of the config's, where there is one."""
+    for hook in runner.hooks:
+        if hasattr(hook, "save_release"):
+            hook.save_release(runner, path, meta)
+            return
+    save_release(model, path, meta)
 
 
 @contextmanager
@@ -112,10 +133,11 @@ def save_release(model: Any, path: Path, meta: dict[str, Any]) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0] if __doc__ else None)
-    parser.add_argument("--model-config", type=Path, default=Path("configs/model/centerpoint_t4_demo.py"))
-    parser.add_argument("--data-root", type=Path, default=Path("data/t4dataset"), help="T4 dataset folder")
+    parser.add_argument("config", nargs="?", type=Path, help="model config; the same as --model-config")
+    parser.add_argument("--model-config", type=Path, help=f"default {_DEFAULT_CONFIG}")
+    parser.add_argument("--data-root", type=Path, help="T4 dataset folder; default: the config's")
     parser.add_argument("--work-dir", type=Path, default=Path("work_dirs/train"), help="logs and epoch checkpoints")
-    parser.add_argument("--output", type=Path, required=True, help="checkpoint to ship (.pth)")
+    parser.add_argument("--output", type=Path, help="checkpoint to ship (.pth); default: <work-dir>/<config>.pth")
     parser.add_argument("--epochs", type=int, help="default: the config's")
     parser.add_argument("--batch-size", type=int, help="frames an iteration; default: the config's")
     parser.add_argument("--workers", type=int, help="data loader processes; default: the config's")
@@ -135,6 +157,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _train(args: argparse.Namespace) -> None:
+    if args.config is not None and args.model_config is not None:
+        raise ConfigError(f"The model config is named twice: '{args.config}' and --model-config '{args.model_config}'.")
+    args.model_config = args.config or args.model_config or Path(_DEFAULT_CONFIG)
+    output = args.output or args.work_dir / f"{args.model_config.stem}.pth"
     cfg = load_model_config(user_path(args.model_config))
     if "optim_wrapper" not in cfg:
         raise UserError(f"'{args.model_config}' has no training recipe (train_cfg, optim_wrapper, param_scheduler).")
@@ -142,8 +168,7 @@ def _train(args: argparse.Namespace) -> None:
     import torch
     from mmengine.runner import Runner
 
-    import datasets.t4  # noqa: F401 - registers T4Dataset
-
+    _register(cfg)
     set_determinism(args.seed)
     # TF32 keeps FP32's range, which the focal loss's logarithm needs; FP16 autocast would not.
     torch.backends.cuda.matmul.allow_tf32 = True
@@ -163,8 +188,8 @@ def _train(args: argparse.Namespace) -> None:
         "frames": len(runner.train_dataloader.dataset),
         "class_names": list(cfg.class_names),
     }
-    save_release(model, user_path(args.output), meta)
-    _logger.info("wrote %s: %s", args.output, json.dumps(meta, sort_keys=True))
+    _save(runner, model, user_path(output), meta)
+    _logger.info("wrote %s: %s", output, json.dumps(meta, sort_keys=True))
 
 
 if __name__ == "__main__":

@@ -55,9 +55,11 @@ test_pipeline = [
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
+val_evaluator = dict(point_cloud_range=point_cloud_range)
+test_evaluator = val_evaluator
 
 # The recipe of the shipped checkpoint (models/zoo/centerpoint_t4_demo): one GPU, see docs/training.md.
-train_cfg = dict(by_epoch=True, max_epochs=24)
+train_cfg = dict(by_epoch=True, max_epochs=24, val_interval=24)
 optim_wrapper = dict(
     type="OptimWrapper",
     optimizer=dict(type="AdamW", lr=1e-3, weight_decay=0.01),

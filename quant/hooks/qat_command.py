@@ -18,14 +18,11 @@ from typing import Any
 from base.determinism import set_determinism
 from base.errors import CheckpointError, ConfigError
 from base.files import read_json, user_path
+from quant.hooks.schedule import fine_tuning_schedule
 
 __all__ = ["add_arguments", "qat_config", "run"]
 
 _logger = logging.getLogger(__name__)
-
-_WARM_UP_SHARE = 0.05
-_START_DIVISOR = 10.0
-_FINAL_LR_SHARE = 0.01
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,7 +63,7 @@ def qat_config(args: argparse.Namespace) -> Any:
     cfg.optim_wrapper.optimizer.lr = args.lr
     if args.amp:
         cfg.optim_wrapper.type = "AmpOptimWrapper"
-    cfg.param_scheduler = _schedule(args.epochs, args.lr)
+    cfg.param_scheduler = fine_tuning_schedule(args.epochs, args.lr)
     cfg.load_from = None if args.resume else str(user_path(args.checkpoint))
     cfg.resume = args.resume
     cfg.launcher = args.launcher
@@ -80,6 +77,8 @@ def qat_config(args: argparse.Namespace) -> Any:
             "sensitive_layers": list(args.skip_layers or ()),
             "amax_method": args.amax_method,
             "engine": args.engine,
+            "schedule": "config",
+            "output": None,
             "model_config": str(path),
             "data_root": data,
         }
@@ -117,7 +116,6 @@ def run(args: argparse.Namespace) -> int:
     for module in ("datasets.t4", "quant.hooks.detection_map_hook"):
         # Their classes register themselves.
         importlib.import_module(module)
-    from quant.checkpoint import save_ptq_model
     from quant.hooks.qat_hook import QATHook
     from quant.hooks.runner_model import unwrapped_model
     from training.targets import use_numpy_targets
@@ -133,7 +131,6 @@ def run(args: argparse.Namespace) -> int:
         runner.train()
     hook = next(hook for hook in runner.hooks if isinstance(hook, QATHook))
     if is_main_process():
-        _use_average(runner)
         meta = {
             "method": "qat",
             "model_config": Path(args.config).name,
@@ -144,8 +141,7 @@ def run(args: argparse.Namespace) -> int:
             "batch_size": cfg.train_dataloader.batch_size,
             "frames": len(runner.train_dataloader.dataset),
         }
-        assert hook.structure is not None
-        save_ptq_model(unwrapped_model(runner), output, hook.structure, meta)
+        hook.save_release(runner, output, meta)
         _write_curve(Path(runner.work_dir), output)
         _logger.info("wrote %s", output)
     return 0
@@ -159,31 +155,6 @@ def _join_processes(cfg: Any) -> None:
         return
     torch.distributed.init_process_group("gloo")
     cfg.model_wrapper_cfg = {"type": "MMDistributedDataParallel", "broadcast_buffers": False, "device_ids": None}
-
-
-def _schedule(epochs: int, lr: float) -> list[dict[str, Any]]:
-    # From lr / 10 up to lr, down to lr / 100; by iteration.
-    return [
-        {
-            "type": "OneCycleLR",
-            "eta_max": lr,
-            "pct_start": _WARM_UP_SHARE,
-            "div_factor": _START_DIVISOR,
-            "final_div_factor": 1 / (_FINAL_LR_SHARE * _START_DIVISOR),
-            "by_epoch": True,
-            "convert_to_iter_based": True,
-            "total_steps": epochs,
-        }
-    ]
-
-
-def _use_average(runner: Any) -> None:
-    """Where an averaged model was kept, its weights are the result."""
-    from mmengine.hooks import EMAHook
-
-    for hook in runner.hooks:
-        if isinstance(hook, EMAHook):
-            hook._swap_ema_parameters()
 
 
 def _write_curve(work_dir: Path, output: Path) -> None:

@@ -2,6 +2,11 @@
 
     custom_hooks = [dict(type="QATHook", calibration_batches=100, sensitive_layers=[])]
     load_from = "best.pth"
+    optim_wrapper = dict(optimizer=dict(lr=0.0001))
+    train_cfg = dict(max_epochs=10)
+
+in a config on top of one of `configs/model`, for any of mmengine's ways to train: `python -m training.train`, mmdet3d's
+tools/train.py, `Runner.from_cfg`. The result is `<work_dir>/quantized.pth`, which deploys.
 
 Replacing modules changes parameters: folding BatchNorm gives a convolution a bias and takes two vectors away. An
 optimizer, a learning-rate schedule, a DDP wrapper and an averaged model (EMA) that were made from the float model would
@@ -15,12 +20,14 @@ from __future__ import annotations
 import copy
 import gc
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
+from mmengine.runner.loops import EpochBasedTrainLoop
 from torch import nn
 
 from base.errors import CheckpointError, ConfigError
@@ -30,6 +37,7 @@ from quant.calibration.calibrator import CalibrationManager
 from quant.fusion.bn_fusion import fuse_model_bn
 from quant.hooks.batch_norm import BN_MODES, fold_trained_bn, freeze_bn_
 from quant.hooks.runner_model import unwrapped_model
+from quant.hooks.schedule import fine_tuning_schedule
 from quant.quantizer import named_quantizers
 from quant.replace import quant_model
 
@@ -41,6 +49,7 @@ if TYPE_CHECKING:
 __all__ = ["QATHook"]
 
 _STRUCTURE_KEY = "quantization"
+_SCHEDULES = ("fine_tune", "config")
 
 _logger = logging.getLogger(__name__)
 
@@ -67,6 +76,8 @@ class QATHook(Hook):
         engine: str = "pytorch_quantization",
         model_config: str | None = None,
         data_root: str | None = None,
+        schedule: str = "fine_tune",
+        output: str | None = "quantized.pth",
     ) -> None:
         """Checks the settings.
 
@@ -80,9 +91,14 @@ class QATHook(Hook):
             sensitive_layers: Layers that stay in floating point: module paths or glob patterns.
             amax_method: See `CalibrationManager`.
             engine: Quantizer engine.
-            model_config: Model config whose test pipeline the calibration frames go through; unset, batches come from
-                the training loader, with its augmentation.
-            data_root: Dataset folder of those frames; unset: the config's.
+            model_config: Model config whose test pipeline the calibration frames go through; unset: the file that the
+                Runner's config came from. Of a config that is in no file, frames come from the training loader, with
+                its augmentation.
+            data_root: Dataset folder of those frames; unset: that of the Runner's training frames.
+            schedule: "fine_tune": the optimizer's rate is the largest (`quant.hooks.schedule`), over all of this
+                training. "config": the config's `param_scheduler`; one that was made for a training from scratch names
+                the rates of that, whatever the optimizer's is.
+            output: File for the trained model, relative to the work dir; None: none is written.
 
         Raises:
             ConfigError: a setting is out of range, or `bn` and `freeze_bn` contradict each other.
@@ -96,6 +112,8 @@ class QATHook(Hook):
             raise ConfigError(f"QATHook: bn is '{bn}'; it is one of {', '.join(BN_MODES)}.")
         if calibration_batches < 1:
             raise ConfigError(f"QATHook: calibration_batches is {calibration_batches}; give 1 or more.")
+        if schedule not in _SCHEDULES:
+            raise ConfigError(f"QATHook: schedule is '{schedule}'; it is one of {', '.join(_SCHEDULES)}.")
         if calibration_epoch < 0:
             raise ConfigError(f"QATHook: calibration_epoch is {calibration_epoch}; give 0 or more.")
         self.calibration_batches = calibration_batches
@@ -106,16 +124,24 @@ class QATHook(Hook):
         self.engine = engine
         self.model_config = model_config
         self.data_root = data_root
+        self.schedule = schedule
+        self.output = output
         self.structure: QuantizationStructure | None = None
 
     def before_run(self, runner: Runner) -> None:
         """Loads the float weights, quantizes, and has optimizer, schedule and wrapper built again.
 
         Raises:
-            ConfigError: there is no checkpoint to start from, or the Runner was not made from a config.
+            ConfigError: there is no checkpoint to start from, the Runner was not made from a config, or calibration
+                comes after the last epoch.
             CheckpointError: the checkpoint does not fit the float model.
         """
         _check_buildable(runner)
+        if self.calibration_epoch >= runner.max_epochs:
+            raise ConfigError(
+                f"QATHook: calibration_epoch is {self.calibration_epoch}, but the training ends after "
+                f"{runner.max_epochs} epochs: nothing would be calibrated."
+            )
         model = unwrapped_model(runner)
         device = next(model.parameters()).device
         model.cpu()
@@ -136,7 +162,7 @@ class QATHook(Hook):
         # `init_weights`, which the Runner calls next, must leave trained weights alone.
         model._is_init = True
         model.to(device).train()
-        _rebuild(runner, model)
+        _rebuild(runner, model, self.schedule)
         names = [layer.path for layer in self.structure.layers if layer.quantized]
         runner.logger.info(f"QATHook: {len(names)} layers quantized, BatchNorm: {self.bn}")
 
@@ -174,9 +200,35 @@ class QATHook(Hook):
         checkpoint[_STRUCTURE_KEY] = self.structure.to_json()
 
     def after_train(self, runner: Runner) -> None:
-        """Folds what BatchNorm is left, with the weights' scales, so that the model is what will be deployed."""
-        if self.bn != "fold" and self.structure is not None:
+        """Makes the model what will be deployed, and writes it.
+
+        That is the averaged weights where an average was kept, and BatchNorm folded, with the weights' scales.
+        """
+        from mmengine.dist import is_main_process
+
+        if self.structure is None:
+            return
+        for hook in runner.hooks:
+            if isinstance(hook, EMAHook):
+                # Before folding: the average was kept of the unfolded weights.
+                hook._swap_ema_parameters()
+        if self.bn != "fold":
             self.structure = fold_trained_bn(unwrapped_model(runner), self.structure)
+        if self.output is not None and is_main_process():
+            path = Path(runner.work_dir) / self.output
+            meta = {"model_config": Path(runner.cfg.filename or "").name, "epochs": runner.max_epochs}
+            self.save_release(runner, path, meta)
+            runner.logger.info(f"QATHook: wrote {path}")
+
+    def save_release(self, runner: Runner, path: Path, meta: Mapping[str, Any]) -> None:
+        """Writes the trained model with its scales (`save_ptq_model`); `meta` says where it came from.
+
+        Raises:
+            ConfigError: it was never calibrated.
+        """
+        from quant.checkpoint import save_ptq_model
+
+        save_ptq_model(unwrapped_model(runner), path, self.structure, {"method": "qat", "bn": self.bn, **meta})
 
     def _calibrate(self, runner: Runner, model: nn.Module) -> None:
         model.eval()
@@ -199,7 +251,8 @@ class QATHook(Hook):
     def _batches(self, runner: Runner, model: nn.Module) -> Iterator[Any]:
         from quant.calibration.batches import calibration_batches, dataloader_batches
 
-        if self.model_config is None:
+        source = self.model_config or runner.cfg.filename
+        if source is None:
             _logger.warning(
                 "QATHook: calibrating on augmented training batches; set model_config to calibrate on the frames as "
                 "the network sees them in deployment."
@@ -209,9 +262,9 @@ class QATHook(Hook):
         from models.config import load_model_config
 
         yield from calibration_batches(
-            load_model_config(self.model_config),
+            load_model_config(source),
             split="train",
-            data_root=self.data_root,
+            data_root=self.data_root or runner.cfg.train_dataloader.dataset.get("data_root"),
             max_frames=self.calibration_batches,
             model=model,
         )
@@ -225,7 +278,7 @@ def _check_buildable(runner: Runner) -> None:
         )
 
 
-def _rebuild(runner: Runner, model: nn.Module) -> None:
+def _rebuild(runner: Runner, model: nn.Module, schedule: str) -> None:
     """Optimizer, schedule and DDP wrapper on the parameters that the model has now."""
     wrapped = is_model_wrapper(runner.model)
     runner.model = model
@@ -235,5 +288,14 @@ def _rebuild(runner: Runner, model: nn.Module) -> None:
         runner.model = runner.wrap_model(runner.cfg.get("model_wrapper_cfg"), model)
     runner.optim_wrapper = runner.build_optim_wrapper(copy.deepcopy(runner.cfg.optim_wrapper))
     runner.scale_lr(runner.optim_wrapper, runner.auto_scale_lr)
-    if runner.cfg.get("param_scheduler") is not None:
-        runner.param_schedulers = runner.build_param_scheduler(copy.deepcopy(runner.cfg.param_scheduler))
+    wanted = copy.deepcopy(runner.cfg.get("param_scheduler"))
+    if schedule == "fine_tune":
+        by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
+        length = runner.max_epochs if by_epoch else runner.max_iters
+        lr = max(float(group["lr"]) for group in runner.optim_wrapper.param_groups)
+        wanted = fine_tuning_schedule(length, lr, by_epoch=by_epoch)
+        runner.logger.info(
+            f"QATHook: the rate climbs to {wanted[0]['eta_max']:g} and falls, whatever param_scheduler says"
+        )
+    if wanted is not None:
+        runner.param_schedulers = runner.build_param_scheduler(wanted)

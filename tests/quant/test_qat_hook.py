@@ -147,6 +147,17 @@ def test_batch_norm_that_was_trained_is_folded_at_the_end(dataset: Path, tmp_pat
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in model.pts_backbone.modules())
 
 
+def test_averaged_weights_are_folded_like_any(dataset: Path, tmp_path: Path) -> None:
+    """The average is kept of the unfolded weights. Of weights that do not move it is the weights."""
+    options = ("--bn", "freeze", "--epochs", "1", "--lr", "1e-30")
+    assert main([*_arguments(dataset, tmp_path / "plain"), *options]) == 0
+    assert main([*_arguments(dataset, tmp_path / "averaged"), *options, "--ema", "0.5"]) == 0
+    plain, averaged = (_load(tmp_path / name / "qat.pth")[0].state_dict() for name in ("plain", "averaged"))
+    assert plain.keys() == averaged.keys()
+    for name, value in plain.items():
+        torch.testing.assert_close(averaged[name], value, rtol=1e-5, atol=1e-7)
+
+
 def test_folding_a_trained_batch_norm_keeps_the_function() -> None:
     from quant.hooks.batch_norm import fold_trained_bn
     from quant.replace import quant_model
