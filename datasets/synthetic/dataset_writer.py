@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import os
 import pickle
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from base.children import in_processes
 from base.errors import ConfigError, DataError
 from base.files import atomic_dir
 from base.progress import progress
@@ -182,10 +181,21 @@ def _results(jobs: list[tuple[DatasetConfig, str, int, str]], workers: int) -> I
         yield from map(_render_job, jobs)
         return
     # Forked workers inherit the compiled kernels: compile them once, here, before forking.
-    method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
     yield _render_job(jobs[0])
-    with ProcessPoolExecutor(min(workers, len(jobs) - 1), multiprocessing.get_context(method)) as pool:
-        yield from pool.map(_render_job, jobs[1:])
+    workers = min(workers, len(jobs) - 1)
+    shares = [range(first, len(jobs), workers) for first in range(1, workers + 1)]
+
+    def render(share: range) -> Iterator[tuple[int, bytes]]:
+        for index in share:
+            yield index, _render_job(jobs[index])
+
+    early: dict[int, bytes] = {}
+    following = 1
+    for index, packed in in_processes(render, shares, "scenes"):
+        early[index] = packed
+        while following in early:
+            yield early.pop(following)
+            following += 1
 
 
 def generate(config: DatasetConfig, out: Path, workers: int | None = None, overwrite: bool = False) -> dict[str, int]:

@@ -1,13 +1,9 @@
-"""What a TensorRT builder says, kept in a file."""
+"""What a TensorRT builder says."""
 
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
-
-from base.errors import EngineBuildError
-from base.files import atomic_path
 
 __all__ = ["BuilderLog"]
 
@@ -53,15 +49,6 @@ class BuilderLog:
         """The newest error, or nothing."""
         return self.errors[-1].strip() if self.errors else ""
 
-    def write(self, path: Path) -> None:
-        """Writes all lines to `path`.
-
-        Raises:
-            EngineBuildError: the file cannot be written.
-        """
-        try:
-            with atomic_path(path) as temporary:
-                text = "".join(f"{_DURATION.sub('(time)', line)}\n" for line in self.lines)
-                temporary.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise EngineBuildError(f"Cannot write builder log '{path}': {error.strerror or error}.") from error
+    def text(self) -> str:
+        """All lines, as a file keeps them."""
+        return "".join(f"{_DURATION.sub('(time)', line)}\n" for line in self.lines)

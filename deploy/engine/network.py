@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from base.errors import BackendUnavailable, EngineBuildError
-from base.files import atomic_path, sha256_file
+from base.files import atomic_path
 from deploy.engine.builder_log import BuilderLog
 from deploy.engine.policy import BuilderTraits, BuildPlan, plan_precision
 from deploy.engine.request import EngineRequest, EngineResult
 
-__all__ = ["Dialect", "build_engine", "traits_of"]
+__all__ = ["BuildOutput", "Dialect", "build_engine", "traits_of", "write_output"]
 
 _PRECISION_FLAGS = ("FP16", "INT8", "TF32")
 
@@ -46,6 +47,42 @@ class Dialect:
     oldest: tuple[int, int]
 
 
+@dataclass(frozen=True)
+class BuildOutput:
+    """What a build gives, in memory.
+
+    Attributes:
+        engine: None where it failed.
+        timing_cache: Tactics to keep; None where none are kept.
+        log: The builder's messages.
+    """
+
+    engine: bytes | None
+    timing_cache: bytes | None
+    log: str
+
+
+def write_output(request: EngineRequest, output: BuildOutput) -> None:
+    """Writes what a build gave to the places that the request names.
+
+    Raises:
+        EngineBuildError: a file cannot be written.
+    """
+    # The log first: it also belongs to a build that failed.
+    files = {request.log_file: output.log.encode(), request.timing_cache: output.timing_cache}
+    for path, content in {**files, request.engine_path: output.engine}.items():
+        if path is None or content is None:
+            continue
+        try:
+            with atomic_path(path) as temporary:
+                temporary.write_bytes(content)
+        except OSError as error:
+            raise EngineBuildError(
+                f"Cannot write '{path}' ({len(content) / 1e6:.1f} MB): {error.strerror or error}. Free space or choose "
+                "another folder."
+            ) from error
+
+
 def traits_of(trt: Any, dialect: Dialect) -> BuilderTraits:
     """Reads from the installed library what it can do.
 
@@ -64,14 +101,21 @@ def traits_of(trt: Any, dialect: Dialect) -> BuilderTraits:
     return BuilderTraits(f"{dialect.title} {trt.__version__}", flags, weak)
 
 
-def build_engine(trt: Any, dialect: Dialect, request: EngineRequest, precision: str) -> EngineResult:
-    """Parses, builds and writes one engine.
+def build_engine(
+    trt: Any,
+    dialect: Dialect,
+    request: EngineRequest,
+    precision: str,
+    keep: Callable[[EngineRequest, BuildOutput], None] = write_output,
+) -> EngineResult:
+    """Parses and builds one engine, and keeps it.
 
     Args:
         trt: The library's module.
         dialect: What is special about it.
         request: What to build; its profiles fit the graph.
         precision: What the graph computes in.
+        keep: Takes what the build gave, also where it failed.
 
     Raises:
         EngineBuildError: the policy cannot be honoured, a node cannot be parsed, or no engine can be built.
@@ -85,19 +129,12 @@ def build_engine(trt: Any, dialect: Dialect, request: EngineRequest, precision: 
             f"{list(request.compute_capabilities)}."
         )
     log = BuilderLog(trt)
+    engine: bytes | None = None
+    cache: bytes | None = None
     try:
-        engine, num_layers, seconds = _build(trt, dialect, request, traits, plan, log)
-        try:
-            with atomic_path(request.engine_path) as temporary:
-                temporary.write_bytes(engine)
-        except OSError as error:
-            raise EngineBuildError(
-                f"Cannot write '{request.engine_path}' ({len(engine) / 1e6:.1f} MB): {error.strerror or error}. "
-                "Free space or "
-                "choose another folder."
-            ) from error
+        engine, cache, num_layers, seconds = _build(trt, dialect, request, traits, plan, log)
     finally:
-        log.write(request.log_file)
+        keep(request, BuildOutput(engine, cache, log.text()))
     return EngineResult(
         engine_path=request.engine_path,
         onnx_path=request.onnx_path,
@@ -105,7 +142,7 @@ def build_engine(trt: Any, dialect: Dialect, request: EngineRequest, precision: 
         version=str(trt.__version__),
         seconds=seconds,
         num_bytes=len(engine),
-        sha256=sha256_file(request.engine_path),
+        sha256=hashlib.sha256(engine).hexdigest(),
         precision=precision,
         num_layers=num_layers,
         log_path=request.log_file,
@@ -114,7 +151,7 @@ def build_engine(trt: Any, dialect: Dialect, request: EngineRequest, precision: 
 
 def _build(
     trt: Any, dialect: Dialect, request: EngineRequest, traits: BuilderTraits, plan: BuildPlan, log: BuilderLog
-) -> tuple[bytes, int, float]:
+) -> tuple[bytes, bytes | None, int, float]:
     started = time.monotonic()
     try:
         builder = trt.Builder(log.logger)
@@ -140,10 +177,8 @@ def _build(
             f"messages are in '{request.log_file}'."
         )
     seconds = time.monotonic() - started
-    if cache is not None and request.timing_cache is not None:
-        with atomic_path(request.timing_cache) as temporary:
-            temporary.write_bytes(bytes(memoryview(config.get_timing_cache().serialize())))
-    return bytes(memoryview(serialized)), int(network.num_layers), seconds
+    tactics = None if cache is None else bytes(memoryview(config.get_timing_cache().serialize()))
+    return bytes(memoryview(serialized)), tactics, int(network.num_layers), seconds
 
 
 def _composition(network: Any) -> str:

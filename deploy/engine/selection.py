@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
-import json
-import os
 import signal
-import subprocess
-import sys
-from collections.abc import Mapping
-from pathlib import Path
 
+from base.children import run_child
 from base.errors import EngineBuildError, ExportError
 from base.lazy import require
 from deploy.engine.dialects import DIALECTS, TENSORRT, TENSORRT_RTX
-from deploy.engine.network import Dialect, traits_of
+from deploy.engine.network import Dialect, traits_of, write_output
 from deploy.engine.policy import plan_precision
 from deploy.engine.profiles import check_profiles, graph_inputs
 from deploy.engine.request import EngineBuilder, EngineRequest, EngineResult
-from deploy.engine.worker import ERROR_KINDS
+from deploy.engine.worker import ask, read_answer
 from deploy.onnx_checks import check_model, read_onnx
 from deploy.precision import graph_precision
 
@@ -70,42 +65,27 @@ class _ProcessBuilder:
         precision = graph_precision(model)
         check_profiles(graph_inputs(model), request.profiles, request.onnx_path.name)
         plan_precision(request.precision_policy, precision, self._traits, request.onnx_path.name)
-        task = {"builder": self.name, "precision": precision, "request": request.to_dict()}
-        return _answer(self._run(task, request), request)
+        answer, output = read_answer(self._run(ask(self.name, request, precision), request), request)
+        write_output(request, output)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
-    def _run(self, task: Mapping[str, object], request: EngineRequest) -> str:
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path)}
-        done = subprocess.run(
-            [sys.executable, "-m", "deploy.engine.worker"],
-            input=json.dumps(task),
-            capture_output=True,
-            text=True,
-            env=environment,
-            check=False,
-        )
+    def _run(self, task: bytes, request: EngineRequest) -> bytes:
+        done = run_child("deploy.engine.worker", task)
         if done.returncode < 0:
             name = signal.Signals(-done.returncode).name
             raise EngineBuildError(
                 f"{self._traits.title} died of {name} while it built '{request.onnx_path}'. SIGKILL usually "
-                "means that memory "
-                "ran out."
+                "means that memory ran out."
             )
         if done.returncode != 0:
-            tail = "\n".join(done.stderr.strip().splitlines()[-5:])
+            tail = "\n".join(done.stderr.decode(errors="replace").strip().splitlines()[-5:])
             raise EngineBuildError(
                 f"{self._traits.title} failed with exit code {done.returncode} while it built "
                 f"'{request.onnx_path}':\n{tail}"
             )
         return done.stdout
-
-
-def _answer(text: str, request: EngineRequest) -> EngineResult:
-    answer = json.loads(text)
-    if "error" in answer:
-        raise ERROR_KINDS[answer["error"]["kind"]](answer["error"]["message"])
-    values = answer["result"]
-    paths = {key: Path(values[key]) for key in ("engine_path", "onnx_path", "log_path")}
-    return EngineResult(**{**values, **paths})
 
 
 def _has_gpu() -> bool:

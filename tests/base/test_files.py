@@ -47,8 +47,8 @@ def test_killed_write_leaves_no_target(tmp_path: Path) -> None:
 
 def test_atomic_dir_replaces_as_a_whole(tmp_path: Path) -> None:
     target = tmp_path / "data"
-    target.mkdir()
-    (target / "stale").write_text("x")
+    with atomic_dir(target) as temporary:
+        (temporary / "stale").write_text("x")
     with atomic_dir(target) as temporary:
         (temporary / "fresh").write_text("y")
         assert (target / "stale").exists()

@@ -1,0 +1,183 @@
+"""What a command writes belongs to it while it runs: one at a time, and no litter of runs that were killed.
+
+    with owned_folder(out, "--out"):
+        ...
+    with owned_file(path, "--output"):
+        ...
+
+Nothing is left in a folder or beside a file to mark it: the lock is the operating system's, on the folder itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from base.errors import ConfigError
+from base.leftovers import remove, sweep, unfinished_name
+from base.locks import Lock, holder, try_lock
+
+__all__ = ["owned_file", "owned_folder", "owned_name"]
+
+_LOCK = ".centerpoint.lock"
+_TRIES = 100
+_MAX_NAMED = 6
+
+_logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def owned_folder(folder: str | os.PathLike[str], option: str, records: Sequence[str] = ()) -> Iterator[Path]:
+    """Makes a folder, with its parents, and keeps it for this run.
+
+    What killed runs left unfinished in it is removed, and so are an earlier run's records: a run that is killed leaves
+    none that could be taken for its own. Other files stay. A folder that was made here and is still empty when
+    something fails is removed again.
+
+    Args:
+        folder: The folder.
+        option: Of the command line that names it, for messages.
+        records: Names of files in it that say what a whole run came to.
+
+    Raises:
+        ConfigError: another run is using it, or it is no folder that can be written.
+    """
+    path = Path(folder)
+    made = _make(path, option)
+    lock = _lock_folder(path, option)
+    began = time.time()
+    try:
+        for leftover in sweep(path):
+            _logger.debug("'%s' was a leftover", leftover)
+        for record in records:
+            (path / record).unlink(missing_ok=True)
+        yield path
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            error.add_note(_what_is_kept(path, began))
+        sweep(path)
+        _remove_empty(made)
+        raise
+    finally:
+        lock.release()
+
+
+@contextmanager
+def owned_file(file: str | os.PathLike[str], option: str) -> Iterator[Path]:
+    """Keeps a file that is going to be written for this run; its folder is made.
+
+    Args:
+        file: The file.
+        option: Of the command line that names it, for messages.
+
+    Raises:
+        ConfigError: another run is writing it, or it is no place for a file.
+    """
+    path = Path(file)
+    if os.path.isdir(path):
+        raise ConfigError(f"{option} is '{path}', which is a folder; name the file to write.")
+    with owned_name(path, option):
+        remove(unfinished_name(path))
+        yield path
+
+
+@contextmanager
+def owned_name(path: str | os.PathLike[str], option: str) -> Iterator[Path]:
+    """Keeps the name of a file or folder that is going to be made as a whole (`base.files`); its parent is made.
+
+    Args:
+        path: The name.
+        option: Of the command line that has it, for messages.
+
+    Raises:
+        ConfigError: another run is making it, or nothing can be made there.
+    """
+    target = Path(os.path.abspath(path))
+    made = _make(target.parent, option)
+    lock = _lock_beside(target, option)
+    try:
+        yield target
+    finally:
+        lock.path.unlink(missing_ok=True)
+        lock.release()
+        _remove_empty(made)
+
+
+def _make(folder: Path, option: str) -> list[Path]:
+    """Makes a folder and its parents; those that were made, the innermost first."""
+    try:
+        absent = [item for item in (folder, *folder.parents) if not item.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise ConfigError(f"{option}: '{folder}' is no folder. Choose another path.") from error
+    except OSError as error:
+        raise _unusable(folder, option, error) from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(
+            f"{option}: '{folder}' cannot be written by this user. Choose another, or change its permissions."
+        )
+    return absent
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    for folder in folders:
+        with contextlib.suppress(OSError):  # it holds something
+            folder.rmdir()
+
+
+def _unusable(path: Path, option: str, error: OSError) -> ConfigError:
+    return ConfigError(f"{option}: '{path}' cannot be made: {error.strerror or error}. Choose another path.")
+
+
+def _lock_folder(path: Path, option: str) -> Lock:
+    for _ in range(_TRIES):
+        try:
+            lock = try_lock(path)
+        except OSError as error:
+            raise _unusable(path, option, error) from error
+        if lock is None:
+            break
+        # Another run may have replaced the folder before it was locked.
+        if lock.names(path):
+            return lock
+        lock.release()
+    raise ConfigError(
+        f"Another run is using '{path}'{holder(path)}. Wait for it, or choose another folder with {option}."
+    )
+
+
+def _lock_beside(path: Path, option: str) -> Lock:
+    name = unfinished_name(path, _LOCK)
+    for _ in range(_TRIES):
+        try:
+            name.touch()
+            lock = try_lock(name)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise _unusable(path, option, error) from error
+        if lock is None:
+            break
+        # The run that had it may have removed the file before it was locked.
+        if lock.names(name):
+            return lock
+        lock.release()
+    raise ConfigError(
+        f"Another run is writing '{path}'{holder(name)}. Wait for it, or choose another place with {option}."
+    )
+
+
+def _what_is_kept(folder: Path, since: float) -> str:
+    """A line that names what a run that was stopped has finished."""
+    finished = sorted(
+        str(path.relative_to(folder))
+        for path in folder.rglob("*")
+        if path.is_file() and not path.name.startswith(".") and path.stat().st_mtime >= since
+    )
+    more = f" and {len(finished) - _MAX_NAMED} more" if len(finished) > _MAX_NAMED else ""
+    return f"'{folder}' has of this run: {', '.join(finished[:_MAX_NAMED]) or 'nothing'}{more}."

@@ -1,0 +1,154 @@
+"""One run at a time in a folder or for a file, and no litter of killed ones."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from base.errors import ConfigError
+from base.files import atomic_path, write_json
+from base.ownership import owned_file, owned_folder, owned_name
+
+ROOT = Path(__file__).resolve().parents[2]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*"))
+
+
+def test_the_second_run_is_told_who_has_the_folder(tmp_path: Path) -> None:
+    program = (
+        "import sys\nfrom base.ownership import owned_folder\n"
+        f"with owned_folder({str(tmp_path)!r}, '--out'):\n    print('mine', flush=True)\n    sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "mine\n"
+        message = (
+            rf"Another run is using '.*' \(process {other.pid}\)\. Wait for it, or choose another folder with --out"
+        )
+        with pytest.raises(ConfigError, match=message), owned_folder(tmp_path, "--out"):
+            pytest.fail("entered")
+        other.kill()
+    with owned_folder(tmp_path, "--out"):
+        pass
+    assert names(tmp_path) == [], "a lock leaves nothing behind, not even when its holder was killed"
+
+
+def test_the_second_run_for_a_file(tmp_path: Path) -> None:
+    with owned_file(tmp_path / "a.json", "--out"):
+        with (
+            pytest.raises(ConfigError, match=rf"Another run is writing '.*a\.json' \(process {os.getpid()}\)"),
+            owned_file(tmp_path / "a.json", "--out"),
+        ):
+            pytest.fail("entered")
+        with owned_file(tmp_path / "b.json", "--out"):
+            write_json(tmp_path / "b.json", 1)
+        write_json(tmp_path / "a.json", 1)
+    assert names(tmp_path) == ["a.json", "b.json"]
+
+
+def test_a_lock_that_a_killed_run_left_is_no_lock(tmp_path: Path) -> None:
+    (tmp_path / ".a.json.centerpoint.lock").touch()
+    with owned_file(tmp_path / "a.json", "--out"):
+        pass
+    assert names(tmp_path) == []
+
+
+def test_a_folder_is_made_and_removed_again_where_nothing_came_of_it(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), owned_folder(tmp_path / "a" / "b", "--out"):
+        raise RuntimeError
+    assert names(tmp_path) == []
+    with pytest.raises(RuntimeError), owned_folder(tmp_path / "a" / "b", "--out") as folder:  # noqa: PT012
+        (folder / "log").write_text("x")
+        raise RuntimeError
+    assert names(tmp_path) == ["a", "a/b", "a/b/log"]
+    with pytest.raises(RuntimeError), owned_name(tmp_path / "c" / "bundle", "--out"):
+        raise RuntimeError
+    assert names(tmp_path) == ["a", "a/b", "a/b/log"]
+
+
+def test_a_folder_that_was_there_stays(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RuntimeError), owned_folder(tmp_path / "empty", "--out"):
+        raise RuntimeError
+    assert names(tmp_path) == ["empty"]
+
+
+def test_records_of_an_earlier_run_go_and_other_files_stay(tmp_path: Path) -> None:
+    for name in ("results.json", "model.onnx"):
+        (tmp_path / name).write_text("old")
+    with owned_folder(tmp_path, "--out", records=("results.json",)):
+        assert names(tmp_path) == ["model.onnx"]
+
+
+@pytest.mark.parametrize("depth", ["a.bin", "onnx/a.bin", "detections/a/b/a.bin"])
+def test_what_a_killed_run_left_is_removed_wherever_it_lies(tmp_path: Path, depth: str) -> None:
+    target = tmp_path / depth
+    target.parent.mkdir(parents=True, exist_ok=True)
+    program = (
+        "import os, signal\nfrom base.files import atomic_dir, atomic_path\n"
+        f"with atomic_path({str(target)!r}) as t, atomic_dir({str(target) + '_folder'!r}) as folder:\n"
+        "    t.write_bytes(b'half')\n    (folder / 'half').touch()\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], env=ENVIRONMENT, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert len(list(target.parent.glob(".*.part"))) == 2
+    (target.parent / ".theirs.part").write_text("another program's")
+    with owned_folder(tmp_path, "--out"):
+        assert [p.name for p in tmp_path.rglob(".*")] == [".theirs.part"]
+
+
+def test_what_is_being_written_is_no_leftover(tmp_path: Path) -> None:
+    """The folder around another run's: what that one writes is locked."""
+    with owned_folder(tmp_path / "inner", "--out") as inner, atomic_path(inner / "a") as temporary:
+        temporary.write_text("x")
+        with owned_folder(tmp_path, "--out"):
+            assert temporary.exists()
+    assert names(tmp_path) == ["inner", "inner/a"]
+
+
+def test_a_stopped_run_says_what_is_there(tmp_path: Path) -> None:
+    (tmp_path / "earlier").touch()
+    os.utime(tmp_path / "earlier", (1, 1))
+    with pytest.raises(KeyboardInterrupt) as caught, owned_folder(tmp_path, "--out"):  # noqa: PT012 - the body is the run
+        (tmp_path / "onnx").mkdir()
+        (tmp_path / "onnx" / "whole.onnx").touch()
+        (tmp_path / ".half.centerpoint.part").touch()
+        raise KeyboardInterrupt
+    assert caught.value.__notes__ == [f"'{tmp_path}' has of this run: onnx/whole.onnx."]
+    assert names(tmp_path) == ["earlier", "onnx", "onnx/whole.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("file", "--out: '.*file' is no folder"),
+        ("file/inside", "--out: '.*inside' cannot be made: Not a directory"),
+        ("n" * 300, "--out: '.*n' cannot be made: File name too long"),
+        ("/dev/null", "--out: '/dev/null' is no folder"),
+        ("/proc/nothing", "--out: '/proc/nothing' cannot be made: No such file or directory"),
+    ],
+)
+def test_absurd_places(tmp_path: Path, path: str, message: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=message), owned_folder(tmp_path / path, "--out"):
+        pytest.fail("entered")
+    with pytest.raises(ConfigError), owned_file(tmp_path / path / "x", "--out"):
+        pytest.fail("entered")
+
+
+def test_a_folder_for_a_file(tmp_path: Path) -> None:
+    with (
+        pytest.raises(ConfigError, match=r"--out is '.*', which is a folder; name the file to write"),
+        owned_file(tmp_path, "--out"),
+    ):
+        pytest.fail("entered")
