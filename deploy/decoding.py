@@ -7,11 +7,7 @@ from typing import TYPE_CHECKING
 
 from base.errors import ConfigError, ExportError
 from base.files import sha256_file
-from deploy.autoware_reading import decode_params_of_bundle
-from deploy.autoware_yaml import ML_PACKAGE
 from deploy.config.paths import input_path
-from runtime.autoware_params import AutowareDecodeParams
-from runtime.autoware_postprocess import why_undecodable
 from runtime.decoders import AUTOWARE, TRAINING, TRAINING_DECODER, Decoder, autoware_decoder
 
 if TYPE_CHECKING:
@@ -29,8 +25,6 @@ def vehicle_settings(config: EvaluationConfig, spec: ModelSpec, source: str) -> 
         ConfigError: the node cannot decode such a model, or the bundle is missing, broken, or of other classes; or one
             is named although nothing uses it.
     """
-    from eval.vehicle import VehicleSettings
-
     bundle = config.autoware.bundle
     if config.decode == TRAINING:
         if bundle is not None:
@@ -39,6 +33,11 @@ def vehicle_settings(config: EvaluationConfig, spec: ModelSpec, source: str) -> 
                 f"does not use it. Set it to '{AUTOWARE}' or 'both' (--decode)."
             )
         return None
+
+    from eval.vehicle import VehicleSettings
+    from runtime.autoware_params import AutowareDecodeParams
+    from runtime.autoware_postprocess import why_undecodable
+
     reason = why_undecodable(spec)
     if reason:
         raise ConfigError(
@@ -47,6 +46,10 @@ def vehicle_settings(config: EvaluationConfig, spec: ModelSpec, source: str) -> 
         )
     if bundle is None:
         return VehicleSettings(AutowareDecodeParams.from_spec(spec))
+
+    from deploy.autoware_reading import decode_params_of_bundle
+    from deploy.autoware_yaml import ML_PACKAGE
+
     folder = input_path(bundle)
     try:
         params = decode_params_of_bundle(folder, spec)

@@ -20,9 +20,6 @@ from deploy.components import CenterPointComponentExtractor, ExportableComponent
 from deploy.onnx_checks import check_component, simplify
 from deploy.onnx_graph import canonicalize_, set_metadata_
 from deploy.precision import PRECISIONS, convert_precision
-from deploy.qdq.float_precision import convert_qdq_precision
-from deploy.qdq.passes import arrange_qdq
-from deploy.qdq.rules import require_rules
 from deploy.qdq.view import is_quantized
 from deploy.rotation import fold_rot_y_axis_reference
 from models.spec import VOXEL_ENCODER
@@ -177,6 +174,8 @@ def component_to_onnx(component: ExportableComponent, spec: ModelSpec, settings:
         precision = settings.float_precision if settings.precision == "int8" else settings.precision
         model = convert_precision(model, precision)
     if settings.precision == "int8":
+        from deploy.qdq.rules import require_rules
+
         require_rules(model, component.name, _planned_layers(component.name, settings))
     check_component(model, component.spec)
     set_metadata_(
@@ -204,6 +203,9 @@ def _quantized(model: onnx.ModelProto, component: ExportableComponent, settings:
             f"Component '{component.name}' is quantized, but the export's precision is '{settings.precision}'. Export "
             "it with precision 'int8', or from the float checkpoint."
         )
+    from deploy.qdq.float_precision import convert_qdq_precision
+    from deploy.qdq.passes import arrange_qdq
+
     model = arrange_qdq(model)
     # Once more: every node gets constants of its own, named after it.
     canonicalize_(model, component.name)

@@ -24,9 +24,13 @@ from deploy.work_dir import log_to_file, owned_work_dir
 from models.spec import BACKBONE_NECK_HEAD
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from deploy.code_agreement import CodeAgreement
     from eval.evaluator import BackendEvaluation
     from eval.gates import GateResult
+    from eval.panels import FramePanel
+    from eval.report import ReportSection
     from eval.results import ArtifactRecord, RunResults
     from eval.statistics import BootstrapComparison
     from eval.verification import VerificationResult
@@ -272,6 +276,9 @@ class CenterPointDeploymentRunner:
             table[summary.label] = name
 
     def _apply_gates(self) -> None:
+        if not self._evaluated:
+            return
+
         from deploy.accuracy import judge_accuracy
 
         pairs = [(item.step, item.evaluation) for item in self._evaluated]
@@ -310,20 +317,15 @@ class CenterPointDeploymentRunner:
         )
 
     def _record(self, session: Session) -> DeploymentOutcome:
-        from deploy.int8_report import int8_sections
-        from eval.panels import select_panels
         from eval.report import write_report
         from eval.results import write_results
 
         plan = session.plan
-        evaluations = [item.evaluation for item in self._evaluated]
         try:
             results = self._results(plan)
             write_results(results, plan.work_dir / "results.json")
-            panels = select_panels(evaluations, _opened(session)) if evaluations else ()
-            facts = session.quantized.facts if session.quantized is not None else None
-            more = int8_sections(plan.onnx_dir / f"{BACKBONE_NECK_HEAD}.onnx", self._agreements, facts)
-            write_report(results, panels, plan.work_dir / "report.html", more if plan.precision == "int8" else ())
+            more = self._int8_sections(session) if plan.precision == "int8" else ()
+            write_report(results, self._panels(session), plan.work_dir / "report.html", more)
             self._write_manifest(session)
         except OSError as error:
             raise UserError(f"Cannot write the results to '{plan.work_dir}': {error.strerror or error}.") from error
@@ -336,6 +338,21 @@ class CenterPointDeploymentRunner:
         if not any(step.is_work and step.status == PASSED for step in self._recorder.steps):
             return "" if self._recorder.with_status(FAILED) else "nothing that was asked for could be done"
         return "--strict allows no skipped step" if self.strict and self._recorder.with_status(SKIPPED) else ""
+
+    def _panels(self, session: Session) -> Sequence[FramePanel]:
+        """The worst frames, where any were evaluated."""
+        if not self._evaluated:
+            return ()
+
+        from eval.panels import select_panels
+
+        return select_panels([item.evaluation for item in self._evaluated], _opened(session))
+
+    def _int8_sections(self, session: Session) -> tuple[ReportSection, ...]:
+        from deploy.int8_report import int8_sections
+
+        facts = session.quantized.facts if session.quantized is not None else None
+        return int8_sections(session.plan.onnx_dir / f"{BACKBONE_NECK_HEAD}.onnx", self._agreements, facts)
 
     def _record_failure(self, session: Session) -> None:
         """Writes what is known of a run that is about to end with an error."""

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from base.boxes import Boxes3D
 from base.files import atomic_path
 from base.lazy import require
-from eval.bev import BACKGROUND, box_corners
+from eval.bev import box_corners
+from eval.palette import BACKGROUND
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,6 +6,7 @@ import base64
 import struct
 import zlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +14,12 @@ from numpy.typing import NDArray
 from base.boxes import Boxes3D
 from base.files import atomic_path
 from base.lazy import require
-from eval.panels import FramePanel
+from eval.palette import BACKGROUND, COLORS
 
-__all__ = ["BACKGROUND", "COLORS", "box_corners", "png_data_uri", "points_png", "save_bev_png"]
+if TYPE_CHECKING:
+    from eval.panels import FramePanel
 
-BACKGROUND = "#10161d"
-COLORS = {"found": "#5fd38d", "missed": "#ffd24a", "correct": "#4db5ff", "false": "#ff6b6b"}
-"""Ground truth found and missed, detections correct and false; told apart by line style as well."""
+__all__ = ["box_corners", "png_data_uri", "points_png", "save_bev_png"]
 
 _Z_RANGE_M = (-2.0, 3.0)
 # Low to high: dim blue grey, grey, warm white; the boxes' colours stay apart from all of them.

@@ -6,6 +6,8 @@ import dataclasses
 import math
 import types
 import typing
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from base.errors import DataError
@@ -13,6 +15,8 @@ from base.errors import DataError
 __all__ = ["from_json", "json_schema", "to_json"]
 
 T = TypeVar("T")
+
+_NONE: Mapping[str, type] = MappingProxyType({})
 
 
 def to_json(value: Any) -> Any:
@@ -28,18 +32,19 @@ def to_json(value: Any) -> Any:
     return value
 
 
-def from_json(kind: type[T], value: Any, where: str = "") -> T:
+def from_json(kind: type[T], value: Any, where: str = "", names: Mapping[str, type] = _NONE) -> T:
     """The dataclass that `to_json` was given.
 
     Args:
         kind: Its type.
         value: Parsed JSON.
         where: Name of the document, for messages.
+        names: Types that annotations name and their module imports for type checkers alone.
 
     Raises:
         DataError: a field is missing, unknown or of another type; the message gives its path.
     """
-    result: T = _decode(kind, value, where or kind.__name__)
+    result: T = _decode(kind, value, where or kind.__name__, names)
     return result
 
 
@@ -53,23 +58,23 @@ def _optional(kind: Any) -> Any:
     return None
 
 
-def _decode(kind: Any, value: Any, where: str) -> Any:
+def _decode(kind: Any, value: Any, where: str, names: Mapping[str, type]) -> Any:
     if kind is Any:
         return value
     inner = _optional(kind)
     if inner is not None:
-        return None if value is None else _decode(inner, value, where)
+        return None if value is None else _decode(inner, value, where, names)
     if dataclasses.is_dataclass(kind):
-        return _decode_dataclass(kind, value, where)
+        return _decode_dataclass(kind, value, where, names)
     origin = get_origin(kind)
     if origin is tuple:
         _expect(list, value, where)
         element = get_args(kind)[0]
-        return tuple(_decode(element, item, f"{where}[{index}]") for index, item in enumerate(value))
+        return tuple(_decode(element, item, f"{where}[{index}]", names) for index, item in enumerate(value))
     if origin is dict:
         _expect(dict, value, where)
         element = get_args(kind)[1]
-        return {key: _decode(element, item, f"{where}.{key}") for key, item in value.items()}
+        return {key: _decode(element, item, f"{where}.{key}", names) for key, item in value.items()}
     if origin is typing.Literal:
         if value not in get_args(kind):
             raise DataError(f"{where} is {value!r}; it must be one of {list(get_args(kind))}")
@@ -86,14 +91,14 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
     return value
 
 
-def _decode_dataclass(kind: Any, value: Any, where: str) -> Any:
+def _decode_dataclass(kind: Any, value: Any, where: str, known: Mapping[str, type]) -> Any:
     _expect(dict, value, where)
-    hints = get_type_hints(kind)
+    hints = get_type_hints(kind, localns=dict(known))
     names = [field.name for field in dataclasses.fields(kind)]
     unknown, missing = sorted(set(value) - set(names)), sorted(set(names) - set(value))
     if unknown or missing:
         raise DataError(f"{where} has unknown keys {unknown} and lacks {missing}; another version wrote it")
-    return kind(**{name: _decode(hints[name], value[name], f"{where}.{name}") for name in names})
+    return kind(**{name: _decode(hints[name], value[name], f"{where}.{name}", known) for name in names})
 
 
 def _expect(kind: type, value: Any, where: str) -> None:
@@ -101,10 +106,13 @@ def _expect(kind: type, value: Any, where: str) -> None:
         raise DataError(f"{where} is {type(value).__name__} {value!r:.80}; it must be {kind.__name__}")
 
 
-def json_schema(kind: type, title: str) -> dict[str, Any]:
-    """JSON schema (2020-12) of what `to_json` writes for a dataclass; field descriptions come from the docstrings."""
+def json_schema(kind: type, title: str, names: Mapping[str, type] = _NONE) -> dict[str, Any]:
+    """JSON schema (2020-12) of what `to_json` writes for a dataclass; field descriptions come from the docstrings.
+
+    `names` as in `from_json`.
+    """
     definitions: dict[str, Any] = {}
-    root = _schema(kind, definitions)
+    root = _schema(kind, definitions, names)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": title,
@@ -113,7 +121,7 @@ def json_schema(kind: type, title: str) -> dict[str, Any]:
     }
 
 
-def _schema(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
+def _schema(kind: Any, definitions: dict[str, Any], names: Mapping[str, type]) -> dict[str, Any]:
     simple: dict[Any, dict[str, Any]] = {
         Any: {},
         str: {"type": "string"},
@@ -125,15 +133,15 @@ def _schema(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
         return simple[kind]
     inner = _optional(kind)
     if inner is not None:
-        return {"anyOf": [_schema(inner, definitions), {"type": "null"}]}
+        return {"anyOf": [_schema(inner, definitions, names), {"type": "null"}]}
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         if kind.__name__ not in definitions:
             definitions[kind.__name__] = {}
-            hints = get_type_hints(kind)
+            hints = get_type_hints(kind, localns=dict(names))
             described = _descriptions(kind)
             properties = {}
             for field in dataclasses.fields(kind):
-                entry = dict(_schema(hints[field.name], definitions))
+                entry = dict(_schema(hints[field.name], definitions, names))
                 if field.name in described:
                     entry["description"] = described[field.name]
                 properties[field.name] = entry
@@ -147,9 +155,9 @@ def _schema(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
         return {"$ref": f"#/$defs/{kind.__name__}"}
     origin = get_origin(kind)
     if origin is tuple:
-        return {"type": "array", "items": _schema(get_args(kind)[0], definitions)}
+        return {"type": "array", "items": _schema(get_args(kind)[0], definitions, names)}
     if origin is dict:
-        return {"type": "object", "additionalProperties": _schema(get_args(kind)[1], definitions)}
+        return {"type": "object", "additionalProperties": _schema(get_args(kind)[1], definitions, names)}
     if origin is typing.Literal:
         return {"enum": list(get_args(kind))}
     raise TypeError(f"no JSON schema for {kind}")

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from base.command import run_command, run_main
 from base.errors import DataError
 from base.files import read_json, write_json
 from eval.codec import from_json, json_schema, to_json
-from eval.evaluator import EvaluationSummary
-from eval.gates import GateResult
-from eval.statistics import BootstrapComparison
-from eval.vehicle import VehicleSummary
-from eval.verification import VerificationResult
+
+if TYPE_CHECKING:
+    from eval.evaluator import EvaluationSummary
+    from eval.gates import GateResult
+    from eval.statistics import BootstrapComparison
+    from eval.vehicle import VehicleSummary
+    from eval.verification import VerificationResult
 
 __all__ = [
     "SCHEMA_PATH",
@@ -127,7 +129,7 @@ class RunResults:
 
 def results_schema() -> dict[str, Any]:
     """JSON schema of `results.json`."""
-    return json_schema(RunResults, "CenterPoint deployment results")
+    return json_schema(RunResults, "CenterPoint deployment results", _parts())
 
 
 def write_results(results: RunResults, path: str | Path) -> None:
@@ -145,7 +147,19 @@ def read_results(path: str | Path) -> RunResults:
     version = value.get("schema_version") if isinstance(value, dict) else None
     if version != SCHEMA_VERSION:
         raise DataError(f"'{path}' has schema_version {version!r}; this version reads {SCHEMA_VERSION}")
-    return from_json(RunResults, value, str(path))
+    return from_json(RunResults, value, str(path), _parts())
+
+
+def _parts() -> dict[str, type]:
+    """What the fields of `RunResults` are made of; needed to read or to describe a record, not to write one."""
+    from eval.evaluator import EvaluationSummary
+    from eval.gates import GateResult
+    from eval.statistics import BootstrapComparison
+    from eval.vehicle import VehicleSummary
+    from eval.verification import VerificationResult
+
+    kinds = (EvaluationSummary, GateResult, BootstrapComparison, VehicleSummary, VerificationResult)
+    return {kind.__name__: kind for kind in kinds}
 
 
 def main() -> int:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from base.boxes import Boxes3D
 from base.errors import ConfigError, DataError
 from base.progress import progress
+from eval.intervals import FEW_GROUPS, min_resamples
 from eval.metrics import (
     CENTER_DISTANCE_BEV,
     DEFAULT_RANGES_M,
@@ -34,16 +35,11 @@ from eval.metrics import (
 )
 from eval.weighted_precision import WeightedPrecision
 
-__all__ = ["FEW_GROUPS", "BootstrapComparison", "Difference", "Verdict", "min_resamples", "paired_bootstrap"]
+__all__ = ["BootstrapComparison", "Difference", "Verdict", "paired_bootstrap"]
 
 Verdict = Literal["better", "worse", "indistinguishable", "undefined"]
 
 _logger = logging.getLogger(__name__)
-
-# A bootstrap of few values does not see their spread: on the simulation of `benchmarks.bootstrap_coverage`, intervals
-# of 95 % hold the truth in 92.5 % of 400 trials with 20 frames, 95.0 % with 40, 94.3 % of 1000 with 100.
-FEW_GROUPS = 20
-"""Fewer frames or scenes than this are too few for an interval."""
 
 _BLOCK = 128  # Draws computed at once: a running sum of 20,000 detections then takes 10 MB.
 
@@ -208,11 +204,6 @@ def paired_bootstrap(
     return BootstrapComparison(
         label_a, label_b, len(frames_a), num_groups, num_resamples, confidence, seed, tuple(differences)
     )
-
-
-def min_resamples(confidence: float) -> int:
-    """Fewest draws of which one lies beyond each end of an interval."""
-    return math.ceil(2 / (1.0 - confidence) - 1e-9)
 
 
 def _draws(group_of: NDArray[np.int64], num_groups: int, num_resamples: int, seed: int) -> Iterator[NDArray[np.int32]]:

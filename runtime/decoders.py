@@ -6,13 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from base.boxes import Boxes3D
-from runtime.autoware_postprocess import decode_autoware, with_model_labels
-from runtime.decode import decode
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from models.spec import ModelSpec
@@ -41,12 +38,20 @@ class Decoder:
         return self.function(outputs, spec) if outputs else Boxes3D.empty()
 
 
-TRAINING_DECODER = Decoder(TRAINING, decode)
+def _as_trained(outputs: Mapping[str, NDArray[np.float32]], spec: ModelSpec) -> Boxes3D:
+    from runtime.decode import decode
+
+    return decode(outputs, spec)
+
+
+TRAINING_DECODER = Decoder(TRAINING, _as_trained)
 """mmdet3d's, with which models are trained and usually scored."""
 
 
 def autoware_decoder(params: AutowareDecodeParams) -> Decoder:
     """Autoware's node with its thresholds, suppressions and classes by area; trailers are the model's trucks."""
+    from runtime.autoware_postprocess import decode_autoware, with_model_labels
+
     return Decoder(
         AUTOWARE,
         lambda outputs, spec: with_model_labels(decode_autoware(outputs, spec, params), spec.class_names),

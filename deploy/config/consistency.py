@@ -84,7 +84,7 @@ def _check_samples(config: DeployConfig, source: str) -> None:
 
 
 def _check_gates(config: DeployConfig, source: str) -> None:
-    from eval.statistics import min_resamples
+    from eval.intervals import min_resamples
 
     evaluation = config.evaluation
     gates, statistics = evaluation.gates, evaluation.statistics

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from eval.evaluator import EvaluationSummary
-from eval.metrics import DetectionMetrics
 from eval.report.charts import precision_recall_chart
 from eval.report.table import Cell, Table, ap, fixed, number
 from eval.report.templating import render
 from runtime.decoders import AUTOWARE, TRAINING
+
+if TYPE_CHECKING:
+    from eval.evaluator import EvaluationSummary
+    from eval.metrics import DetectionMetrics
 
 __all__ = ["accuracy", "curves", "range_table"]
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from eval.gates import GateResult
+from eval.intervals import FEW_GROUPS
 from eval.metrics import TOTAL
 from eval.report.plots import heat_map
-from eval.report.table import DASH, Cell, Table, fixed, verdict
+from eval.report.table import Cell, Table, fixed, interval_text, signed, verdict
 from eval.report.templating import render
-from eval.statistics import FEW_GROUPS, BootstrapComparison, Difference
 
-__all__ = ["difference_map", "differences", "interval_text", "signed"]
+if TYPE_CHECKING:
+    from eval.gates import GateResult
+    from eval.statistics import BootstrapComparison, Difference
+
+__all__ = ["difference_map", "differences"]
 
 _JUDGED = {
     "difference": "measured drop",
@@ -20,20 +24,6 @@ _JUDGED = {
     "best_bound": "smallest drop in the interval",
     "value": "mAP itself",
 }
-
-
-def signed(value: float, decimals: int = 3) -> str:
-    """With its sign, 0 without one; a dash where there is none."""
-    if math.isnan(value):
-        return DASH
-    return f"{value:+.{decimals}f}" if round(value, decimals) else f"{0:.{decimals}f}"
-
-
-def interval_text(item: Difference, confidence: float) -> str:
-    """ "[-0.012, +0.003]" of a difference, or nothing where no interval was computed."""
-    if math.isnan(item.low):
-        return ""
-    return f"[{signed(item.low, 4)}, {signed(item.high, 4)}] at {confidence:.0%}"
 
 
 def differences(comparisons: Sequence[BootstrapComparison], gates: Sequence[GateResult]) -> str:

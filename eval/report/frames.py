@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from base.boxes import Boxes3D
-from eval.bev import COLORS, box_corners, png_data_uri, points_png
-from eval.panels import BackendView, FramePanel
+from eval.bev import box_corners, png_data_uri, points_png
+from eval.palette import COLORS
 from eval.report.templating import render
+
+if TYPE_CHECKING:
+    from base.boxes import Boxes3D
+    from eval.panels import BackendView, FramePanel
 
 __all__ = ["view_svg", "worst_frames"]
 

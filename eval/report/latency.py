@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from eval.evaluator import EvaluationSummary
 from eval.report.charts import histogram, stage_bars
 from eval.report.table import Cell, Table, fixed, number
 from eval.report.templating import render
 from runtime.backends.base import STAGES
-from runtime.latency import LatencyStats
+
+if TYPE_CHECKING:
+    from eval.evaluator import EvaluationSummary
+    from runtime.latency import LatencyStats
 
 __all__ = ["latency"]
 

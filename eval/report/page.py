@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from base.files import atomic_path
-from eval.bev import BACKGROUND, COLORS
-from eval.panels import FramePanel
-from eval.report.accuracy import accuracy, curves
+from eval.palette import BACKGROUND, COLORS
 from eval.report.artifacts import artifacts, environment
-from eval.report.differences import differences
 from eval.report.extension import ReportSection, render_section
-from eval.report.frames import worst_frames
-from eval.report.latency import latency
 from eval.report.summary import summary
 from eval.report.templating import render
-from eval.report.vehicle import vehicle
-from eval.report.verification import verification
 from eval.results import RunResults
+
+if TYPE_CHECKING:
+    from eval.panels import FramePanel
 
 __all__ = ["render_report", "write_report"]
 
@@ -32,21 +29,45 @@ def render_report(results: RunResults, panels: Sequence[FramePanel] = (), more: 
     anchors = [item.anchor for item in more]
     if len(set(anchors)) != len(anchors):
         raise ValueError(f"sections of the report share an anchor: {anchors}")
-    sections = [
-        summary(results),
-        verification(results),
-        accuracy(results.evaluations),
-        vehicle(results.vehicle),
-        differences(results.comparisons, results.gates),
-        worst_frames(panels),
-        curves(results.evaluations),
-        *(render_section(item) for item in more),
-        latency(results.evaluations),
-        artifacts(results),
-        environment(results),
-    ]
+    sections = list(_sections(results, panels, more))
     page = render("report.html", title=results.title, sections=sections, background=BACKGROUND, colors=COLORS)
     return f"{page}\n"
+
+
+def _sections(results: RunResults, panels: Sequence[FramePanel], more: Sequence[ReportSection]) -> Iterator[str]:
+    """In the order of the page; what a run did not do is not imported either."""
+    yield summary(results)
+    if results.verifications or any(step.name.startswith("verify ") for step in results.steps):
+        from eval.report.verification import verification
+
+        yield verification(results)
+    if results.evaluations:
+        from eval.report.accuracy import accuracy
+
+        yield accuracy(results.evaluations)
+    if results.vehicle:
+        from eval.report.vehicle import vehicle
+
+        yield vehicle(results.vehicle)
+    if results.comparisons or results.gates:
+        from eval.report.differences import differences
+
+        yield differences(results.comparisons, results.gates)
+    if panels:
+        from eval.report.frames import worst_frames
+
+        yield worst_frames(panels)
+    if results.evaluations:
+        from eval.report.accuracy import curves
+
+        yield curves(results.evaluations)
+    yield from map(render_section, more)
+    if results.evaluations:
+        from eval.report.latency import latency
+
+        yield latency(results.evaluations)
+    yield artifacts(results)
+    yield environment(results)
 
 
 def write_report(

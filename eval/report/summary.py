@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 
-from eval.report.differences import interval_text, signed
-from eval.report.table import DASH, Cell, Table, fixed, verdict
+from eval.report.table import DASH, Cell, Table, fixed, interval_text, signed, verdict
 from eval.report.templating import part, render
 from eval.results import RunResults, StepStatus
 

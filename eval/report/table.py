@@ -5,8 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-__all__ = ["DASH", "Cell", "Table", "ap", "file_size", "fixed", "number", "verdict"]
+if TYPE_CHECKING:
+    from eval.statistics import Difference
+
+__all__ = ["DASH", "Cell", "Table", "ap", "file_size", "fixed", "interval_text", "number", "signed", "verdict"]
 
 DASH = "–"
 
@@ -85,3 +89,17 @@ def file_size(count: int) -> Cell:
             break
         value /= 1000
     return Cell(f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}", "num")
+
+
+def signed(value: float, decimals: int = 3) -> str:
+    """With its sign, 0 without one; a dash where there is none."""
+    if math.isnan(value):
+        return DASH
+    return f"{value:+.{decimals}f}" if round(value, decimals) else f"{0:.{decimals}f}"
+
+
+def interval_text(item: Difference, confidence: float) -> str:
+    """ "[-0.012, +0.003]" of a difference, or nothing where no interval was computed."""
+    if math.isnan(item.low):
+        return ""
+    return f"[{signed(item.low, 4)}, {signed(item.high, 4)}] at {confidence:.0%}"

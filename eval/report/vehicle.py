@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from eval.report.accuracy import range_table
-from eval.report.differences import difference_map, interval_text, signed
+from eval.report.differences import difference_map
 from eval.report.plots import bar_list
-from eval.report.table import DASH, Cell, Table, ap, fixed, number
+from eval.report.table import DASH, Cell, Table, ap, fixed, interval_text, number, signed
 from eval.report.templating import part, render
-from eval.vehicle import VehicleSummary
+
+if TYPE_CHECKING:
+    from eval.vehicle import VehicleSummary
 
 __all__ = ["vehicle"]
 

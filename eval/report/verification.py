@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from eval.box_comparison import BoxComparison
-from eval.comparison import Tolerance
 from eval.report.table import Cell, Table, number, verdict
 from eval.report.templating import render
 from eval.results import RunResults, StepResult
-from eval.verification import VerificationResult
+
+if TYPE_CHECKING:
+    from eval.box_comparison import BoxComparison
+    from eval.comparison import Tolerance
+    from eval.verification import VerificationResult
 
 __all__ = ["verification"]
 

@@ -21,8 +21,8 @@ from eval.gates import GateLimits, judge_gates
 from eval.metrics import FrameResult
 from eval.panels import frame_hits, select_panels
 from eval.report import render_report, write_report
-from eval.report.differences import signed
 from eval.report.frames import view_svg
+from eval.report.table import signed
 from eval.results import ArtifactRecord, RunResults, StepResult, read_results, write_results
 from eval.significance import compare_pair
 from eval.verification import verify
