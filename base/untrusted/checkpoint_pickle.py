@@ -1,0 +1,83 @@
+"""The pickle inside a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from base.untrusted.limits import Memory
+from base.untrusted.names import python_3_module
+from base.untrusted.numpy_names import numpy_names
+from base.untrusted.pickle_reader import PickleReader
+from base.untrusted.plain_names import plain_names
+from base.untrusted.skipped import SkippedName, skipped_names
+from base.untrusted.stand_ins import StandIn, stand_in_types
+from base.untrusted.structure import PLAIN_VALUES, check_structure
+from base.untrusted.torch_names import Storages, TensorBook, storage_of, torch_names
+
+__all__ = ["CheckpointPickle"]
+
+
+class _CheckpointVocabulary:
+    """Plain values, numpy arrays and tensors; the rest is skipped or refused (`skipped`)."""
+
+    attributes = frozenset({"_metadata"})  # versions of modules, which nn.Module.state_dict() hangs on its dictionary
+
+    def __init__(self) -> None:
+        self.names: Mapping[tuple[str, str], object] = {}
+
+    def stand_in(self, module: str, name: str) -> object:
+        module = python_3_module(module)
+        found = self.names.get((module, name))
+        return SkippedName(module, name) if found is None else found
+
+    def persistent(self, identifier: object) -> object:
+        return storage_of(identifier)
+
+    def is_key(self, value: object) -> bool:
+        return isinstance(value, np.generic | StandIn)
+
+
+class CheckpointPickle:
+    """Reads the pickles of one checkpoint, one after the other."""
+
+    def __init__(self, data: bytes, torch: Any, storages: Storages, file_size: int) -> None:
+        """`data`: where the pickles are; `file_size`: of the whole checkpoint, which bounds its tensors."""
+        self.tensors = TensorBook(torch, file_size)
+        memory, vocabulary = Memory(len(data)), _CheckpointVocabulary()
+        self._reader = PickleReader(data, vocabulary, memory)
+        vocabulary.names = {
+            **plain_names(memory, vocabulary.is_key),
+            **numpy_names(memory, self._reader.shared),
+            **torch_names(torch, storages, self.tensors),
+            **skipped_names(),
+        }
+        self._allowed = (
+            PLAIN_VALUES
+            | stand_in_types()
+            | {
+                torch.Tensor,
+                torch.nn.Parameter,
+                torch.Size,
+                torch.dtype,
+                torch.device,
+            }
+        )
+        self._size = len(data)
+
+    @property
+    def end(self) -> int:
+        """The place behind what was read."""
+        return self._reader.end
+
+    def read(self) -> Any:
+        """The value of the next pickle.
+
+        Raises:
+            Refused: see `PickleReader.read` and `check_structure`.
+        """
+        value = self._reader.read()
+        check_structure(value, self._reader.shared, self._allowed, self._size)
+        return value

@@ -1,0 +1,78 @@
+"""Info files of datasets: pickles of plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from base.errors import DataError
+from base.untrusted.limits import Memory
+from base.untrusted.names import python_3_module
+from base.untrusted.numpy_names import numpy_names
+from base.untrusted.pickle_reader import PickleReader
+from base.untrusted.plain_names import plain_names
+from base.untrusted.refusal import Refused, shown
+from base.untrusted.regular_file import other_format, size_of_regular_file
+from base.untrusted.stand_ins import StandIn
+from base.untrusted.structure import PLAIN_VALUES, check_structure
+
+__all__ = ["load_info_pickle"]
+
+
+class _InfoVocabulary:
+    """Plain containers, numbers, texts and numpy arrays."""
+
+    attributes: frozenset[str] = frozenset()
+
+    def __init__(self) -> None:
+        self.names: Mapping[tuple[str, str], StandIn] = {}
+
+    def stand_in(self, module: str, name: str) -> object:
+        module = python_3_module(module)
+        if (module, name) not in self.names:
+            raise Refused(f"it asks for '{shown(module)}.{shown(name)}', which no info file needs")
+        return self.names[module, name]
+
+    def persistent(self, identifier: object) -> object:
+        raise Refused("it refers to something outside of itself")
+
+    def is_key(self, value: object) -> bool:
+        return isinstance(value, np.generic)
+
+
+def load_info_pickle(path: str | Path) -> Any:
+    """Loads an info file; only containers, numbers, strings and numpy arrays are allowed in it.
+
+    Raises:
+        DataError: the file is missing, truncated, no pickle, or names anything else; nothing of it was run.
+    """
+    path = Path(path)
+    try:
+        size = size_of_regular_file(path)
+        with path.open("rb") as file:
+            data = file.read(size)
+    except (OSError, Refused) as error:
+        raise DataError(f"Cannot read info file '{path}': {getattr(error, 'strerror', None) or error}.") from error
+    try:
+        return _value(data)
+    except Refused as error:
+        raise DataError(
+            f"Info file '{path}' ({len(data)} bytes) was refused: {error}. Only plain containers, numbers, strings and "
+            "numpy arrays are accepted, and nothing in the file was run. Write the info file again from its dataset."
+        ) from error
+
+
+def _value(data: bytes) -> Any:
+    if other := other_format(data):
+        raise Refused(f"{other}; an info file is a pickle that is not compressed")
+    memory, vocabulary = Memory(len(data)), _InfoVocabulary()
+    reader = PickleReader(data, vocabulary, memory)
+    vocabulary.names = {**plain_names(memory, vocabulary.is_key), **numpy_names(memory, reader.shared)}
+    value = reader.read()
+    if reader.end != len(data):
+        raise Refused(f"{len(data) - reader.end} bytes follow after its end (byte {reader.end})")
+    check_structure(value, reader.shared, PLAIN_VALUES, len(data))
+    return value

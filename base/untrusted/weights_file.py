@@ -1,0 +1,76 @@
+"""Checkpoints of PyTorch, read without PyTorch's unpickler."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from base.errors import CheckpointError
+from base.lazy import require
+from base.untrusted.legacy_checkpoint import is_legacy, read_legacy
+from base.untrusted.refusal import Refused
+from base.untrusted.regular_file import other_format, size_of_regular_file
+from base.untrusted.skipped import Skipped
+from base.untrusted.zip_checkpoint import read_zip
+
+__all__ = ["load_weights_file"]
+
+_START = 512
+_ZIP = b"PK\x03\x04"
+
+
+def load_weights_file(path: str | Path) -> dict[str, Any]:
+    """Loads a PyTorch checkpoint on the CPU without running code in it.
+
+    Checkpoints as a training run saves them load too: loss curves, callbacks and other objects in them are skipped, and
+    an object without content takes their place.
+
+    Returns:
+        The checkpoint's dictionary: `{'state_dict': …, 'meta': …}` or a bare state dict. Tensors are on the CPU, and
+        share memory where they did when they were saved.
+
+    Raises:
+        CheckpointError: the file is missing, broken, unsafe, or holds no dictionary; nothing of it was run.
+    """
+    path = Path(path)
+    torch = require("torch", "to read a checkpoint")
+    try:
+        size = size_of_regular_file(path)
+    except Refused as error:
+        raise CheckpointError(
+            f"Checkpoint '{path}' does not exist or cannot be read: {error}. Give its path with --checkpoint or as "
+            "checkpoint_path."
+        ) from error
+    try:
+        with path.open("rb") as file:
+            checkpoint = _value(file, size, torch)
+    except OSError as error:
+        raise CheckpointError(f"Cannot read checkpoint '{path}': {error.strerror}.") from error
+    except Refused as error:
+        raise CheckpointError(
+            f"Checkpoint '{path}' ({size} bytes) was refused: {error}. Nothing in it was run. A "
+            "checkpoint may hold tensors, numbers, strings and containers only; save it again as {'state_dict': …}."
+        ) from error
+    if isinstance(checkpoint, Skipped):
+        raise CheckpointError(
+            f"Checkpoint '{path}' holds an object of class '{checkpoint.what}', such as a whole model. Save "
+            "{'state_dict': model.state_dict()} where its code is."
+        )
+    if not isinstance(checkpoint, dict):
+        raise CheckpointError(
+            f"Checkpoint '{path}' holds a {type(checkpoint).__name__}, not a dictionary with 'state_dict'."
+        )
+    return checkpoint
+
+
+def _value(file: BinaryIO, size: int, torch: Any) -> Any:
+    start = file.read(_START)
+    if start.startswith(_ZIP):
+        return read_zip(file, size, torch)
+    if is_legacy(start):
+        return read_legacy(start + file.read(size - len(start)), torch)
+    if not start:
+        raise Refused("it is empty")
+    if start[:1] == b"\x80":
+        raise Refused("it is a pickle, but not one of torch.save")
+    raise Refused(other_format(start) or "it is no checkpoint of torch.save")
