@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +16,13 @@ __all__ = [
     "Microseconds",
     "Pose",
     "Position",
-    "RigidPose",
     "Rotation",
     "Seconds",
     "Size",
     "Sizes",
     "Velocity2",
     "Velocity3",
+    "first_not_rigid",
     "rotation_matrix",
     "transform",
 ]
@@ -55,20 +55,6 @@ def _unit(quaternion: tuple[float, ...]) -> tuple[float, ...]:
     return quaternion
 
 
-def _affine(rows: tuple[tuple[float, ...], ...]) -> tuple[tuple[float, ...], ...]:
-    if any(abs(value - wanted) > 1e-6 for value, wanted in zip(rows[3], (0, 0, 0, 1), strict=True)):
-        raise ValueError("must end with the row 0, 0, 0, 1")
-    return rows
-
-
-def _rigid(rows: tuple[tuple[float, ...], ...]) -> tuple[tuple[float, ...], ...]:
-    turn = [row[:3] for row in rows[:3]]
-    products = [sum(a * b for a, b in zip(turn[i], turn[j], strict=True)) for i in range(3) for j in range(i + 1)]
-    if any(abs(product - wanted) > _TOLERANCE for product, wanted in zip(products, (1, 0, 1, 0, 0, 1), strict=True)):
-        raise ValueError("must be a rotation and a translation")
-    return rows
-
-
 Speed = Annotated[float, Field(allow_inf_nan=True), AfterValidator(_speed)]
 """m/s; NaN where nothing is known."""
 Position = Annotated[tuple[Coordinate, Coordinate, Coordinate], Strict(False)]
@@ -84,10 +70,20 @@ Rotation = Annotated[tuple[Coordinate, Coordinate, Coordinate, Coordinate], Stri
 Box = Annotated[tuple[Coordinate, Coordinate, Coordinate, Size, Size, Size, Angle], Strict(False)]
 """x, y, z of the centre, length, width, height (metres), yaw (radians)."""
 _Row = Annotated[tuple[Coordinate, Coordinate, Coordinate, Coordinate], Strict(False)]
-Pose = Annotated[tuple[_Row, _Row, _Row, _Row], Strict(False), AfterValidator(_affine)]
-"""A 4 x 4 matrix of finite numbers."""
-RigidPose = Annotated[Pose, AfterValidator(_rigid)]
-"""A 4 x 4 matrix of a rotation and a translation."""
+Pose = Annotated[tuple[_Row, _Row, _Row, _Row], Strict(False)]
+"""A 4 x 4 matrix of finite numbers, by rows."""
+
+
+def first_not_rigid(poses: Sequence[Any]) -> int | None:
+    """The first of several `Pose` that is no rotation and translation; None where all are."""
+    if not poses:
+        return None
+    matrices = np.array(poses, dtype=float)
+    turn = matrices[:, :3, :3]
+    off = np.abs(turn @ turn.transpose(0, 2, 1) - np.eye(3)).max(axis=(1, 2))
+    last = np.abs(matrices[:, 3] - [0, 0, 0, 1]).max(axis=1)
+    wrong = np.flatnonzero((off > _TOLERANCE) | (last > _TOLERANCE))
+    return int(wrong[0]) if len(wrong) else None
 
 
 def transform(rotation: Sequence[float], translation: Sequence[float]) -> Array:

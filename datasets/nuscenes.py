@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from base.errors import DataError
+from pydantic import Field
+
+from base.parsing import Count, NonEmptyStr, Record, misfit, parse
+from datasets.infos import InfoFile, Sample
 from datasets.t4 import T4Dataset
 
 __all__ = ["NuScenesInfos"]
 
 # What mmdet3d's NuScenesDataset takes, and this dataset knows by itself.
 _IGNORED = ("modality", "box_type_3d", "load_type")
+_CONVERT = (
+    "It is no nuScenes info file of mmdet3d's second format. Convert it with mmdet3d's "
+    "tools/dataset_converters/update_infos_to_v2.py."
+)
+
+
+class _Meta(Record, extra="ignore"):
+    categories: Annotated[dict[NonEmptyStr, Count], Field(min_length=1)]
 
 
 class NuScenesInfos(T4Dataset):
@@ -27,27 +39,24 @@ class NuScenesInfos(T4Dataset):
             kwargs.pop(name, None)
         super().__init__(**kwargs)
 
-    @staticmethod
-    def _complete(info: dict[str, Any], path: Path) -> None:
-        """Turns `metainfo.categories` (name -> label) into the list of classes."""
-        categories = info.get("metainfo", {}).get("categories")
-        if not isinstance(categories, dict) or sorted(categories.values()) != list(range(len(categories))):
-            raise DataError(
-                f"'{path}' has no metainfo.categories with labels from 0: it is no nuScenes info file of mmdet3d's "
-                "second format. Convert it with mmdet3d's tools/dataset_converters/update_infos_to_v2.py."
-            )
-        info["metainfo"]["classes"] = sorted(categories, key=categories.__getitem__)
+    def _class_names(self, info: InfoFile) -> tuple[str, ...]:
+        """`metainfo.categories` (name -> label) as the list of classes."""
+        categories = parse(_Meta, info.metainfo, file=info.path, at=["metainfo"], remedy=_CONVERT).categories
+        if sorted(categories.values()) != list(range(len(categories))):
+            must = f"must have the labels 0 to {len(categories) - 1}, each once"
+            raise misfit(info.path, ["metainfo", "categories"], categories, must, remedy=_CONVERT)
+        return tuple(sorted(categories, key=categories.__getitem__))
 
-    def parse_data_info(self, info: dict[str, Any]) -> dict[str, Any]:
-        """Puts earlier key frames where key frames are, names the recording, and goes on as for T4."""
-        info.setdefault("scene_name", Path(info["lidar_points"]["lidar_path"]).name.split("__")[0])
-        for sweep in info.get("lidar_sweeps") or []:
-            points = sweep["lidar_points"]
-            whole = Path(points["lidar_path"])
-            if "samples" in whole.parts:
-                # Joined to an absolute path, the prefix of sweeps has no say.
-                points["lidar_path"] = str(Path(self.data_prefix.get("pts", "")).absolute() / whole.name)
-            else:
-                points["lidar_path"] = whole.name
-        parsed: dict[str, Any] = super().parse_data_info(info)
-        return parsed
+    def _entry(self, sample: Sample, index: int) -> dict[str, Any]:
+        """Names the recording, and goes on as for T4."""
+        entry = super()._entry(sample, index)
+        entry.setdefault("scene_name", Path(sample.lidar_points.lidar_path).name.split("__")[0])
+        return entry
+
+    def _point_path(self, path: str, prefix: str, at: Sequence[str | int]) -> str:
+        """Sweeps, which these infos name by the whole path of another machine, lie in their folder; earlier key frames
+        among them lie where key frames are."""
+        if prefix == "sweeps":
+            whole = Path(path)
+            prefix, path = "pts" if "samples" in whole.parts else "sweeps", whole.name
+        return super()._point_path(path, prefix, at)

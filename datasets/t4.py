@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from base.errors import ConfigError, DataError
-from base.untrusted import load_info_pickle
+from base.messages import shown, shown_file
+from base.parsing import misfit
+from datasets.infos import InfoFile, Sample, parse_sample, read_info_file
+from datasets.points import inside
 from third_party import mmcv_ext
 
 mmcv_ext.install()  # before mmdet3d, which imports mmcv's operators
@@ -21,8 +24,6 @@ from mmdet3d.structures import LiDARInstance3DBoxes  # noqa: E402
 from datasets.transforms import checked_pipeline  # noqa: E402
 
 __all__ = ["T4Dataset"]
-
-_SAMPLE_KEYS = ("token", "timestamp", "lidar_points", "instances")
 
 
 @DATASETS.register_module()
@@ -39,7 +40,7 @@ class T4Dataset(Det3DDataset):
     With `lazy_init=True`, which mmdet3d uses to ask for `metainfo` alone, the info file need not exist.
     """
 
-    # What a model config that names no classes gets; `_load_classes` replaces it by the info file's own list.
+    # What a model config that names no classes gets; `__init__` replaces it by the info file's own list.
     METAINFO = {"classes": ("car", "truck", "bus", "bicycle", "pedestrian"), "version": "t4"}  # noqa: RUF012
 
     def __init__(
@@ -62,16 +63,15 @@ class T4Dataset(Det3DDataset):
         path = Path(ann_file)
         if not path.is_absolute():
             path = Path(data_root) / path
+        self._path = path
+        self._samples: list[Any] | None = None
         wanted = None if metainfo is None else metainfo.get("classes")
         if kwargs.get("lazy_init") and not path.is_file():
-            self._info = {}
-            known = {} if wanted is None else {"classes": tuple(wanted)}
+            classes = tuple(wanted or type(self).METAINFO["classes"])
         else:
-            self._info = _load_info(path, self._complete)
-            _check_classes(wanted, self._info["metainfo"]["classes"], path)
-            known = self._info["metainfo"]
+            classes = self._open(wanted)
         # An instance attribute hides the class's: each info file has its own order of classes.
-        self.METAINFO = {**type(self).METAINFO, **known}
+        self.METAINFO = {**type(self).METAINFO, "classes": classes}
         super().__init__(
             data_root=data_root,
             ann_file=str(path.resolve()),
@@ -84,72 +84,91 @@ class T4Dataset(Det3DDataset):
             **kwargs,
         )
 
-    @staticmethod
-    def _complete(info: dict[str, Any], path: Path) -> None:
-        """Adds to an info file's content what its format leaves out; T4's leaves out nothing."""
+    def _open(self, wanted: Sequence[str] | None) -> tuple[str, ...]:
+        """Reads the info file, whose samples wait for `load_data_list`.
+
+        Returns:
+            The file's classes, in the order of their labels.
+
+        Raises:
+            DataError: the file cannot be used, or has not all `wanted` classes.
+        """
+        info = read_info_file(self._path)
+        known = self._class_names(info)
+        unknown = [name for name in wanted or () if name not in known]
+        if unknown:
+            raise DataError(
+                f"The model config asks for classes {unknown}, but {shown_file(self._path)} has {shown(list(known))}. "
+                "Correct metainfo.classes, or name_mapping where the info file is made."
+            )
+        self._samples = info.samples
+        return known
+
+    def _class_names(self, info: InfoFile) -> tuple[str, ...]:
+        """The info file's classes, in the order of their labels."""
+        return info.classes()
 
     def load_data_list(self) -> list[dict[str, Any]]:
-        """The samples of the info file, each parsed; the file itself is read through a restricted unpickler."""
-        if not self._info:
-            self._info = _load_info(Path(self.ann_file), self._complete)
-            known, wanted = list(self._info["metainfo"]["classes"]), list(self.metainfo["classes"])
-            _check_classes(wanted, known, Path(self.ann_file))
+        """The samples of the info file, each typed; nothing else of the file goes on to mmdet3d."""
+        if self._samples is None:
+            wanted = list(self.metainfo["classes"])
+            known = self._open(wanted)
             self.label_mapping = {-1: -1, **{i: wanted.index(n) if n in wanted else -1 for i, n in enumerate(known)}}
-        self._metainfo: dict[str, Any] = {**self._info["metainfo"], **self.metainfo}
-        samples = self._info["data_list"]
-        self._info = {}
-        return [self._parse_checked(i, sample) for i, sample in enumerate(samples)]
+        raw, self._samples = self._samples or [], []
+        first: dict[str, int] = {}
+        samples = []
+        for index, item in enumerate(raw):
+            sample = parse_sample(item, self._path, index, len(self.label_mapping) - 1)
+            if (other := first.setdefault(sample.token, index)) != index:
+                must = f"must not be that of data_list[{other}] too"
+                raise misfit(self._path, ["data_list", index, "token"], sample.token, must)
+            samples.append(self._entry(sample, index))
+        return samples
 
-    def _parse_checked(self, index: int, sample: Any) -> dict[str, Any]:
-        missing = [k for k in _SAMPLE_KEYS if k not in sample] if isinstance(sample, dict) else list(_SAMPLE_KEYS)
-        if missing:
-            raise DataError(
-                f"Sample {index} of '{self.ann_file}' lacks {missing}: it is no T4 info file, or an old one."
-            )
-        return self.parse_data_info(sample)
-
-    def parse_data_info(self, info: dict[str, Any]) -> dict[str, Any]:
-        """Joins paths of key frame and sweeps to the data root, and turns `instances` into arrays."""
-        for points, prefix in _point_files(info):
-            points["lidar_path"] = str(Path(self.data_prefix.get(prefix, "")) / points["lidar_path"])
-        info["num_pts_feats"] = info["lidar_points"]["num_pts_feats"]
-        info["lidar_path"] = info["lidar_points"]["lidar_path"]
-        if not info.get("lidar_sweeps"):
+    def _entry(self, sample: Sample, index: int) -> dict[str, Any]:
+        """A sample as mmdet3d's steps take it: paths below the data root, ground truth as arrays."""
+        at = ("data_list", index)
+        entry = sample.model_dump(exclude={"instances"}, exclude_none=True)
+        points = entry["lidar_points"]
+        points["lidar_path"] = self._point_path(points["lidar_path"], "pts", (*at, "lidar_points", "lidar_path"))
+        entry["num_pts_feats"], entry["lidar_path"] = points["num_pts_feats"], points["lidar_path"]
+        for number, sweep in enumerate(entry.get("lidar_sweeps", ())):
+            place = (*at, "lidar_sweeps", number, "lidar_points", "lidar_path")
+            sweep["lidar_points"]["lidar_path"] = self._point_path(sweep["lidar_points"]["lidar_path"], "sweeps", place)
+        if not entry.get("lidar_sweeps"):
             # mmdet3d pads with the key frame only where the key is absent; an empty list would leave the frame thinner.
-            info.pop("lidar_sweeps", None)
+            entry.pop("lidar_sweeps", None)
         if not self.test_mode:
-            info["ann_info"] = self.parse_ann_info(info)
+            entry["ann_info"] = self._ground_truth(sample, at)
         elif self.load_eval_anns:
-            info["eval_ann_info"] = self.parse_ann_info(info)
-        return info
+            entry["eval_ann_info"] = self._ground_truth(sample, at)
+        return entry
 
-    def parse_ann_info(self, info: dict[str, Any]) -> dict[str, Any]:
+    def _point_path(self, path: str, prefix: str, at: Sequence[str | int]) -> str:
+        """A point file that the info file names, below the folder of its kind."""
+        return str(inside(Path(self.data_prefix.get(prefix, "")), path, self._path, at))
+
+    def _ground_truth(self, sample: Sample, at: Sequence[str | int]) -> dict[str, Any]:
         """Ground truth of a sample.
 
         Returns:
             `gt_bboxes_3d`: `LiDARInstance3DBoxes` (n, 9) (bottom centre inside, as mmdet3d keeps them);
             `gt_labels_3d` (n,) int64; `num_lidar_pts` (n,) int64.
         """
-        instances = info["instances"]
-        where = info.get("token", "?")
-        count = len(instances)
-        try:
-            boxes = np.array([i["bbox_3d"] for i in instances], dtype=np.float32).reshape(count, 7)
-            velocity = np.array([i["velocity"] for i in instances], dtype=np.float32).reshape(count, 2)
-            labels = np.array([self.label_mapping[i["bbox_label_3d"]] for i in instances], dtype=np.int64)
-            points = np.array([i["num_lidar_pts"] for i in instances], dtype=np.int64)
-            keep = labels > -1
-            if self.use_valid_flag:
-                keep &= np.array([i["bbox_3d_isvalid"] for i in instances], dtype=bool)
-            else:
-                keep &= points > 0
-        except (KeyError, ValueError, TypeError) as error:
-            raise DataError(
-                f"An instance of sample {where} in '{self.ann_file}' is malformed ({type(error).__name__}: {error}). "
-                "It needs bbox_3d (7 numbers), velocity (2), bbox_label_3d (a class's index or -1) and num_lidar_pts."
-            ) from error
-        if not np.isfinite(boxes).all():
-            raise DataError(f"Sample {where} in '{self.ann_file}' has a box with NaN or infinite numbers.")
+        instances, count = sample.instances, len(sample.instances)
+        boxes = np.array([i.bbox_3d for i in instances], dtype=np.float32).reshape(count, 7)
+        velocity = np.array([i.velocity for i in instances], dtype=np.float32).reshape(count, 2)
+        labels = np.array([self.label_mapping[i.bbox_label_3d] for i in instances], dtype=np.int64)
+        points = np.array([i.num_lidar_pts for i in instances], dtype=np.int64)
+        keep = labels > -1
+        if self.use_valid_flag:
+            for number, instance in enumerate(instances):
+                if instance.bbox_3d_isvalid is None:
+                    place = [*at, "instances", number, "bbox_3d_isvalid"]
+                    raise misfit(self._path, place, None, "must be true or false where use_valid_flag is set")
+            keep &= np.array([i.bbox_3d_isvalid for i in instances], dtype=bool)
+        else:
+            keep &= points > 0
         for label in labels[keep].tolist():
             self.num_ins_per_cat[label] += 1
         velocity[~np.isfinite(velocity).all(axis=1)] = 0.0
@@ -159,33 +178,3 @@ class T4Dataset(Det3DDataset):
             "gt_labels_3d": labels[keep],
             "num_lidar_pts": points[keep],
         }
-
-
-def _check_classes(wanted: Sequence[str] | None, known: Sequence[str], path: Path) -> None:
-    unknown = [name for name in wanted or () if name not in known]
-    if unknown:
-        raise DataError(
-            f"The model config asks for classes {unknown}, but '{path}' has {list(known)}. Correct metainfo.classes, "
-            "or name_mapping where the info file is made."
-        )
-
-
-def _point_files(info: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
-    sweeps = [(sweep["lidar_points"], "sweeps") for sweep in info.get("lidar_sweeps") or []]
-    return [(info["lidar_points"], "pts"), *sweeps]
-
-
-def _load_info(path: Path, complete: Callable[[dict[str, Any], Path], None]) -> dict[str, Any]:
-    if not path.is_file():
-        raise DataError(
-            f"Info file '{path}' does not exist. Give the dataset's folder as data_root, or make one with "
-            "'python -m datasets.synthetic --out DIR'."
-        )
-    info = load_info_pickle(path)
-    if not isinstance(info, dict) or not isinstance(info.get("data_list"), list):
-        raise DataError(f"'{path}' is no T4 info file: expected a dict with data_list and metainfo.")
-    complete(info, path)
-    metainfo = info.get("metainfo")
-    if not isinstance(metainfo, dict) or not metainfo.get("classes"):
-        raise DataError(f"'{path}' has no metainfo.classes: labels in it have no names.")
-    return info

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, Strict
+from pydantic import Strict
 
 from base.documents import read_json
 from base.parsing import Items, NonEmptyStr, Record
+from datasets.infos import ClassNames
 
 __all__ = ["ClassRules"]
 
@@ -98,19 +99,13 @@ class ClassRules:
         return any((category, attribute) in self.filter_attributes for attribute in attributes)
 
 
-def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
-    if len({*names}) != len(names):
-        raise ValueError("must not name a class twice")
-    return names
-
-
 _Pair = Annotated[tuple[NonEmptyStr, NonEmptyStr], Strict(False)]
 
 
 class _RulesFile(Record):
     """The file of `ClassRules.read`."""
 
-    classes: Annotated[Items[NonEmptyStr], Field(min_length=1), AfterValidator(_distinct)] | None = None
+    classes: ClassNames | None = None
     name_mapping: dict[NonEmptyStr, NonEmptyStr] | None = None
     filter_attributes: Items[_Pair] | None = None
     merge_objects: Items[Annotated[tuple[NonEmptyStr, _Pair], Strict(False)]] | None = None

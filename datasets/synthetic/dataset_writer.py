@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from base.children import in_processes
 from base.errors import ConfigError, DataError
 from base.files import atomic_dir
+from base.messages import shown
 from base.progress import progress
 from datasets.synthetic.lidar import SPIN_PERIOD_S, Lidar, measure, trace
 from datasets.synthetic.raycast import count_points_in_boxes
@@ -27,6 +28,15 @@ SPLITS = ("train", "val")
 PICKLE_PROTOCOL = 4
 LABEL_RANGE_M = 121.0
 _EPOCH_S = 1_700_000_000.0
+_MAX_SCENES = 100_000
+_MAX_REVOLUTIONS = 36_000
+_MAX_WORKERS = 1024
+_LIMITS = {
+    "frames_per_scene": (1, _MAX_REVOLUTIONS),
+    "seed": (0, 2**63 - 1),
+    "key_every": (1, _MAX_REVOLUTIONS),
+    "sweeps": (0, 1000),
+}
 
 
 @dataclass(frozen=True)
@@ -54,13 +64,22 @@ class DatasetConfig:
     def __post_init__(self) -> None:
         """Raises: ConfigError: a value out of range."""
         for split, count in self.scenes.items():
-            if split not in SPLITS or count < 0:
-                raise ConfigError(f"scenes must count {' and '.join(SPLITS)} from 0, got {split}: {count}")
+            if split not in SPLITS or not 0 <= count <= _MAX_SCENES:
+                raise ConfigError(
+                    f"scenes must count {' and '.join(SPLITS)} from 0 to {_MAX_SCENES}, got {split}: {shown(count)}"
+                )
         if not any(self.scenes.values()):
             raise ConfigError("nothing to generate: --train-scenes and --val-scenes are both 0")
-        for name, low in (("frames_per_scene", 1), ("seed", 0), ("key_every", 1), ("sweeps", 0)):
-            if getattr(self, name) < low:
-                raise ConfigError(f"{name} must be at least {low}, got {getattr(self, name)}")
+        for name, (low, high) in _LIMITS.items():
+            if not low <= getattr(self, name) <= high:
+                raise ConfigError(f"{name} must be {low} to {high}, got {shown(getattr(self, name))}")
+        revolutions = (self.frames_per_scene - 1) * self.key_every + self.sweeps + 1
+        if revolutions > _MAX_REVOLUTIONS:
+            raise ConfigError(
+                f"a scene of {self.frames_per_scene} key frames, one every {self.key_every} revolutions, has "
+                f"{revolutions} revolutions; {_MAX_REVOLUTIONS} (an hour) is the most. Generate more scenes of fewer "
+                "frames."
+            )
         if self.beams not in (64, 128):
             raise ConfigError(f"beams must be 64 or 128, got {self.beams}")
 
@@ -209,8 +228,11 @@ def generate(config: DatasetConfig, out: Path, workers: int | None = None, overw
         Key frames written per split.
 
     Raises:
+        ConfigError: an absurd number of workers.
         DataError: `out` exists, or cannot be written.
     """
+    if workers is not None and not 1 <= workers <= _MAX_WORKERS:
+        raise ConfigError(f"workers must be 1 to {_MAX_WORKERS}, got {shown(workers)}")
     if out.exists() and not overwrite and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"'{out}' already exists. Choose another --out, or --overwrite to replace it.")
     if workers is None:

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from base.arguments import whole_number
 from base.command import add_log_level, run_command, run_main
 from base.errors import DataError
 from base.files import user_path, write_json
 from base.lazy import require
-from base.untrusted import load_info_pickle
-from datasets.points import read_points
+from base.messages import shown_file
+from datasets.infos import parse_sample, read_info_file
+from datasets.points import inside, read_points
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,6 +33,7 @@ COLORS = {
     "bicycle": "#80ed99",
     "pedestrian": "#ffe66d",
 }
+_MAX_RINGS = 4096
 RANGE_EDGES_M = (0, 10, 20, 30, 40, 50, 60, 80, 100, 120)
 
 Points = NDArray[np.float32]
@@ -158,16 +161,29 @@ def _draw_pair(
     plt.close(figure)
 
 
+def _check_rings(clouds: Sequence[Points]) -> None:
+    """Raises: DataError: a fifth column does not count beams."""
+    for cloud in clouds:
+        if cloud.shape[1] > 4 and len(cloud) and not 0 <= cloud[:, 4].min() <= cloud[:, 4].max() < _MAX_RINGS:
+            raise DataError(
+                f"The fifth number of a point is its beam, 0 to {_MAX_RINGS - 1}; a cloud has {cloud[:, 4].min():g} to "
+                f"{cloud[:, 4].max():g}. Check --features, and how the point files were written."
+            )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Write `bev_<n>.png`, `statistics.png` and `statistics.json`; with `--scan`, `scan.png` too."""
     parser = argparse.ArgumentParser(prog="python -m datasets.synthetic.preview", description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, help="T4 dataset folder")
     parser.add_argument("--split", default="val", choices=("train", "val"))
     parser.add_argument("--out", required=True, help="folder for pictures")
-    parser.add_argument("--pictures", type=int, default=4, help="frames to draw, spread evenly (default %(default)s)")
-    parser.add_argument("--frames", type=int, default=40, help="frames for statistics (default %(default)s)")
+    some = whole_number(1, 10_000)
+    parser.add_argument("--pictures", type=some, default=4, help="frames to draw, spread evenly (default %(default)s)")
+    parser.add_argument("--frames", type=some, default=40, help="frames for statistics (default %(default)s)")
     parser.add_argument("--scan", help="a real scan (float32 records) to draw beside them")
-    parser.add_argument("--features", type=int, default=5, help="floats a point in --scan (default %(default)s)")
+    parser.add_argument(
+        "--features", type=whole_number(4, 64), default=5, help="floats a point in --scan (default %(default)s)"
+    )
     add_log_level(parser)
     args = parser.parse_args(argv)
     return run_command(lambda: _preview(args), args.log_level)
@@ -177,16 +193,23 @@ def _preview(args: argparse.Namespace) -> None:
     matplotlib = require("matplotlib", "to draw previews")
     matplotlib.use("Agg")
     root, out = user_path(args.data), user_path(args.out)
-    samples = load_info_pickle(root / f"centerpoint_infos_{args.split}.pkl")["data_list"]
-    if not samples:
-        raise DataError(f"'{root}' has no {args.split} sample to draw.")
+    info = read_info_file(root / f"centerpoint_infos_{args.split}.pkl")
+    if not info.samples:
+        raise DataError(f"{shown_file(root)} has no {args.split} sample to draw.")
     out.mkdir(parents=True, exist_ok=True)
-    chosen = np.unique(np.linspace(0, len(samples) - 1, min(args.frames, len(samples))).astype(int))
-    clouds = [read_points(root / samples[i]["lidar_points"]["lidar_path"]) for i in chosen]
-    instances = [samples[i]["instances"] for i in chosen]
+    chosen = np.unique(np.linspace(0, len(info.samples) - 1, min(args.frames, len(info.samples))).astype(int)).tolist()
+    samples = [parse_sample(info.samples[i], info.path, i, len(info.classes())) for i in chosen]
+    clouds = [
+        read_points(inside(root, sample.lidar_points.lidar_path, info.path, ["data_list", i]))
+        for i, sample in zip(chosen, samples, strict=True)
+    ]
+    instances = [[item.model_dump() for item in sample.instances] for sample in samples]
     real = read_points(user_path(args.scan), args.features) if args.scan else None
+    if not sum(map(len, clouds)):
+        raise DataError(f"The frames chosen of {shown_file(info.path)} hold no point to draw.")
+    _check_rings(clouds if real is None else [*clouds, real])
     for n in np.unique(np.linspace(0, len(chosen) - 1, min(args.pictures, len(chosen))).astype(int)):
-        title = f"{samples[chosen[n]]['scene_name']} sample {samples[chosen[n]]['sample_idx']}"
+        title = f"{samples[n].scene_name} sample {samples[n].sample_idx}"
         _draw_pair(out / f"bev_{n:03d}.png", clouds[n], instances[n], title, (55.0, 22.0))
     if real is not None:
         _draw_pair(out / "scan.png", real, [], Path(args.scan).name, (55.0, 22.0))

@@ -222,11 +222,15 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     ("change", "message"),
     [
         ({"scenes": {"train": 0, "val": 0}}, "nothing to generate"),
-        ({"scenes": {"train": -1}}, "scenes must count train and val from 0, got train: -1"),
-        ({"frames_per_scene": 0}, "frames_per_scene must be at least 1, got 0"),
-        ({"key_every": 0}, "key_every must be at least 1"),
+        ({"scenes": {"train": -1}}, "scenes must count train and val from 0 to 100000, got train: -1"),
+        ({"frames_per_scene": 0}, "frames_per_scene must be 1 to 36000, got 0"),
+        ({"frames_per_scene": 10**9}, "frames_per_scene must be 1 to 36000, got 1000000000"),
+        ({"frames_per_scene": 10**4, "key_every": 10}, "has 99992 revolutions; 36000 .an hour. is the most"),
+        ({"scenes": {"val": 10**5000}}, "got val: an integer of 16610 bits"),
+        ({"sweeps": 10**6}, "sweeps must be 0 to 1000"),
+        ({"key_every": 0}, "key_every must be 1 to 36000"),
         ({"beams": 32}, "beams must be 64 or 128, got 32"),
-        ({"seed": -1}, "seed must be at least 0"),
+        ({"seed": -1}, "seed must be 0 to 9223372036854775807, got -1"),
     ],
 )
 def test_bad_requests(change: dict, message: str) -> None:

@@ -168,7 +168,9 @@ def test_other_files_and_types_are_refused(root: Path) -> None:
     info = pickle.loads(path.read_bytes())
     info["metainfo"]["categories"]["barrier"] = 12
     path.write_bytes(pickle.dumps(info))
-    with pytest.raises(DataError, match=r"no metainfo\.categories with labels from 0.*update_infos_to_v2"):
+    with pytest.raises(
+        DataError, match=r"metainfo\.categories is .* but must have the labels 0 to 9, each once\..*update_infos_to_v2"
+    ):
         open_frames(_config(root, CLASSES), "val")
     cfg = _config(root, CLASSES)
     cfg.val_dataloader.dataset.type = "KittiDataset"

@@ -39,4 +39,4 @@ def test_pictures_are_written(tiny_dataset: Path, tmp_path: Path, capsys: pytest
 
 def test_missing_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert preview.main(["--data", str(tmp_path / "no"), "--out", str(tmp_path / "p")]) == 2
-    assert "Cannot read info file" in capsys.readouterr().err
+    assert "centerpoint_infos_val.pkl' does not exist" in capsys.readouterr().err

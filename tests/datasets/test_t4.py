@@ -3,13 +3,14 @@ from __future__ import annotations
 import copy
 import os
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from base.errors import DataError
+from base.errors import ConfigError, DataError
 from base.untrusted import load_info_pickle
 from datasets.t4 import T4Dataset
 
@@ -206,27 +207,181 @@ def test_hostile_info_file_runs_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("info", "message"),
     [
-        ([1, 2], "is no T4 info file: expected a dict with data_list and metainfo"),
-        ({"data_list": []}, "has no metainfo.classes"),
-        ({"data_list": [{"token": 1}], "metainfo": {"classes": CLASSES}}, r"Sample 0 .* lacks \['timestamp', "),
+        ([1, 2], "older than mmdet3d 1.1: a list in place of data_list and metainfo"),
         (
-            {"data_list": [sample(instance(bbox_3d=[1.0, 2.0]))], "metainfo": {"classes": CLASSES}},
-            r"instance of sample t0 .* malformed",
+            {"infos": [], "metadata": {"version": "v1.0"}},
+            "older than mmdet3d 1.1: infos and metadata in place of data_list",
         ),
-        (
-            {"data_list": [sample(instance(bbox_label_3d=9))], "metainfo": {"classes": CLASSES}},
-            r"instance of sample t0 .* malformed \(KeyError: 9\)",
-        ),
-        (
-            {"data_list": [sample(instance(bbox_3d=[float("nan")] * 7))], "metainfo": {"classes": CLASSES}},
-            "has a box with NaN",
-        ),
+        (3, "it is 3, but must be a dictionary"),
+        ({"data_list": []}, "it lacks 'metainfo'"),
+        ({"data_list": [], "metainfo": {"version": "x"}}, "metainfo lacks 'classes'"),
+        ({"data_list": [], "metainfo": {"classes": "car"}}, "metainfo.classes is 'car', but must be a list"),
+        ({"data_list": [], "metainfo": {"classes": ["car", "car"]}}, "must not name a class twice"),
+        ({"data_list": {}, "metainfo": {"classes": CLASSES}}, "data_list is {}, but must be a list"),
     ],
 )
-def test_broken_info_files(tmp_path: Path, info: Any, message: str) -> None:
+def test_other_files(tmp_path: Path, info: Any, message: str) -> None:
     write(tmp_path, info)
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=re.escape(message)) as caught:
         T4Dataset(str(tmp_path), "infos.pkl", test_mode=True)
+    assert "infos.pkl'" in str(caught.value)
+    assert "create_t4_infos" in str(caught.value)
+
+
+def sweep(**change: Any) -> dict[str, Any]:
+    points = {"lidar_path": "lidar/a.bin", "lidar2sensor": np.eye(4).tolist(), **change.pop("lidar_points", {})}
+    return {"timestamp": 99.9, "lidar_points": points, **change}
+
+
+def points(path: Any) -> dict[str, Any]:
+    return {"num_pts_feats": 5, "lidar_path": path}
+
+
+SCALED = (2 * np.eye(4)).tolist()
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ([], " is [], but must be a dictionary"),
+        ({"token": 1}, " lacks 'timestamp'"),
+        (sample(token=1), ".token is 1, but must be text"),
+        (sample(token=""), ".token is '', but must be text that is not empty"),
+        (sample(timestamp=1.7e15), ".timestamp is 1700000000000000.0, but must be at most 4102444800"),
+        (sample(timestamp=float("nan")), ".timestamp is nan, but must be a finite number"),
+        (
+            sample(lidar_points=points("/etc/shadow")),
+            ".lidar_points.lidar_path is '/etc/shadow', but must be a relative",
+        ),
+        (
+            sample(lidar_points=points("../../x")),
+            ".lidar_points.lidar_path is '../../x', but must not leave its folder",
+        ),
+        (sample(lidar_points=points("a/../../x")), "is 'a/../../x', but must not leave its folder"),
+        (sample(lidar_points=points("/dev/zero")), "is '/dev/zero', but must be a relative path"),
+        (sample(lidar_points=points("a\0.bin")), r"is 'a\x00.bin', but must not hold a NUL"),
+        (sample(lidar_points=points("a" * 5000)), "(5000 characters), but must be text of at most 4096"),
+        (sample(lidar_points=points(None)), ".lidar_points.lidar_path is None, but must be text"),
+        (
+            sample(lidar_points={**points("a"), "num_pts_feats": 10**9}),
+            ".num_pts_feats is 1000000000, but must be at most",
+        ),
+        (sample(lidar_points={"lidar_path": "a"}), ".lidar_points lacks 'num_pts_feats'"),
+        (sample(ego2global=np.full((4, 4), np.nan)), ".ego2global[0][0] is nan, but must be a finite number"),
+        (sample(ego2global=np.eye(3)), ".ego2global[0] has 3 values, but must have 4"),
+        (
+            sample(lidar_sweeps=[sweep(), sweep(timestamp="x")]),
+            ".lidar_sweeps[1].timestamp is 'x', but must be a number",
+        ),
+        (
+            sample(lidar_sweeps=[sweep(lidar_points={"lidar_path": "/dev/zero"})]),
+            "[0].lidar_points.lidar_path is '/dev/ze",
+        ),
+        (sample(lidar_sweeps=[sweep(lidar_points={"lidar2sensor": SCALED})]), "must be a rotation and a translation"),
+        (
+            sample(lidar_sweeps=[sweep(lidar_points={"lidar2sensor": None})]),
+            ".lidar2sensor is None, but must be a list",
+        ),
+        (sample(instances=None), ".instances is None, but must be a list"),
+        (sample({}), ".instances[0] lacks 'bbox_3d'"),
+        (sample(instance(), instance(bbox_3d=[1.0, 2.0])), ".instances[1].bbox_3d has 2 values, but must have 7"),
+        (sample(instance(bbox_3d=[float("nan")] * 7)), ".instances[0].bbox_3d[0] is nan, but must be a finite number"),
+        (sample(instance(bbox_3d=[1, 2, 3, 4, -2, 1, 0])), ".instances[0].bbox_3d[4] is -2, but must be above 0"),
+        (
+            sample(instance(bbox_3d=[1e300, 2, 3, 4, 2, 1, 0])),
+            ".instances[0].bbox_3d[0] is 1e+300, but must be at most",
+        ),
+        (sample(instance(bbox_3d="1234567")), ".instances[0].bbox_3d is '1234567', but must be a list"),
+        (sample(instance(velocity=[float("inf"), 0.0])), ".instances[0].velocity[0] is inf, but must be a speed"),
+        (
+            sample(instance(velocity=[1.0, 2.0, 3.0])),
+            ".instances[0].velocity is [1.0, 2.0, 3.0], but must be at most 2",
+        ),
+        (sample(instance(bbox_label_3d=9)), ".instances[0].bbox_label_3d is 9, but must be -1 to 4"),
+        (sample(instance(bbox_label_3d=-2)), ".instances[0].bbox_label_3d is -2, but must be at least -1"),
+        (sample(instance(bbox_label_3d=10**400)), ".bbox_label_3d is an integer of 1329 bits, but must be at most"),
+        (sample(instance(bbox_label_3d=0.0)), ".bbox_label_3d is 0.0, but must be a whole number"),
+        (sample(instance(num_lidar_pts=2.5)), ".instances[0].num_lidar_pts is 2.5, but must be a whole number"),
+        (sample(instance(num_lidar_pts=np.int64(2**40))), ".num_lidar_pts is 1099511627776, but must be at most"),
+        (sample(instance(bbox_3d_isvalid=1)), ".bbox_3d_isvalid is 1, but must be true or false"),
+    ],
+)
+def test_broken_samples_say_where(tmp_path: Path, broken: Any, message: str) -> None:
+    """The second of two samples; the place, the value and what it must be are in the message."""
+    with pytest.raises(DataError, match=re.escape(message)) as caught:
+        make(tmp_path, sample(token="first"), broken)
+    assert str(caught.value).startswith(f"'{tmp_path}/infos.pkl': data_list[1]")
+    assert len(str(caught.value)) < 1000
+
+
+def test_two_samples_of_one_token(tmp_path: Path) -> None:
+    samples = [sample(token=token) for token in ("a", "b", "a")]
+    with pytest.raises(DataError, match=r"data_list\[2\]\.token is 'a', but must not be that of data_list\[0\] too"):
+        make(tmp_path, *samples)
+
+
+def test_valid_flag_that_is_not_there(tmp_path: Path) -> None:
+    unknown = instance()
+    del unknown["bbox_3d_isvalid"]
+    assert truth(make(tmp_path, sample(unknown)))["gt_labels_3d"].tolist() == [0]
+    with pytest.raises(
+        DataError, match=r"instances\[0\]\.bbox_3d_isvalid is None, but must be true or false where use"
+    ):
+        make(tmp_path, sample(unknown), use_valid_flag=True)
+
+
+def test_numpys_numbers_and_arrays_count_as_pythons(tmp_path: Path) -> None:
+    plain = sample(instance(), ego2global=np.eye(4).tolist(), lidar_sweeps=[sweep()])
+    numpys = sample(
+        instance(
+            bbox_3d=np.array(instance()["bbox_3d"]),
+            velocity=(np.float32(3.0), np.float64(-1.0)),
+            bbox_label_3d=np.int64(0),
+            num_lidar_pts=np.int32(7),
+            bbox_3d_isvalid=np.bool_(True),
+        ),
+        timestamp=np.float64(100.0),
+        ego2global=np.eye(4),
+        lidar_sweeps=(sweep(lidar_points={"lidar2sensor": np.eye(4, dtype=np.float32)}),),
+    )
+    one, other = (make(tmp_path, item)[0] for item in (plain, numpys))
+    np.testing.assert_array_equal(one["inputs"]["points"], other["inputs"]["points"])
+    boxes = [truth(make(tmp_path, item))["gt_bboxes_3d"].tensor.tolist() for item in (plain, numpys)]
+    assert boxes[0] == boxes[1]
+
+
+def test_only_what_is_checked_reaches_mmdet3d(tmp_path: Path) -> None:
+    hostile = {"CAM_FRONT": {"img_path": "/dev/zero", "cam2img": "x"}}
+    dataset = make(tmp_path, sample(instance(), images=hostile, pts_semantic_mask_path="/etc/shadow", extra=[[]]))
+    assert "/etc/shadow" not in repr(info := dataset.get_data_info(0))
+    assert "/dev/zero" not in repr(info)
+    assert {"token", "timestamp", "lidar_points", "num_pts_feats", "lidar_path", "eval_ann_info"} <= set(info)
+
+
+def test_point_files_are_regular_files_of_plausible_size(tmp_path: Path) -> None:
+    dataset = make(tmp_path, sample(instance()))
+    file = tmp_path / "lidar/a.bin"
+    file.unlink()
+    file.symlink_to("/dev/zero")
+    with pytest.raises(DataError, match=r"lidar/a\.bin' is a device, not a file"):
+        dataset[0]
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(DataError, match=r"lidar/a\.bin' is a pipe, not a file"):
+        dataset[0]
+    file.unlink()
+    with file.open("wb") as stream:
+        stream.truncate(1 << 40)
+    with pytest.raises(DataError, match=r"lidar/a\.bin' has 1099511627776 bytes; at most 268435456 are read"):
+        dataset[0]
+
+
+@pytest.mark.parametrize("name", ["load_dim", "use_dim"])
+def test_absurd_numbers_of_columns_are_the_configs_fault(tmp_path: Path, name: str) -> None:
+    pipeline = copy.deepcopy(LOAD)
+    pipeline[0].update(load_dim=0, use_dim=[]) if name == "load_dim" else pipeline[0].update(use_dim=[0, 1, 2, 7])
+    with pytest.raises(ConfigError, match=name):
+        make(tmp_path, sample(instance()), pipeline=pipeline)
 
 
 def test_missing_info_file(tmp_path: Path) -> None:
