@@ -374,7 +374,7 @@ class VerificationConfig:
 class DeployConfig:
     """A deploy configuration, complete and valid in itself.
 
-    `deploy.config.checks` holds it against the model and the machine before any work starts.
+    `deploy.config.model_checks` and `deploy.plan` hold it against the model and the machine before any work starts.
     """
 
     checkpoint_path: str | None = setting(None, "Trained weights (`.pth`): the one source of the model.")

@@ -42,7 +42,7 @@ def test_exporting_half_imports_nothing_that_changes_more_often() -> None:
 
 
 def test_exporting_half_is_closed() -> None:
-    """A `from deploy.x import` inside it names a file that belongs to it."""
+    """An import from `deploy` inside it names a file that belongs to it."""
     files = exporting_files()
     modules = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files}
     modules |= {module.removesuffix(".__init__") for module in modules}
