@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-from base.errors import ConfigError, UserError
+from base.errors import UserError
+from base.ownership import owned_folder
 
 __all__ = ["RECORDS", "log_to_file", "owned_work_dir"]
 
 RECORDS = ("results.json", "report.html", "manifest.json")
-_LOCK = ".lock"
-_PARTIAL = ".*.part"
-_FOLDERS = (".", "onnx", "tensorrt")
-
-_logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -28,28 +23,9 @@ def owned_work_dir(work_dir: Path) -> Iterator[Path]:
     so do files that a killed run left unfinished. ONNX files and engines stay until new ones take their place.
 
     Raises:
-        ConfigError: another run is using the folder.
-        UserError: it cannot be written.
+        ConfigError: another run is using the folder, or it cannot be written.
     """
-    try:
-        work_dir.mkdir(parents=True, exist_ok=True)
-        lock = (work_dir / _LOCK).open("w", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"Work folder '{work_dir}' cannot be written: {error.strerror or error}.") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError(
-                f"Another run is using '{work_dir}'. Wait for it, or choose another folder with --work-dir."
-            ) from error
-        for folder in _FOLDERS:
-            for leftover in (work_dir / folder).glob(_PARTIAL):
-                if leftover.is_file():
-                    _logger.info("removing '%s', which a killed run left unfinished", leftover)
-                    leftover.unlink()
-        for record in RECORDS:
-            (work_dir / record).unlink(missing_ok=True)
+    with owned_folder(work_dir, "--work-dir", RECORDS):
         yield work_dir
 
 
