@@ -46,6 +46,7 @@ def owned_folder(folder: str | os.PathLike[str], option: str, records: Sequence[
 
     Raises:
         ConfigError: another run is using it, or it is no folder that can be written.
+        OSError: it cannot be made.
     """
     path = Path(folder)
     made = _make(path, option)
@@ -77,6 +78,7 @@ def owned_file(file: str | os.PathLike[str], option: str) -> Iterator[Path]:
 
     Raises:
         ConfigError: another run is writing it, or it is no place for a file.
+        OSError: its folder cannot be made.
     """
     path = Path(file)
     if os.path.isdir(path):
@@ -95,7 +97,8 @@ def owned_name(path: str | os.PathLike[str], option: str) -> Iterator[Path]:
         option: Of the command line that has it, for messages.
 
     Raises:
-        ConfigError: another run is making it, or nothing can be made there.
+        ConfigError: another run is making it.
+        OSError: its parent cannot be made.
     """
     target = Path(os.path.abspath(path))
     made = _make(target.parent, option)
@@ -116,7 +119,8 @@ def _make(folder: Path, option: str) -> list[Path]:
     except FileExistsError as error:
         raise ConfigError(f"{option}: '{folder}' is no folder. Choose another path.") from error
     except OSError as error:
-        raise _unusable(folder, option, error) from error
+        error.add_note(f"{option} names that path.")
+        raise
     if not os.access(folder, os.W_OK | os.X_OK):
         raise ConfigError(
             f"{option}: '{folder}' cannot be written by this user. Choose another, or change its permissions."
@@ -130,16 +134,9 @@ def _remove_empty(folders: Sequence[Path]) -> None:
             folder.rmdir()
 
 
-def _unusable(path: Path, option: str, error: OSError) -> ConfigError:
-    return ConfigError(f"{option}: '{path}' cannot be made: {error.strerror or error}. Choose another path.")
-
-
 def _lock_folder(path: Path, option: str) -> Lock:
     for _ in range(_TRIES):
-        try:
-            lock = try_lock(path)
-        except OSError as error:
-            raise _unusable(path, option, error) from error
+        lock = try_lock(path)
         if lock is None:
             break
         # Another run may have replaced the folder before it was locked.
@@ -159,8 +156,6 @@ def _lock_beside(path: Path, option: str) -> Lock:
             lock = try_lock(name)
         except FileNotFoundError:
             continue
-        except OSError as error:
-            raise _unusable(path, option, error) from error
         if lock is None:
             break
         # The run that had it may have removed the file before it was locked.

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from base.command import add_log_level, run_command, run_main
 from base.errors import ConfigError
 from base.files import atomic_path, sha256_file, user_path, write_json
+from base.ownership import owned_file
 from eval.metrics import DetectionMetrics, FrameResult, evaluate_detections
 from eval.statistics import paired_bootstrap
 from eval.vehicle import VehicleRecorder, VehicleSettings, VehicleSummary
@@ -49,7 +50,12 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the benchmark; 0 when done, 2 on wrong input."""
     args = _parser().parse_args(argv)
-    return run_command(lambda: _run(args), args.log_level)
+    return run_command(lambda: _run_owning(args), args.log_level)
+
+
+def _run_owning(args: argparse.Namespace) -> None:
+    with owned_file(user_path(args.out).with_suffix(".json"), "--out"):
+        _run(args)
 
 
 def _run(args: argparse.Namespace) -> None:

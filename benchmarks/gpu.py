@@ -28,6 +28,7 @@ from typing import Any
 from base.command import EXIT_FAILED, EXIT_PASSED, add_log_level, run_command, run_main
 from base.errors import BackendUnavailable, ConfigError, DataError, UserError
 from base.files import atomic_path, read_json, user_path, write_json
+from base.ownership import owned_folder
 from benchmarks.gpu_peers import PEERS
 from benchmarks.gpu_sections import PREDICTORS, SECTIONS, Bench, Settings
 from benchmarks.gpu_tables import report
@@ -139,7 +140,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     args = _parser().parse_args(words)
     args.command = words
-    return run_command(lambda: _measure(args), args.log_level)
+    return run_command(lambda: _run(args), args.log_level)
+
+
+def _run(args: argparse.Namespace) -> int:
+    with owned_folder(user_path(args.out), "--out"):
+        return _measure(args)
 
 
 def _measure(args: argparse.Namespace) -> int:

@@ -19,6 +19,7 @@ from base.documents import read_json, read_yaml
 from base.errors import ConfigError, DataError
 from base.files import atomic_path, user_path
 from base.messages import shown, shown_file
+from base.ownership import owned_folder
 from base.parsing import Record, Text
 from base.progress import progress
 from datasets.geometry import rotation_matrix
@@ -242,7 +243,12 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; 0 when all is written, 2 on wrong input."""
     args = _parser().parse_args(argv)
-    return run_command(lambda: _create(args), args.log_level)
+    return run_command(lambda: _run(args), args.log_level)
+
+
+def _run(args: argparse.Namespace) -> None:
+    with owned_folder(user_path(args.out), "--out"):
+        _create(args)
 
 
 def _create(args: argparse.Namespace) -> None:
@@ -269,11 +275,8 @@ def _create(args: argparse.Namespace) -> None:
     for split, data_list in infos.items():
         content = {"data_list": data_list, "metainfo": {"classes": list(rules.classes), "version": args.version}}
         path = out / f"{args.prefix}_{split}.pkl"
-        try:
-            with atomic_path(path) as temporary:
-                temporary.write_bytes(pickle.dumps(content, protocol=_PICKLE_PROTOCOL))
-        except OSError as error:
-            raise DataError(f"Cannot write '{path}': {error.strerror or error}.") from error
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(pickle.dumps(content, protocol=_PICKLE_PROTOCOL))
         objects = sum(len(info["instances"]) for info in data_list)
         print(f"{path}: {len(data_list)} key frames, {objects} objects")  # noqa: T201 - what it did
 

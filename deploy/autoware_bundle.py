@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 from base.command import EXIT_FAILED, EXIT_PASSED, add_log_level, run_command, run_main
 from base.errors import ConfigError, ExportError
 from base.files import atomic_dir, user_path
+from base.folders import require_replaceable
+from base.ownership import owned_name
 from deploy.autoware_contract import check_bundle, require_bundle
 from deploy.autoware_graphs import NODE_ENCODER_CHANNELS, NODE_POINTS_PER_VOXEL, node_grid
 from deploy.autoware_readme import bundle_readme
@@ -57,7 +59,7 @@ def write_bundle(
 
     Args:
         onnx_dir: Folder with both components, exported with `rot_y_axis_reference` and `static_voxels`.
-        out: The bundle; replaced as a whole where it exists, untouched where anything fails.
+        out: The bundle; an earlier one is replaced as a whole, or untouched where anything fails.
         thresholds: Score thresholds; the node's default where left out.
         trt_precision: What the node builds engines with; follows from the graphs where left out.
 
@@ -65,6 +67,7 @@ def write_bundle(
         `out`.
 
     Raises:
+        ConfigError: at `out` is what must not be replaced (`base.folders`).
         ExportError: an ONNX file is missing or not this project's, the node cannot run such a model, or the bundle
             breaks the contract.
     """
@@ -75,7 +78,7 @@ def write_bundle(
     thresholds = thresholds or default_thresholds(spec)
     params = AutowareDecodeParams.from_spec(spec, thresholds.values, thresholds.distance_bins_m)
     precision = trt_precision or _PRECISION.get(facts["precision"], facts["precision"])
-    with atomic_dir(out) as folder:
+    with atomic_dir(out, [source]) as folder:
         for name in _COMPONENTS:
             shutil.copyfile(source / f"{name}.onnx", folder / f"{name}.onnx")
         (folder / ML_PACKAGE).write_text(ml_package_yaml(spec, params, precision), encoding="utf-8")
@@ -177,6 +180,27 @@ def _check(folder: Path) -> int:
 def _write(args: argparse.Namespace) -> int:
     if args.out is None:
         raise ConfigError("--out is missing: name the folder of the bundle.")
+    out = user_path(args.out)
+    # Before the export and the thresholds, which take longer than the bundle.
+    require_replaceable(out, _sources(args))
+    with owned_name(out, "--out"):
+        return _write_owned(args)
+
+
+def _sources(args: argparse.Namespace) -> list[Path]:
+    """What is read while the bundle is written."""
+    given = (
+        args.onnx_dir,
+        args.model_config,
+        args.checkpoint,
+        args.quantized_checkpoint,
+        args.detections,
+        args.results,
+    )
+    return [user_path(path) for path in given if path is not None]
+
+
+def _write_owned(args: argparse.Namespace) -> int:
     if args.onnx_dir is not None:
         _bundle(args, user_path(args.onnx_dir))
         return EXIT_PASSED

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from base.command import EXIT_PASSED, EXIT_USAGE, add_log_level, run_command, run_main
 from base.determinism import set_determinism
-from base.errors import BackendUnavailable, ConfigError, UserError
+from base.errors import BackendUnavailable, ConfigError
 from base.files import sha256_file, user_path
+from base.ownership import owned_folder
 from base.tables import text_table
 from base.torchrun import Processes, joined
 from deploy import cli
@@ -82,8 +83,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     with joined() as processes:
         return run_command(
-            lambda: processes.run(lambda: _evaluate(args, processes), EXIT_USAGE), processes.log_level(args.log_level)
+            lambda: processes.run(lambda: _evaluate_owning(args, processes), EXIT_USAGE),
+            processes.log_level(args.log_level),
         )
+
+
+def _evaluate_owning(args: argparse.Namespace, processes: Processes) -> int:
+    with owned_folder(user_path(args.out), "--out") if processes.is_first else contextlib.nullcontext():
+        return _evaluate(args, processes)
 
 
 def _evaluate(args: argparse.Namespace, processes: Processes) -> int:
@@ -116,7 +123,7 @@ def _evaluate(args: argparse.Namespace, processes: Processes) -> int:
             everything = [run for _, share in shares for run in share]
             result = summarize(pipeline, everything, precision=precision)
     except BackendUnavailable as unavailable:
-        raise ConfigError(f"--backend={args.backend} cannot run here: {unavailable}") from unavailable
+        raise BackendUnavailable(f"--backend={args.backend} cannot run here: {unavailable}") from unavailable
     devices = [device for device, _ in shares]
     _write(args, spec, result, devices, time.monotonic() - begin)
     print(f"\n{_summary(result, devices, user_path(args.out))}")  # noqa: T201 - what the command is for
@@ -211,12 +218,10 @@ def _write(
         detections={result.summary.label: DETECTIONS},
         versions=package_versions(),
     )
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        write_detections(result.frames, spec.class_names, out / DETECTIONS)
-        write_results(results, out / RESULTS)
-    except OSError as error:
-        raise UserError(f"Cannot write to '{out}': {error.strerror or error}. Choose another --out.") from error
+    # The record names the detections: an earlier one goes before new detections come.
+    (out / RESULTS).unlink(missing_ok=True)
+    write_detections(result.frames, spec.class_names, out / DETECTIONS)
+    write_results(results, out / RESULTS)
 
 
 def _summary(result: BackendEvaluation, devices: list[str], out: Path) -> str:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from base.command import EXIT_FAILED, EXIT_PASSED, run_command, run_main
-from base.errors import UserError
 from base.files import sha256_file, user_path, write_json
+from base.ownership import owned_folder
 from base.tables import text_table
 from deploy import cli
 from deploy.config.paths import input_path
@@ -104,11 +104,9 @@ def _predict(args: argparse.Namespace) -> int:
         precision=args.precision,
         rot_y_axis_reference=args.rot_y_axis_reference,
     )
-    prediction = predict(request)
-    try:
+    with owned_folder(out, "--out"):
+        prediction = predict(request)
         _write(prediction, request.form, out)
-    except OSError as error:
-        raise UserError(f"Cannot write to '{out}': {error.strerror or error}. Choose another --out.") from error
     print(f"\n{_summary(prediction, out)}")  # noqa: T201 - what the command is for
     failed = prediction.verification is not None and not prediction.verification.passed
     if failed or not prediction.results or args.backend in prediction.skipped:
@@ -147,6 +145,8 @@ def _write(prediction: Prediction, form: ScanFormat, out: Path) -> None:
         "skipped": dict(prediction.skipped),
         "verification": to_json(prediction.verification),
     }
+    # The picture belongs to the numbers: an earlier one goes before new numbers come.
+    (out / "detections.png").unlink(missing_ok=True)
     write_json(out / "detections.json", document)
     if not prediction.results:
         return

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from base.errors import UserError
+from base.errors import BackendUnavailable, UserError
 from base.ownership import owned_folder
 
 __all__ = ["RECORDS", "log_to_file", "owned_work_dir"]
 
 RECORDS = ("results.json", "report.html", "manifest.json")
+
+_logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -36,7 +39,7 @@ def log_to_file(work_dir: Path, name: str | None) -> Iterator[None]:
         yield
         return
     try:
-        handler = logging.FileHandler(work_dir / name, mode="w", encoding="utf-8")
+        handler = _LogFile(work_dir / name, mode="w", encoding="utf-8")
     except OSError as error:
         raise UserError(f"Cannot write the log '{work_dir / name}': {error.strerror or error}.") from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s %(message)s"))
@@ -44,6 +47,21 @@ def log_to_file(work_dir: Path, name: str | None) -> Iterator[None]:
     root.addHandler(handler)
     try:
         yield
+    except Exception as error:
+        if not isinstance(error, (UserError, BackendUnavailable)):
+            # What the user is shown at the end goes to the terminal; whoever mends the fault may have the file alone.
+            handler.handle(_logger.makeRecord(_logger.name, logging.ERROR, "", 0, "bug", (), sys.exc_info()))
+        raise
     finally:
         root.removeHandler(handler)
-        handler.close()
+        with contextlib.suppress(OSError):  # a full disk, which was said when it filled up
+            handler.close()
+
+
+class _LogFile(logging.FileHandler):
+    """A log file that gives up where it cannot be written: the run's results matter more."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name of the base class
+        error = sys.exc_info()[1]
+        logging.getLogger().removeHandler(self)
+        _logger.warning("the log '%s' ends here: %s", self.baseFilename, error)

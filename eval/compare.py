@@ -7,6 +7,7 @@ detections of every frame and the frames are the same, differences have interval
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pathlib import Path
 from base.command import EXIT_FAILED, EXIT_PASSED, add_log_level, run_command, run_main
 from base.errors import DataError
 from base.files import user_path, write_json
+from base.ownership import owned_file
 from base.tables import text_table
 from eval.codec import to_json
 from eval.detections_file import read_detections
@@ -235,7 +237,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--fail-on-worse", action="store_true", help="exit code 1 where an mAP is worse")
     add_log_level(parser)
     args = parser.parse_args(argv)
-    return run_command(lambda: _run(args), args.log_level)
+    return run_command(lambda: _run_owning(args), args.log_level)
+
+
+def _run_owning(args: argparse.Namespace) -> int:
+    with owned_file(user_path(args.out), "--out") if args.out else contextlib.nullcontext():
+        return _run(args)
 
 
 def _run(args: argparse.Namespace) -> int:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from base.command import add_log_level, run_command, run_main
 from base.errors import ConfigError
 from base.files import user_path, write_json
+from base.ownership import owned_file
 from eval.metrics.nuscenes import NUSCENES_RANGES_M
 from eval.score_configs import ScoreConfig, parse_config
 from eval.score_frames import FrameFile
@@ -100,13 +100,11 @@ def score(args: argparse.Namespace) -> None:
         UserError: wrong input or configuration.
     """
     detections = None if args.detections is None else user_path(args.detections)
-    out: Path = user_path(args.out)
-    if out.is_dir():
-        raise ConfigError(f"--out '{out}' is a folder; name the file to write")
-    frames = FrameFile(user_path(args.frames), detections)
-    configs = _configs(args.config, frames.configs(), args)
-    result = score_file(frames, configs, _nuscenes_classes(args.classes, configs), curves=args.curves)
-    write_json(out, result)
+    with owned_file(user_path(args.out), "--out") as out:
+        frames = FrameFile(user_path(args.frames), detections)
+        configs = _configs(args.config, frames.configs(), args)
+        result = score_file(frames, configs, _nuscenes_classes(args.classes, configs), curves=args.curves)
+        write_json(out, result)
     for name, scores in result["results"].items():
         for mode, values in scores["modes"].items():
             _logger.info("%s %s: mAP %s, mAPH %s", name, mode, values["mAP"], values["mAPH"])

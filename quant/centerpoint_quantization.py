@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from base.command import EXIT_USAGE, add_log_level, run_command, run_main
+from base.files import user_path
+from base.ownership import owned_file, owned_folder
 from base.torchrun import joined
 
 __all__ = ["main"]
@@ -56,11 +60,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser(argv).parse_args(argv)
     run = importlib.import_module(_COMMANDS[args.command][0]).run
     if args.command not in _SHARED:
-        return run_command(lambda: run(args), args.log_level)
+        return run_command(lambda: _owning(args, _is_first(args), lambda: run(args)), args.log_level)
     with joined() as processes:
-        return run_command(
-            lambda: processes.run(lambda: run(args, processes), EXIT_USAGE), processes.log_level(args.log_level)
-        )
+
+        def work() -> int:
+            return _owning(args, processes.is_first, lambda: run(args, processes))
+
+        return run_command(lambda: processes.run(work, EXIT_USAGE), processes.log_level(args.log_level))
+
+
+def _owning(args: argparse.Namespace, is_first: bool, run: Callable[[], int]) -> int:
+    """Runs a command while what it writes is its own; of several processes the first one writes."""
+    with contextlib.ExitStack() as stack:
+        if is_first:
+            stack.enter_context(owned_file(user_path(args.output), "--output"))
+            if args.command == "qat":
+                stack.enter_context(owned_folder(user_path(args.work_dir), "--work-dir"))
+        return run()
+
+
+def _is_first(args: argparse.Namespace) -> bool:
+    return getattr(args, "launcher", "none") == "none" or os.environ.get("RANK", "0") == "0"
 
 
 if __name__ == "__main__":

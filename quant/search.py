@@ -10,6 +10,7 @@ loss that is allowed is narrowed down between what passed and what failed.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ from typing import Any, Literal
 from base.command import add_log_level, run_command, run_main
 from base.errors import ConfigError
 from base.files import user_path, write_json
+from base.ownership import owned_file
 from quant.plans import Item, PlanTimes, fastest_plan
 from quant.sensitivity.profile import Effect, SensitivityProfile
 from quant.sensitivity.selection import shares
@@ -197,7 +199,7 @@ def _loss(effect: Effect, criterion: Criterion) -> float:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     args = _parser().parse_args(argv)
-    return run_command(lambda: print(_run(args).summary()), args.log_level)  # noqa: T201 - what the command is for
+    return run_command(lambda: print(_run_owning(args).summary()), args.log_level)  # noqa: T201 - what the command is for
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -225,6 +227,11 @@ def _parser() -> argparse.ArgumentParser:
     add_log_level(parser)
     add_model_arguments(parser, required=False)
     return parser
+
+
+def _run_owning(args: argparse.Namespace) -> SearchResult:
+    with owned_file(user_path(args.output), "--output") if args.output else contextlib.nullcontext():
+        return _run(args)
 
 
 def _run(args: argparse.Namespace) -> SearchResult:

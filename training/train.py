@@ -24,6 +24,7 @@ from base.command import add_log_level, run_command, run_main
 from base.determinism import set_determinism
 from base.errors import ConfigError, UserError
 from base.files import atomic_path, user_path
+from base.ownership import owned_file, owned_folder
 from models.build import import_mmdet3d
 from models.config import load_model_config
 from training.targets import use_numpy_targets
@@ -160,7 +161,12 @@ def _train(args: argparse.Namespace) -> None:
     if args.config is not None and args.model_config is not None:
         raise ConfigError(f"The model config is named twice: '{args.config}' and --model-config '{args.model_config}'.")
     args.model_config = args.config or args.model_config or Path(_DEFAULT_CONFIG)
-    output = args.output or args.work_dir / f"{args.model_config.stem}.pth"
+    output = user_path(args.output or args.work_dir / f"{args.model_config.stem}.pth")
+    with owned_folder(user_path(args.work_dir), "--work-dir"), owned_file(output, "--output"):
+        _train_into(args, output)
+
+
+def _train_into(args: argparse.Namespace, output: Path) -> None:
     cfg = load_model_config(user_path(args.model_config))
     if "optim_wrapper" not in cfg:
         raise UserError(f"'{args.model_config}' has no training recipe (train_cfg, optim_wrapper, param_scheduler).")
@@ -188,7 +194,7 @@ def _train(args: argparse.Namespace) -> None:
         "frames": len(runner.train_dataloader.dataset),
         "class_names": list(cfg.class_names),
     }
-    _save(runner, model, user_path(output), meta)
+    _save(runner, model, output, meta)
     _logger.info("wrote %s: %s", output, json.dumps(meta, sort_keys=True))
 
 

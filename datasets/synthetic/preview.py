@@ -20,6 +20,7 @@ from base.errors import DataError
 from base.files import user_path, write_json
 from base.lazy import require
 from base.messages import shown_file
+from base.ownership import owned_folder
 from datasets.infos import parse_sample, read_info_file
 from datasets.points import inside, read_points
 
@@ -186,7 +187,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add_log_level(parser)
     args = parser.parse_args(argv)
-    return run_command(lambda: _preview(args), args.log_level)
+    return run_command(lambda: _run(args), args.log_level)
+
+
+def _run(args: argparse.Namespace) -> None:
+    with owned_folder(user_path(args.out), "--out"):
+        _preview(args)
 
 
 def _preview(args: argparse.Namespace) -> None:
@@ -196,7 +202,6 @@ def _preview(args: argparse.Namespace) -> None:
     info = read_info_file(root / f"centerpoint_infos_{args.split}.pkl")
     if not info.samples:
         raise DataError(f"{shown_file(root)} has no {args.split} sample to draw.")
-    out.mkdir(parents=True, exist_ok=True)
     chosen = np.unique(np.linspace(0, len(info.samples) - 1, min(args.frames, len(info.samples))).astype(int)).tolist()
     samples = [parse_sample(info.samples[i], info.path, i, len(info.classes())) for i in chosen]
     clouds = [

@@ -12,6 +12,7 @@ from pathlib import Path
 from base.command import add_log_level, run_command, run_main
 from base.errors import DataError, EngineBuildError
 from base.files import read_json, user_path
+from base.ownership import owned_folder
 from deploy.engine.pipeline import CenterPointTensorRTExportPipeline, EngineSettings
 from deploy.engine.request import DEFAULT_WORKSPACE_BYTES, PRECISION_POLICIES, ShapeProfile
 from deploy.engine.selection import BUILDERS
@@ -44,7 +45,12 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code: 0, or 2 for wrong input or a machine that cannot build."""
     args = _parser().parse_args(argv)
-    return run_command(lambda: _build(args), args.log_level)
+    return run_command(lambda: _run(args), args.log_level)
+
+
+def _run(args: argparse.Namespace) -> None:
+    with owned_folder(user_path(args.out), "--out"):
+        _build(args)
 
 
 def _build(args: argparse.Namespace) -> None:

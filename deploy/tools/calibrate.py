@@ -13,6 +13,7 @@ from pathlib import Path
 from base.command import add_log_level, run_command, run_main
 from base.determinism import set_determinism
 from base.files import user_path
+from base.ownership import owned_folder
 from deploy.manifest import build_manifest, write_manifest
 from deploy.quantized_model import QuantizationSettings, quantize_float_model, save_quantized_model
 
@@ -57,7 +58,12 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code: 0, or 2 for wrong input."""
     args = _parser().parse_args(argv)
-    return run_command(lambda: _calibrate(args), args.log_level)
+    return run_command(lambda: _run(args), args.log_level)
+
+
+def _run(args: argparse.Namespace) -> None:
+    with owned_folder(user_path(args.out), "--out"):
+        _calibrate(args)
 
 
 def _calibrate(args: argparse.Namespace) -> None:

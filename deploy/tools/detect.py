@@ -16,6 +16,7 @@ from base.command import add_log_level, run_command, run_main
 from base.determinism import set_determinism
 from base.errors import ConfigError, ExportError
 from base.files import user_path
+from base.ownership import owned_folder
 from deploy.manifest import build_manifest, write_manifest
 from deploy.onnx_checks import read_onnx
 from deploy.onnx_graph import metadata
@@ -44,7 +45,12 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code: 0, or 2 for wrong input."""
     args = _parser().parse_args(argv)
-    return run_command(lambda: _detect(args), args.log_level)
+    return run_command(lambda: _run(args), args.log_level)
+
+
+def _run(args: argparse.Namespace) -> None:
+    with owned_folder(user_path(args.out), "--out"):
+        _detect(args)
 
 
 def _detect(args: argparse.Namespace) -> None:
@@ -83,7 +89,8 @@ def _detect(args: argparse.Namespace) -> None:
         pipeline = Pipeline(spec, backend, decoder)
         for frame in first_frames(frames, args.num_samples, "detecting", show_progress=True):
             results.append(FrameResult(frame.token, pipeline(frame.points).detections, frame.ground_truth))
-    out.mkdir(parents=True, exist_ok=True)
+    # The manifest is of the detections beside it: an earlier one goes before new detections come.
+    (out / "manifest.json").unlink(missing_ok=True)
     write_detections(results, spec.class_names, out / DETECTIONS)
     inputs = {path.name: path for path in files.values()}
     inputs |= {"model_config": config_path, "info_file": data_root / cfg[f"{args.split}_dataloader"].dataset.ann_file}

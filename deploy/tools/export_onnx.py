@@ -13,6 +13,7 @@ from base.command import add_log_level, run_command, run_main
 from base.determinism import set_determinism
 from base.errors import ConfigError
 from base.files import sha256_file, user_path
+from base.ownership import owned_folder
 from deploy.manifest import build_manifest, write_manifest
 from deploy.onnx_export import EXPORT_PRECISIONS, INT8_OPSET, OnnxExportSettings, export_components
 from deploy.precision import PRECISIONS
@@ -49,7 +50,12 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code: 0, or 2 for wrong input."""
     args = _parser().parse_args(argv)
-    return run_command(lambda: _export(args), args.log_level)
+    return run_command(lambda: _run(args), args.log_level)
+
+
+def _run(args: argparse.Namespace) -> None:
+    with owned_folder(user_path(args.out), "--out"):
+        _export(args)
 
 
 def export(argv: Sequence[str]) -> None:

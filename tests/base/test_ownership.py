@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from base.command import run_command
 from base.errors import ConfigError
 from base.files import atomic_path, write_json
 from base.ownership import owned_file, owned_folder, owned_name
@@ -131,19 +132,28 @@ def test_a_stopped_run_says_what_is_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("file", "--out: '.*file' is no folder"),
-        ("file/inside", "--out: '.*inside' cannot be made: Not a directory"),
-        ("n" * 300, "--out: '.*n' cannot be made: File name too long"),
-        ("/dev/null", "--out: '/dev/null' is no folder"),
-        ("/proc/nothing", "--out: '/proc/nothing' cannot be made: No such file or directory"),
+        ("file", "error (configuration): --out: '{}' is no folder. Choose another path."),
+        ("file/inside", "error (system): '{}': Not a directory. A part of the path is a file; give a path of folders."),
+        ("n" * 300, "error (system): '{}': File name too long. Give a shorter name."),
+        ("/dev/null", "error (configuration): --out: '{}' is no folder. Choose another path."),
+        ("/proc/nothing", "error (system): '{}': No such file or directory."),
     ],
 )
-def test_absurd_places(tmp_path: Path, path: str, message: str) -> None:
+def test_absurd_places(tmp_path: Path, path: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match=message), owned_folder(tmp_path / path, "--out"):
-        pytest.fail("entered")
-    with pytest.raises(ConfigError), owned_file(tmp_path / path / "x", "--out"):
-        pytest.fail("entered")
+    place = tmp_path / path
+
+    def for_a_folder() -> None:
+        with owned_folder(place, "--out"):
+            pytest.fail("entered")
+
+    def for_a_file() -> None:
+        with owned_file(place / "x", "--out"):
+            pytest.fail("entered")
+
+    for command in (for_a_folder, for_a_file):
+        assert run_command(command) == 2
+        assert capsys.readouterr().err.splitlines()[0] == message.format(place)
 
 
 def test_a_folder_for_a_file(tmp_path: Path) -> None:
