@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from base.untrusted.names import python_3_module
 from base.untrusted.numpy_names import numpy_names
 from base.untrusted.pickle_reader import PickleReader
 from base.untrusted.plain_names import plain_names
+from base.untrusted.refusal import Refused
 from base.untrusted.skipped import SkippedName, skipped_names
 from base.untrusted.stand_ins import StandIn, stand_in_types
 from base.untrusted.structure import PLAIN_VALUES, check_structure
@@ -22,8 +24,6 @@ __all__ = ["CheckpointPickle"]
 
 class _CheckpointVocabulary:
     """Plain values, numpy arrays and tensors; the rest is skipped or refused (`skipped`)."""
-
-    attributes = frozenset({"_metadata"})  # versions of modules, which nn.Module.state_dict() hangs on its dictionary
 
     def __init__(self) -> None:
         self.names: Mapping[tuple[str, str], object] = {}
@@ -36,8 +36,26 @@ class _CheckpointVocabulary:
     def persistent(self, identifier: object) -> object:
         return storage_of(identifier)
 
+    def attributes(self, state: dict[object, object]) -> dict[str, object]:
+        match state:
+            case {"_metadata": dict(versions), **rest} if not rest:
+                return {"_metadata": _module_versions(versions)}
+        raise Refused("it sets attributes of a dictionary that are not the _metadata of a state_dict()")
+
     def is_key(self, value: object) -> bool:
         return isinstance(value, np.generic | StandIn)
+
+
+def _module_versions(versions: dict[object, object]) -> OrderedDict[str, dict[str, object]]:
+    """What `nn.Module.state_dict()` hangs on its dictionary, and `load_state_dict` looks at."""
+    found: OrderedDict[str, dict[str, object]] = OrderedDict()
+    for name, entry in versions.items():
+        match entry:
+            case {"version": int() | None as version} if type(name) is str:
+                found[name] = {"version": version}
+            case _:
+                raise Refused("the _metadata of a state_dict() are not the versions of modules")
+    return found
 
 
 class CheckpointPickle:

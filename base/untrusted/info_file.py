@@ -25,8 +25,6 @@ __all__ = ["load_info_pickle"]
 class _InfoVocabulary:
     """Plain containers, numbers, texts and numpy arrays."""
 
-    attributes: frozenset[str] = frozenset()
-
     def __init__(self) -> None:
         self.names: Mapping[tuple[str, str], StandIn] = {}
 
@@ -38,6 +36,9 @@ class _InfoVocabulary:
 
     def persistent(self, identifier: object) -> object:
         raise Refused("it refers to something outside of itself")
+
+    def attributes(self, state: dict[object, object]) -> dict[str, object]:
+        raise Refused("it sets attributes of a dictionary")
 
     def is_key(self, value: object) -> bool:
         return isinstance(value, np.generic)

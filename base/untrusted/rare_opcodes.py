@@ -127,8 +127,8 @@ class RareOpcodes:
         """What BUILD leaves in the place of `target`."""
         if isinstance(target, StandIn):
             return target.build(state)
-        if type(target) is OrderedDict and type(state) is dict and set(state) <= self.vocabulary.attributes:
-            vars(target).update(state)
+        if type(target) is OrderedDict and type(state) is dict:
+            vars(target).update(self.vocabulary.attributes(state))
             return target
         raise Refused(f"it sets the state of {kind(target)}")
 

@@ -50,8 +50,6 @@ class StandIn:
 class Vocabulary(Protocol):
     """The names that one kind of file may use."""
 
-    attributes: frozenset[str]  # that an OrderedDict may carry
-
     def stand_in(self, module: str, name: str) -> object:
         """What takes the place of a name.
 
@@ -64,6 +62,13 @@ class Vocabulary(Protocol):
 
         Raises:
             Refused: there is none.
+        """
+
+    def attributes(self, state: dict[object, object]) -> dict[str, object]:
+        """What an OrderedDict carries as attributes, made anew.
+
+        Raises:
+            Refused: such a file needs none, or other ones.
         """
 
     def is_key(self, value: object) -> bool:

@@ -227,7 +227,10 @@ HOSTILE = {
     "a set of a text": (_call("builtins", "set", _text("abc")), "something else than one list"),
     "a number of a text": (_call("builtins", "complex", _text("1e9")), "something else than two floats"),
     "an ordered dictionary of a list": (_call("collections", "OrderedDict", b"]"), "is called with arguments"),
-    "attributes": (_call("collections", "OrderedDict") + b"}X\x01\x00\x00\x00aK\x01sb", "sets the state of"),
+    "attributes": (
+        _call("collections", "OrderedDict") + b"}X\x01\x00\x00\x00aK\x01sb",
+        "sets attributes of a dictionary",
+    ),
     "a call of a text": (_text("a") + b")R", "it calls a value of type str"),
     "an argument that is no tuple": (_global("numpy", "dtype") + b"]R", "in place of arguments"),
     "a stored pointer": (_text("a") + b"Q", "outside of itself"),

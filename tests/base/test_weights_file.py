@@ -319,6 +319,17 @@ LIES = {
         FOUR,
         "it calls 'torch.storage._load_fr",
     ),
+    "versions that are none": (
+        b"ccollections\nOrderedDict\n)R}X\x09\x00\x00\x00_metadataK\x05sb",
+        FOUR,
+        "that are not the _metadata of a state_dict",
+    ),
+    "a version that is a text": (
+        b"ccollections\nOrderedDict\n)R}X\x09\x00\x00\x00_metadata}X\x00\x00\x00\x00"
+        b"}X\x07\x00\x00\x00versionX\x01\x00\x00\x00asssb",
+        FOUR,
+        "are not the versions of modules",
+    ),
     "a size of a list": (b"ctorch\nSize\n]\x85R", FOUR, "'torch.Size' is called with a value of type list"),
 }
 
