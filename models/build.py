@@ -14,13 +14,12 @@ from base.determinism import set_determinism
 from base.errors import CheckpointError, ConfigError
 from base.lazy import require
 from base.untrusted import load_weights_file
+from models.weights import check_architecture, check_finite, check_kinds
 
 if TYPE_CHECKING:
     from torch import nn
 
 __all__ = ["build_model", "import_mmdet3d", "load_checkpoint"]
-
-_LISTED_KEYS = 5
 
 
 def import_mmdet3d() -> Any:
@@ -68,13 +67,14 @@ def load_checkpoint(model: nn.Module, path: str | Path) -> dict[str, Any]:
 
     Args:
         model: A model from `build_model`; changed in place.
-        path: `.pth` file with `{'state_dict': …}` or a bare state dict; half-precision weights are widened.
+        path: `.pth` file with `{'state_dict': …}` or a bare state dict; float16, bfloat16 and float64 are converted.
 
     Returns:
         The checkpoint's `meta` (empty where it has none).
 
     Raises:
-        CheckpointError: the file is missing, unsafe, quantized or of another architecture; the message names the keys.
+        CheckpointError: the file is missing, unsafe, quantized, of another architecture, or holds what is no finite
+            weight; the message names the keys, and the model is unchanged.
     """
     checkpoint = load_weights_file(path)
     if "quantization" in checkpoint:
@@ -85,24 +85,11 @@ def load_checkpoint(model: nn.Module, path: str | Path) -> dict[str, Any]:
     state = checkpoint.get("state_dict", checkpoint)
     if not isinstance(state, Mapping):
         raise CheckpointError(f"Checkpoint '{path}': 'state_dict' is a {type(state).__name__}, not a dictionary.")
-    expected = model.state_dict()
-    missing = sorted(set(expected) - set(state))
-    unexpected = sorted(set(state) - set(expected))
-    wrong = [
-        f"{key} {tuple(getattr(state[key], 'shape', ()))}, model has {tuple(value.shape)}"
-        for key, value in expected.items()
-        if key in state and tuple(getattr(state[key], "shape", ())) != tuple(value.shape)
-    ]
-    if missing or unexpected or wrong:
-        raise CheckpointError(
-            f"Checkpoint '{path}' belongs to another architecture than the model config: "
-            f"{_listed('missing', missing)}; {_listed('unexpected', unexpected)}; {_listed('of another shape', wrong)}"
-            ". Use the model config that it was trained with."
-        )
+    where, expected = f"Checkpoint '{path}'", model.state_dict()
+    check_architecture(state, expected, where)
+    check_kinds(state, expected, where)
+    check_finite(state, expected, where)
     model.load_state_dict(state, strict=True)
-    broken = [key for key, value in model.state_dict().items() if not bool(value.isfinite().all())]
-    if broken:
-        raise CheckpointError(f"Checkpoint '{path}' holds NaN or infinite values in {_listed('tensors', broken)}.")
     meta = checkpoint.get("meta", {})
     return dict(meta) if isinstance(meta, Mapping) else {}
 
@@ -119,11 +106,6 @@ def _quiet_mmengine() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-def _listed(what: str, names: list[str]) -> str:
-    shown = ", ".join(names[:_LISTED_KEYS]) + (", …" if len(names) > _LISTED_KEYS else "")
-    return f"{len(names)} {what}" + (f" ({shown})" if names else "")
 
 
 def _randomize_batch_norm(model: nn.Module) -> None:

@@ -11,9 +11,10 @@ from base.untrusted.legacy_checkpoint import is_legacy, read_legacy
 from base.untrusted.refusal import Refused
 from base.untrusted.regular_file import other_format, size_of_regular_file
 from base.untrusted.skipped import Skipped
+from base.untrusted.stand_ins import StandIn
 from base.untrusted.zip_checkpoint import read_zip
 
-__all__ = ["load_weights_file"]
+__all__ = ["is_skipped", "load_weights_file"]
 
 _START = 512
 _ZIP = b"PK\x03\x04"
@@ -61,6 +62,11 @@ def load_weights_file(path: str | Path) -> dict[str, Any]:
             f"Checkpoint '{path}' holds a {type(checkpoint).__name__}, not a dictionary with 'state_dict'."
         )
     return checkpoint
+
+
+def is_skipped(value: object) -> bool:
+    """Whether a value of a checkpoint takes the place of an object that was not read; its repr names the class."""
+    return isinstance(value, StandIn)
 
 
 def _value(file: BinaryIO, size: int, torch: Any) -> Any:
