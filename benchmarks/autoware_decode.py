@@ -79,8 +79,8 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _measure(onnx_dir: Path, bundle: Path | None, frames: FrameSource, args: argparse.Namespace) -> dict[str, Any]:
+    from base.onnx_files import read_onnx
     from deploy.autoware_reading import decode_params_of_bundle
-    from deploy.onnx_checks import read_onnx
     from deploy.onnx_graph import metadata
     from eval.frames import first_frames
     from runtime.autoware_params import AutowareDecodeParams

@@ -19,6 +19,7 @@ from base.command import EXIT_FAILED, EXIT_PASSED, add_log_level, run_command, r
 from base.errors import ConfigError, ExportError
 from base.files import atomic_dir, user_path
 from base.folders import require_replaceable
+from base.onnx_files import read_onnx
 from base.ownership import owned_name
 from deploy.autoware_contract import check_bundle, require_bundle
 from deploy.autoware_graphs import NODE_ENCODER_CHANNELS, NODE_POINTS_PER_VOXEL, node_grid
@@ -31,7 +32,6 @@ from deploy.autoware_thresholds import (
     require_same_model,
 )
 from deploy.autoware_yaml import ML_PACKAGE, REMAPPER, ml_package_yaml, remapper_yaml
-from deploy.onnx_checks import read_onnx
 from deploy.onnx_graph import metadata
 from models.spec import BACKBONE_NECK_HEAD, HEAD_ORDER, VOXEL_ENCODER, ModelSpec
 from runtime.autoware_params import AutowareDecodeParams

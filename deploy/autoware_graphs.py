@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from base.errors import ExportError
-from deploy.onnx_checks import read_onnx
+from base.onnx_files import read_onnx
 from deploy.onnx_graph import metadata
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from base.errors import ExportError
 from base.lazy import require
-from deploy.onnx_checks import read_onnx
+from base.onnx_files import read_onnx
 from deploy.qdq.view import DEQUANTIZE, INTEGER_OPS, QUANTIZE, GraphView, module_path
 
 if TYPE_CHECKING:
@@ -90,7 +90,10 @@ def compare_codes(
 
     model = read_onnx(onnx_path)
     outputs = [value.name for value in model.graph.output]
-    (canvas_name,) = (value.name for value in model.graph.input)
+    names = [value.name for value in model.graph.input]
+    if len(names) != 1:
+        raise ExportError(f"'{onnx_path}' has the inputs {names}; the quantized network has one, the canvas.")
+    canvas_name = names[0]
     view = GraphView.of(model)
     tensors = _quantized_inputs(view)
     from_fp16 = {name for name in tensors if _is_from_fp16(view, name)}

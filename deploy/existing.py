@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from base.errors import ConfigError, DataError
 from base.files import read_json, sha256_file
-from deploy.onnx_checks import read_onnx
+from base.onnx_files import read_onnx
 from deploy.onnx_graph import metadata
 from deploy.precision import graph_precision
 

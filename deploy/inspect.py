@@ -223,7 +223,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def _input_names(path: Path) -> set[str]:
-    from deploy.onnx_checks import read_onnx
+    from base.onnx_files import read_onnx
 
     return {value.name for value in read_onnx(path).graph.input}
 

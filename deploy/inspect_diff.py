@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from base.errors import ExportError
+from base.onnx_files import label, read_onnx
 from deploy.inspect_engine import EngineFacts
 from deploy.inspect_graph import GraphFacts, TensorFacts
-from deploy.onnx_checks import read_onnx
 from deploy.qdq.view import INTEGER_OPS, GraphView, axis_of, module_path
 
 if TYPE_CHECKING:
@@ -82,7 +83,11 @@ def diff_engines(first: EngineFacts, second: EngineFacts) -> tuple[Difference, .
 
 
 def layer_weights(model: onnx.ModelProto) -> dict[str, npt.NDArray[np.float64]]:
-    """Layer -> its weights as it multiplies with them, float64."""
+    """Layer -> its weights as it multiplies with them, float64.
+
+    Raises:
+        ExportError: the scales of a weight do not fit it.
+    """
     import numpy as np
 
     view = GraphView.of(model)
@@ -98,7 +103,13 @@ def layer_weights(model: onnx.ModelProto) -> dict[str, npt.NDArray[np.float64]]:
         if dequantize is not None and scale is not None and stored.dtype.kind == "i":
             factors = scale.astype(np.float64)
             if factors.size > 1:
-                axis = axis_of(dequantize) % values.ndim
+                axis = axis_of(dequantize)
+                if not -values.ndim <= axis < values.ndim or factors.size != values.shape[axis]:
+                    raise ExportError(
+                        f"{label(dequantize)} has {factors.size} scales for axis {axis} of a weight of shape "
+                        f"{list(values.shape)}. Export it again."
+                    )
+                axis %= values.ndim
                 factors = factors.reshape([-1 if i == axis else 1 for i in range(values.ndim)])
             values = values * factors
         result[module_path(node.name) or node.name or node.op_type] = values

@@ -14,11 +14,13 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from base.errors import ConfigError
+from base.errors import ConfigError, ExportError
 from base.files import sha256_file
-from deploy.onnx_checks import check_model, read_onnx
+from base.onnx_files import graph_errors, read_onnx
+from base.onnx_shapes import fold_shapes_
+from deploy.onnx_checks import check_model
 from deploy.onnx_graph import metadata
 from deploy.precision import graph_precision
 from deploy.qdq.precision_map import LayerPrecision, precision_map
@@ -207,43 +209,11 @@ def _with_shapes(
     for value in fixed.graph.output:
         for dim in value.type.tensor_type.shape.dim:
             dim.ClearField("dim_param")
-    while _fold_shapes_(fixed):
-        pass
+    try:
+        fold_shapes_(fixed)
+    except graph_errors() as error:
+        raise ExportError(f"'{path}': {error}. Export it again.") from error
     return fixed
-
-
-def _fold_shapes_(model: onnx.ModelProto) -> bool:
-    """Replaces arithmetic on shapes, which shape inference does not follow, by its result; True where it found some."""
-    import numpy as np
-    import onnx
-    from onnx.reference import ReferenceEvaluator
-
-    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
-    sizes = {
-        value.name: [dim.dim_value if dim.HasField("dim_value") else None for dim in value.type.tensor_type.shape.dim]
-        for value in (*inferred.input, *inferred.value_info)
-    }
-    view = GraphView.of(model)
-    names = [name for node in view.nodes("Constant") for name in node.output]
-    names += [name for name, tensor in view.initializers.items() if tensor.data_type == onnx.TensorProto.INT64]
-    known: dict[str, Any] = {name: view.constant(name) for name in names}
-    folded = []
-    for node in view.order:
-        if node.op_type == "Constant" or not node.input:
-            continue
-        if node.op_type == "Shape" and None not in sizes.get(node.input[0], [None]):
-            known[node.output[0]] = np.array(sizes[node.input[0]], np.int64)
-        elif all(known.get(name) is not None for name in node.input):
-            feeds = {str(name): known[str(name)] for name in node.input}
-            results: Any = ReferenceEvaluator(node).run(None, feeds)
-            known[node.output[0]] = np.asarray(results[0])
-        else:
-            continue
-        folded.append(node)
-    for node in folded:
-        model.graph.node.remove(node)
-        model.graph.initializer.append(onnx.numpy_helper.from_array(known[node.output[0]], node.output[0]))
-    return bool(folded)
 
 
 def _parameters(model: onnx.ModelProto) -> int:

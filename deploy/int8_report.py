@@ -27,7 +27,7 @@ def int8_sections(
     Raises:
         ExportError: the file is broken.
     """
-    from deploy.onnx_checks import read_onnx
+    from base.onnx_files import read_onnx
     from deploy.qdq.precision_map import precision_map
     from deploy.qdq.view import is_quantized
 

@@ -3,40 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from base.errors import ExportError
 from base.lazy import require
+from base.onnx_files import graph_errors
 
 if TYPE_CHECKING:
     import onnx
 
     from models.spec import ComponentSpec, TensorSpec
 
-__all__ = ["check_component", "check_model", "read_onnx", "simplify"]
-
-
-def read_onnx(path: str | Path) -> onnx.ModelProto:
-    """Reads an ONNX file.
-
-    Raises:
-        ExportError: the file is missing, truncated or not ONNX.
-    """
-    require("onnx", "to read ONNX files")
-    import onnx
-
-    decode_error = require("google.protobuf.message", "to read ONNX files").DecodeError
-    path = Path(path)
-    if not path.is_file():
-        raise ExportError(f"ONNX file '{path}' does not exist. Export it first (mode 'onnx' or 'both').")
-    try:
-        model: onnx.ModelProto = onnx.load(path)
-    except (decode_error, onnx.checker.ValidationError) as error:
-        raise ExportError(f"'{path}' is not a whole ONNX file ({error}). Export it again.") from error
-    if not model.graph.node:
-        raise ExportError(f"'{path}' holds no node; it is empty or not an ONNX file. Export it again.")
-    return model
+__all__ = ["check_component", "check_model", "simplify"]
 
 
 def check_model(model: onnx.ModelProto, what: str) -> onnx.ModelProto:
@@ -60,7 +38,7 @@ def check_model(model: onnx.ModelProto, what: str) -> onnx.ModelProto:
         inferred: onnx.ModelProto = onnx.shape_inference.infer_shapes(
             model, check_type=True, strict_mode=True, data_prop=True
         )
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+    except graph_errors() as error:
         raise ExportError(f"The ONNX graph of '{what}' is invalid: {error}") from error
     return inferred
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from base.errors import ExportError
 from base.lazy import require
+from base.onnx_files import attribute
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,7 +72,7 @@ def graph_precision(model: onnx.ModelProto) -> str:
         return "mixed"
     if types:
         return "fp16" if float16 in types else "fp32"
-    casts = any(_attribute(node, "to") == float16 for node in model.graph.node if node.op_type == "Cast")
+    casts = any(attribute(node, "to", 0) == float16 for node in model.graph.node if node.op_type == "Cast")
     return "fp16" if casts else "fp32"
 
 
@@ -131,8 +132,8 @@ def _check_convertible(model: onnx.ModelProto) -> None:
                 f"Node '{node.name}' is a {node.op_type} in opset {opset}, whose scale can only be FP32. Export with "
                 f"opset_version={_TYPED_SCALE_OPSET} or newer to run the rest of a quantized graph in FP16."
             )
-        for attribute in node.attribute:
-            if attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS):
+        for item in node.attribute:
+            if item.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS):
                 raise ExportError(
                     f"Node '{node.name}' ({node.op_type}) holds a subgraph, which FP16 conversion does not "
                     "enter. Export this "
@@ -177,12 +178,12 @@ def _convert_to_fp16(model: onnx.ModelProto, keep_fp32: Collection[str]) -> None
     for node in graph.node:
         if node.name in keep_fp32:
             continue
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.TENSOR and attribute.t.data_type == float32:
-                half = onnx.numpy_helper.to_array(attribute.t).astype(np.float16)
-                attribute.t.CopyFrom(onnx.numpy_helper.from_array(half, attribute.t.name))
-            elif node.op_type == "Cast" and attribute.name == "to" and attribute.i == float32:
-                attribute.i = float16
+        for item in node.attribute:
+            if item.type == onnx.AttributeProto.TENSOR and item.t.data_type == float32:
+                half = onnx.numpy_helper.to_array(item.t).astype(np.float16)
+                item.t.CopyFrom(onnx.numpy_helper.from_array(half, item.t.name))
+            elif node.op_type == "Cast" and item.name == "to" and item.i == float32:
+                item.i = float16
         if node.op_type == "ConstantOfShape" and not node.attribute:
             # Without a value the operator makes FP32 zeros.
             node.attribute.append(
@@ -244,7 +245,3 @@ def _rounding(name: str, values: npt.NDArray[np.float32]) -> WeightRounding:
         vanished=int(np.count_nonzero(vanished)),
         subnormal=int(np.count_nonzero(subnormal)),
     )
-
-
-def _attribute(node: onnx.NodeProto, name: str) -> int | None:
-    return next((int(attribute.i) for attribute in node.attribute if attribute.name == name), None)

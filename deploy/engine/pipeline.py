@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from base.errors import ConfigError, EngineBuildError, ExportError
+from base.onnx_files import read_onnx
 from base.progress import progress
 from deploy.engine.profiles import default_profiles, graph_inputs
 from deploy.engine.request import DEFAULT_WORKSPACE_BYTES, EngineBuilder, EngineRequest, EngineResult, ShapeProfile
 from deploy.engine.selection import open_engine_builder
 from deploy.manifest import build_manifest, write_manifest
-from deploy.onnx_checks import read_onnx
 from deploy.onnx_graph import metadata
 from deploy.qdq.view import is_quantized
 from models.spec import BACKBONE_NECK_HEAD, VOXEL_ENCODER, ModelSpec

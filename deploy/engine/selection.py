@@ -9,13 +9,14 @@ import signal
 from base.children import run_child
 from base.errors import EngineBuildError, ExportError
 from base.lazy import require
+from base.onnx_files import read_onnx
 from deploy.engine.dialects import DIALECTS, TENSORRT, TENSORRT_RTX
 from deploy.engine.network import Dialect, traits_of, write_output
 from deploy.engine.policy import plan_precision
 from deploy.engine.profiles import check_profiles, graph_inputs
 from deploy.engine.request import EngineBuilder, EngineRequest, EngineResult
 from deploy.engine.worker import ask, read_answer
-from deploy.onnx_checks import check_model, read_onnx
+from deploy.onnx_checks import check_model
 from deploy.precision import graph_precision
 
 __all__ = ["BUILDERS", "open_engine_builder"]

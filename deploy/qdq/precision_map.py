@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from base.errors import ExportError
+from base.onnx_files import label
 from deploy.onnx_checks import check_model
 from deploy.qdq.view import DEQUANTIZE, INTEGER_OPS, QUANTIZE, GraphView, module_path
 
@@ -78,7 +80,7 @@ def precision_map(model: onnx.ModelProto, rows: int = 1) -> PrecisionMap:
         rows: Size of a dynamic axis (pillars of the voxel encoder).
 
     Raises:
-        ExportError: the graph is not valid.
+        ExportError: the graph is not valid, or a layer of it is neither INT8, FP16 nor FP32.
     """
     inferred = check_model(model, model.graph.name)
     types = _types(inferred, rows)
@@ -89,8 +91,14 @@ def precision_map(model: onnx.ModelProto, rows: int = 1) -> PrecisionMap:
         stored = view.initializers.get(weight.input[0] if weight is not None else node.input[1])
         if stored is None:
             continue
-        kind, shape = types[node.output[0]]
-        in_kind, in_shape = types[node.input[0]]
+        kind, shape = _known(types, node.output[0], node)
+        in_kind, in_shape = _known(types, node.input[0], node)
+        stored_kind = _name(stored.data_type)
+        if stored_kind not in _BITS or not in_shape:
+            raise ExportError(
+                f"{label(node)} multiplies a tensor of shape {list(in_shape)} by constants of type {stored_kind}; "
+                f"layers of {', '.join(_BITS)} are known. Export it again."
+            )
         source = view.producer(node.input[0], DEQUANTIZE)
         dims = list(stored.dims)
         layers.append(
@@ -102,13 +110,25 @@ def precision_map(model: onnx.ModelProto, rows: int = 1) -> PrecisionMap:
                 precision="int8" if weight is not None and source is not None else _NAMES[kind],
                 output_precision=_NAMES[_written(view, node.output[0], kind)],
                 macs=_macs(node.op_type, dims, shape, in_shape),
-                weight_bytes=math.prod(dims) * _BITS[_name(stored.data_type)] // 8,
+                weight_bytes=math.prod(dims) * _BITS[stored_kind] // 8,
                 input_bytes=math.prod(in_shape) * _BITS["INT8" if source is not None else in_kind] // 8,
                 output_bytes=math.prod(shape) * _BITS[_written(view, node.output[0], kind)] // 8,
-                inputs=tuple(dict.fromkeys(_sources(view, node.input[0]))),
+                inputs=tuple(_sources(view, node.input[0])),
             )
         )
     return PrecisionMap(model.graph.name, tuple(layers))
+
+
+def _known(
+    types: Mapping[str, tuple[str, tuple[int, ...]]], tensor: str, node: onnx.NodeProto
+) -> tuple[str, tuple[int, ...]]:
+    """Type and shape of what a layer reads or writes."""
+    kind, shape = types.get(tensor, ("no type", ()))
+    if kind not in _NAMES:
+        raise ExportError(
+            f"{label(node)}: tensor '{tensor}' is of {kind}; layers of {', '.join(_NAMES)} are known. Export it again."
+        )
+    return kind, shape
 
 
 def _types(inferred: onnx.ModelProto, rows: int) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -144,9 +164,19 @@ def _written(view: GraphView, tensor: str, kind: str) -> str:
 
 
 def _sources(view: GraphView, tensor: str) -> list[str]:
-    node = view.producers.get(tensor)
-    if node is None:
-        return [""] if tensor not in view.initializers else []
-    if node.op_type in INTEGER_OPS:
-        return [module_path(node.name)]
-    return [path for name in node.input if name for path in _sources(view, name)]
+    """Paths of the layers behind a tensor, nearest inputs first, each once; "" is a graph input."""
+    found: dict[str, None] = {}
+    waiting, seen = [tensor], set()
+    while waiting:
+        name = waiting.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        node = view.producers.get(name)
+        if node is not None and node.op_type not in INTEGER_OPS:
+            waiting += [source for source in reversed(node.input) if source]
+        elif node is not None:
+            found[module_path(node.name)] = None
+        elif name not in view.initializers:
+            found[""] = None
+    return list(found)

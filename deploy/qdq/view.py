@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from base.onnx_files import attribute
+
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
@@ -74,7 +76,7 @@ class GraphView:
         node = self.producer(tensor, "Constant")
         if node is None:
             return None
-        values = [attribute.t for attribute in node.attribute if attribute.name == "value"]
+        values = [item.t for item in node.attribute if item.name == "value" and item.HasField("t")]
         return onnx.numpy_helper.to_array(values[0]) if values else None
 
     def scale(self, node: onnx.NodeProto) -> npt.NDArray[np.generic] | None:
@@ -115,26 +117,30 @@ class GraphView:
 
     def feeds_integers(self, dequantize: onnx.NodeProto) -> bool:
         """Whether an integer kernel, or a Q node behind operators that only move values, reads a DQ node's output."""
-        return self._reaches(dequantize.output[0])
-
-    def _reaches(self, tensor: str) -> bool:
-        for node in self.readers(tensor):
-            if node.op_type in INTEGER_OPS:
-                if node.input[0] == tensor and self.weight_dequantizer(node) is not None:
-                    return True
-            elif node.op_type == "Add":
-                if all(self.producer(name, DEQUANTIZE) is not None for name in node.input):
-                    return True
-            elif node.op_type in MOVING_OPS:
-                behind = self.readers(node.output[0])
-                if any(reader.op_type == QUANTIZE for reader in behind) or self._reaches(node.output[0]):
-                    return True
+        waiting = [dequantize.output[0]]
+        seen: set[str] = set()
+        while waiting:
+            tensor = waiting.pop()
+            if tensor in seen:
+                continue
+            seen.add(tensor)
+            for node in self.readers(tensor):
+                if node.op_type in INTEGER_OPS:
+                    if node.input[0] == tensor and self.weight_dequantizer(node) is not None:
+                        return True
+                elif node.op_type == "Add":
+                    if all(self.producer(name, DEQUANTIZE) is not None for name in node.input):
+                        return True
+                elif node.op_type in MOVING_OPS:
+                    if any(reader.op_type == QUANTIZE for reader in self.readers(node.output[0])):
+                        return True
+                    waiting.append(node.output[0])
         return False
 
 
 def axis_of(node: onnx.NodeProto) -> int:
     """The `axis` of a Q or DQ node."""
-    return next((int(attribute.i) for attribute in node.attribute if attribute.name == "axis"), _DEFAULT_AXIS)
+    return attribute(node, "axis", _DEFAULT_AXIS)
 
 
 def is_quantized(model: onnx.ModelProto) -> bool:

@@ -16,9 +16,9 @@ from base.command import add_log_level, run_command, run_main
 from base.determinism import set_determinism
 from base.errors import ConfigError, ExportError
 from base.files import user_path
+from base.onnx_files import read_onnx
 from base.ownership import owned_folder
 from deploy.manifest import build_manifest, write_manifest
-from deploy.onnx_checks import read_onnx
 from deploy.onnx_graph import metadata
 from models.spec import BACKBONE_NECK_HEAD, VOXEL_ENCODER, ModelSpec
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from base.errors import DataError
 from base.lazy import require
+from base.onnx_files import read_onnx, session_errors
 
 __all__ = ["OnnxGraph"]
 
@@ -34,11 +35,10 @@ class OnnxGraph:
             DataError: it is missing or no ONNX model.
         """
         onnx = require("onnx", "to look into ONNX files")
-        decode_error = require("google.protobuf.message", "to read ONNX files").DecodeError
         self.path = Path(path)
         try:
-            self._model = onnx.load(str(self.path))
-        except (OSError, decode_error) as error:
+            self._model = read_onnx(path, error=DataError)
+        except DataError as error:
             raise DataError(f"'{path}' cannot be read as ONNX: {error}") from error
         graph = self._model.graph
         self.nodes = list(graph.node)
@@ -115,13 +115,12 @@ class OnnxGraph:
         del model.graph.output[:]
         model.graph.output.extend(declared.get(name, onnx.ValueInfoProto(name=name)) for name in names)
         options = ort.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what it has to say is in what it raises
         options.use_deterministic_compute = True
-        errors = ort.capi.onnxruntime_pybind11_state
         try:
             session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
             values = session.run(list(names), dict(inputs))
-        except (errors.InvalidGraph, errors.Fail, errors.NotImplemented, errors.InvalidArgument) as error:
+        except session_errors() as error:
             raise DataError(
                 f"ONNX Runtime cannot run '{self.path}' with its inner tensors as outputs: {error}"
             ) from error

@@ -10,6 +10,7 @@ import numpy as np
 
 from base.errors import BackendUnavailable, ConfigError, DataError
 from base.lazy import require
+from base.onnx_files import read_onnx, session_errors
 from models.spec import BACKBONE_NECK_HEAD, VOXEL_ENCODER
 from runtime.backends.base import Backend, BackendOutput, device_index
 from runtime.scatter import Canvas
@@ -97,7 +98,11 @@ class OnnxBackend(Backend):
             result: dict[str, NDArray[np.float32]] = self._chain.run(component, inputs)
             return result
         names = [tensor.name for tensor in self._components[component].outputs]
-        return dict(zip(names, self._sessions[component].run(names, inputs), strict=True))
+        try:
+            values = self._sessions[component].run(names, inputs)
+        except session_errors() as error:
+            raise DataError(f"ONNX Runtime cannot run {component}: {error}. Export it again.") from error
+        return dict(zip(names, values, strict=True))
 
     def _infer(self, features: NDArray[np.float32], coords: NDArray[np.int32]) -> BackendOutput:
         if self._chain is not None:
@@ -155,13 +160,20 @@ class _CudaSession:
 def _run_bound(
     session: Any, inputs: Mapping[str, NDArray[np.float32]], outputs: Mapping[str, NDArray[np.float32]]
 ) -> None:
-    """Runs a session from and into the given host arrays, without a copy."""
+    """Runs a session from and into the given host arrays, without a copy.
+
+    Raises:
+        DataError: the graph fails on these values, or makes tensors of other shapes than it declares.
+    """
     binding = session.io_binding()
     for name, array in inputs.items():
         binding.bind_input(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
     for name, array in outputs.items():
         binding.bind_output(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
-    session.run_with_iobinding(binding)
+    try:
+        session.run_with_iobinding(binding)
+    except session_errors() as error:
+        raise DataError(f"ONNX Runtime cannot run the network: {error}. Export it again.") from error
 
 
 def _open_session(
@@ -173,22 +185,17 @@ def _open_session(
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.use_deterministic_compute = True
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what it has to say is in what it raises
     providers: list[Any] = ["CPUExecutionProvider"]
     if cuda is not None:
         index, stream = cuda
         settings = {"device_id": str(index), "use_tf32": "0", "user_compute_stream": str(stream)}
         providers.insert(0, ("CUDAExecutionProvider", settings))
-    errors = ort.capi.onnxruntime_pybind11_state
+    errors: tuple[type[Exception], ...] = (DataError, *session_errors())
     try:
+        read_onnx(path, error=DataError)
         session = ort.InferenceSession(str(path), options, providers=providers)
-    except (
-        errors.InvalidProtobuf,
-        errors.InvalidGraph,
-        errors.Fail,
-        errors.NoSuchFile,
-        errors.NotImplemented,
-    ) as error:
+    except errors as error:
         raise DataError(f"ONNX Runtime cannot load {path}: {error}. Export it again.") from error
     if cuda is not None and "CUDAExecutionProvider" not in session.get_providers():
         raise BackendUnavailable(

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from base.errors import ConfigError, ExportError
+from base.onnx_files import attribute, label
 from models.spec import BACKBONE_NECK_HEAD
-from runtime.cuda_engine.onnx_graph import Graph, Kernel, Reading, attribute, label, read_graph, read_kernel
+from runtime.cuda_engine.onnx_graph import Graph, Kernel, Reading, read_graph, read_kernel
 from runtime.cuda_engine.plan import FusedConv, HeadBranch, HeadsLayer, NetworkPlan, PlanMap
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ __all__ = ["plan_from_onnx"]
 # What the kernels' tiles ask of a number of channels.
 _INPUT_MULTIPLE = {"int8": 32, "float16": 16}
 _OUTPUT_MULTIPLE = {"int8": 16, "float16": 8}
+# Maps between layers; the walk from outputs to input is as deep as there are layers.
+_MAX_MAPS = 200
 
 _logger = logging.getLogger(__name__)
 
@@ -211,6 +214,11 @@ class _Walk:
     def _produce(self, reading: Reading, place: _Place) -> _Size:
         """Adds the layers that write a tensor at its place; (channels, height, width) of it."""
         self._places[reading.origin] = place
+        if len(self._places) > _MAX_MAPS:
+            raise ExportError(
+                f"{label(place.reader)} is behind more than {_MAX_MAPS} layers; the engine runs networks of at most "
+                "as many. Use another backend."
+            )
         node = self._graph.producers.get(reading.origin)
         if node is not None and node.op_type == "Concat":
             return self._concat(node, place)
@@ -243,10 +251,10 @@ class _Walk:
         return (conv.out_channels, *_output_size(conv, source))
 
     def _concat(self, node: onnx.NodeProto, place: _Place) -> _Size:
-        if attribute(node, "axis", None) != 1:
+        axis = attribute(node, "axis", 0)
+        if axis != 1:
             raise ExportError(
-                f"{label(node)} joins along axis {attribute(node, 'axis', None)}; the engine joins channels (axis 1). "
-                "Use another backend."
+                f"{label(node)} joins along axis {axis}; the engine joins channels (axis 1). Use another backend."
             )
         channel, sizes = place.channel, []
         for tensor in node.input:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from base.errors import ConfigError, ExportError
-from base.lazy import require
+from base.onnx_files import attribute, label, read_onnx
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
 
-__all__ = ["Graph", "Kernel", "Reading", "label", "read_graph", "read_kernel"]
+__all__ = ["Graph", "Kernel", "Reading", "read_graph", "read_kernel"]
 
 OPERATORS = (
     "Add",
@@ -35,20 +35,8 @@ OPERATORS = (
     "Relu",
 )
 _FP16_MAX = 65504.0
+_MAX_STEP = 64  # cells of a stride or of padding; what is beyond is a broken file
 _KEEP_FLOAT = "keep the layer in floating point (--skip-layer of deploy.tools.calibrate)"
-
-
-def label(node: onnx.NodeProto) -> str:
-    """How messages name a node."""
-    return f"Node '{node.name}' ({node.op_type})"
-
-
-def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
-    """An attribute's value: int, bytes or a list of ints."""
-    import onnx
-
-    found = (onnx.helper.get_attribute_value(item) for item in node.attribute if item.name == name)
-    return next(found, default)
 
 
 @dataclass(frozen=True)
@@ -104,9 +92,7 @@ class Graph:
                     "or use another backend."
                 )
             if node.op_type == "Constant":
-                value = attribute(node, "value", None)
-                if value is not None:
-                    self._constants[node.output[0]] = value
+                self._constants.update((node.output[0], item.t) for item in node.attribute if item.name == "value")
             for name in node.input:
                 self._readers.setdefault(name, []).append(node)
         self.inputs = [value for value in graph.input if value.name not in self._constants]
@@ -128,7 +114,7 @@ class Graph:
     def uncast(self, tensor: str) -> str:
         """The tensor in front of all casts between floating-point types."""
         while (node := self.producers.get(tensor)) is not None and node.op_type == "Cast":
-            if attribute(node, "to", None) not in self._float_types:
+            if attribute(node, "to", 0) not in self._float_types:
                 raise ExportError(
                     f"{label(node)} casts to a type that is no float32 or float16. Export the model again."
                 )
@@ -197,20 +183,12 @@ def read_graph(path: Path) -> Graph:
 
     Raises:
         ConfigError: there is no such file.
-        ExportError: it is no ONNX file, or holds an operator that the engine does not run.
+        ExportError: it is no valid ONNX file, or holds an operator that the engine does not run.
         MissingDependencyError: the package onnx is not installed.
     """
-    onnx = require("onnx", "to read the network for the engine")
-    decode_error = require("google.protobuf.message", "to read ONNX files").DecodeError
-    if not path.is_file():
+    if not path.exists():
         raise ConfigError(f"ONNX file is missing: {path}. Export it with --mode=onnx.")
-    try:
-        model = onnx.load(str(path))
-    except (decode_error, onnx.checker.ValidationError, OSError) as error:
-        raise ExportError(f"'{path}' is not a whole ONNX file ({error}). Export it again.") from error
-    if not model.graph.node:
-        raise ExportError(f"'{path}' holds no node; it is empty or not an ONNX file. Export it again.")
-    return Graph(model)
+    return Graph(read_onnx(path))
 
 
 def read_kernel(graph: Graph, node: onnx.NodeProto, affine: Sequence[onnx.NodeProto], quantized: bool) -> Kernel:
@@ -293,20 +271,20 @@ def _weight(graph: Graph, node: onnx.NodeProto, quantized: bool) -> tuple[NDArra
 def _geometry(node: onnx.NodeProto, kernel: int) -> tuple[int, int]:
     """Stride and padding; refuses what else a convolution can have."""
     transposed = node.op_type == "ConvTranspose"
-    strides, pads = attribute(node, "strides", [1, 1]), attribute(node, "pads", [0, 0, 0, 0])
-    refused = {
-        "group": (attribute(node, "group", 1), attribute(node, "group", 1) == 1),
-        "dilations": (attribute(node, "dilations", [1, 1]), set(attribute(node, "dilations", [1])) == {1}),
-        "auto_pad": (
-            attribute(node, "auto_pad", b"NOTSET").decode(),
-            attribute(node, "auto_pad", b"") in (b"", b"NOTSET"),
-        ),
-        "strides": (strides, len(set(strides)) == 1),
-        "pads": (pads, len(set(pads)) == 1),
-        "output_padding": (attribute(node, "output_padding", [0]), set(attribute(node, "output_padding", [0])) == {0}),
-        "output_shape": (attribute(node, "output_shape", []), not attribute(node, "output_shape", [])),
+    strides, pads = attribute(node, "strides", (1, 1)), attribute(node, "pads", (0, 0, 0, 0))
+    group, dilations = attribute(node, "group", 1), attribute(node, "dilations", (1, 1))
+    auto_pad, more = attribute(node, "auto_pad", "NOTSET"), attribute(node, "output_padding", (0, 0))
+    shape = attribute(node, "output_shape", ())
+    taken: dict[str, tuple[object, bool]] = {
+        "group": (group, group == 1),
+        "dilations": (list(dilations), set(dilations) == {1}),
+        "auto_pad": (auto_pad, auto_pad in ("", "NOTSET")),
+        "strides": (list(strides), len(strides) == 2 and len(set(strides)) == 1 and 1 <= strides[0] <= _MAX_STEP),
+        "pads": (list(pads), len(pads) == 4 and len(set(pads)) == 1 and 0 <= pads[0] <= _MAX_STEP),
+        "output_padding": (list(more), set(more) == {0}),
+        "output_shape": (list(shape), not shape),
     }
-    for name, (value, accepted) in refused.items():
+    for name, (value, accepted) in taken.items():
         if not accepted:
             raise ExportError(
                 f"{label(node)} has {name}={value}; the engine runs convolutions with group and dilations 1 and the "
@@ -317,7 +295,7 @@ def _geometry(node: onnx.NodeProto, kernel: int) -> tuple[int, int]:
             f"{label(node)} has kernel {kernel}, stride {strides[0]} and padding {pads[0]}; the engine runs transposed "
             "convolutions whose kernel is their stride, without padding, as SECONDFPN makes them. Use another backend."
         )
-    return int(strides[0]), int(pads[0])
+    return strides[0], pads[0]
 
 
 def _fold(

@@ -10,6 +10,7 @@ import numpy as np
 
 from base.errors import DataError
 from base.lazy import require
+from base.onnx_files import attribute, read_onnx
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -68,11 +69,11 @@ class PillarWeights:
                 was calibrated. No effect on a float32 graph.
 
         Raises:
-            DataError: the graph is no PFN of two layers; the message names the node.
+            DataError: the file is broken, or its graph is no PFN of two layers; the message names the node.
             MissingDependencyError: onnx is not installed.
         """
         onnx = require("onnx", "to read the pillar encoder")
-        graph = onnx.load(str(path)).graph
+        graph = read_onnx(path, error=DataError, missing="Export it with --mode=onnx.").graph
         reader = _Reader(graph, onnx, Path(path).name)
         products = [node for node in graph.node if node.op_type in ("MatMul", "Gemm")]
         if len(products) != 2:
@@ -90,7 +91,7 @@ class PillarWeights:
         reader.check_concat(products[1], products[0])
         entry = graph.input[0].name
         casts = [node for node in graph.node if node.op_type == "Cast" and entry in node.input]
-        float16 = any(reader.attribute(node, "to", 0) == onnx.TensorProto.FLOAT16 for node in casts)
+        float16 = any(attribute(node, "to", 0) == onnx.TensorProto.FLOAT16 for node in casts)
         return cls(first, first_bias, second, second_bias, float16 and round_float16)
 
 
@@ -99,11 +100,11 @@ class _Reader:
 
     def __init__(self, graph: Any, onnx: Any, file: str) -> None:
         self.file = file
-        self._onnx = onnx
         self._constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
         for node in graph.node:
             if node.op_type == "Constant":
-                self._constants[node.output[0]] = onnx.numpy_helper.to_array(node.attribute[0].t)
+                values = [item.t for item in node.attribute if item.name == "value"]
+                self._constants.update((node.output[0], onnx.numpy_helper.to_array(value)) for value in values)
         self._producers = {name: node for node in graph.node for name in node.output}
         self._consumers: dict[str, list[Any]] = {}
         for node in graph.node:
@@ -112,16 +113,21 @@ class _Reader:
 
     def layer(self, node: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Weight (in, out) and bias of one product, with what follows up to its ReLU."""
-        weight = self._constant(node, 1).astype(np.float32)
+        weight = self._constant(node, 1)
+        if weight.ndim != 2:
+            raise DataError(
+                f"{self.file}: node '{node.name}' multiplies by a constant of shape {weight.shape}, not by a matrix."
+            )
         if node.op_type == "Gemm":
-            if self.attribute(node, "alpha", 1.0) != 1.0 or self.attribute(node, "transA", 0):
+            if attribute(node, "alpha", 1.0) != 1.0 or attribute(node, "transA", 0):
                 raise DataError(
                     f"{self.file}: node '{node.name}' (Gemm) has an alpha or a transA, which is not supported."
                 )
-            weight = weight.T if self.attribute(node, "transB", 0) else weight
-        bias = np.zeros(weight.shape[1], np.float32)
-        if node.op_type == "Gemm" and len(node.input) > 2:
-            bias = self._constant(node, 2).astype(np.float32).reshape(-1)
+            weight = weight.T if attribute(node, "transB", 0) else weight
+        channels = weight.shape[1]
+        bias: NDArray[np.float32] = np.zeros(channels, np.float32)
+        if node.op_type == "Gemm" and len(node.input) > 2 and node.input[2]:
+            bias = self._vector(node, 2, channels)
         current = node
         while True:
             current = self._next(current)
@@ -129,10 +135,12 @@ class _Reader:
                 return np.ascontiguousarray(weight), bias
             if current.op_type == "Add":
                 index = 0 if current.input[0] in self._constants else 1
-                bias = bias + self._constant(current, index).astype(np.float32).reshape(-1)
+                bias = bias + self._vector(current, index, channels)
             elif current.op_type == "BatchNormalization":
-                scale, shift, mean, variance = (self._constant(current, i).astype(np.float64) for i in range(1, 5))
-                factor = scale / np.sqrt(variance + self.attribute(current, "epsilon", 1e-5))
+                scale, shift, mean, variance = (
+                    self._vector(current, index, channels).astype(np.float64) for index in range(1, 5)
+                )
+                factor = scale / np.sqrt(variance + attribute(current, "epsilon", 1e-5))
                 weight = (weight * factor).astype(np.float32)
                 bias = ((bias - mean) * factor + shift).astype(np.float32)
             elif current.op_type not in ("Transpose", "Cast", "Identity"):
@@ -154,19 +162,30 @@ class _Reader:
                 f"{self.file}: node '{concat.name}' does not join the ReLU after '{first.name}' with its maximum."
             )
 
-    def attribute(self, node: Any, name: str, default: Any) -> Any:
-        """The node's attribute, or the default."""
-        found = [item for item in node.attribute if item.name == name]
-        return self._onnx.helper.get_attribute_value(found[0]) if found else default
-
     def _next(self, node: Any) -> Any:
         consumers = self._consumers.get(node.output[0], [])
         if len(consumers) != 1:
             raise DataError(f"{self.file}: the result of node '{node.name}' has {len(consumers)} readers, not one.")
         return consumers[0]
 
-    def _constant(self, node: Any, index: int) -> Any:
-        name = node.input[index]
+    def _constant(self, node: Any, index: int) -> NDArray[np.float32]:
+        name = node.input[index] if index < len(node.input) else ""
         if name not in self._constants:
             raise DataError(f"{self.file}: input '{name}' of node '{node.name}' ({node.op_type}) is no constant.")
-        return self._constants[name]
+        values = self._constants[name]
+        if values.dtype.kind != "f" or not np.isfinite(values).all():
+            raise DataError(
+                f"{self.file}: input '{name}' of node '{node.name}' ({node.op_type}) is of type {values.dtype}, or "
+                "holds NaN or infinities; the engine takes finite numbers."
+            )
+        return np.asarray(values, np.float32)
+
+    def _vector(self, node: Any, index: int, channels: int) -> NDArray[np.float32]:
+        """A constant with one value for each channel."""
+        values = self._constant(node, index)
+        if values.size != channels:
+            raise DataError(
+                f"{self.file}: input '{node.input[index]}' of node '{node.name}' ({node.op_type}) has shape "
+                f"{values.shape}; the layer has {channels} channels."
+            )
+        return values.reshape(-1)

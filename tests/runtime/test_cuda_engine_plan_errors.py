@@ -311,3 +311,25 @@ def test_files_that_are_no_graph(tmp_path):
     (tmp_path / "empty.onnx").write_bytes(b"")
     with pytest.raises(ExportError, match=r"empty\.onnx' holds no node"):
         plan_from_onnx(tmp_path / "empty.onnx", SPEC)
+
+
+def test_a_network_of_endless_depth_is_refused(model, tmp_path):
+    readers = [node for node in model.graph.node if model.graph.input[0].name in node.input]
+    name = model.graph.input[0].name
+    channels = SPEC.encoder_channels
+    model.graph.initializer.append(
+        onnx.numpy_helper.from_array(np.eye(channels, dtype=np.float16)[..., None, None], "identity")
+    )
+    chain = [onnx.helper.make_node("Cast", [name], ["map0"], "cast", to=onnx.TensorProto.FLOAT16)]
+    for number in range(400):
+        chain += [
+            onnx.helper.make_node("Conv", [f"map{number}", "identity"], [f"sum{number}"], f"conv{number}"),
+            onnx.helper.make_node("Relu", [f"sum{number}"], [f"map{number + 1}"], f"relu{number}"),
+        ]
+    chain.append(onnx.helper.make_node("Cast", ["map400"], ["deep"], "back", to=onnx.TensorProto.FLOAT))
+    for reader in readers:
+        reader.input[:] = ["deep" if item == name else item for item in reader.input]
+    for item in reversed(chain):
+        model.graph.node.insert(0, item)
+    with pytest.raises(ExportError, match=r"Node 'conv\d+' \(Conv\) is behind more than 200 layers"):
+        plan_of(model, SPEC, tmp_path)
