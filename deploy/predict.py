@@ -13,10 +13,10 @@ from base.command import EXIT_FAILED, EXIT_PASSED, run_command, run_main
 from base.files import sha256_file, user_path, write_json
 from base.ownership import owned_folder
 from base.tables import text_table
+from datasets.scan import FORMATS, ScanFormat
 from deploy import cli
 from deploy.config.paths import input_path
 from deploy.config.schema import BACKENDS
-from deploy.scan import FORMATS, ScanFormat
 
 if TYPE_CHECKING:
     from deploy.prediction import Prediction

@@ -14,9 +14,9 @@ from base.boxes import Boxes3D
 from base.determinism import set_determinism
 from base.errors import BackendUnavailable, MissingDependencyError
 from base.files import sha256_file
+from datasets.scan import Scan, ScanFormat, read_scan
 from deploy.config.schema import GPU_BACKENDS, DeployConfig
 from deploy.devices import resolve_device
-from deploy.scan import Scan, ScanFormat, read_scan
 
 if TYPE_CHECKING:
     from torch import nn

@@ -243,8 +243,8 @@ def test_bad_files(run, tmp_path, scan_points):
     empty.touch()
     cut.write_bytes(scan_points.tobytes()[:-3])
     cases = [
-        (tmp_path / "nowhere.bin", "nowhere.bin': No such file or directory. Give its path with --points"),
-        (tmp_path, "Is a directory"),
+        (tmp_path / "nowhere.bin", "nowhere.bin' does not exist. Give its path with --points"),
+        (tmp_path, "is a folder, not a file"),
         (empty, "is empty (0 bytes)"),
         (cut, "599 points of 5 float32 and 17 bytes of another. The file was cut off"),
         (np.full((9, 5), np.nan, np.float32), "no valid point: 9 in it, all with NaN or infinite values"),

@@ -64,7 +64,7 @@ def _lists(*arguments: str) -> Callable[[], Reader]:
 
 def _scan(name: str, columns: int) -> Callable[[], Reader]:
     def prepare() -> Reader:
-        from deploy.scan import ScanFormat, read_scan
+        from datasets.scan import ScanFormat, read_scan
         from models.config import load_model_config
         from models.spec import ModelSpec
 

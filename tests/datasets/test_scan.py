@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from base.errors import ConfigError, DataError
-from deploy.scan import FORMATS, ScanFormat, read_scan
+from datasets.scan import FORMATS, ScanFormat, read_scan
 
 
 @pytest.fixture(scope="module")
 def spec():
-    from pathlib import Path
-
     from models.config import load_model_config
     from models.spec import ModelSpec
 
@@ -127,9 +126,35 @@ def test_formats_are_checked():
         ({"columns": 17}, "--columns is 17"),
         ({"intensity_scale": -1.0}, "--intensity-scale is -1"),
         ({"yaw_deg": math.inf}, "--lidar-yaw is inf"),
+        ({"yaw_deg": -400.0}, "--lidar-yaw is -400; it must be -360 to 360"),
+        ({"height_m": math.nan}, "--lidar-height is nan"),
+        ({"height_m": 1e38}, "--lidar-height is 1e[+]38; it must be -100 to 100"),
+        ({"intensity_scale": math.nan}, "--intensity-scale is nan"),
+        ({"intensity_scale": 1e30}, "--intensity-scale is 1e[+]30"),
     ):
         with pytest.raises(ConfigError, match=message):
             ScanFormat(**{"columns": 5, **wrong})
+
+
+def test_points_that_leave_single_precision_are_left_out(write, spec):
+    points = spinning_scan(4)
+    points[3, :2], points[5, 3] = 3e38, 3e38
+    found = read_scan(write(points), ScanFormat(4, intensity_scale=255.0, yaw_deg=45.0), spec)
+    assert (found.num_in_file, found.num_invalid) == (len(points), 2)
+    assert np.isfinite(found.points).all()
+
+
+def test_what_is_no_file_is_not_read(tmp_path, spec):
+    with pytest.raises(DataError, match=r"'/dev/zero' is a device, not a file\. Give its path with --points"):
+        read_scan(Path("/dev/zero"), ScanFormat(4), spec)
+    with pytest.raises(DataError, match="is a folder"):
+        read_scan(tmp_path, ScanFormat(4), spec)
+    with pytest.raises(DataError, match="does not exist"):
+        read_scan(tmp_path / "absent.bin", ScanFormat(4), spec)
+    with (tmp_path / "large.pcd").open("wb") as stream:
+        stream.truncate(1 << 40)
+    with pytest.raises(DataError, match="1099511627776 bytes; at most 268435456 are read"):
+        read_scan(tmp_path / "large.pcd", ScanFormat(4), spec)
 
 
 def test_a_pcd_file_needs_no_columns(tmp_path, spec):

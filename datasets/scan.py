@@ -12,7 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from base.errors import ConfigError, DataError
-from deploy.pcd import parse_pcd
+from base.messages import shown_file
+from base.reading import read_bounded
+from datasets.pcd import parse_pcd
+from datasets.points import MAX_POINT_FILE_BYTES
 
 if TYPE_CHECKING:
     from models.spec import ModelSpec
@@ -22,6 +25,7 @@ __all__ = ["FORMATS", "Scan", "ScanFormat", "read_scan"]
 _logger = logging.getLogger(__name__)
 
 MIN_COLUMNS, MAX_COLUMNS = 4, 16
+_MAX_SCALE = 1e6
 _LIKELY_COLUMNS = range(3, 9)
 # Neighbours in a file are neighbours in space. With the wrong record length x is compared with y, and the median step
 # is 9 to 250 times that of the right length on real scans; points in random order give less than 2.
@@ -56,11 +60,13 @@ class ScanFormat:
                 f"--columns is {self.columns}; a point has {MIN_COLUMNS} to {MAX_COLUMNS} numbers, the first four of "
                 "them x, y, z and intensity."
             )
-        if not (math.isfinite(self.intensity_scale) and self.intensity_scale > 0):
-            raise ConfigError(f"--intensity-scale is {self.intensity_scale:g}; it must be above 0.")
-        for option, value in (("--lidar-height", self.height_m), ("--lidar-yaw", self.yaw_deg)):
-            if not math.isfinite(value):
-                raise ConfigError(f"{option} is {value:g}; it must be a finite number.")
+        if not 0 < self.intensity_scale <= _MAX_SCALE:
+            raise ConfigError(
+                f"--intensity-scale is {self.intensity_scale:g}; it must be above 0, and at most {_MAX_SCALE:g}."
+            )
+        for option, value, most in (("--lidar-height", self.height_m, 100.0), ("--lidar-yaw", self.yaw_deg, 360.0)):
+            if not abs(value) <= most:
+                raise ConfigError(f"{option} is {value:g}; it must be {-most:g} to {most:g}.")
 
 
 FORMATS = {
@@ -98,7 +104,7 @@ def read_scan(path: Path, form: ScanFormat, spec: ModelSpec) -> Scan:
     """Reads a scan and moves it into `base_link`; warns of what looks like a wrong option.
 
     Args:
-        path: A `.pcd` file (`deploy.pcd`); any other name: little-endian float32 records without a header.
+        path: A `.pcd` file (`datasets.pcd`); any other name: little-endian float32 records without a header.
         form: What the records are, and where the sensor stands.
         spec: The model.
 
@@ -112,41 +118,51 @@ def read_scan(path: Path, form: ScanFormat, spec: ModelSpec) -> Scan:
             f"Model '{spec.name}' takes {spec.point_features} columns a point; a single scan fills 4 (x, y, z, time "
             "lag) or 5 (x, y, z, intensity, time lag)."
         )
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"Cannot read point file '{path}': {error.strerror}. Give its path with --points.") from error
+    data = read_bounded(path, MAX_POINT_FILE_BYTES, "Point file", remedy="Give its path with --points.")
     if not data:
-        raise DataError(f"Point file '{path}' is empty (0 bytes). Record or copy it again.")
+        raise DataError(f"Point file {shown_file(path)} is empty (0 bytes). Record or copy it again.")
     table = parse_pcd(data, path) if path.suffix.lower() == ".pcd" else _parse_records(data, form.columns, path)
     count = len(table)
-    raw = table[np.isfinite(table).all(axis=1)]
-    if len(raw) < count:
+    points = _in_base_link(table[np.isfinite(table).all(axis=1)], form, spec.point_features)
+    if len(points) < count:
         _logger.warning(
-            "'%s': %d of %d points hold NaN or infinite values and are left out", path, count - len(raw), count
+            "%s: %d of %d points hold NaN or infinite values and are left out",
+            shown_file(path),
+            count - len(points),
+            count,
         )
-    if not len(raw):
-        raise DataError(f"Point file '{path}' has no valid point: {count} in it, all with NaN or infinite values.")
-    points = np.zeros((len(raw), spec.point_features), np.float32)
-    angle = math.radians(form.yaw_deg)
-    cos, sin = math.cos(angle), math.sin(angle)
-    points[:, 0] = cos * raw[:, 0].astype(np.float64) - sin * raw[:, 1]
-    points[:, 1] = sin * raw[:, 0].astype(np.float64) + cos * raw[:, 1]
-    points[:, 2] = raw[:, 2] + np.float32(form.height_m)
+    if not len(points):
+        raise DataError(
+            f"Point file {shown_file(path)} has no valid point: {count} in it, all with NaN or infinite values."
+        )
     if spec.point_features == 5:
-        points[:, 3] = raw[:, 3] * np.float32(form.intensity_scale)
         _check_intensity(points[:, 3], path)
     _check_range(points, spec, path)
     ground = _ground_z_m(points)
     if ground is not None and abs(ground) > _GROUND_LIMIT_M:
         _logger.warning(
-            "'%s': most points around the vehicle lie at z = %.1f m, but the ground of base_link is z = 0. Give the "
+            "%s: most points around the vehicle lie at z = %.1f m, but the ground of base_link is z = 0. Give the "
             "sensor's height above the ground: --lidar-height=%.1f.",
-            path,
+            shown_file(path),
             ground,
             form.height_m - ground,
         )
-    return Scan(path, points, count, count - len(raw), ground)
+    return Scan(path, points, count, count - len(points), ground)
+
+
+def _in_base_link(raw: NDArray[np.float32], form: ScanFormat, features: int) -> NDArray[np.float32]:
+    """(N, features): turned, lifted and scaled; a point that thereby leaves single precision is left out."""
+    points = np.zeros((len(raw), features), np.float32)
+    angle = math.radians(form.yaw_deg)
+    cos, sin = math.cos(angle), math.sin(angle)
+    with np.errstate(over="ignore"):
+        points[:, 0] = cos * raw[:, 0].astype(np.float64) - sin * raw[:, 1]
+        points[:, 1] = sin * raw[:, 0].astype(np.float64) + cos * raw[:, 1]
+        points[:, 2] = raw[:, 2] + np.float32(form.height_m)
+        if features == 5:
+            points[:, 3] = raw[:, 3] * np.float32(form.intensity_scale)
+    finite = np.isfinite(points).all(axis=1)
+    return points if finite.all() else points[finite]
 
 
 def _parse_records(data: bytes, columns: int, path: Path) -> NDArray[np.float32]:
@@ -155,8 +171,9 @@ def _parse_records(data: bytes, columns: int, path: Path) -> NDArray[np.float32]
     count, rest = divmod(len(data), 4 * columns)
     if rest:
         raise DataError(
-            f"Point file '{path}' has {len(data)} bytes: {count} points of {columns} float32 and {rest} bytes of "
-            "another. The file was cut off (copy it again), or its points have another number of values (--columns)."
+            f"Point file {shown_file(path)} has {len(data)} bytes: {count} points of {columns} float32 and {rest} "
+            "bytes of another. The file was cut off (copy it again), or its points have another number of values "
+            "(--columns)."
         )
     records: NDArray[np.float32] = np.frombuffer(data, dtype="<f4").reshape(count, columns)
     return records
@@ -172,9 +189,9 @@ def _check_record_length(data: bytes, columns: int, path: Path) -> None:
     best = min(steps, key=lambda n: (steps[n], n))
     if best != columns and steps[columns] > _STEP_RATIO * steps[best]:
         raise DataError(
-            f"Point file '{path}' ({len(data)} bytes) is read as {columns} float32 a point, but its values look like "
-            f"{best} a point: neighbouring points are {steps[columns] / max(steps[best], 1e-6):.0f} times closer then. "
-            f"Give --columns={best}."
+            f"Point file {shown_file(path)} ({len(data)} bytes) is read as {columns} float32 a point, but its values "
+            f"look like {best} a point: neighbouring points are {steps[columns] / max(steps[best], 1e-6):.0f} times "
+            f"closer then. Give --columns={best}."
         )
 
 
@@ -195,7 +212,9 @@ def _check_intensity(intensity: NDArray[np.float32], path: Path) -> None:
         advice = f"give --intensity-scale={255.0 / highest:.3g}, or what the sensor's manual says"
     else:
         return
-    _logger.warning("'%s': intensities reach %.3g after scaling, models expect 0 to 255; %s.", path, highest, advice)
+    _logger.warning(
+        "%s: intensities reach %.3g after scaling, models expect 0 to 255; %s.", shown_file(path), highest, advice
+    )
 
 
 def _check_range(points: NDArray[np.float32], spec: ModelSpec, path: Path) -> None:
@@ -209,14 +228,14 @@ def _check_range(points: NDArray[np.float32], spec: ModelSpec, path: Path) -> No
         for axis, a, b, c, d in zip("xyz", low, high, limits[:3], limits[3:], strict=True)
     )
     raise DataError(
-        f"Point file '{path}': none of {len(points)} points lies in the range of model '{spec.name}': {spans}. Metres "
-        "are needed; check --columns and --lidar-height."
+        f"Point file {shown_file(path)}: none of {len(points)} points lies in the range of model '{spec.name}': "
+        f"{spans}. Metres are needed; check --columns and --lidar-height."
     )
 
 
 def _ground_z_m(points: NDArray[np.float32]) -> float | None:
     """The fullest 10 cm layer of points 5 to 25 m away."""
-    distance = np.hypot(points[:, 0], points[:, 1])
+    distance = np.hypot(points[:, 0].astype(np.float64), points[:, 1])
     z = points[(distance > _GROUND_RING_M[0]) & (distance < _GROUND_RING_M[1]), 2]
     z = z[np.abs(z) < 10.0]
     if len(z) < _MIN_GROUND_POINTS:
