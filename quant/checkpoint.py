@@ -11,6 +11,7 @@ from base.errors import CheckpointError, ConfigError
 from base.files import atomic_path
 from base.lazy import require
 from base.untrusted import load_weights_file
+from models.weights import check_kinds
 from quant.quantizer import named_quantizers
 from quant.structure import QuantizationStructure, quantization_structure
 
@@ -87,6 +88,7 @@ def load_ptq_model(model: nn.Module, path: str | Path) -> QuantizationStructure:
         if structure.fuse_bn:
             fuse_model_bn(model)
         apply_structure(model, structure)
+        check_kinds(state, model.state_dict(), "it")
         model.load_state_dict(state, strict=True)
     except CheckpointError as error:
         raise CheckpointError(f"Checkpoint '{path}': {error}") from error

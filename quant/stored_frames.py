@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
-from base.errors import DataError
+from base.errors import CheckpointError, DataError
 from base.files import atomic_path
 from base.progress import progress
 from base.untrusted import load_weights_file
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = ["StoredFrames"]
+
+
+_LARGEST_CANVAS = 1 << 28  # values, 1 GiB
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,11 +78,14 @@ class StoredFrames(Sequence[CalibrationFrame]):
         """Frames that `save` wrote.
 
         Raises:
-            CheckpointError: the file is missing, broken or unsafe.
+            CheckpointError: the file is missing, broken or unsafe, or `save` did not write it.
         """
         frames = cls.__new__(cls)
-        rows = load_weights_file(path)["frames"]
-        frames._frames = [_Cells(token, torch.Size(shape), index, values) for token, shape, index, values in rows]
+        rows = load_weights_file(path).get("frames")
+        cells = [_cells(row) for row in rows] if isinstance(rows, list) else [None]
+        frames._frames = [cell for cell in cells if cell is not None]
+        if len(frames._frames) != len(cells):
+            raise CheckpointError(f"'{path}' holds no calibration frames. Remove it, and they are read again.")
         return frames
 
     def __len__(self) -> int:
@@ -93,6 +99,33 @@ class StoredFrames(Sequence[CalibrationFrame]):
         canvas = torch.zeros(cells.shape)
         canvas[0].reshape(cells.shape[1], -1)[:, cells.index] = cells.values
         return CalibrationFrame(cells.token, canvas)
+
+
+def _cells(row: object) -> _Cells | None:
+    """A row of a file, if it is one that `save` writes: cells inside of a canvas."""
+    match row:
+        case (
+            str(token),
+            (1, int(channels), int(height), int(width)),
+            torch.Tensor() as index,
+            torch.Tensor() as values,
+        ):
+            pass
+        case _:
+            return None
+    count = height * width
+    if (index.dtype, values.dtype, index.dim(), values.shape) != (
+        torch.int64,
+        torch.float32,
+        1,
+        (channels, len(index)),
+    ):
+        return None
+    if not 0 < channels * count <= _LARGEST_CANVAS or (
+        len(index) and not 0 <= int(index.min()) <= int(index.max()) < count
+    ):
+        return None
+    return _Cells(token, torch.Size((1, channels, height, width)), index, values)
 
 
 def _stored(item: Any, index: int) -> _Cells:

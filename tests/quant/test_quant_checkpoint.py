@@ -114,6 +114,7 @@ def test_damaged_checkpoints(quantized: Any, demo_cfg: Any, tmp_path: Path) -> N
 
     scale = "pts_backbone.blocks.0.3.input_quantizer.scale"
     refused(f"does not fit the model config.*{scale}", state_dict=lambda s: {k: v for k, v in s.items() if k != scale})
+    refused(f"{scale} is int8, the model has float32", state_dict=lambda s: {**s, scale: s[scale].to(torch.int8)})
     refused("holds NaN or infinite values in " + scale, state_dict=lambda s: {**s, scale: torch.tensor(torch.nan)})
     refused("broken quantization structure", quantization=lambda _: "{")
     refused("'quantization' or 'state_dict' is not what save_ptq_model writes", quantization=lambda _: 5)
