@@ -19,7 +19,10 @@ from models.weights import check_architecture, check_finite, check_kinds
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["build_model", "import_mmdet3d", "load_checkpoint"]
+__all__ = ["build_model", "import_mmdet3d", "is_quantized", "load_checkpoint"]
+
+_STRUCTURE_KEY = "quantization"
+_SCALE_SUFFIX = "_quantizer.scale"
 
 
 def import_mmdet3d() -> Any:
@@ -77,7 +80,7 @@ def load_checkpoint(model: nn.Module, path: str | Path) -> dict[str, Any]:
             weight; the message names the keys, and the model is unchanged.
     """
     checkpoint = load_weights_file(path)
-    if "quantization" in checkpoint:
+    if is_quantized(checkpoint):
         raise CheckpointError(
             f"Checkpoint '{path}' is a quantized checkpoint, and a float one was expected. Load it with "
             "quant.load_ptq_model, or deploy it with configs/deploy/deploy_config_int8.py."
@@ -92,6 +95,14 @@ def load_checkpoint(model: nn.Module, path: str | Path) -> dict[str, Any]:
     model.load_state_dict(state, strict=True)
     meta = checkpoint.get("meta", {})
     return dict(meta) if isinstance(meta, Mapping) else {}
+
+
+def is_quantized(checkpoint: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint's content is a quantized model's: it says so, or its state dict holds quantizers' scales."""
+    state = checkpoint.get("state_dict", checkpoint)
+    return _STRUCTURE_KEY in checkpoint or (
+        isinstance(state, Mapping) and any(str(key).endswith(_SCALE_SUFFIX) for key in state)
+    )
 
 
 @contextmanager

@@ -11,9 +11,11 @@ from base.errors import CheckpointError, ConfigError
 from base.files import atomic_path
 from base.lazy import require
 from base.untrusted import load_weights_file
+from models.build import is_quantized
 from models.weights import check_kinds
 from quant.quantizer import named_quantizers
-from quant.structure import QuantizationStructure, quantization_structure
+from quant.structure import QuantizationStructure, as_switched, quantization_structure
+from quant.utils import idle_quantizers
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,7 +35,7 @@ def save_ptq_model(
     """Writes `{'state_dict', 'quantization', 'meta'}`; equal models give equal bytes, whatever the file is called.
 
     Args:
-        model: A quantized model, on any device.
+        model: A quantized model, on any device. Layers that are switched to floating point are saved as such.
         path: The file; it is whole or absent.
         structure: What is quantized; None: what `model` says of itself.
         meta: Where it came from: numbers, strings and containers of them; no times, or the bytes are never equal.
@@ -42,8 +44,9 @@ def save_ptq_model(
         ConfigError: the model is not quantized, or a quantizer has no scale.
     """
     torch = require("torch", "to write a checkpoint")
-    structure = structure or quantization_structure(model)
-    missing = [name for name, quantizer in named_quantizers(model).items() if not quantizer.is_calibrated]
+    structure = as_switched(structure or quantization_structure(model), model)
+    idle = idle_quantizers(model)
+    missing = [name for name, q in named_quantizers(model).items() if not q.is_calibrated and name not in idle]
     if missing:
         raise ConfigError(
             f"{len(missing)} quantizers have no scale ({', '.join(missing[:_LISTED])}…): calibrate the model "
@@ -62,7 +65,8 @@ def load_ptq_model(model: nn.Module, path: str | Path) -> QuantizationStructure:
 
     Args:
         model: A float model from `models.build_model`, in evaluation mode; its weights are replaced.
-        path: A file of `save_ptq_model`.
+        path: A file of `save_ptq_model`; or `torch.save` of `{'state_dict': quantized.state_dict()}` or of the bare
+            state dict, whose keys say what is quantized (`quant.state_dict`).
 
     Returns:
         What is quantized; also kept as `model.quantization_structure`.
@@ -72,39 +76,48 @@ def load_ptq_model(model: nn.Module, path: str | Path) -> QuantizationStructure:
     """
     from quant.fusion.bn_fusion import fuse_model_bn
     from quant.replace import apply_structure, check_structure
+    from quant.state_dict import structure_of_state
 
     checkpoint = load_weights_file(path)
-    text, state = checkpoint.get(_KEY), checkpoint.get("state_dict")
-    if text is None:
+    if not is_quantized(checkpoint):
         raise CheckpointError(
             f"Checkpoint '{path}' is a float checkpoint, and a quantized one was expected. Load it with "
             "models.load_checkpoint and quantize it (quant.quantize_ptq, or the command ptq)."
         )
-    if not isinstance(text, str) or not isinstance(state, Mapping):
+    text = checkpoint.get(_KEY)
+    state = checkpoint.get("state_dict", checkpoint if text is None else None)
+    if not isinstance(text, str | None) or not isinstance(state, Mapping):
         raise CheckpointError(f"Checkpoint '{path}': '{_KEY}' or 'state_dict' is not what save_ptq_model writes.")
-    structure = QuantizationStructure.from_json(text, f"Checkpoint '{path}'")
     try:
-        check_structure(model, structure)
+        if text is None:
+            structure = structure_of_state(model, state)
+        else:
+            structure = QuantizationStructure.from_json(text, f"Checkpoint '{path}'")
+            check_structure(model, structure)
         if structure.fuse_bn:
             fuse_model_bn(model)
         apply_structure(model, structure)
-        check_kinds(state, model.state_dict(), "it")
-        model.load_state_dict(state, strict=True)
     except CheckpointError as error:
         raise CheckpointError(f"Checkpoint '{path}': {error}") from error
+    check_kinds(state, model.state_dict(), f"Checkpoint '{path}'")
+    try:
+        model.load_state_dict(state, strict=True)
     except RuntimeError as error:
         first_lines = " ".join(line.strip() for line in str(error).splitlines()[:_LISTED])
         raise CheckpointError(f"Checkpoint '{path}' does not fit the model config: {first_lines}") from error
     broken = [key for key, value in model.state_dict().items() if not bool(value.isfinite().all())]
     if broken:
-        raise CheckpointError(f"Checkpoint '{path}' holds NaN or infinite values in {', '.join(broken[:_LISTED])}.")
+        raise CheckpointError(
+            f"Checkpoint '{path}' holds NaN or infinite values in {', '.join(broken[:_LISTED])}. A scale that is NaN "
+            "was never calibrated."
+        )
     return structure
 
 
 def is_quantized_checkpoint(path: str | Path) -> bool:
-    """Whether a checkpoint is one of `save_ptq_model`.
+    """Whether a checkpoint is a quantized model's, in any of the forms that `load_ptq_model` reads.
 
     Raises:
         CheckpointError: the file is missing, broken or unsafe.
     """
-    return _KEY in load_weights_file(path)
+    return is_quantized(load_weights_file(path))

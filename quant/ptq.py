@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -50,7 +50,7 @@ def quantize_ptq(
     Args:
         model: mmdet3d CenterPoint with trained weights; put into evaluation mode and changed.
         dataloader: An mmengine data loader, `quant.calibration.calibration_batches(…)`, or canvases (1, C, H, W).
-        num_calibration_batches: Frames at most.
+        num_calibration_batches: Batches at most; all but a data loader's are one frame each.
         amax_method: How activations' ranges are chosen: "max", "percentile", "mse", "entropy" or "sparse_mse".
         fuse_bn: Fold BatchNorm into the convolutions; the integer graph has none. Off for training afterwards.
         skip_layers: Module paths and patterns of layers that stay in floating point.
@@ -119,6 +119,7 @@ def run_ptq(
     Returns:
         What calibrated `model`. Its result is the calibration before anything made up for the loss.
     """
+    from quant.calibration.batches import frames_of
     from quant.fusion.bn_fusion import fuse_model_bn
     from quant.reconstruction.settings import ReconstructionSettings
     from quant.replace import quant_model
@@ -128,18 +129,18 @@ def run_ptq(
     skip_layers = tuple(skip_layers)
     _check(model, method, fuse_bn, equalize, skip_layers)
     model.eval()
-    frames = _frames(model, dataloader)
+    frames, num_frames = frames_of(model, dataloader, num_calibration_batches)
     if fuse_bn:
         fuse_model_bn(model)
     windows, reference = None, None
     if equalize or method != "calibrate":
         from quant.stored_frames import StoredFrames
 
-        frames = StoredFrames(frames, num_calibration_batches)
+        frames = StoredFrames(frames, num_frames)
         windows = _survey(model, frames, settings, equalize)
         reference = copy.deepcopy(model)
     quant_model(model, skip_layers, engine=engine)
-    manager = CalibrationManager(model, spec, run=None if spec is not None else _behind_the_encoder(model))
+    manager = CalibrationManager(model, spec)
     if amax_method is None or weight_method is None:
         if calib_cache is None:
             raise ConfigError(
@@ -151,7 +152,7 @@ def run_ptq(
     else:
         manager.calibrate(
             frames,
-            num_calibration_batches,
+            num_frames,
             amax_method=amax_method,
             weight_method=weight_method,
             progress=processes.is_first,
@@ -209,14 +210,6 @@ def _survey(model: nn.Module, frames: Sequence[Any], settings: ReconstructionSet
     return sampler.windows()
 
 
-def _frames(model: nn.Module, dataloader: Iterable[Any]) -> Any:
-    from torch.utils.data import DataLoader
-
-    from quant.calibration.batches import dataloader_batches
-
-    return dataloader_batches(model, dataloader) if isinstance(dataloader, DataLoader) else dataloader
-
-
 def _score_threshold(model: nn.Module) -> float:
     return float(cast(Any, model).pts_bbox_head.bbox_coder.score_threshold)
 
@@ -266,13 +259,3 @@ def _load_cache(manager: CalibrationManager, path: str | Path, wanted: tuple[str
             f"for are '{wanted[0]}' and '{wanted[1]}'. Ask for the same, or give another file."
         )
     _logger.info("Scales from %s: %d frames, %s", path, result.num_frames, result.amax_method)
-
-
-def _behind_the_encoder(model: nn.Module) -> Callable[[Tensor], Any]:
-    """Runs a canvas through a CenterPoint's parts as they are, without a specification of the model."""
-    parts = cast(Any, model)
-
-    def run(canvas: Tensor) -> Any:
-        return parts.pts_bbox_head(parts.pts_neck(parts.pts_backbone(canvas)))
-
-    return run

@@ -20,6 +20,7 @@ __all__ = [
     "Kind",
     "LayerPlan",
     "QuantizationStructure",
+    "as_switched",
     "model_fingerprint",
     "quantization_structure",
 ]
@@ -121,6 +122,24 @@ def model_fingerprint(model: nn.Module) -> str:
             if isinstance(module, layer_type):
                 rows.append([path, kind, list(cast(Any, module).weight.shape)])
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def as_switched(structure: QuantizationStructure, model: nn.Module) -> QuantizationStructure:
+    """The structure of `model` as it computes now: layers that `disable_quantization` switched off are float ones."""
+    from quant.modules.layer import QuantizedLayer
+
+    off = {path for path, layer in model.named_modules() if isinstance(layer, QuantizedLayer) and not layer.quantized}
+    groups = (
+        tuple(name for name in group if name.removesuffix(SECOND_OPERAND) not in off) for group in structure.shared
+    )
+    return dataclasses.replace(
+        structure,
+        layers=tuple(
+            dataclasses.replace(layer, quantized=layer.quantized and layer.path not in off)
+            for layer in structure.layers
+        ),
+        shared=tuple(group for group in groups if len(group) > 1),
+    )
 
 
 def quantization_structure(model: nn.Module) -> QuantizationStructure:

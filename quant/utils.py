@@ -13,7 +13,13 @@ if TYPE_CHECKING:
 
     from quant.modules.layer import QuantizedLayer
 
-__all__ = ["QuantizationSwitch", "disable_quantization", "enable_quantization", "print_quantizer_status"]
+__all__ = [
+    "QuantizationSwitch",
+    "disable_quantization",
+    "enable_quantization",
+    "idle_quantizers",
+    "print_quantizer_status",
+]
 
 
 class QuantizationSwitch:
@@ -59,6 +65,17 @@ def disable_quantization(module: nn.Module) -> QuantizationSwitch:
 def enable_quantization(module: nn.Module) -> QuantizationSwitch:
     """The layers inside `module` (itself included) are quantized again: `.apply()`, or `with …:`."""
     return QuantizationSwitch(module, True)
+
+
+def idle_quantizers(model: nn.Module) -> frozenset[str]:
+    """Names, as `named_quantizers` gives them, of quantizers that only layers in floating point hold."""
+    from quant.modules.layer import QuantizedLayer
+    from quant.quantizer import named_quantizers
+
+    layers = [module for module in model.modules() if isinstance(module, QuantizedLayer)]
+    held = {id(quantizer) for layer in layers for quantizer in layer.quantizer_slots().values()}
+    busy = {id(q) for layer in layers if layer.quantized for q in layer.quantizer_slots().values()}
+    return frozenset(name for name, q in named_quantizers(model).items() if id(q) in held - busy)
 
 
 def print_quantizer_status(model: nn.Module) -> None:

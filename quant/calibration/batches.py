@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
 from base.errors import ConfigError, DataError
@@ -15,7 +16,14 @@ if TYPE_CHECKING:
 
     from datasets.frames import FrameSource
 
-__all__ = ["CalibrationFrame", "CalibrationFrames", "calibration_batches", "dataloader_batches", "evenly_spaced"]
+__all__ = [
+    "CalibrationFrame",
+    "CalibrationFrames",
+    "calibration_batches",
+    "dataloader_batches",
+    "evenly_spaced",
+    "frames_of",
+]
 
 _logger = logging.getLogger(__name__)
 
@@ -145,7 +153,7 @@ def dataloader_batches(model: nn.Module, dataloader: Iterable[Any]) -> Iterator[
             )
     count = 0
     for batch in dataloader:
-        if not (isinstance(batch, dict) and "points" in batch.get("inputs", {})):
+        if not _is_mmdet3d_batch(batch):
             raise DataError(
                 f"Batch {count} of the calibration data loader is a {type(batch).__name__} without "
                 "['inputs']['points']; mmdet3d's data loaders "
@@ -162,6 +170,42 @@ def dataloader_batches(model: nn.Module, dataloader: Iterable[Any]) -> Iterator[
         for index, sample in enumerate(samples):
             yield CalibrationFrame(_token(sample, count), canvases[index : index + 1])
             count += 1
+
+
+def frames_of(model: nn.Module, batches: Iterable[Any], num_batches: int) -> tuple[Iterable[Any], int]:
+    """Calibration frames from whatever holds them, and how many of them make `num_batches` batches.
+
+    Nothing is read before the frames are asked for: whoever observes an encoder sees the first one too.
+
+    Args:
+        model: The network, which makes canvases of mmdet3d's batches (`dataloader_batches`).
+        batches: A data loader of mmengine's or a list of its batches; canvases or `CalibrationFrame`s, each a batch of
+            one; another iterable of any of these, in which the frames are counted.
+        num_batches: Batches at most.
+    """
+    from torch.utils.data import DataLoader
+
+    if isinstance(batches, DataLoader):
+        return dataloader_batches(model, islice(batches, num_batches)), num_batches * (batches.batch_size or 1)
+    if isinstance(batches, list | tuple) and batches and _is_mmdet3d_batch(batches[0]):
+        size = len(batches[0]["inputs"]["points"])
+        return dataloader_batches(model, batches[:num_batches]), num_batches * size
+    if isinstance(batches, Sequence):
+        return batches, num_batches
+    return _each(model, batches), num_batches
+
+
+def _each(model: nn.Module, batches: Iterable[Any]) -> Iterator[Any]:
+    for batch in batches:
+        if _is_mmdet3d_batch(batch):
+            yield from dataloader_batches(model, [batch])
+        else:
+            yield batch
+
+
+def _is_mmdet3d_batch(batch: Any) -> bool:
+    inputs = batch.get("inputs") if isinstance(batch, dict) else None
+    return isinstance(inputs, dict) and "points" in inputs
 
 
 def evenly_spaced(total: int, wanted: int) -> tuple[int, ...]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -21,8 +22,10 @@ if TYPE_CHECKING:
 
 __all__ = ["METHODS", "CalibrationManager"]
 
-METHODS = ("histogram", "max")
+METHODS = ("histogram", *ACTIVATION_METHODS)
 _CLIPPED_STEPS = 127.5
+# What of a CenterPoint a canvas runs through.
+_PARTS = ("pts_backbone", "pts_neck", "pts_bbox_head")
 
 
 class CalibrationManager:
@@ -39,15 +42,16 @@ class CalibrationManager:
         self, model: nn.Module, spec: ModelSpec | None = None, *, run: Callable[[Tensor], Any] | None = None
     ) -> None:
         """Args:
-            model: A quantized CenterPoint (`quant.quant_model`); or, without `spec` and `run`, any quantized module
-                that takes a batch as its argument.
-            spec: The CenterPoint's specification.
+            model: A quantized CenterPoint (`quant.quant_model`), or any quantized module that takes a batch as its
+                argument.
+            spec: The CenterPoint's specification; without it, its backbone, neck and head run as they are.
             run: What runs a batch through `model`, in place of `spec`.
 
         Raises:
             ConfigError: the model has no quantizer.
         """
         from quant.quantizer import named_quantizers
+        from quant.utils import idle_quantizers
 
         self.model = model
         self.spec = spec
@@ -57,7 +61,7 @@ class CalibrationManager:
             raise ConfigError(f"{type(model).__name__} has no quantizer to calibrate; call quant.quant_model first.")
         self._weights = _weights(model)
         # Of layers that are switched to floating point nothing is seen, and nothing is missing.
-        self._idle = _idle(model)
+        self._idle = idle_quantizers(model)
         self._result: CalibrationResult | None = None
 
     def calibrate(
@@ -65,7 +69,7 @@ class CalibrationManager:
         batches: Iterable[Any],
         num_batches: int = 100,
         method: str = "histogram",
-        amax_method: str = "mse",
+        amax_method: str | None = None,
         weight_method: str = "mse",
         *,
         percentile: float = 99.99,
@@ -76,10 +80,11 @@ class CalibrationManager:
         """Observes frames and sets every scale: `observe`, then `set_scales`.
 
         Args:
-            batches: `calibration_batches(…)`, `dataloader_batches(…)`, or canvases (1, C, H, W).
-            num_batches: Frames at most; evenly spaced ones of a sequence, the first of another iterable.
-            method: "histogram": `amax_method` chooses; "max": the largest value seen, whatever `amax_method` says.
-            amax_method: "mse", "percentile", "entropy", "sparse_mse" or "max"; see `quant.calibration.amax`.
+            batches: `calibration_batches(…)`, an mmengine data loader, or canvases (1, C, H, W).
+            num_batches: Batches at most; evenly spaced ones of a sequence, the first of another iterable.
+            method: "histogram": `amax_method` chooses; "max": the largest value seen, whatever `amax_method` says; or
+                what `amax_method` may be, in its place.
+            amax_method: "mse" (default), "percentile", "entropy", "sparse_mse" or "max"; see `quant.calibration.amax`.
             weight_method: "mse" or "max"; see `quant.calibration.weights`.
             percentile: For the method of that name.
             progress: Whether to show a progress bar.
@@ -87,11 +92,13 @@ class CalibrationManager:
             processes: Those of torchrun (`base.torchrun`), which share the frames; every one gets the scales of all.
 
         Raises:
-            ConfigError: unknown method.
+            ConfigError: unknown method, or two that contradict each other.
             DataError: no frame, NaN or infinite activations, or a quantizer that saw nothing; the message names it.
         """
         check_method(method, METHODS, "method")
-        chosen = "max" if method == "max" else amax_method
+        if method not in ("histogram", "max") and amax_method not in (None, method):
+            raise ConfigError(f"method '{method}' contradicts amax_method '{amax_method}'; give one of them.")
+        chosen = (amax_method or "mse") if method == "histogram" else method
         # A misspelt method must not cost a pass over the frames.
         check_method(chosen, ACTIVATION_METHODS, "amax_method")
         check_method(weight_method, WEIGHT_METHODS, "weight_method")
@@ -108,13 +115,16 @@ class CalibrationManager:
         processes: Processes = ALONE,
     ) -> ActivationStatistics:
         """One pass over frames, quantizers off; no scale changes. Arguments and errors as for `calibrate`."""
+        from quant.calibration.batches import frames_of
+
         activations = {name: q for name, q in self._quantizers.items() if name not in self._weights}
+        frames, num_frames = frames_of(self.model, batches, num_batches)
         statistics = observe_activations(
             self.model,
             self._network(),
             activations,
-            batches,
-            num_batches,
+            frames,
+            num_frames,
             all_quantizers=self._quantizers.values(),
             show_progress=progress,
             workers=workers,
@@ -240,10 +250,17 @@ class CalibrationManager:
         if self._run is not None:
             return self._run
         if self.spec is None:
-            return self.model
+            parts = [getattr(self.model, name, None) for name in _PARTS]
+            return self.model if None in parts else partial(_in_turn, parts)
         from models.components import BackboneNeckHead
 
         return BackboneNeckHead(self.model, self.spec)
+
+
+def _in_turn(parts: Sequence[Any], x: Any) -> Any:
+    for part in parts:
+        x = part(x)
+    return x
 
 
 def _amax(statistics: ActivationStatistics, name: str, method: str, percentile: float) -> Tensor:
@@ -265,22 +282,3 @@ def _weights(model: nn.Module) -> dict[str, tuple[Tensor, int | None]]:
             weight = cast("Tensor", module.weight)
             found[f"{path}.weight_quantizer" if path else "weight_quantizer"] = weight, quantizer.spec.axis
     return found
-
-
-def _idle(model: nn.Module) -> frozenset[str]:
-    """Names of quantizers that only layers in floating point hold."""
-    from quant.modules.layer import QuantizedLayer
-    from quant.quantizer import named_quantizers
-    from quant.quantizer.base import Quantizer
-
-    busy: set[int] = set()
-    held: set[int] = set()
-    for module in model.modules():
-        if not isinstance(module, QuantizedLayer):
-            continue
-        for child in module.children():
-            if isinstance(child, Quantizer):
-                held.add(id(child))
-                if module.quantized:
-                    busy.add(id(child))
-    return frozenset(name for name, q in named_quantizers(model).items() if id(q) in held - busy)

@@ -270,6 +270,5 @@ def _frame(item: Any, index: int) -> CalibrationFrame:
         return CalibrationFrame(f"batch {index}", item)
     raise DataError(
         f"Calibration batch {index} is a {type(item).__name__}; a canvas (1, C, H, W) as a tensor or a "
-        "CalibrationFrame is needed. "
-        "An mmengine data loader goes through dataloader_batches first."
+        "CalibrationFrame is needed, or a batch of mmdet3d's, {'inputs': {'points': …}, …} (dataloader_batches)."
     )

@@ -20,9 +20,9 @@ from __future__ import annotations
 import copy
 import gc
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from mmengine.hooks import EMAHook, Hook
 from mmengine.model import is_model_wrapper
@@ -82,7 +82,7 @@ class QATHook(Hook):
         """Checks the settings.
 
         Args:
-            calibration_batches: Batches that the scales come from.
+            calibration_batches: Batches that the scales come from: frames of `model_config`, or the training loader's.
             calibration_epoch: Epoch before which calibration runs; earlier epochs train in floating point (on the
                 folded or frozen network).
             bn: "fold": BatchNorm becomes part of the convolutions before training, as in deployment. "freeze": it
@@ -248,8 +248,8 @@ class QATHook(Hook):
             quantizer.set_scale(scale)
         model.train()
 
-    def _batches(self, runner: Runner, model: nn.Module) -> Iterator[Any]:
-        from quant.calibration.batches import calibration_batches, dataloader_batches
+    def _batches(self, runner: Runner, model: nn.Module) -> Iterable[Any]:
+        from quant.calibration.batches import calibration_batches
 
         source = self.model_config or runner.cfg.filename
         if source is None:
@@ -257,11 +257,10 @@ class QATHook(Hook):
                 "QATHook: calibrating on augmented training batches; set model_config to calibrate on the frames as "
                 "the network sees them in deployment."
             )
-            yield from dataloader_batches(model, runner.train_dataloader)
-            return
+            return cast(Iterable[Any], runner.train_dataloader)
         from models.config import load_model_config
 
-        yield from calibration_batches(
+        return calibration_batches(
             load_model_config(source),
             split="train",
             data_root=self.data_root or runner.cfg.train_dataloader.dataset.get("data_root"),

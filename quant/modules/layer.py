@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 from torch import nn
 
 from quant.quantizer import DEFAULT_ENGINE, new_quantizer
-from quant.quantizer.base import Quantizer, QuantizerSpec
+from quant.quantizer.base import SCALE, Quantizer, QuantizerSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,7 +22,7 @@ class QuantizedLayer(nn.Module):
 
     Attributes:
         quantized: False: the layer computes as its float original does, whatever its quantizers' state; a quantizer
-            that it shares with other layers goes on working for them.
+            that it shares with other layers goes on working for them. A state dict then holds none of its scales.
         input_quantizer: Of its input; one object for all layers that read the same tensor.
     """
 
@@ -40,6 +40,24 @@ class QuantizedLayer(nn.Module):
 
     def _quantized_input(self, x: Tensor) -> Tensor:
         return cast("Tensor", self.input_quantizer(x)) if self.quantized else x
+
+    def quantizer_slots(self) -> dict[str, Quantizer]:
+        """Attribute -> quantizer."""
+        return {name: child for name, child in self._modules.items() if isinstance(child, Quantizer)}
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As torch's, but that the scales of a layer in floating point are left out: the keys say what is quantized."""
+        state = super().state_dict(*args, **kwargs)
+        if not self.quantized:
+            for slot in self.quantizer_slots():
+                state.pop(f"{kwargs.get('prefix', '')}{slot}.{SCALE}", None)
+        return state
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any, **kwargs: Any) -> None:
+        if not self.quantized:
+            for slot, quantizer in self.quantizer_slots().items():
+                state_dict.setdefault(f"{prefix}{slot}.{SCALE}", quantizer.scale)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def extra_repr(self) -> str:
         """Shown by `print(model)`."""

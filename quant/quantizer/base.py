@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "INT8_MAX",
     "INT8_MIN",
+    "SCALE",
     "Quantizer",
     "QuantizerSpec",
     "fake_quantize",
@@ -30,6 +31,8 @@ __all__ = [
 
 INT8_MIN = -128
 INT8_MAX = 127
+SCALE = "scale"
+"""Name of the buffer, and the end of its key in a state dict."""
 
 # Bits of a scale that are kept: exact in FP16 (11 bits) and BF16 (8 bits).
 _SCALE_BITS = 8
@@ -133,7 +136,7 @@ class Quantizer(nn.Module):
         self.spec = spec
         self.enabled = True
         self.observer: Callable[[Tensor], None] | None = None
-        self.register_buffer("scale", torch.full(() if channels is None else (channels,), torch.nan))
+        self.register_buffer(SCALE, torch.full(() if channels is None else (channels,), torch.nan))
         self._has_scale = False
 
     @property

@@ -14,7 +14,13 @@ from torch import nn
 from base.errors import ConfigError, DataError
 from datasets.frames import open_frames
 from datasets.synthetic.dataset_writer import DatasetConfig, generate
-from quant.calibration.batches import CalibrationFrame, calibration_batches, dataloader_batches, evenly_spaced
+from quant.calibration.batches import (
+    CalibrationFrame,
+    calibration_batches,
+    dataloader_batches,
+    evenly_spaced,
+    frames_of,
+)
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +67,43 @@ def test_canvases_are_mmdet3ds(demo_cfg: Any, trained_demo_model: nn.Module, dat
     assert [frame.token for frame in stock] == [frame.token for frame in batches]
     for ours, theirs in zip(batches, stock, strict=True):
         torch.testing.assert_close(ours.canvas, theirs.canvas, rtol=1e-5, atol=1e-5)
+
+
+def test_batches_of_mmdet3d_are_counted_as_batches(demo_cfg: Any, trained_demo_model: nn.Module, dataset: str) -> None:
+    """A data loader's, and a list's; of an iterator the frames are counted. None is read before it is asked for."""
+    from torch.utils.data import DataLoader
+
+    source = open_frames(demo_cfg, "train", dataset)
+    points = [torch.from_numpy(source[index].points) for index in range(3)]
+    read: list[int] = []
+
+    class Clouds(torch.utils.data.Dataset[Any]):
+        def __len__(self) -> int:
+            return 3
+
+        def __getitem__(self, index: int) -> Any:
+            read.append(index)
+            return points[index]
+
+    def batch(clouds: list[Any]) -> dict[str, Any]:
+        return {"inputs": {"points": clouds}, "data_samples": [None] * len(clouds)}
+
+    single = [frame.canvas for frame in dataloader_batches(trained_demo_model, [batch(points[:2])])]
+    loader: Any = DataLoader(Clouds(), batch_size=2, collate_fn=batch)
+    for batches, count in (
+        (loader, 2),
+        ([batch(points[:2]), batch(points[2:])], 2),
+        (iter([batch(points[:2])]), 1),
+    ):
+        frames, number = frames_of(trained_demo_model, batches, 1)
+        assert number == count
+        assert read == []
+        found = list(frames)
+        read.clear()
+        assert len(found) == 2
+        assert all(torch.equal(frame.canvas, canvas) for frame, canvas in zip(found, single, strict=True))
+    own = [CalibrationFrame("a", single[0])]
+    assert frames_of(trained_demo_model, own, 5) == (own, 5)
 
 
 def test_the_evaluation_split_is_warned_about(

@@ -189,6 +189,28 @@ class TwoBranches(nn.Module):
         return result
 
 
+@pytest.mark.parametrize("method", ["mse", "percentile", "max"])
+def test_a_method_may_name_how_the_histogram_becomes_a_range(
+    quantized_model: nn.Module, spec: ModelSpec, method: str
+) -> None:
+    """As the specification's `calibrate(dataloader, num_batches=100, method='mse')` does."""
+    frames = canvases(2, side=16)
+    manager = CalibrationManager(quantized_model, spec)
+    named = manager.calibrate(frames, method=method, progress=False, workers=1)
+    chosen = manager.calibrate(frames, method="histogram", amax_method=method, progress=False, workers=1)
+    assert named.amax_method == method
+    assert named.quantizers == chosen.quantizers
+    with pytest.raises(ConfigError, match="method 'entropy' contradicts amax_method 'mse'; give one of them"):
+        manager.calibrate(frames, method="entropy", amax_method="mse")
+
+
+def test_a_center_point_is_run_without_its_specification(quantized_model: nn.Module, spec: ModelSpec) -> None:
+    frames = canvases(2, side=16)
+    with_spec = CalibrationManager(quantized_model, spec).calibrate(frames, progress=False, workers=1)
+    without = CalibrationManager(quantized_model).calibrate(frames, progress=False, workers=1)
+    assert without.quantizers == with_spec.quantizers
+
+
 def test_what_is_refused(quantized_model: nn.Module, spec: ModelSpec) -> None:
     x = torch.ones(1, 2, 4, 4)
     with pytest.raises(DataError, match=r"1 quantizers never saw .*: unused\.input_quantizer.*skip_layers"):

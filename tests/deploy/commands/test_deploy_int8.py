@@ -97,6 +97,35 @@ def test_the_quantized_checkpoint_gives_the_same_files(run, deployment, data, tm
     assert _run(deployment, tmp_path, data, *options, config=reuse) == 0
 
 
+@pytest.fixture(scope="module")
+def bare(run, tmp_path_factory) -> Path:
+    """The same weights and scales as `torch.save({'state_dict': model.state_dict()})` leaves them."""
+    import torch
+
+    path = tmp_path_factory.mktemp("bare") / "centerpoint_ptq.pth"
+    full = torch.load(run / "quantized" / "checkpoint.pth", weights_only=True)
+    torch.save({"state_dict": full["state_dict"]}, path)
+    return path
+
+
+def test_a_bare_state_dict_with_scales_gives_the_same_graphs(run, bare, deployment, data, tmp_path, monkeypatch):
+    monkeypatch.setenv("BUILD_WORKING_DIRECTORY", str(tmp_path))
+    assert _run(deployment, tmp_path, data, "--precision=int8", f"--checkpoint={bare}", "--mode=onnx") == 0
+    import onnx
+
+    for name in ("pts_voxel_encoder", "pts_backbone_neck_head"):
+        ours, theirs = (onnx.load(folder / "onnx" / f"{name}.onnx") for folder in (tmp_path / "out", run))
+        # The files differ in the checkpoint's sha256 alone, which their metadata name.
+        assert ours.graph.SerializeToString() == theirs.graph.SerializeToString()
+
+
+def test_a_bare_state_dict_with_scales_in_a_float_deployment(bare, deployment, data, tmp_path, capsys):
+    assert _run(deployment, tmp_path, data, f"--checkpoint={bare}", "--precision=fp32") == 2
+    error = capsys.readouterr().err
+    assert "is quantized, but" in error
+    assert "--precision=int8" in error
+
+
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_a_quantized_checkpoint_in_a_float_deployment(run, deployment, data, tmp_path, capsys, precision):
     checkpoint = f"--checkpoint={run}/quantized/checkpoint.pth"
