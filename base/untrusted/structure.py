@@ -21,6 +21,7 @@ PLAIN_VALUES = (
     frozenset({type(None), bool, int, float, complex, str, bytes, bytearray, np.ndarray}) | NUMPY_SCALARS | CONTAINERS
 )
 _SIZED = frozenset({str, bytes, bytearray, np.str_, np.bytes_})
+_NUMBERS = frozenset({float, int, bool, type(None)})
 _REFERENCE_BYTES = 8
 
 
@@ -84,11 +85,13 @@ def _scan(root: Any, shared: Mapping[int, Any], allowed: frozenset[type]) -> _Pa
             raise Refused(f"its lists and dictionaries are nested more than {MAX_DEPTH} levels deep")
         deeper: list[Any] = []
         for container in level:
-            values = _children(container)
+            values = container if type(container) is list else _children(container)
+            part.size += _REFERENCE_BYTES * len(values)
             kinds = set(map(type, values))
+            if kinds <= _NUMBERS:  # most lists of an info file
+                continue
             if not kinds <= allowed:
                 raise Refused(_foreign(values, allowed))
-            part.size += _REFERENCE_BYTES * len(values)
             if not kinds.isdisjoint(_SIZED):
                 part.size += sum([len(value) for value in values if type(value) in _SIZED])
             if np.ndarray in kinds:
