@@ -43,6 +43,8 @@ def save_ptq_model(
     Raises:
         ConfigError: the model is not quantized, or a quantizer has no scale.
     """
+    from quant.state_dict import without_scales_of_others
+
     torch = require("torch", "to write a checkpoint")
     structure = as_switched(structure or quantization_structure(model), model)
     idle = idle_quantizers(model)
@@ -53,6 +55,7 @@ def save_ptq_model(
             "before it is saved."
         )
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    state = without_scales_of_others(state, structure)
     buffer = io.BytesIO()
     torch.save({"state_dict": state, _KEY: structure.to_json(), "meta": dict(meta or {})}, buffer)
     with atomic_path(path) as temporary:
@@ -76,7 +79,7 @@ def load_ptq_model(model: nn.Module, path: str | Path) -> QuantizationStructure:
     """
     from quant.fusion.bn_fusion import fuse_model_bn
     from quant.replace import apply_structure, check_structure
-    from quant.state_dict import structure_of_state
+    from quant.state_dict import structure_of_state, without_scales_of_others
 
     checkpoint = load_weights_file(path)
     if not is_quantized(checkpoint):
@@ -91,6 +94,7 @@ def load_ptq_model(model: nn.Module, path: str | Path) -> QuantizationStructure:
     try:
         if text is None:
             structure = structure_of_state(model, state)
+            state = without_scales_of_others(state, structure)
         else:
             structure = QuantizationStructure.from_json(text, f"Checkpoint '{path}'")
             check_structure(model, structure)

@@ -18,7 +18,14 @@ from quant.modules.quant_conv import QuantConv2d, QuantConvTranspose2d
 from quant.modules.quant_linear import QuantLinear
 from quant.quantizer import DEFAULT_ENGINE
 from quant.shared_inputs import find_shared_inputs
-from quant.structure import SECOND_OPERAND, Kind, LayerPlan, QuantizationStructure, model_fingerprint
+from quant.structure import (
+    SECOND_OPERAND,
+    Kind,
+    LayerPlan,
+    QuantizationStructure,
+    model_fingerprint,
+    without_lone_concats,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -101,18 +108,14 @@ def quant_model(
                 f"Nothing of {type(model).__name__} is left to quantize: include={include}, skip_names={skip_names}."
             )
         groups = find_shared_inputs(model, [path for path in kinds if path in chosen], example_inputs)
-        # A concat alone in its group has no quantized consumer.
-        groups = tuple(group for group in groups if any(kinds.get(name) != "concat" for name in group))
-        joined = {name for group in groups for name in group}
-        structure = QuantizationStructure(
-            engine=engine,
-            fuse_bn=not foldable_pairs(model),
-            layers=tuple(
-                LayerPlan(path, kind, path in chosen and (kind != "concat" or path in joined))
-                for path, kind in kinds.items()
-            ),
-            shared=groups,
-            model_fingerprint=model_fingerprint(model),
+        structure = without_lone_concats(
+            QuantizationStructure(
+                engine=engine,
+                fuse_bn=not foldable_pairs(model),
+                layers=tuple(LayerPlan(path, kind, path in chosen) for path, kind in kinds.items()),
+                shared=groups,
+                model_fingerprint=model_fingerprint(model),
+            )
         )
         _replace(model, structure)
         done = True

@@ -2,7 +2,8 @@
 
 `torch.save({'state_dict': model.state_dict()}, …)` keeps no structure beside the weights. It need not: a quantizer's
 scale is a buffer of the layer that it belongs to, a layer in floating point has none, and a BatchNorm that was folded
-has no statistics. Which layers share a quantizer follows from the network.
+has no statistics. Which layers share a quantizer follows from the network. A concat whose consumers were all switched
+to floating point keeps its scale; as in `quant_model`, it is no quantized layer then.
 """
 
 from __future__ import annotations
@@ -14,12 +15,18 @@ from typing import TYPE_CHECKING, Any
 from base.errors import CheckpointError
 from quant.quantizer import DEFAULT_ENGINE
 from quant.quantizer.base import SCALE
-from quant.structure import SECOND_OPERAND, LayerPlan, QuantizationStructure, model_fingerprint
+from quant.structure import (
+    SECOND_OPERAND,
+    LayerPlan,
+    QuantizationStructure,
+    model_fingerprint,
+    without_lone_concats,
+)
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["structure_of_state"]
+__all__ = ["structure_of_state", "without_scales_of_others"]
 
 _QUANTIZER = re.compile(rf"(?P<layer>.+)\.(?P<slot>input_quantizer|weight_quantizer|second_quantizer)\.{SCALE}")
 _LISTED = 3
@@ -64,13 +71,22 @@ def structure_of_state(model: nn.Module, state: Mapping[str, Any]) -> Quantizati
         hide_concats(model)
     for group in shared:
         _check_equal(group, state)
-    return QuantizationStructure(
-        engine=DEFAULT_ENGINE,
-        fuse_bn=not kept,
-        layers=tuple(LayerPlan(path, kind, path in quantized) for path, kind in kinds.items()),
-        shared=shared,
-        model_fingerprint=model_fingerprint(model),
+    return without_lone_concats(
+        QuantizationStructure(
+            engine=DEFAULT_ENGINE,
+            fuse_bn=not kept,
+            layers=tuple(LayerPlan(path, kind, path in quantized) for path, kind in kinds.items()),
+            shared=shared,
+            model_fingerprint=model_fingerprint(model),
+        )
     )
+
+
+def without_scales_of_others(state: Mapping[str, Any], structure: QuantizationStructure) -> dict[str, Any]:
+    """The state dict without scales of layers that are in floating point by `structure`."""
+    quantized = set(structure.quantized_paths())
+    found = ((key, value, _QUANTIZER.fullmatch(str(key))) for key, value in state.items())
+    return {key: value for key, value, scale in found if scale is None or scale["layer"] in quantized}
 
 
 def _check_equal(group: tuple[str, ...], state: Mapping[str, Any]) -> None:

@@ -23,6 +23,7 @@ __all__ = [
     "as_switched",
     "model_fingerprint",
     "quantization_structure",
+    "without_lone_concats",
 ]
 
 Kind = Literal["conv2d", "conv_transpose2d", "linear", "concat", "add"]
@@ -132,14 +133,24 @@ def as_switched(structure: QuantizationStructure, model: nn.Module) -> Quantizat
     groups = (
         tuple(name for name in group if name.removesuffix(SECOND_OPERAND) not in off) for group in structure.shared
     )
-    return dataclasses.replace(
-        structure,
-        layers=tuple(
-            dataclasses.replace(layer, quantized=layer.quantized and layer.path not in off)
-            for layer in structure.layers
-        ),
-        shared=tuple(group for group in groups if len(group) > 1),
+    layers = (
+        dataclasses.replace(layer, quantized=layer.quantized and layer.path not in off) for layer in structure.layers
     )
+    return without_lone_concats(
+        dataclasses.replace(structure, layers=tuple(layers), shared=tuple(group for group in groups if len(group) > 1))
+    )
+
+
+def without_lone_concats(structure: QuantizationStructure) -> QuantizationStructure:
+    """The structure without concats that no quantized layer reads: their integers would be turned back at once."""
+    kinds = {layer.path: layer.kind for layer in structure.layers}
+    groups = tuple(group for group in structure.shared if any(kinds.get(name) != "concat" for name in group))
+    read = {name for group in groups for name in group}
+    layers = (
+        dataclasses.replace(layer, quantized=layer.quantized and (layer.kind != "concat" or layer.path in read))
+        for layer in structure.layers
+    )
+    return dataclasses.replace(structure, layers=tuple(layers), shared=groups)
 
 
 def quantization_structure(model: nn.Module) -> QuantizationStructure:

@@ -83,6 +83,22 @@ def test_layers_that_were_switched_off_are_float_ones(
         assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
+def test_a_concat_without_a_quantized_reader_is_a_float_one(
+    demo_model: Any, demo_cfg: Any, canvas: torch.Tensor, tmp_path: Path
+) -> None:
+    """Switched off or skipped from the start, the layer behind it takes it along."""
+    skipped = quantize(copy.deepcopy(demo_model), canvas, skip=["pts_bbox_head.shared_conv"])
+    model = quantize(demo_model, canvas, skip=[])
+    disable_quantization(model.pts_bbox_head.shared_conv).apply()
+    for path in (
+        saved({"state_dict": model.state_dict()}, tmp_path / "bare.pth"),
+        save_ptq_model(model, tmp_path / "full.pth"),
+    ):
+        loaded = build_model(demo_cfg)
+        assert load_ptq_model(loaded, path) == quantization_structure(skipped)
+        assert loaded.state_dict().keys() == skipped.state_dict().keys()
+
+
 def test_a_state_dict_fits_the_model_that_it_is_of(demo_model: Any, canvas: torch.Tensor) -> None:
     model = quantize(demo_model, canvas)
     whole = model.state_dict()
