@@ -7,7 +7,6 @@ does, with the node's usual score thresholds and, where a bundle is named, with 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import math
 from collections.abc import Sequence
@@ -89,7 +88,7 @@ def _measure(onnx_dir: Path, bundle: Path | None, frames: FrameSource, args: arg
 
     head = onnx_dir / f"{BACKBONE_NECK_HEAD}.onnx"
     facts = metadata(read_onnx(head))
-    spec = ModelSpec.from_dict(json.loads(facts["spec"]))
+    spec = ModelSpec.from_json(facts["spec"], str(head))
     settings = {_DEFAULT: VehicleSettings(AutowareDecodeParams.from_spec(spec))}
     if bundle is not None:
         settings[_MEASURED] = VehicleSettings(decode_params_of_bundle(bundle, spec), f"bundle {bundle.name}")

@@ -7,7 +7,6 @@ model's specification, and from measured detections where they are given: the sa
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import shutil
 import tempfile
@@ -106,7 +105,7 @@ def _facts(models: dict[str, onnx.ModelProto], source: Path) -> tuple[ModelSpec,
                 f"The components in '{source}' do not belong together: {key} of {VOXEL_ENCODER} is "
                 f"{encoder.get(key)}, of {BACKBONE_NECK_HEAD} {head.get(key)}. Export both at once."
             )
-    return ModelSpec.from_dict(json.loads(head["spec"])), head
+    return ModelSpec.from_json(head["spec"], f"{source / BACKBONE_NECK_HEAD}.onnx"), head
 
 
 def _check_spec(spec: ModelSpec, source: Path) -> None:
@@ -239,9 +238,10 @@ def _bundle(args: argparse.Namespace, onnx_dir: Path) -> None:
         detections = detections_of_results(user_path(args.results), args.label)
     thresholds = None
     if detections is not None:
-        head = metadata(read_onnx(onnx_dir / f"{BACKBONE_NECK_HEAD}.onnx"))
+        file = onnx_dir / f"{BACKBONE_NECK_HEAD}.onnx"
+        head = metadata(read_onnx(file))
         require_same_model(detections, head)
-        thresholds = measure_thresholds(detections, ModelSpec.from_dict(json.loads(head.get("spec", "{}"))))
+        thresholds = measure_thresholds(detections, ModelSpec.from_json(head.get("spec", "{}"), str(file)))
     out = write_bundle(onnx_dir, user_path(args.out), thresholds, args.trt_precision)
     _logger.info("%s keeps the contract.", out)
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
+import re
 from collections.abc import Iterator
 from typing import Any
 
 from base.errors import ConfigError
 from base.lazy import require
+from base.messages import printable, shown
 from models.build import import_mmdet3d
 
 __all__ = ["adapt_awml_"]
@@ -46,6 +48,8 @@ _DATASET_ARGUMENTS = ("class_names", "modality", "box_type_3d")
 _METRICS = ("T4Metric", "T4MetricV2")
 _LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 
+_MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*\Z")
+
 _logger = logging.getLogger(__name__)
 
 
@@ -73,7 +77,7 @@ def adapt_awml_(cfg: Any) -> None:
     absent = [name for name in imports if name.split(".")[0] in AWML_PACKAGES or not _is_installed(name)]
     for name in imports:
         if name not in absent:
-            importlib.import_module(name)
+            _import(name, str(cfg.filename))
     for where, node in _typed(cfg.get("model"), "model"):
         _map_model_type(node, where, str(cfg.filename))
     for loader in _LOADERS:
@@ -95,15 +99,27 @@ def _pop_imports(cfg: Any) -> list[str]:
         return []
     names = wanted.get("imports", []) if hasattr(wanted, "get") else None
     names = [names] if isinstance(names, str) else names
-    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
-        raise ConfigError(f"{cfg.filename}: custom_imports is {wanted!r}; it must be dict(imports=[module names]).")
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) and _MODULE.match(name) for name in names):
+        raise ConfigError(
+            f"{cfg.filename}: custom_imports is {shown(wanted)}; it must be dict(imports=[module names])."
+        )
     return list(dict.fromkeys(names))
+
+
+def _import(name: str, file: str) -> None:
+    try:
+        importlib.import_module(name)
+    except Exception as error:  # a module is a program and can raise everything
+        raise ConfigError(
+            f"{file}: importing '{name}' of custom_imports failed: {type(error).__name__}: {printable(str(error))}. "
+            "Mend the module, or take it out of custom_imports."
+        ) from error
 
 
 def _is_installed(name: str) -> bool:
     try:
         return importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:  # of a parent package
+    except (ImportError, ValueError):  # no parent package, or one that fails; '__main__' has no specification
         return False
 
 

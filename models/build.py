@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from base.determinism import set_determinism
 from base.errors import CheckpointError, ConfigError
 from base.lazy import require
+from base.messages import printable
 from base.untrusted import load_weights_file
 from models.weights import check_architecture, check_finite, check_kinds
 
@@ -57,8 +58,10 @@ def build_model(cfg: Any, seed: int = 0) -> nn.Module:
     set_determinism(seed)
     try:
         model: nn.Module = registry.MODELS.build(copy.deepcopy(cfg.model))
-    except (KeyError, TypeError, AssertionError, ValueError) as error:
-        raise ConfigError(f"mmdet3d cannot build the model of '{cfg.filename}': {error}") from error
+    # Every module has its own way to refuse an argument. A lack of memory is no fault of the config's types.
+    except (LookupError, TypeError, AssertionError, ValueError, AttributeError, ArithmeticError) as error:
+        cause = printable(str(error))
+        raise ConfigError(f"mmdet3d cannot build the model of '{cfg.filename}': {cause}") from error
     with _quiet_mmengine():
         cast(Any, model).init_weights()
     _randomize_batch_norm(model)

@@ -8,11 +8,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from base.errors import ConfigError
+from base.messages import shown_file
+from models.checks import check_config, check_spec
 
 __all__ = [
     "BACKBONE_NECK_HEAD",
@@ -175,23 +177,46 @@ class ModelSpec:
         return plain
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> ModelSpec:
+    def from_dict(cls, values: Mapping[str, Any], file: str = "Model specification") -> ModelSpec:
         """Reads what `to_dict` wrote.
 
+        Args:
+            values: A JSON object.
+            file: Where it stands, for messages.
+
         Raises:
-            ConfigError: a field is missing or unknown.
+            ConfigError: a field is missing or unknown, of a wrong type or out of range.
         """
+        from models.schema import parse_spec
+
         known = {field.name for field in dataclasses.fields(cls)}
-        if set(values) - known or known - set(values):
+        if isinstance(values, Mapping) and set(values) != known:
             raise ConfigError(
-                f"Model specification has unknown fields {sorted(set(values) - known)} and lacks "
+                f"{file} has unknown fields {sorted(map(str, set(values) - known))} and lacks "
                 f"{sorted(known - set(values))}; it is of another version of this project. Export the model again."
             )
-        converted: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
-        }
-        converted["heads"] = tuple(HeadSpec(**head) for head in values["heads"])
-        return cls(**converted)
+        record = parse_spec(values, file)
+        fields: dict[str, Any] = {name: getattr(record, name) for name in known}
+        fields["heads"] = tuple(HeadSpec(head.name, head.channels) for head in record.heads)
+        spec = cls(**fields)
+        check_spec(spec, file)
+        return spec
+
+    @classmethod
+    def from_json(cls, text: str, file: str) -> ModelSpec:
+        """Reads what an artifact keeps of `to_dict`.
+
+        Args:
+            text: JSON.
+            file: The artifact, for messages.
+
+        Raises:
+            ConfigError: it is no JSON, or as `from_dict`.
+        """
+        from base.documents import parse_json
+
+        where = f"the specification in {shown_file(file)}"
+        return cls.from_dict(parse_json(text, file=file, error=ConfigError, remedy="Export the model again."), where)
 
     def fingerprint(self) -> str:
         """SHA-256 over the specification; artifacts of the same network share it."""
@@ -205,89 +230,49 @@ class ModelSpec:
             cfg: An `mmengine.Config` as `models.config.load_model_config` returns it.
 
         Raises:
-            ConfigError: the config is no single-task pillar CenterPoint, or contradicts itself.
+            ConfigError: the config is no single-task pillar CenterPoint, a value of it is of a wrong type or out of
+                range, or it contradicts itself.
         """
-        file = cfg.filename or "model config"
-        model = cfg.model
-        layer = _get(model, "data_preprocessor.voxel_layer", file)
-        encoder = _get(model, "pts_voxel_encoder", file)
-        head = _get(model, "pts_bbox_head", file)
-        coder = _get(model, "pts_bbox_head.bbox_coder", file)
-        test_cfg = _get(model, "test_cfg.pts", file)
+        from models.schema import parse_model
+
+        file = str(cfg.filename or "model config")
+        model = parse_model(cfg.model, file)
+        layer, encoder, head = model.data_preprocessor.voxel_layer, model.pts_voxel_encoder, model.pts_bbox_head
+        coder, suppression = head.bbox_coder, model.test_cfg.pts
         if len(head.tasks) != 1:
             raise ConfigError(f"{file}: the head has {len(head.tasks)} tasks; only single-task heads can be exported.")
-        if encoder.get("legacy", True):
+        if encoder.legacy:
             raise ConfigError(f"{file}: pts_voxel_encoder.legacy must be False; the legacy path overwrites its input.")
-        if encoder.get("with_distance") or not (
-            encoder.get("with_cluster_center", True) and encoder.get("with_voxel_center", True)
-        ):
+        if encoder.with_distance or not (encoder.with_cluster_center and encoder.with_voxel_center):
             raise ConfigError(
                 f"{file}: pts_voxel_encoder must use cluster and voxel centres and no distance, as the runtime does."
             )
-        channels = {"heatmap": len(head.tasks[0].class_names), **{k: v[0] for k, v in head.common_heads.items()}}
-        unknown = sorted(set(channels) - set(HEAD_ORDER))
-        if unknown:
-            raise ConfigError(f"{file}: common_heads has {unknown}; known outputs are {list(HEAD_ORDER)}.")
-        max_voxels = layer.max_voxels
-        limits = tuple(float(v) for v in layer.point_cloud_range)
-        size = tuple(float(v) for v in layer.voxel_size)
-        min_radius = test_cfg.get("min_radius", [0.0])
+        names = head.tasks[0].class_names
+        channels = {"heatmap": len(names), **{name: sizes[0] for name, sizes in head.common_heads.items()}}
+        max_voxels, min_radius = layer.max_voxels, suppression.min_radius
         spec = cls(
             name=str(cfg.get("name", "")) or _stem(file),
-            class_names=tuple(head.tasks[0].class_names),
-            point_cloud_range=limits,  # type: ignore[arg-type]
-            voxel_size=size,  # type: ignore[arg-type]
-            max_points_per_voxel=int(layer.max_num_points),
-            max_voxels=int(max_voxels[1] if isinstance(max_voxels, Sequence) else max_voxels),
-            point_features=int(encoder.in_channels),
+            class_names=names,
+            point_cloud_range=layer.point_cloud_range,
+            voxel_size=layer.voxel_size,
+            max_points_per_voxel=layer.max_num_points,
+            max_voxels=max_voxels if isinstance(max_voxels, int) else max_voxels[1],
+            point_features=encoder.in_channels,
             voxel_center_dims=2 if encoder.type.startswith("Backward") else 3,
-            encoder_channels=int(encoder.feat_channels[-1]),
-            out_size_factor=int(coder.out_size_factor),
+            encoder_channels=encoder.feat_channels[-1],
+            out_size_factor=coder.out_size_factor,
             heads=tuple(HeadSpec(name, channels[name]) for name in HEAD_ORDER if name in channels),
-            norm_bbox=bool(head.get("norm_bbox", True)),
-            score_threshold=float(coder.score_threshold),
-            max_detections_before_nms=int(coder.max_num),
-            post_center_range=tuple(float(v) for v in coder.post_center_range),  # type: ignore[arg-type]
-            nms_type=str(test_cfg.nms_type),
-            nms_min_radius_m2=float(min_radius[0] if isinstance(min_radius, Sequence) else min_radius),
-            post_max_size=int(test_cfg.post_max_size),
+            norm_bbox=head.norm_bbox,
+            # mmdet3d drops nothing without a threshold; a sigmoid is above 0.
+            score_threshold=0.0 if coder.score_threshold is None else coder.score_threshold,
+            max_detections_before_nms=coder.max_num,
+            post_center_range=coder.post_center_range,
+            nms_type=suppression.nms_type,
+            nms_min_radius_m2=min_radius if isinstance(min_radius, float) else min_radius[0],
+            post_max_size=suppression.post_max_size,
         )
-        spec._check(cfg, file)
+        check_config(spec, model, channels, file)
         return spec
-
-    def _check(self, cfg: Any, file: str) -> None:
-        """Values that mmdet3d reads from several places of the config must agree."""
-        if self.nms_type != "circle":
-            raise ConfigError(f"{file}: test_cfg.pts.nms_type is '{self.nms_type}'; only 'circle' is supported.")
-        model = cfg.model
-        nx, ny = self.grid_size
-        shape = tuple(_get(model, "pts_middle_encoder.output_shape", file))
-        if shape != (ny, nx):
-            raise ConfigError(
-                f"{file}: pts_middle_encoder.output_shape is {shape}, but point_cloud_range and voxel_size make a grid "
-                f"of {ny} x {nx} (y, x). Change one of the three."
-            )
-        for name in ("point_cloud_range", "voxel_size"):
-            here = tuple(float(v) for v in _get(model, f"pts_voxel_encoder.{name}", file))
-            if here != getattr(self, name):
-                raise ConfigError(
-                    f"{file}: pts_voxel_encoder.{name} is {here}, data_preprocessor says {getattr(self, name)}."
-                )
-        coder = model.pts_bbox_head.bbox_coder
-        expected = (self.point_cloud_range[:2], self.voxel_size[:2])
-        found = (tuple(float(v) for v in coder.pc_range[:2]), tuple(float(v) for v in coder.voxel_size[:2]))
-        if found != expected:
-            raise ConfigError(
-                f"{file}: bbox_coder pc_range and voxel_size are {found}, data_preprocessor says {expected}."
-            )
-
-
-def _get(node: Any, path: str, file: str) -> Any:
-    for key in path.split("."):
-        if node is None or key not in node:
-            raise ConfigError(f"{file}: model.{path} is missing; it is needed to describe the network.")
-        node = node[key]
-    return node
 
 
 def _stem(file: str) -> str:

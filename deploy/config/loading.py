@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from base.errors import ConfigError
-from base.lazy import require
+from base.python_configs import run_config
 from deploy.config.consistency import check_consistency
 from deploy.config.parsing import parse_section
 from deploy.config.paths import input_path
@@ -21,10 +21,6 @@ _REPLACED: dict[str, str] = {
     "model_io": "input and output names come from the model config",
     "backend": "backends are listed under 'evaluation.backends'",
 }
-_FILE_ERRORS = (
-    *(SyntaxError, NameError, AttributeError, TypeError, ValueError, LookupError, ArithmeticError),
-    *(OSError, ImportError, RuntimeError),
-)
 _COMPONENT_KEYS = ("onnx_file", "engine_file", "tensorrt_profile")
 
 
@@ -43,12 +39,7 @@ def load_deploy_config(path: str | os.PathLike[str], overrides: Mapping[str, Any
         raise ConfigError(
             f"Deploy config '{path}' does not exist (looked for {file}). Shipped ones lie in configs/deploy/."
         )
-    mmengine = require("mmengine.config", "to read a configuration file")
-    try:
-        raw = mmengine.Config.fromfile(str(file)).to_dict()
-    # The file is a program: these are what a slip of the pen in it raises.
-    except _FILE_ERRORS as error:
-        raise ConfigError(f"Deploy config '{file}' could not be read: {type(error).__name__}: {error}") from error
+    raw = run_config(file, "Deploy config", failed="could not be read").to_dict()
     return parse_deploy_config(raw, str(path), overrides)
 
 

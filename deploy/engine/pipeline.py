@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -165,8 +164,8 @@ class CenterPointTensorRTExportPipeline:
 
 def _spec_of(values: Mapping[str, str], path: Path) -> ModelSpec:
     try:
-        return ModelSpec.from_dict(json.loads(values["spec"]))
-    except (KeyError, json.JSONDecodeError, ConfigError) as error:
+        return ModelSpec.from_json(values["spec"], str(path))
+    except (KeyError, ConfigError) as error:
         raise EngineBuildError(
             f"'{path}' has a dynamic axis and does not say which model it belongs to. Give its profile in "
             "backend_config.model_inputs, or export it again with this project."

@@ -8,7 +8,6 @@ on every run: a build action.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -73,7 +72,7 @@ def _detect(args: argparse.Namespace) -> None:
     facts = metadata(read_onnx(files[BACKBONE_NECK_HEAD]))
     if "spec" not in facts:
         raise ExportError(f"'{onnx_dir}' does not say what it is; export it with deploy.tools.export_onnx.")
-    spec = ModelSpec.from_dict(json.loads(facts["spec"]))
+    spec = ModelSpec.from_json(facts["spec"], str(files[BACKBONE_NECK_HEAD]))
     reason = why_undecodable(spec)
     if reason:
         raise ConfigError(f"'{onnx_dir}': {reason}.")

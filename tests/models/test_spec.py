@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from base.errors import ConfigError
+from models.build import import_mmdet3d
 from models.config import load_model_config
 from models.spec import ModelSpec
 
@@ -86,6 +89,119 @@ def test_other_contradictions() -> None:
     del cfg.model["pts_bbox_head"]
     with pytest.raises(ConfigError, match=r"model.pts_bbox_head is missing"):
         ModelSpec.from_config(cfg)
+
+
+def _changed(path: str, value: Any) -> Any:
+    """The demo's config with another value at a place; `...` takes the key away."""
+    cfg = _config()
+    *parents, last = path.split(".")
+    node = cfg.model
+    for key in parents:
+        node = node[int(key) if isinstance(node, list) else key]
+    if value is ...:
+        del node[last]
+    else:
+        node[int(last) if isinstance(node, list) else last] = value
+    return cfg
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("data_preprocessor.voxel_layer.max_voxels", 10**12, "is 1000000000000, but must be at most 10000000"),
+        ("data_preprocessor.voxel_layer.max_voxels", (20000, 0.5), "is 0.5, but must be a whole number"),
+        ("data_preprocessor.voxel_layer.max_voxels", 9_000_000, "would take 11.8 GB; 2 GB is the most"),
+        ("data_preprocessor.voxel_layer.max_num_points", True, "is True, but must be a whole number"),
+        ("data_preprocessor.voxel_layer.max_num_points", ..., "lacks 'max_num_points'"),
+        ("data_preprocessor.voxel_layer.voxel_size", [0.32, 0.0, 8.0], "voxel_size[1] is 0.0, but must be at least"),
+        ("data_preprocessor.voxel_layer.voxel_size", [0.32, -0.32, 8.0], "voxel_size[1] is -0.32, but must be"),
+        ("data_preprocessor.voxel_layer.voxel_size", [float("nan")] * 3, "voxel_size[0] is nan, but must be"),
+        ("data_preprocessor.voxel_layer.voxel_size", [0.32, 0.32], "voxel_size has 2 values, but must have 3"),
+        ("data_preprocessor.voxel_layer.voxel_size", [1e-3, 1e-3, 8.0], "a grid of 102400 x 102400 (x, y)"),
+        (
+            "data_preprocessor.voxel_layer.point_cloud_range",
+            [51.2, -51.2, -3.0, -51.2, 51.2, 5.0],
+            "has nothing between 51.2 and -51.2 along x",
+        ),
+        ("data_preprocessor.voxel_type", "dynamic", "voxel_type is 'dynamic', but must be 'hard'"),
+        ("pts_voxel_encoder.in_channels", "five", "in_channels is 'five', but must be a whole number"),
+        ("pts_voxel_encoder.feat_channels", [32, -32], "feat_channels[1] is -32, but must be at least 1"),
+        ("pts_voxel_encoder.feat_channels", [32, 8192], "would take 3.1 GB"),
+        ("pts_voxel_encoder", [], "pts_voxel_encoder is [], but must be a dictionary"),
+        ("pts_backbone.out_channels", [64, 10**9, 192], "out_channels[1] is 1000000000, but must be at most 8192"),
+        ("pts_backbone.layer_strides", [2, 2, 4], "level 2 of the neck has 80 x 80 cells, but"),
+        ("pts_backbone.layer_strides", [2, 2], "layer_strides has 2 levels, pts_neck.upsample_strides 3"),
+        ("pts_bbox_head.bbox_coder.out_size_factor", 0, "out_size_factor is 0, but must be at least 1"),
+        ("pts_bbox_head.bbox_coder.post_center_range", ..., "bbox_coder lacks 'post_center_range'"),
+        ("pts_bbox_head.bbox_coder.score_threshold", 10, "score_threshold is 10, but must be at most 1"),
+        ("pts_bbox_head.common_heads.dim", (4, 2), "output 'dim' of the head has 4 channels, but boxes are made of 3"),
+        ("pts_bbox_head.common_heads.rot", ..., "but boxes are made of height, dim, rot"),
+        ("pts_bbox_head.common_heads", {"reg": 2}, "common_heads.reg is 2, but must be a list"),
+        ("pts_bbox_head.tasks.0.class_names", ["car", "car"], "a class stands twice"),
+        ("pts_bbox_head.tasks", [], "tasks is [], but must be at least 1 values long"),
+        ("test_cfg.pts.post_max_size", ..., "model.test_cfg.pts lacks 'post_max_size'"),
+        ("test_cfg.pts.nms_type", ..., "model.test_cfg.pts lacks 'nms_type'"),
+        ("test_cfg.pts", None, "model.test_cfg.pts is missing"),
+        ("pts_middle_encoder.output_shape", 320, "output_shape is 320, but must be a list"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_place(path: str, value: Any, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        ModelSpec.from_config(_changed(path, value))
+    assert message in str(caught.value)
+    assert "centerpoint_t4_demo.py" in str(caught.value)
+
+
+def test_what_a_config_leaves_out_is_mmdet3ds_default() -> None:
+    """The stock coder's own defaults say what is right."""
+    import_mmdet3d()
+    from mmdet3d.models.task_modules.coders import CenterPointBBoxCoder
+
+    stock = CenterPointBBoxCoder(pc_range=[0, 0], out_size_factor=1, voxel_size=[1, 1])
+    spec = ModelSpec.from_config(_changed("pts_bbox_head.bbox_coder.max_num", ...))
+    assert spec.max_detections_before_nms == stock.max_num == 100
+    spec = ModelSpec.from_config(_changed("pts_bbox_head.bbox_coder.score_threshold", ...))
+    assert stock.score_threshold is None
+    assert spec.score_threshold == 0.0, "no sigmoid lies below"
+    assert ModelSpec.from_config(_changed("data_preprocessor.voxel_layer.max_voxels", ...)).max_voxels == 20000
+    assert ModelSpec.from_config(_changed("pts_bbox_head.norm_bbox", ...)).norm_bbox
+
+
+def test_numbers_that_numpy_computed_are_numbers() -> None:
+    cfg = _changed("pts_middle_encoder.output_shape", np.array([320, 320]))
+    cfg.model.data_preprocessor.voxel_layer.max_num_points = np.int64(32)
+    assert ModelSpec.from_config(cfg) == ModelSpec.from_config(_config())
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("max_voxels", "many", "max_voxels is 'many', but must be a whole number"),
+        ("heads", [{"name": "heatmap", "channels": 5}], "but boxes are made of height, dim, rot"),
+        ("heads", 3, "heads is 3, but must be a list"),
+        ("voxel_size", [1e-3, 1e-3, 1e-3], "make a grid of 102400 x 102400"),
+        ("nms_type", "rotate", "nms_type is 'rotate', but must be 'circle'"),
+    ],
+)
+def test_a_stored_specification_is_checked_as_a_config_is(key: str, value: Any, message: str) -> None:
+    values = ModelSpec.from_config(_config()).to_dict() | {key: value}
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        ModelSpec.from_json(json.dumps(values), "head.onnx")
+
+
+def test_a_stored_specification_that_is_no_object() -> None:
+    with pytest.raises(ConfigError, match=r"head\.onnx' is not valid JSON"):
+        ModelSpec.from_json("{", "head.onnx")
+    with pytest.raises(ConfigError, match="but must be a dictionary"):
+        ModelSpec.from_json("[1]", "head.onnx")
+
+
+def test_imports_of_a_config_that_fail(tmp_path: Path) -> None:
+    demo = CONFIGS / "centerpoint_t4_demo.py"
+    file = tmp_path / "mine.py"
+    file.write_text(f"_base_ = ['{demo}']\ncustom_imports = dict(imports=['..x'], allow_failed_imports=False)\n")
+    with pytest.raises(ConfigError, match=r"custom_imports is .*'\.\.x'.*; it must be dict"):
+        load_model_config(file)
 
 
 def test_bad_config_files(tmp_path: Path) -> None:
