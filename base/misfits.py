@@ -79,6 +79,7 @@ _MUST = {
     "string_type": "text",
     "string_unicode": "valid Unicode text",
     "list_type": "a list",
+    "is_instance_of": "a list",
     "tuple_type": "a list",
     "dict_type": "a dictionary",
     "mapping_type": "a dictionary",

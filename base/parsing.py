@@ -11,7 +11,17 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Annotated, Any, TypeVar, get_args, get_origin, overload
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, Strict, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    FailFast,
+    Field,
+    GetCoreSchemaHandler,
+    TypeAdapter,
+    ValidationError,
+)
+from pydantic_core import core_schema
 
 from base.errors import DataError, UserError
 from base.messages import shown, shown_file, shown_place
@@ -20,6 +30,7 @@ from base.misfits import phrases
 __all__ = [
     "Count",
     "FiniteFloat",
+    "FromList",
     "Int64",
     "Items",
     "NonEmptyStr",
@@ -33,8 +44,6 @@ __all__ = [
     "Text",
     "Vector2",
     "Vector3",
-    "Vector4",
-    "Vector7",
     "misfit",
     "parse",
 ]
@@ -89,16 +98,23 @@ class _FirstFault(FailFast):
         return hash(self.fail_fast)
 
 
-Items = Annotated[tuple[T, ...], Strict(False)]
-"""`Items[FiniteFloat]`: a list of a document, as a tuple (a strict tuple field takes no list)."""
+class FromList:
+    """`Annotated[tuple[int, str], FromList()]`: a list of a document, or a tuple.
+
+    A strict tuple of pydantic's takes no list; one that is not strict takes sets, whose order is chance.
+    """
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        listed = core_schema.is_instance_schema((list, tuple), cls_repr="list")
+        return core_schema.chain_schema([listed, {**handler(source), "strict": False}])
+
+
+Items = Annotated[tuple[T, ...], FromList()]
+"""`Items[FiniteFloat]`: a list of a document, as a tuple."""
 Rows = Annotated[list[T], _FirstFault()]
 """`Rows[Row]`: a long list; only its first item that does not fit is told."""
-Vector2 = Annotated[tuple[FiniteFloat, FiniteFloat], Strict(False)]
-Vector3 = Annotated[tuple[FiniteFloat, FiniteFloat, FiniteFloat], Strict(False)]
-Vector4 = Annotated[tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat], Strict(False)]
-Vector7 = Annotated[
-    tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat], Strict(False)
-]
+Vector2 = Annotated[tuple[FiniteFloat, FiniteFloat], FromList()]
+Vector3 = Annotated[tuple[FiniteFloat, FiniteFloat, FiniteFloat], FromList()]
 
 
 class Record(BaseModel):

@@ -8,7 +8,9 @@ from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, Field, Strict
+from pydantic import AfterValidator, Field
+
+from base.parsing import FromList
 
 __all__ = [
     "Box",
@@ -57,20 +59,20 @@ def _unit(quaternion: tuple[float, ...]) -> tuple[float, ...]:
 
 Speed = Annotated[float, Field(allow_inf_nan=True), AfterValidator(_speed)]
 """m/s; NaN where nothing is known."""
-Position = Annotated[tuple[Coordinate, Coordinate, Coordinate], Strict(False)]
+Position = Annotated[tuple[Coordinate, Coordinate, Coordinate], FromList()]
 """x, y, z in metres."""
-Velocity3 = Annotated[tuple[Speed, Speed, Speed], Strict(False)]
+Velocity3 = Annotated[tuple[Speed, Speed, Speed], FromList()]
 """Along x, y, z in m/s; NaN where nothing is known."""
-Velocity2 = Annotated[tuple[Speed, Speed], Strict(False)]
+Velocity2 = Annotated[tuple[Speed, Speed], FromList()]
 """Along x and y in m/s; NaN where nothing is known."""
-Sizes = Annotated[tuple[Size, Size, Size], Strict(False)]
+Sizes = Annotated[tuple[Size, Size, Size], FromList()]
 """Three sizes in metres, each above 0."""
-Rotation = Annotated[tuple[Coordinate, Coordinate, Coordinate, Coordinate], Strict(False), AfterValidator(_unit)]
+Rotation = Annotated[tuple[Coordinate, Coordinate, Coordinate, Coordinate], FromList(), AfterValidator(_unit)]
 """A unit quaternion (w, x, y, z)."""
-Box = Annotated[tuple[Coordinate, Coordinate, Coordinate, Size, Size, Size, Angle], Strict(False)]
+Box = Annotated[tuple[Coordinate, Coordinate, Coordinate, Size, Size, Size, Angle], FromList()]
 """x, y, z of the centre, length, width, height (metres), yaw (radians)."""
-_Row = Annotated[tuple[Coordinate, Coordinate, Coordinate, Coordinate], Strict(False)]
-Pose = Annotated[tuple[_Row, _Row, _Row, _Row], Strict(False)]
+_Row = Annotated[tuple[Coordinate, Coordinate, Coordinate, Coordinate], FromList()]
+Pose = Annotated[tuple[_Row, _Row, _Row, _Row], FromList()]
 """A 4 x 4 matrix of finite numbers, by rows."""
 
 

@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Strict
-
 from base.documents import read_json
-from base.parsing import Items, NonEmptyStr, Record
+from base.parsing import FromList, Items, NonEmptyStr, Record
 from datasets.infos import ClassNames
 
 __all__ = ["ClassRules"]
@@ -99,7 +97,7 @@ class ClassRules:
         return any((category, attribute) in self.filter_attributes for attribute in attributes)
 
 
-_Pair = Annotated[tuple[NonEmptyStr, NonEmptyStr], Strict(False)]
+_Pair = Annotated[tuple[NonEmptyStr, NonEmptyStr], FromList()]
 
 
 class _RulesFile(Record):
@@ -108,5 +106,5 @@ class _RulesFile(Record):
     classes: ClassNames | None = None
     name_mapping: dict[NonEmptyStr, NonEmptyStr] | None = None
     filter_attributes: Items[_Pair] | None = None
-    merge_objects: Items[Annotated[tuple[NonEmptyStr, _Pair], Strict(False)]] | None = None
+    merge_objects: Items[Annotated[tuple[NonEmptyStr, _Pair], FromList()]] | None = None
     merge_type: Literal["extend_longer", "union"] | None = "extend_longer"

@@ -109,6 +109,16 @@ def test_a_misfit_names_file_place_value_and_demand(changes: dict[str, Any], mes
     assert str(caught.value).endswith(". Write it again.")
 
 
+@pytest.mark.parametrize(
+    "value", [{1.0, 2.0, 3.0}, {1.0: 0, 2.0: 0, 3.0: 0}.keys(), range(3), iter([1.0]), "abc", b"abc"]
+)
+def test_only_lists_and_tuples_are_lists(value: Any) -> None:
+    with pytest.raises(DataError, match="but must be a list"):
+        parse(Vector3, value, file="x")
+    with pytest.raises(DataError, match="but must be a list"):
+        parse(Annotated[Items[FiniteFloat], Field(min_length=1)], value, file="x")
+
+
 def test_many_misfits_are_three_and_a_count() -> None:
     with pytest.raises(
         DataError, match=r"\[0\] is -1.*\[1\] is -2.*\[2\] is -3, but must be at least 0; and 97 more\.$"
