@@ -14,7 +14,10 @@ from pathlib import Path
 from base.errors import ConfigError
 from base.leftovers import flush
 
-__all__ = ["replacing", "require_whole"]
+__all__ = ["MANIFEST", "replacing", "require_whole"]
+
+MANIFEST = "manifest.json"
+"""What says, beside files that belong together, which bytes they have."""
 
 _MARK = ".centerpoint.unfinished"
 _being_replaced: set[Path] = set()

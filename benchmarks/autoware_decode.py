@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from base.command import add_log_level, run_command, run_main
 from base.errors import ConfigError
 from base.files import atomic_path, sha256_file, user_path, write_json
+from base.manifests import require_as_made
 from base.ownership import owned_file
 from eval.metrics import DetectionMetrics, FrameResult, evaluate_detections
 from eval.statistics import paired_bootstrap
@@ -87,6 +88,7 @@ def _measure(onnx_dir: Path, bundle: Path | None, frames: FrameSource, args: arg
     from runtime.pipeline import Pipeline
 
     head = onnx_dir / f"{BACKBONE_NECK_HEAD}.onnx"
+    require_as_made(onnx_dir, [head.name], "onnx", "Export both components again.")
     facts = metadata(read_onnx(head))
     spec = ModelSpec.from_json(facts["spec"], str(head))
     settings = {_DEFAULT: VehicleSettings(AutowareDecodeParams.from_spec(spec))}

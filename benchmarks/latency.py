@@ -131,6 +131,7 @@ def _sources(
 ) -> Mapping[str, Mapping[str, Any] | None]:
     """Backend -> what `open_backend` needs of it; None where its files were not given."""
     from deploy.config.paths import input_path
+    from deploy.existing import check_engine_dir, check_onnx_dir
     from models.components import extract_components
 
     onnx_dir = input_path(args.onnx_path) if args.onnx_path else scratch
@@ -138,6 +139,11 @@ def _sources(
         from deploy.onnx_export import export_components
 
         export_components(model, spec, onnx_dir)
+    # The weights may be others: an INT8 export is of a quantized checkpoint.
+    if args.onnx_path:
+        check_onnx_dir(onnx_dir, spec, None, "--onnx-path")
+    if args.engine_path:
+        check_engine_dir(input_path(args.engine_path), spec, onnx_dir if args.onnx_path else None, "--engine-path")
     # With it TensorRT goes from points to boxes on its device, as `cuda` does: a fair comparison.
     encoder = onnx_dir / f"{VOXEL_ENCODER}.onnx" if args.onnx_path else None
     return {

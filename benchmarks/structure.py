@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from base.command import add_log_level, run_command, run_main
 from base.files import user_path, write_json
 
 __all__ = ["calls_of_a_deployment", "import_graph", "main", "strongly_connected"]
@@ -140,7 +141,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="structure", description="How the code hangs together, in numbers.")
     parser.add_argument("--run", action="store_true", help="deploy the demo model and count what it enters")
     parser.add_argument("--out", metavar="JSON", help="write the numbers to a file, too")
+    add_log_level(parser)
     args = parser.parse_args(argv)
+    return run_command(lambda: _count(args), args.log_level)
+
+
+def _count(args: argparse.Namespace) -> None:
     graph = import_graph()
     lines = {str(path.relative_to(ROOT)): len(path.read_bytes().splitlines()) for path in _modules(ROOT).values()}
     longest = max(lines, key=lambda name: (lines[name], name))
@@ -159,8 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{name}: {value}")  # noqa: T201 - what the command is for
     if args.out is not None:
         write_json(user_path(args.out), found)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

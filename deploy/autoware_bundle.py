@@ -18,6 +18,7 @@ from base.command import EXIT_FAILED, EXIT_PASSED, add_log_level, run_command, r
 from base.errors import ConfigError, ExportError
 from base.files import atomic_dir, user_path
 from base.folders import require_replaceable
+from base.manifests import require_as_made
 from base.onnx_files import read_onnx
 from base.ownership import owned_name
 from deploy.autoware_contract import check_bundle, require_bundle
@@ -73,6 +74,8 @@ def write_bundle(
     source, out = Path(onnx_dir), Path(out)
     models = {name: read_onnx(source / f"{name}.onnx") for name in _COMPONENTS}
     spec, facts = _facts(models, source)
+    remedy = "Export both components again."
+    require_as_made(source, [f"{name}.onnx" for name in _COMPONENTS], "onnx", remedy)
     _check_spec(spec, source)
     thresholds = thresholds or default_thresholds(spec)
     params = AutowareDecodeParams.from_spec(spec, thresholds.values, thresholds.distance_bins_m)
@@ -99,7 +102,7 @@ def _facts(models: dict[str, onnx.ModelProto], source: Path) -> tuple[ModelSpec,
                 "with deploy.tools.export_onnx."
             )
     encoder, head = (entries[name] for name in _COMPONENTS)
-    for key in ("spec_sha256", "weights", "precision"):
+    for key in ("spec_sha256", "weights", "quantized_weights", "precision", "float_precision"):
         if encoder.get(key) != head.get(key):
             raise ExportError(
                 f"The components in '{source}' do not belong together: {key} of {VOXEL_ENCODER} is "

@@ -176,7 +176,7 @@ def _source(args: argparse.Namespace, cfg: Any, spec: ModelSpec) -> tuple[dict[s
         return {"onnx_dir": onnx_dir}, check_onnx_dir(onnx_dir, spec, checkpoint, "--onnx-dir")
     if args.backend == "tensorrt":
         engine_dir = user_path(args.engine_dir)
-        return {"engine_dir": engine_dir}, check_engine_dir(engine_dir, spec, onnx_dir, "--engine-dir")
+        return {"engine_dir": engine_dir}, check_engine_dir(engine_dir, spec, onnx_dir, "--engine-dir", checkpoint)
     from deploy.rotation import fold_rot_y_axis_reference
     from models.build import build_model, load_checkpoint
     from models.components import extract_components

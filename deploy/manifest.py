@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from base.errors import ExportError
-from base.files import sha256_file, write_json
+from base.files import read_json, sha256_file, write_json
+from base.wholeness import MANIFEST
 
-__all__ = ["SCHEMA_VERSION", "build_manifest", "git_state", "run_environment", "write_manifest"]
+__all__ = ["SCHEMA_VERSION", "build_manifest", "discard_manifest", "git_state", "run_environment", "write_manifest"]
 
 SCHEMA_VERSION = 1
 _GIT_TIMEOUT_S = 10
@@ -71,6 +72,22 @@ def write_manifest(path: str | Path, manifest: Mapping[str, Any]) -> None:
         write_json(path, dict(manifest))
     except OSError as error:
         raise ExportError(f"Cannot write '{path}': {error.strerror or error}.") from error
+
+
+def discard_manifest(folder: Path, kind: str) -> None:
+    """Removes a folder's manifest of an earlier set of files, once there is a new set that it does not describe.
+
+    Args:
+        folder: With the files.
+        kind: Of the manifest; one of another kind, or from elsewhere, stays.
+
+    Raises:
+        DataError: it is no JSON file.
+    """
+    path = folder / MANIFEST
+    content = read_json(path) if path.is_file() else None
+    if isinstance(content, dict) and content.get("kind") == kind:
+        path.unlink()
 
 
 def run_environment(root: str | Path | None = None) -> dict[str, Any]:

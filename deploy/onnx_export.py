@@ -16,7 +16,9 @@ from base.errors import ExportError
 from base.files import atomic_path, sha256_file
 from base.lazy import require
 from base.progress import progress
+from base.wholeness import replacing
 from deploy.components import CenterPointComponentExtractor, ExportableComponent
+from deploy.manifest import discard_manifest
 from deploy.onnx_checks import check_component, simplify
 from deploy.onnx_graph import canonicalize_, set_metadata_
 from deploy.precision import PRECISIONS, convert_precision
@@ -138,21 +140,34 @@ def export_components(
             f"Model '{spec.name}' has no quantized layer, so it cannot be exported with precision 'int8'. Quantize it "
             "first (quant.quantize_ptq), or give a quantized checkpoint."
         )
-    artifacts = []
-    for component, onnx_model, seconds in models:
-        path = Path(out_dir) / component.file_name
-        _write(onnx_model, path)
-        artifact = OnnxArtifact(
-            component=component.name,
-            path=path,
-            sha256=sha256_file(path),
-            num_bytes=path.stat().st_size,
-            precision=settings.precision,
-            seconds=seconds,
-        )
-        _logger.info("%s: %.1f MB in %.1f s", path, artifact.num_bytes / 1e6, artifact.seconds)
-        artifacts.append(artifact)
-    return tuple(artifacts)
+    folder, names = Path(out_dir), [component.file_name for component in components]
+    try:
+        with replacing(folder, names):
+            artifacts = tuple(_written(*item, folder, settings) for item in models)
+            discard_manifest(folder, "onnx")
+    except OSError as error:
+        raise ExportError(
+            f"Cannot write '{folder / names[0]}' and the files beside it: {error.strerror or error}. Free space or "
+            "choose another folder."
+        ) from error
+    return artifacts
+
+
+def _written(
+    component: ExportableComponent, model: onnx.ModelProto, seconds: float, folder: Path, settings: OnnxExportSettings
+) -> OnnxArtifact:
+    path = folder / component.file_name
+    _write(model, path)
+    artifact = OnnxArtifact(
+        component=component.name,
+        path=path,
+        sha256=sha256_file(path),
+        num_bytes=path.stat().st_size,
+        precision=settings.precision,
+        seconds=seconds,
+    )
+    _logger.info("%s: %.1f MB in %.1f s", path, artifact.num_bytes / 1e6, artifact.seconds)
+    return artifact
 
 
 def component_to_onnx(component: ExportableComponent, spec: ModelSpec, settings: OnnxExportSettings) -> onnx.ModelProto:

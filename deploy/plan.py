@@ -230,7 +230,7 @@ def _check_existing(plan: RunPlan) -> str | None:
         key = "evaluation.backends.tensorrt.engine_dir"
         onnx_dir = plan.onnx_dir if plan.onnx_dir.exists() else None
         if plan.config.evaluation.backends.tensorrt.engine_dir is not None or plan.engine_dir.exists():
-            of_engines = check_engine_dir(plan.engine_dir, plan.spec, onnx_dir, key)
+            of_engines = check_engine_dir(plan.engine_dir, plan.export_spec, onnx_dir, key, plan.checkpoint)
             precision = precision or of_engines
     return precision
 

@@ -190,7 +190,7 @@ class _Files:
             onnx_dir, _ = self.onnx()
             folder = request.out / "tensorrt"
             CenterPointTensorRTExportPipeline().run(onnx_dir, folder, self.spec)
-        return folder, check_engine_dir(folder, self.spec, onnx_dir, "--engine-dir")
+        return folder, check_engine_dir(folder, self.spec, onnx_dir, "--engine-dir", request.checkpoint)
 
 
 @contextlib.contextmanager

@@ -165,7 +165,7 @@ class Session:
             made = plan.builds_engines or (plan.reads_engines and plan.engine_dir.is_dir())
             _require_made(plan.engine_dir, made, "engines", plan, "both")
             onnx_dir = plan.onnx_dir if plan.onnx_dir.is_dir() else None
-            precision = check_engine_dir(plan.engine_dir, plan.spec, onnx_dir, "engine folder")
+            precision = check_engine_dir(plan.engine_dir, plan.export_spec, onnx_dir, "engine folder")
             # Without the encoder's ONNX file: what is scored is both engines, not kernels of ours in place of one.
             return {"engine_dir": plan.engine_dir}, precision
         from models.components import extract_components

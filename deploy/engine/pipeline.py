@@ -10,10 +10,11 @@ from pathlib import Path
 from base.errors import ConfigError, EngineBuildError, ExportError
 from base.onnx_files import read_onnx
 from base.progress import progress
+from base.wholeness import replacing, require_whole
 from deploy.engine.profiles import default_profiles, graph_inputs
 from deploy.engine.request import DEFAULT_WORKSPACE_BYTES, EngineBuilder, EngineRequest, EngineResult, ShapeProfile
 from deploy.engine.selection import open_engine_builder
-from deploy.manifest import build_manifest, write_manifest
+from deploy.manifest import build_manifest, discard_manifest, write_manifest
 from deploy.onnx_graph import metadata
 from deploy.qdq.view import is_quantized
 from models.spec import BACKBONE_NECK_HEAD, VOXEL_ENCODER, ModelSpec
@@ -21,6 +22,8 @@ from models.spec import BACKBONE_NECK_HEAD, VOXEL_ENCODER, ModelSpec
 __all__ = ["CenterPointTensorRTExportPipeline", "EngineSettings"]
 
 COMPONENTS = (VOXEL_ENCODER, BACKBONE_NECK_HEAD)
+# What an ONNX file says of itself that a manifest need not repeat.
+_FILE_NOTES = {"component", "spec"}
 
 _logger = logging.getLogger(__name__)
 
@@ -78,19 +81,22 @@ class CenterPointTensorRTExportPipeline:
         requests = self.requests(Path(onnx_dir), Path(out_dir), spec)
         builder = self._builder or open_engine_builder(self.settings.builder)
         results = []
-        for request in progress(requests, f"building engines with {builder.name}", unit="engine"):
-            result = builder.build(request)
-            self._write_manifest(request, result)
-            _logger.info(
-                "%s: %.1f MB in %.1f s (%s %s, %s)",
-                result.engine_path,
-                result.num_bytes / 1e6,
-                result.seconds,
-                result.builder,
-                result.version,
-                result.precision,
-            )
-            results.append(result)
+        engines = [request.engine_path.name for request in requests]
+        with replacing(out_dir, [*engines, *(f"{name}.json" for name in engines)]) as folder:
+            for request in progress(requests, f"building engines with {builder.name}", unit="engine"):
+                result = builder.build(request)
+                self._write_manifest(request, result)
+                _logger.info(
+                    "%s: %.1f MB in %.1f s (%s %s, %s)",
+                    result.engine_path,
+                    result.num_bytes / 1e6,
+                    result.seconds,
+                    result.builder,
+                    result.version,
+                    result.precision,
+                )
+                results.append(result)
+            discard_manifest(folder, "engines")
         return tuple(results)
 
     def requests(self, onnx_dir: Path, out_dir: Path, spec: ModelSpec | None = None) -> tuple[EngineRequest, ...]:
@@ -100,6 +106,7 @@ class CenterPointTensorRTExportPipeline:
                 f"ONNX folder '{onnx_dir}' does not exist. Export first (mode 'onnx' or 'both'), or set "
                 "export.onnx_path."
             )
+        require_whole(onnx_dir, "Export them again (mode 'onnx' or 'both').")
         settings, requests, known, quantized = self.settings, [], [], 0
         for name in COMPONENTS:
             path = onnx_dir / f"{name}.onnx"
@@ -144,6 +151,7 @@ class CenterPointTensorRTExportPipeline:
         return tuple(requests)
 
     def _write_manifest(self, request: EngineRequest, result: EngineResult) -> None:
+        said = metadata(read_onnx(request.onnx_path))
         manifest = build_manifest(
             kind="engine",
             inputs={"onnx": request.onnx_path},
@@ -153,6 +161,7 @@ class CenterPointTensorRTExportPipeline:
                 "builder_version": result.version,
                 "compute_capabilities": request.compute_capabilities,
                 "graph_precision": result.precision,
+                "model": {subject: value for subject, value in said.items() if subject not in _FILE_NOTES},
                 "optimization_level": request.optimization_level,
                 "precision_policy": request.precision_policy,
                 "profiles": request.profiles,

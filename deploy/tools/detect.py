@@ -15,6 +15,7 @@ from base.command import add_log_level, run_command, run_main
 from base.determinism import set_determinism
 from base.errors import ConfigError, ExportError
 from base.files import user_path
+from base.manifests import require_as_made
 from base.onnx_files import read_onnx
 from base.ownership import owned_folder
 from deploy.manifest import build_manifest, write_manifest
@@ -69,6 +70,7 @@ def _detect(args: argparse.Namespace) -> None:
         user_path(path) for path in (args.onnx_dir, args.model_config, args.data_root, args.out)
     )
     files = {name: onnx_dir / f"{name}.onnx" for name in (VOXEL_ENCODER, BACKBONE_NECK_HEAD)}
+    require_as_made(onnx_dir, [path.name for path in files.values()], "onnx", "Export both components again.")
     facts = metadata(read_onnx(files[BACKBONE_NECK_HEAD]))
     if "spec" not in facts:
         raise ExportError(f"'{onnx_dir}' does not say what it is; export it with deploy.tools.export_onnx.")

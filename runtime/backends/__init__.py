@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from base.errors import ConfigError
+from base.wholeness import require_whole
 from runtime.backends.base import Backend, BackendOutput
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ def open_backend(name: str, *, spec: ModelSpec, device: str = "cpu", **options: 
             tensorrt, and what else that backend's class takes.
 
     Raises:
-        ConfigError: there is no backend of that name, or the option that says where the network is, is missing.
+        ConfigError: there is no backend of that name, the option that says where the network is, is missing, or its
+            folder may hold files of two runs.
         BackendUnavailable: this machine cannot run it; the message is the reason.
         MissingDependencyError: its Python package is not installed.
     """
@@ -41,5 +43,7 @@ def open_backend(name: str, *, spec: ModelSpec, device: str = "cpu", **options: 
     module, class_name, source = BACKENDS[name]
     if options.get(source) is None:
         raise ConfigError(f"Backend '{name}' needs {source}=…; got {sorted(options) or 'no option'}.")
+    if source != "components":
+        require_whole(options[source], "Make its files again.")
     backend: Backend = getattr(importlib.import_module(module), class_name)(spec=spec, device=device, **options)
     return backend
