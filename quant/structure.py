@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from base.errors import CheckpointError, ConfigError
+from base.parsing import parse
+from quant.forms import StructureForm
 from quant.quantizer import ENGINES
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ KINDS: tuple[Kind, ...] = ("conv2d", "conv_transpose2d", "linear", "concat", "ad
 SECOND_OPERAND = ".second_quantizer"
 
 _VERSION = 1
+_REMEDY = "Quantize the float checkpoint again."
 
 
 @dataclass(frozen=True)
@@ -87,17 +90,22 @@ class QuantizationStructure:
         """
         try:
             values = json.loads(text)
+            whole = dict(values)
             version = values.pop("version")
             if version != _VERSION:
                 raise CheckpointError(
-                    f"{source}: quantization structure of version {version}, this release reads {_VERSION}. "
-                    "Quantize the float checkpoint again."
+                    f"{source}: quantization structure of version {version}, this release reads {_VERSION}. {_REMEDY}"
                 )
             layers = tuple(LayerPlan(**layer) for layer in values.pop("layers"))
             shared = tuple(tuple(group) for group in values.pop("shared"))
             structure = cls(layers=layers, shared=shared, **values)
-        except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
+        # ValueError and RecursionError: no JSON, numbers of thousands of digits, thousands of lists inside each other.
+        except (ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
             raise CheckpointError(f"{source}: broken quantization structure: {error!r}.") from error
+        try:
+            parse(StructureForm, whole, file="quantization", error=CheckpointError, remedy=_REMEDY)
+        except CheckpointError as error:
+            raise CheckpointError(f"{source}: broken quantization structure: {error}") from error
         unknown = sorted({layer.kind for layer in layers} - set(KINDS))
         if unknown:
             raise CheckpointError(f"{source}: unknown kinds of layers {unknown}; known: {', '.join(KINDS)}.")

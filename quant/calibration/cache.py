@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from base.errors import DataError
 from base.files import read_json, write_json
+from base.parsing import parse
 from quant.calibration.identity import architecture_fingerprint, weights_fingerprint
 from quant.calibration.result import CalibrationResult, QuantizerCalibration
+from quant.forms import CacheForm
 
 if TYPE_CHECKING:
     from torch import nn
@@ -66,6 +68,7 @@ def read_cache(path: str | Path, model: nn.Module, required: frozenset[str]) -> 
         result = _result(content)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"'{path}' is a broken calibration cache: {error!r}. {_REMEDY}") from error
+    parse(CacheForm, content, file=path, remedy=_REMEDY)
     _check_model(path, result, model)
     _check_quantizers(path, result.quantizers, model, required)
     return result

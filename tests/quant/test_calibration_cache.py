@@ -135,3 +135,18 @@ def test_missing_keys(cache: Path, key: str) -> None:
 def test_entries_of_another_form(cache: Path) -> None:
     edited(cache, lambda content: content["quantizers"][0].update(zero_point=3))
     refuse(cache, "broken calibration cache: TypeError.*zero_point")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"scale": 0.5}, r"quantizers\[0\]\.scale is 0\.5, but must be"),
+        ({"amax": ["a"]}, r"quantizers\[0\]\.amax\[0\] is 'a', but must be"),
+        ({"kind": "gradient"}, r"quantizers\[0\]\.kind is 'gradient', but must be"),
+        ({"axis": 1.5}, r"quantizers\[0\]\.axis is 1\.5, but must be"),
+        ({"zero_share": 2}, r"quantizers\[0\]\.zero_share is 2, but must be"),
+    ],
+)
+def test_entries_of_another_type(cache: Path, changes: dict[str, object], message: str) -> None:
+    edited(cache, lambda content: content["quantizers"][0].update(changes))
+    refuse(cache, message)

@@ -43,9 +43,28 @@ def test_broken_files() -> None:
         QuantizationStructure.from_json(json.dumps({**values, "version": 2}))
     with pytest.raises(CheckpointError, match="unexpected keyword argument 'extra'"):
         QuantizationStructure.from_json(json.dumps({**values, "extra": 1}))
+    for deep in ("[" * 100_000, '{"version": ' + "1" * 5000 + "}"):
+        with pytest.raises(CheckpointError, match="broken quantization structure"):
+            QuantizationStructure.from_json(deep)
     values["layers"][0]["kind"] = "lstm"
     with pytest.raises(CheckpointError, match=r"unknown kinds of layers \['lstm'\]; known: conv2d, "):
         QuantizationStructure.from_json(json.dumps(values))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"engine": {}}, r"f\.pth: broken quantization structure: 'quantization': engine is \{\}, but must be text"),
+        ({"fuse_bn": 1}, "fuse_bn is 1, but must be"),
+        ({"shared": [[{"a": 1}]]}, r"shared\[0\]\[0\] is .* must be"),
+        ({"shared": ["ab"]}, r"shared\[0\] is 'ab', but must be"),
+        ({"layers": [{"path": 3, "kind": "add", "quantized": True}]}, r"layers\[0\]\.path is 3, but must be"),
+        ({"layers": [{"path": "a", "kind": [], "quantized": True}]}, r"layers\[0\]\.kind is .* must be"),
+    ],
+)
+def test_values_of_another_type(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        QuantizationStructure.from_json(json.dumps({**json.loads(STRUCTURE.to_json()), **changes}), "f.pth")
 
 
 def test_fingerprint_is_of_the_float_model(demo_model: Any) -> None:
