@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from base.errors import CheckpointError, ConfigError, DataError, UserError
+from base.errors import CheckpointError, ConfigError, UserError
 from base.files import user_path
 from base.lazy import require
 from deploy.config.model_checks import check_against_model, configured_profiles
-from deploy.config.paths import input_path, repository_root
+from deploy.config.paths import input_path
 from deploy.config.schema import BACKENDS, DeployConfig, Scenario, ShapeRange
+from deploy.data_roots import validation_root
 from deploy.decoding import vehicle_settings
 from deploy.existing import check_engine_dir, check_onnx_dir
 from deploy.quantization_plan import QuantizationPlan, plan_quantization
@@ -24,14 +25,8 @@ if TYPE_CHECKING:
     from eval.vehicle import VehicleSettings
     from models.spec import ModelSpec
 
-__all__ = ["DEMO_DATA_VARIABLE", "RunPlan", "make_plan"]
+__all__ = ["RunPlan", "make_plan"]
 
-DEMO_DATA_VARIABLE = "CENTERPOINT_DEMO_DATA"
-_GENERATE = (
-    "Generate one with: python -m datasets.synthetic --out data/t4dataset --train-scenes 1 --val-scenes 4 "
-    "--frames-per-scene 10 (under Bazel: ./bazelw run //datasets/synthetic:generate -- --out data/t4dataset), or give "
-    "another folder with --data-root."
-)
 # An engine holds the weights again, and a builder writes a few files beside it.
 _FREE_SPACE_FACTOR = 6
 _FREE_SPACE_BYTES = 16 << 20
@@ -163,13 +158,18 @@ def make_plan(config: DeployConfig, source: str, model_config: str | os.PathLike
             f"no "
             "backend to evaluate."
         )
-    if plan.scenarios or plan.backends:
-        plan = dataclasses.replace(plan, data_root=_data_root(config, model_cfg))
+    data = validation_root(config, model_cfg) if plan.scenarios or plan.backends else None
+    if data is not None:
+        plan = dataclasses.replace(plan, data_root=data.path)
     quantization = plan_quantization(config, checkpoint, model_cfg, source, calibrates=plan.uses_quantized_model)
     plan = dataclasses.replace(plan, quantization=quantization)
     plan = dataclasses.replace(plan, precision=_check_existing(plan) or plan.precision)
     _check_packages(plan)
     _check_space(plan)
+    # Last: it takes a minute, once.
+    for demo in (data and data.demo, quantization and quantization.demo):
+        if demo:
+            demo.make()
     return plan
 
 
@@ -193,25 +193,6 @@ def _checkpoint(config: DeployConfig, source: str) -> Path:
             f"Checkpoint '{path}' {what}. Give the weights' file with --checkpoint or checkpoint_path."
         )
     return path
-
-
-def _data_root(config: DeployConfig, model_cfg: Any) -> Path:
-    dataset = model_cfg.val_dataloader.dataset
-    demo = os.environ.get(DEMO_DATA_VARIABLE)
-    named = config.runtime_io.data_root or dataset.get("data_root")
-    if config.runtime_io.data_root is None and demo:
-        # Set by the build, relative to its own tree rather than to the user's folder.
-        root = repository_root() / demo
-    elif named is not None:
-        root = input_path(named)
-    else:
-        raise DataError(f"No dataset is named by --data-root, {DEMO_DATA_VARIABLE} or the model config. {_GENERATE}")
-    info = root / (config.runtime_io.info_file or dataset.get("ann_file", "centerpoint_infos_val.pkl"))
-    if not root.is_dir():
-        raise DataError(f"Dataset folder '{root}' does not exist. {_GENERATE}")
-    if not info.is_file():
-        raise DataError(f"Dataset '{root}' has no info file '{info.name}' (looked for '{info}'). {_GENERATE}")
-    return root
 
 
 def _check_existing(plan: RunPlan) -> str | None:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from base.errors import CheckpointError, DataError
-from deploy.config.paths import input_path, repository_root
+from deploy.config.paths import input_path
 from deploy.config.schema import DeployConfig
+from deploy.data_roots import calibration_root
 from deploy.quantized_model import QuantizationSettings
 
-__all__ = ["DEMO_TRAIN_DATA_VARIABLE", "QuantizationPlan", "plan_quantization"]
+if TYPE_CHECKING:
+    from datasets.demo import DemoDataset
 
-DEMO_TRAIN_DATA_VARIABLE = "CENTERPOINT_DEMO_TRAIN_DATA"
-_GENERATE = (
-    "Generate one with: python -m datasets.synthetic --out data/calibration --split train --train-scenes 25 "
-    "--frames-per-scene 4, and name it in quantization.calibration.data_root."
-)
+__all__ = ["QuantizationPlan", "plan_quantization"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +28,7 @@ class QuantizationPlan:
         split: Split of the calibration frames.
         data_root: Folder of the calibration frames; None where none are needed.
         info_file: Info file of the split.
+        demo: What makes the frames first, where they are the demo's.
     """
 
     checkpoint_is_quantized: bool
@@ -38,6 +36,7 @@ class QuantizationPlan:
     split: str = "train"
     data_root: Path | None = None
     info_file: Path | None = None
+    demo: DemoDataset | None = None
 
 
 def plan_quantization(
@@ -87,14 +86,8 @@ def plan_quantization(
         return QuantizationPlan(False, settings, calibration.split)
     if not calibrates:
         return QuantizationPlan(False, settings, calibration.split)
-    root, key = _data_root(config, model_cfg, calibration.split)
-    info = root / model_cfg[f"{calibration.split}_dataloader"].dataset.ann_file
-    if not info.is_file():
-        raise DataError(
-            f"Calibration reads split '{calibration.split}', but dataset '{root}' ({key}) has no "
-            f"'{info.name}'. {_GENERATE}"
-        )
-    return QuantizationPlan(False, settings, calibration.split, root, info)
+    data = calibration_root(config, model_cfg)
+    return QuantizationPlan(False, settings, calibration.split, data.path, data.info_file, data.demo)
 
 
 def _settings(config: DeployConfig) -> QuantizationSettings:
@@ -110,20 +103,3 @@ def _settings(config: DeployConfig) -> QuantizationSettings:
         skip_layers=section.sensitive_layers,
         cache_file=input_path(cache) if cache is not None else None,
     )
-
-
-def _data_root(config: DeployConfig, model_cfg: Any, split: str) -> tuple[Path, str]:
-    demo = os.environ.get(DEMO_TRAIN_DATA_VARIABLE)
-    named = config.quantization.calibration.data_root
-    if named is not None:
-        return input_path(named), "quantization.calibration.data_root"
-    if config.runtime_io.data_root is not None:
-        return input_path(config.runtime_io.data_root), "runtime_io.data_root"
-    if demo:
-        # Set by the build, relative to its own tree rather than to the user's folder.
-        return repository_root() / demo, DEMO_TRAIN_DATA_VARIABLE
-    loader = model_cfg.get(f"{split}_dataloader")
-    own = loader.dataset.get("data_root") if loader is not None else None
-    if own is None:
-        raise DataError(f"No dataset to calibrate on: the model config names none for split '{split}'. {_GENERATE}")
-    return input_path(own), "model config"

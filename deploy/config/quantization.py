@@ -36,7 +36,7 @@ class CalibrationConfig:
     data_root: str | None = setting(
         None,
         "T4 dataset with that split. Unset: `runtime_io.data_root`, else $CENTERPOINT_DEMO_TRAIN_DATA (set by `bazel "
-        "run //deploy:export`), else the model config's own.",
+        "run //deploy:export`), else the model config's own, or generated frames as for `runtime_io.data_root`.",
     )
     cache_file: str | None = setting(
         None,

@@ -87,7 +87,7 @@ class RuntimeIOConfig:
     data_root: str | None = setting(
         None,
         "T4 dataset folder. Unset: $CENTERPOINT_DEMO_DATA (set by `bazel run //deploy:export`), else the model "
-        "config's own.",
+        "config's own. Where that is the `data/t4dataset` of a shipped one and does not exist, frames are generated.",
     )
     info_file: str | None = setting(
         None, "Info file relative to `data_root`, in place of the one the model config tests on."
