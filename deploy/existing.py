@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from base.errors import ConfigError, DataError
 from base.files import sha256_file
 from base.manifests import Manifest, read_manifest, require_as_made, require_same_file
-from base.messages import shown
+from base.messages import printable, shown
 from base.onnx_files import read_onnx
 from base.wholeness import require_whole
 from deploy.onnx_graph import metadata
@@ -84,7 +84,7 @@ def check_onnx_dir(folder: Path, spec: ModelSpec, checkpoint: Path | None, key: 
         sources = [said[source] for source in ("weights", "quantized_weights") if source in said]
         if weights is not None and sources and weights not in sources:
             raise ConfigError(
-                f"'{file}' was exported from other weights ({said['weights']}) than '{checkpoint}' ({weights}). "
+                f"'{file}' was exported from other weights ({printable(sources[0])}) than '{checkpoint}' ({weights}). "
                 f"{remedy}"
             )
     # Of an INT8 export, the voxel encoder alone is a float graph.
@@ -98,8 +98,8 @@ def _check_model(file: Path, said: Mapping[str, Any], spec: ModelSpec, remedy: s
     """Holds what a file says about its model against the model of this run."""
     if "spec_sha256" in said and said["spec_sha256"] != spec.fingerprint():
         raise ConfigError(
-            f"'{file}' was exported from model '{said.get('model')}' with rotation convention "
-            f"'{said.get('rot_convention')}', which is not the model of this run ('{spec.name}', "
+            f"'{file}' was exported from model '{printable(str(said.get('model')))}' with rotation convention "
+            f"'{printable(str(said.get('rot_convention')))}', which is not the model of this run ('{spec.name}', "
             f"{'y_axis_clockwise' if spec.rot_y_axis_reference else 'x_axis_counterclockwise'}). {remedy}"
         )
 
@@ -110,7 +110,9 @@ def _check_one_export(folder: Path, notes: Mapping[str, Mapping[str, Any]], reme
     for other in others:
         for subject in sorted((set(notes[first]) & set(notes[other])) - _OWN_NOTES):
             if notes[first][subject] != notes[other][subject]:
-                listed = ", ".join(f"{name} is {said[subject]}" for name, said in notes.items() if subject in said)
+                listed = ", ".join(
+                    f"{name} is {printable(str(said[subject]))}" for name, said in notes.items() if subject in said
+                )
                 raise ConfigError(
                     f"The files in '{folder}' come from different exports: by their {subject}, {listed}. {remedy}"
                 )
@@ -161,8 +163,8 @@ def check_engine_dir(
         sources = [said[subject] for subject in ("weights", "quantized_weights") if subject in said]
         if weights is not None and sources and weights not in sources:
             raise ConfigError(
-                f"'{file}' was built from an export of other weights ({sources[0]}) than '{checkpoint}' ({weights}). "
-                f"{remedy}"
+                f"'{file}' was built from an export of other weights ({printable(str(sources[0]))}) than "
+                f"'{checkpoint}' ({weights}). {remedy}"
             )
         notes[file.name] = said
         precisions.append(_engine_precision(manifest.settings, path, remedy))

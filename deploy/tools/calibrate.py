@@ -14,7 +14,7 @@ from base.command import add_log_level, run_command, run_main
 from base.determinism import set_determinism
 from base.files import user_path
 from base.ownership import owned_folder
-from deploy.manifest import build_manifest, write_manifest
+from deploy.manifest import build_manifest, discard_manifest, write_manifest
 from deploy.quantized_model import QuantizationSettings, quantize_float_model, save_quantized_model
 
 __all__ = ["main"]
@@ -93,6 +93,8 @@ def _calibrate(args: argparse.Namespace) -> None:
     batches = calibration_batches(cfg, args.split, str(data_root), args.num_batches, model=model)
     inputs["info_file"] = data_root / cfg[f"{args.split}_dataloader"].dataset.ann_file
     quantized = quantize_float_model(model, spec, batches, settings)
+    # The manifest is of the files beside it: an earlier one goes before new files come.
+    discard_manifest(out, "calibration")
     written = save_quantized_model(quantized, out)
     manifest = build_manifest(
         kind="calibration",

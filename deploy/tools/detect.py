@@ -18,7 +18,7 @@ from base.files import user_path
 from base.manifests import require_as_made
 from base.onnx_files import read_onnx
 from base.ownership import owned_folder
-from deploy.manifest import build_manifest, write_manifest
+from deploy.manifest import build_manifest, discard_manifest, write_manifest
 from deploy.onnx_graph import metadata
 from models.spec import BACKBONE_NECK_HEAD, VOXEL_ENCODER, ModelSpec
 
@@ -91,7 +91,7 @@ def _detect(args: argparse.Namespace) -> None:
         for frame in first_frames(frames, args.num_samples, "detecting", show_progress=True):
             results.append(FrameResult(frame.token, pipeline(frame.points).detections, frame.ground_truth))
     # The manifest is of the detections beside it: an earlier one goes before new detections come.
-    (out / "manifest.json").unlink(missing_ok=True)
+    discard_manifest(out, MANIFEST_KIND)
     write_detections(results, spec.class_names, out / DETECTIONS)
     inputs = {path.name: path for path in files.values()}
     inputs |= {"model_config": config_path, "info_file": data_root / cfg[f"{args.split}_dataloader"].dataset.ann_file}
