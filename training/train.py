@@ -14,9 +14,6 @@ import argparse
 import importlib
 import json
 import logging
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +24,12 @@ from base.files import atomic_path, user_path
 from base.ownership import owned_file, owned_folder
 from models.build import import_mmdet3d
 from models.config import load_model_config
+from training.checkpoints import safe_checkpoints
 from training.targets import use_numpy_targets
 
-__all__ = ["main", "runner_config", "save_release", "trusting_own_checkpoints"]
+__all__ = ["main", "runner_config", "save_release"]
 
 _DEFAULT_CONFIG = "configs/model/centerpoint_t4_demo.py"
-_FULL_LOAD = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 
 _logger = logging.getLogger(__name__)
 
@@ -103,23 +100,6 @@ def _save(runner: Any, model: Any, path: Path, meta: dict[str, Any]) -> None:
     save_release(model, path, meta)
 
 
-@contextmanager
-def trusting_own_checkpoints(resume: bool) -> Iterator[None]:
-    """mmengine resumes from pickles (optimizer, schedule, log) that `torch.load` refuses by default since torch 2.6.
-
-    Only a resumed run, which reads what an earlier run of its user left in the work dir, lifts that; weights from
-    elsewhere go through `base.untrusted`.
-    """
-    before = os.environ.get(_FULL_LOAD)
-    if resume:
-        os.environ[_FULL_LOAD] = "1"
-    try:
-        yield
-    finally:
-        if resume and before is None:
-            del os.environ[_FULL_LOAD]
-
-
 def save_release(model: Any, path: Path, meta: dict[str, Any]) -> None:
     """Writes `{'state_dict': half-precision weights, 'meta': meta}`; equal weights give equal tensors."""
     import torch
@@ -183,7 +163,7 @@ def _train_into(args: argparse.Namespace, output: Path) -> None:
     cfg.resume = args.resume
     runner = Runner.from_cfg(cfg)
     use_numpy_targets(runner.model.pts_bbox_head)
-    with trusting_own_checkpoints(args.resume):
+    with safe_checkpoints(args.resume):
         model = runner.train()
     meta = {
         "model_config": Path(args.model_config).name,

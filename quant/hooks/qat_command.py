@@ -118,8 +118,8 @@ def run(args: argparse.Namespace) -> int:
         importlib.import_module(module)
     from quant.hooks.qat_hook import QATHook
     from quant.hooks.runner_model import unwrapped_model
+    from training.checkpoints import safe_checkpoints
     from training.targets import use_numpy_targets
-    from training.train import trusting_own_checkpoints
 
     set_determinism(args.seed)
     cfg = qat_config(args)
@@ -127,7 +127,7 @@ def run(args: argparse.Namespace) -> int:
         _join_processes(cfg)
     runner = Runner.from_cfg(cfg)
     use_numpy_targets(unwrapped_model(runner).pts_bbox_head)
-    with trusting_own_checkpoints(args.resume):
+    with safe_checkpoints(args.resume):
         runner.train()
     hook = next(hook for hook in runner.hooks if isinstance(hook, QATHook))
     if is_main_process():
