@@ -58,7 +58,7 @@ def test_stopped_in_the_middle_of_a_file(deployment, child_environment, tmp_path
     assert "onnx/pts_voxel_encoder.onnx" in kept
     assert "pts_backbone_neck_head" not in kept
     assert [path.name for path in (work_dir / "onnx").iterdir()] == ["pts_voxel_encoder.onnx"]
-    assert not [path for path in work_dir.rglob(".*")]
+    assert not list(work_dir.rglob(".*"))
     steps = json.loads((work_dir / "results.json").read_text())["steps"]
     assert (steps[-1]["name"], steps[-1]["status"]) == ("export ONNX", "FAILED")
     assert number.name in steps[-1]["reason"]
