@@ -81,11 +81,10 @@ def _run(args: argparse.Namespace) -> None:
 def _measure(onnx_dir: Path, bundle: Path | None, frames: FrameSource, args: argparse.Namespace) -> dict[str, Any]:
     from base.onnx_files import read_onnx
     from deploy.autoware_reading import decode_params_of_bundle
+    from deploy.detectors import DetectorFiles, open_checked_detector
     from deploy.onnx_graph import metadata
     from eval.frames import first_frames
     from runtime.autoware_params import AutowareDecodeParams
-    from runtime.backends import open_backend
-    from runtime.pipeline import Pipeline
 
     head = onnx_dir / f"{BACKBONE_NECK_HEAD}.onnx"
     require_as_made(onnx_dir, [head.name], "onnx", "Export both components again.")
@@ -97,10 +96,12 @@ def _measure(onnx_dir: Path, bundle: Path | None, frames: FrameSource, args: arg
     recorders = {name: VehicleRecorder(spec, item) for name, item in settings.items()}
     training: list[FrameResult] = []
     scenes: list[str] = []
-    with open_backend("onnx", spec=spec, onnx_dir=onnx_dir, device="cpu", threads=args.threads) as backend:
-        pipeline = Pipeline(spec, backend)
+    files = DetectorFiles(onnx_dir=onnx_dir, onnx_key="--onnx")
+    detector, _ = open_checked_detector("onnx", files, spec=spec, device="cpu", threads=args.threads)
+    with detector:
         for frame in first_frames(frames, args.frames, f"detecting in {facts['precision']}", show_progress=True):
-            inference = pipeline(frame.points)
+            inference = detector(frame.points)
+            assert inference.outputs is not None  # this detector decodes on the host
             training.append(FrameResult(frame.token, inference.detections, frame.ground_truth))
             scenes.append(str(getattr(frame, "scene", "")))
             for recorder in recorders.values():

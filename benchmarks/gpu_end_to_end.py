@@ -1,4 +1,4 @@
-"""Points to boxes: the `cuda` backend, and mmdet3d's own predict on the same cloud."""
+"""Points to boxes: the detector `cuda`, and mmdet3d's own predict on the same cloud."""
 
 from __future__ import annotations
 
@@ -17,36 +17,33 @@ if TYPE_CHECKING:
     from torch import nn
 
     from models.spec import ModelSpec
-    from runtime.backends.base import Backend
-    from runtime.pipeline import Inference
+    from runtime.detector import Detector
 
 __all__ = ["Mmdet3dPredict", "OurFrame", "points_to_boxes"]
 
 
 @dataclass(eq=False)
 class OurFrame:
-    """The `cuda` backend from points on the host to boxes on the host.
+    """A detector from points on the host to boxes on the host.
 
     Attributes:
-        backend: Open; `close` it through this.
-        infer: A cloud to its result.
+        detector: Open; `close` it through this.
     """
 
-    backend: Backend
-    infer: Callable[[NDArray[np.float32]], Inference]
+    detector: Detector
 
     def stages_ms(self, points: NDArray[np.float32], repeats: int = 20) -> dict[str, float]:
         """Median milliseconds of each stage that the backend tells apart; "total" last."""
         found: dict[str, list[float]] = {}
         for _ in range(repeats):
-            inference = self.infer(points)
+            inference = self.detector(points)
             for name, value in (*inference.stages_ms.items(), ("total", inference.total_ms)):
                 found.setdefault(name, []).append(value)
         return {name: statistics.median(values) for name, values in found.items()}
 
 
 def points_to_boxes(spec: ModelSpec, onnx_dir: Path, device: str) -> OurFrame:
-    """Opens the backend.
+    """Opens the detector.
 
     Args:
         spec: The model.
@@ -57,11 +54,10 @@ def points_to_boxes(spec: ModelSpec, onnx_dir: Path, device: str) -> OurFrame:
         BackendUnavailable: it does not run on this machine.
         UserError: it does not take the model or the files.
     """
-    from runtime.backends import open_backend
-    from runtime.pipeline import Pipeline
+    from deploy.detectors import DetectorFiles, open_checked_detector
 
-    backend = open_backend("cuda", spec=spec, device=device, onnx_dir=onnx_dir)
-    return OurFrame(backend, Pipeline(spec, backend, keep_outputs=False))
+    detector, _ = open_checked_detector("cuda", DetectorFiles(onnx_dir=onnx_dir), spec=spec, device=device)
+    return OurFrame(detector)
 
 
 class Mmdet3dPredict:

@@ -252,9 +252,9 @@ def measure_end_to_end(bench: Bench, results: dict[str, Any]) -> None:
                 bench.skip(f"points to boxes, {label}", reason)
                 continue
             frames[precision] = frame
-            found = frame.infer(bench.cloud)
+            found = frame.detector(bench.cloud)
             boxes[f"cuda-{precision}"] = len(found.detections)
-            contenders.append(Contender(f"cuda-{precision}", label, _on_cloud(frame.infer, bench.cloud)))
+            contenders.append(Contender(f"cuda-{precision}", label, _on_cloud(frame.detector, bench.cloud)))
         for key, label in PREDICTORS.items():
             if key not in settings.peers:
                 continue
@@ -273,7 +273,7 @@ def measure_end_to_end(bench: Bench, results: dict[str, Any]) -> None:
             stages[f"cuda-{precision}"] = frame.stages_ms(bench.cloud)
     finally:
         for frame in frames.values():
-            frame.backend.close()
+            frame.detector.close()
     from runtime.preprocess import preprocess
 
     pillars = preprocess(bench.cloud, bench.spec)

@@ -10,10 +10,11 @@ state of the machine (clocks, power, load) is read right after each backend.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,15 +26,15 @@ from base.progress import progress
 from base.tables import text_table
 from eval.codec import to_json
 from eval.machine import MachineInfo, package_versions
-from models.spec import VOXEL_ENCODER
 from runtime.latency import LatencyRecorder, LatencyStats
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from deploy.detectors import DetectorFiles
     from models.spec import ModelSpec
-    from runtime.pipeline import Pipeline
+    from runtime.detector import Detector
 
 __all__ = ["LatencyReport", "LatencyRun", "measure"]
 
@@ -96,11 +97,11 @@ class LatencyReport:
     versions: dict[str, str]
 
 
-def measure(pipeline: Pipeline, clouds: Sequence[NDArray[np.float32]], *, frames: int, warmup: int) -> LatencyRun:
-    """Runs a pipeline over clouds again and again.
+def measure(detector: Detector, clouds: Sequence[NDArray[np.float32]], *, frames: int, warmup: int) -> LatencyRun:
+    """Runs a detector over clouds again and again.
 
     Args:
-        pipeline: Points to boxes.
+        detector: Points to boxes.
         clouds: Points of at least one frame.
         frames: Frames that count, at least 1.
         warmup: Frames before them.
@@ -114,44 +115,39 @@ def measure(pipeline: Pipeline, clouds: Sequence[NDArray[np.float32]], *, frames
     if not clouds:
         raise DataError("there are no frames to measure on")
     recorder, first, wall = LatencyRecorder(warmup), 0.0, 0.0
-    for index in progress(range(warmup + frames), f"latency of {pipeline.backend.name}"):
+    for index in progress(range(warmup + frames), f"latency of {detector.name}"):
         begin = time.perf_counter()
-        inference = pipeline(clouds[index % len(clouds)])
+        inference = detector(clouds[index % len(clouds)])
         seconds = time.perf_counter() - begin
         first = inference.total_ms if index == 0 else first
         wall += seconds if index >= warmup else 0.0
         recorder.add(inference.stages_ms, inference.total_ms)
-    backend = pipeline.backend
     state = MachineInfo.current()
-    return LatencyRun(backend.name, backend.device, frames, warmup, first, recorder.summary(), frames / wall, state)
+    return LatencyRun(detector.name, detector.device, frames, warmup, first, recorder.summary(), frames / wall, state)
 
 
-def _sources(
-    args: argparse.Namespace, model: Any, spec: ModelSpec, scratch: Path
-) -> Mapping[str, Mapping[str, Any] | None]:
-    """Backend -> what `open_backend` needs of it; None where its files were not given."""
+def _files(args: argparse.Namespace, model: Any, spec: ModelSpec, scratch: Path) -> dict[str, DetectorFiles | None]:
+    """Backend -> where its network comes from; None where that was not given. ONNX files are exported where needed."""
     from deploy.config.paths import input_path
+    from deploy.detectors import DetectorFiles, Network
     from deploy.existing import check_engine_dir, check_onnx_dir
-    from models.components import extract_components
 
     onnx_dir = input_path(args.onnx_path) if args.onnx_path else scratch
     if not {"onnx", "cuda"}.isdisjoint(args.backends) and not args.onnx_path:
         from deploy.onnx_export import export_components
 
         export_components(model, spec, onnx_dir)
-    # The weights may be others: an INT8 export is of a quantized checkpoint.
-    if args.onnx_path:
-        check_onnx_dir(onnx_dir, spec, None, "--onnx-path")
-    if args.engine_path:
-        check_engine_dir(input_path(args.engine_path), spec, onnx_dir if args.onnx_path else None, "--engine-path")
-    # With it TensorRT goes from points to boxes on its device, as `cuda` does: a fair comparison.
-    encoder = onnx_dir / f"{VOXEL_ENCODER}.onnx" if args.onnx_path else None
-    return {
-        "pytorch": {"components": extract_components(model, spec)},
-        "onnx": {"onnx_dir": onnx_dir},
-        "tensorrt": {"engine_dir": input_path(args.engine_path), "encoder_onnx": encoder} if args.engine_path else None,
-        "cuda": {"onnx_dir": onnx_dir},
-    }
+    # Before anything is measured. The weights may be others: an INT8 export is of a quantized checkpoint.
+    given_onnx = onnx_dir if args.onnx_path else None
+    engine_dir = input_path(args.engine_path) if args.engine_path else None
+    if given_onnx is not None:
+        check_onnx_dir(given_onnx, spec, None, "--onnx-path")
+    if engine_dir is not None:
+        check_engine_dir(engine_dir, spec, given_onnx, "--engine-path")
+    files = DetectorFiles(Network(model), onnx_dir, onnx_key="--onnx-path", engine_key="--engine-path")
+    # With the encoder's file TensorRT goes from points to boxes on its device, as `cuda` does: a fair comparison.
+    engines = dataclasses.replace(files, onnx_dir=given_onnx, engine_dir=engine_dir, from_points=given_onnx is not None)
+    return {**dict.fromkeys(_BACKENDS, files), "tensorrt": engines if engine_dir is not None else None}
 
 
 def _clouds(args: argparse.Namespace, model_cfg: Any) -> list[NDArray[np.float32]]:
@@ -179,12 +175,11 @@ def run(args: argparse.Namespace) -> LatencyReport:
     """
     from deploy.config.paths import input_path
     from deploy.config.schema import DeployConfig
+    from deploy.detectors import open_checked_detector
     from deploy.devices import resolve_device
     from models.build import build_model, load_checkpoint
     from models.config import load_model_config
     from models.spec import ModelSpec
-    from runtime.backends import open_backend
-    from runtime.pipeline import Pipeline
 
     model_cfg = load_model_config(input_path(args.model_config))
     spec = ModelSpec.from_config(model_cfg)
@@ -193,19 +188,17 @@ def run(args: argparse.Namespace) -> LatencyReport:
     clouds = _clouds(args, model_cfg)
     runs, skipped = [], {}
     with tempfile.TemporaryDirectory(prefix="latency-") as scratch:
-        sources = _sources(args, model, spec, Path(scratch))
+        sources = _files(args, model, spec, Path(scratch))
         for name in args.backends:
-            options = sources[name]
-            if options is None:
+            files = sources[name]
+            if files is None:
                 skipped[name] = "no engines were given; use --engine-path"
                 continue
             try:
-                with open_backend(
-                    name, spec=spec, device=resolve_device(args.device, name, DeployConfig()), **options
-                ) as backend:
-                    result = measure(
-                        Pipeline(spec, backend, keep_outputs=False), clouds, frames=args.frames, warmup=args.warmup
-                    )
+                device = resolve_device(args.device, name, DeployConfig())
+                detector, _ = open_checked_detector(name, files, spec=spec, device=device)
+                with detector:
+                    result = measure(detector, clouds, frames=args.frames, warmup=args.warmup)
             except (BackendUnavailable, MissingDependencyError) as reason:
                 skipped[name] = str(reason)
                 continue

@@ -9,7 +9,7 @@ layer's arithmetic, FP32 sums in another order, which moves less than one code i
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import nn
 
-__all__ = ["MAX_STEPS", "MIN_EQUAL_SHARE", "CodeAgreement", "compare_codes", "disagreements"]
+    from runtime.detector import InspectableDetector
+
+__all__ = ["MAX_STEPS", "MIN_EQUAL_SHARE", "CodeAgreement", "canvases", "compare_codes", "disagreements"]
 
 # Of a layer's input codes, from equal codes one layer before. Measured on the demo model: at least 0.9999, one step.
 MIN_EQUAL_SHARE = 0.999
@@ -60,6 +62,16 @@ class CodeAgreement:
     def required_share(self) -> float:
         """Least share of equal codes of a layer-by-layer comparison."""
         return MIN_EQUAL_SHARE_FP16 if self.from_fp16 else MIN_EQUAL_SHARE
+
+
+def canvases(detector: InspectableDetector, frames: Iterable[Any]) -> Iterator[npt.NDArray[np.float32]]:
+    """The canvas (1, C, H, W) of each frame that has points in the model's range, by a detector's voxel encoder."""
+    from runtime.scatter import scatter
+
+    for frame in frames:
+        pillars = detector.encode(frame.points)
+        if pillars.counts.voxels:
+            yield scatter(pillars.features, pillars.coords, detector.spec)
 
 
 def compare_codes(

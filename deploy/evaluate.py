@@ -11,7 +11,7 @@ import argparse
 import contextlib
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from datasets.frames import Frame, FrameSource
     from eval.evaluator import BackendEvaluation
     from models.spec import ModelSpec
-    from runtime.pipeline import Pipeline
+    from runtime.detector import InspectableDetector
 
 __all__ = ["DETECTIONS", "RESULTS", "main"]
 
@@ -95,6 +95,7 @@ def _evaluate_owning(args: argparse.Namespace, processes: Processes) -> int:
 
 def _evaluate(args: argparse.Namespace, processes: Processes) -> int:
     from datasets.frames import open_frames
+    from deploy.detectors import cannot_run_here
     from eval.evaluator import run_frames, summarize
     from models.config import load_model_config
     from models.spec import ModelSpec
@@ -108,22 +109,23 @@ def _evaluate(args: argparse.Namespace, processes: Processes) -> int:
     spec = dataclasses.replace(ModelSpec.from_config(cfg), rot_y_axis_reference=args.rot_y_axis_reference)
     frames = open_frames(cfg, "val", args.data_root)
     try:
-        with _pipeline(args, cfg, spec, _device(args, processes)) as (pipeline, precision):
+        detector, precision = _open(args, cfg, spec, _device(args, processes))
+        with detector:
             runs = run_frames(
-                pipeline,
+                detector,
                 _Watched(frames, processes),
                 num_samples=args.num_samples,
                 warmup=args.warmup,
                 share=(processes.rank, processes.size),
                 show_progress=processes.is_first,
             )
-            shares = processes.gather((pipeline.backend.device, runs))
+            shares = processes.gather((detector.device, runs))
             if shares is None:
                 return EXIT_PASSED
             everything = [run for _, share in shares for run in share]
-            result = summarize(pipeline, everything, precision=precision)
+            result = summarize(detector, everything, precision=precision)
     except BackendUnavailable as unavailable:
-        raise BackendUnavailable(f"--backend={args.backend} cannot run here: {unavailable}") from unavailable
+        raise cannot_run_here(args.backend, unavailable) from unavailable
     devices = [device for device, _ in shares]
     _write(args, spec, result, devices, time.monotonic() - begin)
     print(f"\n{_summary(result, devices, user_path(args.out))}")  # noqa: T201 - what the command is for
@@ -152,41 +154,26 @@ def _device(args: argparse.Namespace, processes: Processes) -> str:
     return resolve_device(processes.device(name), args.backend, DeployConfig())
 
 
-@contextlib.contextmanager
-def _pipeline(args: argparse.Namespace, cfg: Any, spec: ModelSpec, device: str) -> Iterator[tuple[Pipeline, str]]:
-    """The backend with its pre- and postprocessing, and what its network computes in."""
-    from runtime.backends import open_backend
-    from runtime.pipeline import Pipeline
-
-    options, precision = _source(args, cfg, spec)
-    if args.backend == "onnx":
-        options["threads"] = args.threads
-    set_determinism(0, threads=args.threads)
-    with open_backend(args.backend, spec=spec, device=device, **options) as backend:
-        yield Pipeline(spec, backend, keep_outputs=False), precision
-
-
-def _source(args: argparse.Namespace, cfg: Any, spec: ModelSpec) -> tuple[dict[str, Any], str]:
-    from deploy.existing import check_engine_dir, check_onnx_dir
+def _open(args: argparse.Namespace, cfg: Any, spec: ModelSpec, device: str) -> tuple[InspectableDetector, str]:
+    """The detector, and what its network computes in."""
+    from deploy.detectors import DetectorFiles, Network, open_checked_detector
 
     checkpoint = None if args.checkpoint is None else input_path(args.checkpoint)
-    onnx_dir = None if args.onnx_dir is None else user_path(args.onnx_dir)
-    if args.backend in ("onnx", "cuda"):
-        assert onnx_dir is not None
-        return {"onnx_dir": onnx_dir}, check_onnx_dir(onnx_dir, spec, checkpoint, "--onnx-dir")
-    if args.backend == "tensorrt":
-        engine_dir = user_path(args.engine_dir)
-        return {"engine_dir": engine_dir}, check_engine_dir(engine_dir, spec, onnx_dir, "--engine-dir", checkpoint)
-    from deploy.rotation import fold_rot_y_axis_reference
-    from models.build import build_model, load_checkpoint
-    from models.components import extract_components
+    network = None
+    if args.backend == "pytorch":
+        from deploy.rotation import fold_rot_y_axis_reference
+        from models.build import build_model, load_checkpoint
 
-    assert checkpoint is not None
-    model = build_model(cfg)
-    load_checkpoint(model, checkpoint)
-    if spec.rot_y_axis_reference:
-        model, _ = fold_rot_y_axis_reference(model, dataclasses.replace(spec, rot_y_axis_reference=False))
-    return {"components": extract_components(model, spec)}, "fp32"
+        assert checkpoint is not None
+        model = build_model(cfg)
+        load_checkpoint(model, checkpoint)
+        if spec.rot_y_axis_reference:
+            model, _ = fold_rot_y_axis_reference(model, dataclasses.replace(spec, rot_y_axis_reference=False))
+        network = Network(model)
+    onnx_dir, engine_dir = (None if path is None else user_path(path) for path in (args.onnx_dir, args.engine_dir))
+    set_determinism(0, threads=args.threads)
+    files = DetectorFiles(network, onnx_dir, engine_dir, checkpoint)
+    return open_checked_detector(args.backend, files, spec=spec, device=device, threads=args.threads)
 
 
 def _write(

@@ -101,7 +101,7 @@ def _manifest(path: Path, checksum: str) -> tuple[dict[str, Any], dict[str, Any]
 
 
 def _open(path: Path, builder: str) -> tuple[tuple[TensorFacts, ...], tuple[EngineLayer, ...]]:
-    from runtime.backends.tensorrt import LIBRARIES, EngineLoader
+    from runtime.backends.engines import LIBRARIES, EngineLoader
 
     reasons = []
     for library in [builder] if builder in LIBRARIES else list(LIBRARIES):

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from base.boxes import Boxes3D
 from base.determinism import set_determinism
-from base.errors import BackendUnavailable, MissingDependencyError
+from base.errors import BackendUnavailable
 from base.files import sha256_file
 from datasets.scan import Scan, ScanFormat, read_scan
-from deploy.config.schema import GPU_BACKENDS, DeployConfig
+from deploy.config.schema import DeployConfig
 from deploy.devices import resolve_device
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from deploy.detectors import DetectorFiles
     from eval.verification import VerificationResult
     from models.spec import ModelSpec
     from runtime.counts import VoxelCounts
-    from runtime.pipeline import Pipeline
+    from runtime.detector import Detector, InspectableDetector
 
 __all__ = ["BackendResult", "Prediction", "PredictionRequest", "predict"]
 
@@ -120,7 +120,9 @@ def predict(request: PredictionRequest) -> Prediction:
 
     Raises:
         UserError: the scan, the model config, the checkpoint, an ONNX file or an engine is missing or wrong.
+        BackendUnavailable: the one backend that was asked for cannot run on this machine.
     """
+    from deploy.detectors import cannot_run_here
     from models.config import load_model_config
     from models.spec import ModelSpec
 
@@ -134,15 +136,19 @@ def predict(request: PredictionRequest) -> Prediction:
     skipped: dict[str, str] = {}
     results: list[BackendResult] = []
     with contextlib.ExitStack() as stack:
-        pipelines: list[tuple[Pipeline, str]] = []
+        detectors: list[tuple[Detector, str]] = []
         for name in request.backends:
             try:
-                pipelines.append(stack.enter_context(_open(name, request, files)))
+                detector, precision = _open(name, request, files)
             except BackendUnavailable as unavailable:
+                if request.compare is None:
+                    raise cannot_run_here(name, unavailable) from unavailable
                 skipped[name] = str(unavailable)
                 _logger.warning("%s SKIPPED: %s", name, unavailable)
-        results = [_run(pipeline, precision, scan) for pipeline, precision in pipelines]
-        verification = _verify(pipelines, scan) if len(pipelines) == 2 else None
+            else:
+                detectors.append((stack.enter_context(detector), precision))
+        results = [_run(detector, precision, scan) for detector, precision in detectors]
+        verification = _verify(detectors, scan) if len(detectors) == 2 else None
     digest = sha256_file(request.checkpoint)
     return Prediction(spec, digest, scan, tuple(results), verification, skipped)
 
@@ -165,9 +171,20 @@ class _Files:
         self.spec = spec
         self._made: dict[str, Path] = {}
 
-    def onnx(self) -> tuple[Path, str]:
-        """Folder of the ONNX files and what they compute in."""
-        from deploy.existing import check_onnx_dir
+    def of(self, backend: str) -> DetectorFiles:
+        """What a backend reads."""
+        from deploy.detectors import DetectorFiles, Network
+
+        checkpoint = self.request.checkpoint
+        if backend == "pytorch":
+            return DetectorFiles(Network(self.model))
+        if backend in ("onnx", "cuda"):
+            return DetectorFiles(onnx_dir=self.onnx(), checkpoint=checkpoint)
+        engine_dir, onnx_dir = self.engines()
+        return DetectorFiles(onnx_dir=onnx_dir, engine_dir=engine_dir, checkpoint=checkpoint)
+
+    def onnx(self) -> Path:
+        """Folder of the ONNX files."""
         from deploy.onnx_export import OnnxExportSettings, export_components
 
         request = self.request
@@ -177,55 +194,36 @@ class _Files:
             settings = OnnxExportSettings(precision=request.precision, provenance=provenance)
             folder = self._made["onnx"] = request.out / "onnx"
             export_components(self.model, self.spec, folder, settings)
-        return folder, check_onnx_dir(folder, self.spec, request.checkpoint, "--onnx-dir")
+        return folder
 
-    def engines(self) -> tuple[Path, str]:
-        """Folder of the engines and what they compute in."""
+    def engines(self) -> tuple[Path, Path | None]:
+        """Folder of the engines, and of the ONNX files that they must come from, if those are known."""
         from deploy.engine.pipeline import CenterPointTensorRTExportPipeline
-        from deploy.existing import check_engine_dir
+        from deploy.existing import check_onnx_dir
 
         request = self.request
         folder, onnx_dir = request.engine_dir, request.onnx_dir
         if folder is None:
-            onnx_dir, _ = self.onnx()
+            onnx_dir = self.onnx()
+            check_onnx_dir(onnx_dir, self.spec, request.checkpoint, "--onnx-dir")
             folder = request.out / "tensorrt"
             CenterPointTensorRTExportPipeline().run(onnx_dir, folder, self.spec)
-        return folder, check_engine_dir(folder, self.spec, onnx_dir, "--engine-dir", request.checkpoint)
+        return folder, onnx_dir
 
 
-@contextlib.contextmanager
-def _open(name: str, request: PredictionRequest, files: _Files) -> Iterator[tuple[Pipeline, str]]:
-    from models.components import extract_components
-    from runtime.backends import open_backend
-    from runtime.pipeline import Pipeline
+def _open(name: str, request: PredictionRequest, files: _Files) -> tuple[InspectableDetector, str]:
+    from deploy.detectors import open_checked_detector
 
-    options: dict[str, Any]
-    if name == "pytorch":
-        # A copy: a backend moves its modules to its device.
-        options, precision = {"components": extract_components(copy.deepcopy(files.model), files.spec)}, "fp32"
-    elif name in ("onnx", "cuda"):
-        folder, precision = files.onnx()
-        options = {"onnx_dir": folder}
-    else:
-        folder, precision = files.engines()
-        options = {"engine_dir": folder}
     device = resolve_device(request.device, name, DeployConfig())
-    try:
-        backend = open_backend(name, spec=files.spec, device=device, **options)
-    except MissingDependencyError as missing:
-        if name not in GPU_BACKENDS:
-            raise
-        raise BackendUnavailable(str(missing)) from missing
-    with backend:
-        yield Pipeline(files.spec, backend), precision
+    return open_checked_detector(name, files.of(name), spec=files.spec, device=device)
 
 
-def _run(pipeline: Pipeline, precision: str, scan: Scan) -> BackendResult:
-    pipeline(scan.points)  # the first call allocates and chooses kernels
-    found = pipeline(scan.points)
+def _run(detector: Detector, precision: str, scan: Scan) -> BackendResult:
+    detector(scan.points)  # the first call allocates and chooses kernels
+    found = detector(scan.points)
     return BackendResult(
-        pipeline.backend.name,
-        pipeline.backend.device,
+        detector.name,
+        detector.device,
         precision,
         found.detections,
         {**found.stages_ms, "total": found.total_ms},
@@ -233,11 +231,11 @@ def _run(pipeline: Pipeline, precision: str, scan: Scan) -> BackendResult:
     )
 
 
-def _verify(pipelines: list[tuple[Pipeline, str]], scan: Scan) -> VerificationResult:
+def _verify(detectors: list[tuple[Detector, str]], scan: Scan) -> VerificationResult:
     from datasets.frames import Frame
     from eval.verification import verify
 
-    (reference, first), (test, second) = pipelines
+    (reference, first), (test, second) = detectors
     known = [precision for precision in (first, second) if precision in _PRECISIONS]
     # A precision without an order of its own (int8) is the tested backend's, or the reference's.
     precision = (

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from eval.results import ArtifactRecord, RunResults
     from eval.statistics import BootstrapComparison
     from eval.verification import VerificationResult
-    from runtime.pipeline import Pipeline
+    from runtime.detector import InspectableDetector
 
 __all__ = ["CenterPointDeploymentRunner"]
 
@@ -167,9 +167,7 @@ class CenterPointDeploymentRunner:
     def _verify(self, session: Session, scenario: Scenario) -> None:
         from deploy.code_agreement import disagreements
         from deploy.divergence import box_tolerance, explain_failure
-        from deploy.equal_inputs import EqualInputs
         from eval.verification import verify
-        from runtime.pipeline import Pipeline
 
         verification = self.config.verification
         with self._recorder.step(f"verify {scenario.test_backend} against {scenario.ref_backend}") as step:
@@ -182,13 +180,12 @@ class CenterPointDeploymentRunner:
             ]
             # The backend under test first: where it cannot run, the reference need not be loaded.
             with (
-                session.pipeline(scenario.test_backend, devices[1], as_exported=True) as (test, precision),
-                session.pipeline(scenario.ref_backend, devices[0], as_exported=True) as (reference, _),
+                session.detector(scenario.test_backend, devices[1], as_exported=True) as (test, precision),
+                session.detector(scenario.ref_backend, devices[0], as_exported=True) as (reference, _),
             ):
                 agreements: tuple[CodeAgreement, ...] = ()
                 if precision == "int8":
                     agreements = self._compare_codes(session, scenario, test)
-                    reference = Pipeline(reference.spec, EqualInputs(reference.backend, test.backend))
                 result = verify(
                     reference,
                     test,
@@ -198,6 +195,7 @@ class CenterPointDeploymentRunner:
                     absolute_tolerance=verification.tolerance,
                     relative_l2=verification.relative_l2,
                     box_tolerance=box_tolerance(verification.boxes, precision),
+                    equal_inputs=precision == "int8",
                 )
             if not result.passed and verification.debug_divergence:
                 result = explain_failure(session, scenario, result)
@@ -207,12 +205,13 @@ class CenterPointDeploymentRunner:
             if reasons:
                 step.fail("; ".join(reasons))
 
-    def _compare_codes(self, session: Session, scenario: Scenario, test: Pipeline) -> tuple[CodeAgreement, ...]:
+    def _compare_codes(
+        self, session: Session, scenario: Scenario, test: InspectableDetector
+    ) -> tuple[CodeAgreement, ...]:
         """Fake-quantized PyTorch against ONNX Runtime layer by layer; nothing for other pairs."""
         from itertools import islice
 
-        from deploy.code_agreement import compare_codes
-        from deploy.equal_inputs import canvases
+        from deploy.code_agreement import canvases, compare_codes
         from models.components import extract_components
 
         if (scenario.ref_backend, scenario.test_backend) != ("pytorch", "onnx") or session.export_model is None:
@@ -240,9 +239,9 @@ class CenterPointDeploymentRunner:
         with self._recorder.step(f"evaluate {backend}") as step:
             device = resolve_device(getattr(evaluation.backends, backend).device, backend, self.config)
             # PyTorch is the model as trained: a wrong conversion in the export would show as a loss of accuracy.
-            with session.pipeline(backend, device, as_exported=False, decoder=decoder) as (pipeline, precision):
+            with session.detector(backend, device, as_exported=False, decoder=decoder) as (detector, precision):
                 result = evaluate(
-                    pipeline,
+                    detector,
                     _opened(session),
                     num_samples=evaluation.num_samples,
                     warmup=evaluation.warmup_frames,

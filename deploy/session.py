@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from base.errors import BackendUnavailable, ConfigError, MissingDependencyError
+from base.errors import BackendUnavailable, ConfigError
 from base.lazy import require
 from deploy.config.schema import DeployConfig
-from deploy.existing import check_engine_dir, check_onnx_dir
 from deploy.plan import RunPlan
 from runtime.decoders import TRAINING_DECODER, Decoder
 
@@ -19,8 +18,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from datasets.frames import FrameSource
+    from deploy.detectors import DetectorFiles
     from deploy.quantized_model import QuantizedModel
-    from runtime.pipeline import Pipeline
+    from runtime.detector import InspectableDetector
 
 __all__ = ["Session"]
 
@@ -125,10 +125,10 @@ class Session:
                 )
 
     @contextlib.contextmanager
-    def pipeline(
+    def detector(
         self, backend: str, device: str, *, as_exported: bool, decoder: Decoder = TRAINING_DECODER
-    ) -> Iterator[tuple[Pipeline, str]]:
-        """Opens a backend with its pre- and postprocessing.
+    ) -> Iterator[tuple[InspectableDetector, str]]:
+        """Opens a detector: the one that the run's artifacts are deployed as.
 
         Args:
             backend: "pytorch", "onnx", "tensorrt" or "cuda".
@@ -137,45 +137,40 @@ class Session:
             decoder: What makes boxes of its outputs.
 
         Yields:
-            The pipeline, and what its network computes in.
+            The detector, and what its network computes in.
 
         Raises:
             BackendUnavailable: this machine cannot run it, or its files were not made.
         """
-        from runtime.backends import open_backend
-        from runtime.pipeline import Pipeline
+        from deploy.detectors import open_checked_detector
 
         spec = self.plan.export_spec if backend != "pytorch" or as_exported else self.plan.spec
-        options, precision = self._source(backend, as_exported=as_exported)
-        try:
-            opened = open_backend(backend, spec=spec, device=device, **options)
-        except MissingDependencyError as missing:
-            # What every machine needs was checked before the run; this is the GPU's part.
-            raise BackendUnavailable(str(missing)) from missing
-        with opened:
-            yield Pipeline(spec, opened, decoder, keep_outputs=as_exported), precision
+        files = self._files(backend, as_exported=as_exported)
+        detector, precision = open_checked_detector(backend, files, spec=spec, device=device, decoder=decoder)
+        with detector:
+            yield detector, precision
 
-    def _source(self, backend: str, *, as_exported: bool) -> tuple[dict[str, Any], str]:
+    def _files(self, backend: str, *, as_exported: bool) -> DetectorFiles:
+        from deploy.detectors import DetectorFiles, Network
+
         plan = self.plan
+        network = None
+        onnx_dir: Path | None = plan.onnx_dir
         if backend in ("onnx", "cuda"):
             _require_made(plan.onnx_dir, plan.exports_onnx or plan.onnx_dir.is_dir(), "ONNX files", plan, "onnx")
-            precision = check_onnx_dir(plan.onnx_dir, plan.export_spec, plan.checkpoint, "onnx folder")
-            return {"onnx_dir": plan.onnx_dir}, precision
-        if backend == "tensorrt":
+        elif backend == "tensorrt":
             made = plan.builds_engines or (plan.reads_engines and plan.engine_dir.is_dir())
             _require_made(plan.engine_dir, made, "engines", plan, "both")
             onnx_dir = plan.onnx_dir if plan.onnx_dir.is_dir() else None
-            precision = check_engine_dir(plan.engine_dir, plan.export_spec, onnx_dir, "engine folder")
-            # Without the encoder's ONNX file: what is scored is both engines, not kernels of ours in place of one.
-            return {"engine_dir": plan.engine_dir}, precision
-        from models.components import extract_components
-
-        model = self.export_model if as_exported else self.model
-        if model is None:
-            raise RuntimeError("load_model comes before any pipeline")
-        # A copy: a backend moves its modules to its device, and two may be open at once.
-        components = extract_components(copy.deepcopy(model), plan.spec)
-        return {"components": components}, "int8" if as_exported and self.quantized is not None else "fp32"
+        else:
+            model = self.export_model if as_exported else self.model
+            if model is None:
+                raise RuntimeError("load_model comes before any detector")
+            network = Network(model, "int8" if as_exported and self.quantized is not None else "fp32")
+        # Engines from pillars: what is verified and scored is both engines, not kernels of ours in place of one.
+        return DetectorFiles(
+            network, onnx_dir, plan.engine_dir, plan.checkpoint, onnx_key="onnx folder", engine_key="engine folder"
+        )
 
 
 def _quiet_mmengine() -> None:

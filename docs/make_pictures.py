@@ -15,8 +15,7 @@ from eval.evaluator import evaluate
 from eval.panels import select_panels
 from models.config import load_model_config
 from models.spec import ModelSpec
-from runtime.backends import open_backend
-from runtime.pipeline import Pipeline
+from runtime import open_detector
 
 
 def main() -> int:
@@ -36,8 +35,8 @@ def _draw(args: argparse.Namespace) -> None:
     cfg = load_model_config(args.model_config)
     spec = ModelSpec.from_config(cfg)
     frames = open_frames(cfg, data_root=args.data_root)
-    with open_backend("onnx", spec=spec, onnx_dir=args.onnx_dir) as backend:
-        result = evaluate(Pipeline(spec, backend), frames, num_samples=args.frames)
+    with open_detector("onnx", spec=spec, onnx_dir=args.onnx_dir) as detector:
+        result = evaluate(detector, frames, num_samples=args.frames)
     panel = select_panels([result], frames, count=args.frames)[-1]
     args.out.mkdir(parents=True, exist_ok=True)
     save_bev_png(panel, args.out / "detections.png", title=f"{spec.name}, {panel.token[:8]}")

@@ -14,6 +14,9 @@ from base.errors import ConfigError
 
 __all__ = ["BoxComparator", "BoxComparison", "BoxGroup", "BoxTolerance", "default_box_tolerance"]
 
+# Boxes that a failed comparison names.
+_EXAMPLES = 3
+
 
 @dataclass(frozen=True)
 class BoxTolerance:
@@ -155,11 +158,13 @@ class BoxComparator:
         self._ranges_m = tuple(ranges_m)
         self._num_boxes = np.zeros(2, np.int64)
         self._errors = np.zeros(5)
+        self._examples: list[str] = []
+        self._num_examples = 0
         # matched, moved, lost, gained; by label and range, the last range being all that lies beyond.
         self._counts = np.zeros((4, max(len(self._class_names), 1), len(self._ranges_m) + 1), np.int64)
 
-    def add(self, reference: Boxes3D, test: Boxes3D) -> None:
-        """Adds one frame."""
+    def add(self, reference: Boxes3D, test: Boxes3D, frame: str = "") -> None:
+        """Adds one frame; its name is for the words of `violations`."""
         floor = self.tolerance.min_score
         strong_a, strong_b = reference.scores >= floor, test.scores >= floor
         pairs = _nearest_pairs(reference, test, self.tolerance.search_radius_m)
@@ -170,10 +175,10 @@ class BoxComparator:
         lost, gained = strong_a.copy(), strong_b.copy()
         lost[a] = gained[b] = False
         self._num_boxes += [int(strong_a.sum()), int(strong_b.sum())]
-        for row, boxes in enumerate(
-            (reference.select(a[agrees]), reference.select(a[~agrees]), reference.select(lost), test.select(gained))
-        ):
+        parts = (reference.select(a[agrees]), reference.select(a[~agrees]), reference.select(lost), test.select(gained))
+        for row, boxes in enumerate(parts):
             self._count(row, boxes)
+        self._keep_examples(frame, parts[1:])
         if len(a):
             self._errors = np.maximum(self._errors, errors.max(axis=1))
 
@@ -184,6 +189,25 @@ class BoxComparator:
         for index, (low, high) in enumerate(self._ranges_m):
             place[(distance >= low) & (distance < high)] = index
         np.add.at(self._counts[row], (label, place), 1)
+
+    def violations(self) -> tuple[str, ...]:
+        """What of the frames so far is beyond the tolerance, with some of the boxes by name."""
+        found = self.result().violations(self.tolerance)
+        if not found or not self._examples:
+            return found
+        rest = self._num_examples - len(self._examples)
+        return (f"{found[0]}; {', '.join(self._examples)}{f' and {rest} more' if rest else ''}", *found[1:])
+
+    def _keep_examples(self, frame: str, parts: Sequence[Boxes3D]) -> None:
+        for what, boxes in zip(("moved", "lost", "gained"), parts, strict=True):
+            self._num_examples += len(boxes)
+            for row in range(min(len(boxes), _EXAMPLES - len(self._examples))):
+                label = int(boxes.labels[row])
+                name = self._class_names[label] if self._class_names else f"class {label}"
+                x, y = boxes.boxes[row, :2]
+                self._examples.append(
+                    f"{what} in frame '{frame}': {name} at ({x:.1f}, {y:.1f}) m with score {boxes.scores[row]:.2f}"
+                )
 
     def result(self) -> BoxComparison:
         """The comparison over all frames so far."""

@@ -17,11 +17,15 @@ from eval.perception_eval_adapter import perception_eval_version
 from eval.vehicle import VehicleFrames, VehicleRecorder, VehicleSettings, VehicleSummary
 from runtime.counts import VoxelCounts
 from runtime.decoders import TRAINING
+from runtime.detector import InspectableDetector
 from runtime.latency import LatencyRecorder, LatencyStats
-from runtime.pipeline import Pipeline
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from models.spec import ModelSpec
+    from runtime.detector import Detector, Inference, Outputs
 
 __all__ = [
     "BackendEvaluation",
@@ -165,7 +169,7 @@ def ranges_of(spec: ModelSpec) -> tuple[tuple[float, float], ...]:
 
 
 def evaluate(
-    pipeline: Pipeline,
+    detector: Detector,
     frames: FramesLike,
     *,
     num_samples: int = -1,
@@ -178,10 +182,10 @@ def evaluate(
     vehicle: VehicleSettings | None = None,
     show_progress: bool = True,
 ) -> BackendEvaluation:
-    """Runs the pipeline on frames, scores its detections and measures every stage: `run_frames`, then `summarize`.
+    """Runs a detector on frames, scores its detections and measures every stage: `run_frames`, then `summarize`.
 
     Args:
-        pipeline: Backend with preprocessing and decoding.
+        detector: Points to boxes.
         frames: Where the frames come from; the first `num_samples` are used.
         num_samples: -1 uses all.
         warmup: First frames whose latency does not count; they are scored. Where fewer frames are run, the first
@@ -191,21 +195,22 @@ def evaluate(
         thresholds_m: Matching thresholds.
         min_num_points: Ground truth with fewer points does not count.
         engine: What computes the metrics: "native" or "perception_eval".
-        vehicle: Decode every frame's outputs as Autoware's node does too, whatever the pipeline's own decoder; this
+        vehicle: Decode every frame's outputs as Autoware's node does too, whatever the detector's own decoder; this
             time does not count.
         show_progress: Whether to show a progress bar.
 
     Raises:
+        ConfigError: a negative warm-up; `vehicle` of a detector that shows nothing but its boxes.
         DataError: no frames, or one that cannot be read or processed; it is named, never left out.
         MissingDependencyError: perception_eval was asked for and is not installed.
     """
     if engine == PERCEPTION_EVAL_ENGINE:
         perception_eval_version()  # Not only after the last frame.
     runs = run_frames(
-        pipeline, frames, num_samples=num_samples, warmup=warmup, vehicle=vehicle, show_progress=show_progress
+        detector, frames, num_samples=num_samples, warmup=warmup, vehicle=vehicle, show_progress=show_progress
     )
     return summarize(
-        pipeline,
+        detector,
         runs,
         precision=precision,
         ranges_m=ranges_m,
@@ -217,7 +222,7 @@ def evaluate(
 
 
 def run_frames(
-    pipeline: Pipeline,
+    detector: Detector,
     frames: FramesLike,
     *,
     num_samples: int = -1,
@@ -226,7 +231,7 @@ def run_frames(
     vehicle: VehicleSettings | None = None,
     show_progress: bool = True,
 ) -> list[FrameRun]:
-    """Runs the pipeline on frames, in order.
+    """Runs a detector on frames, in order.
 
     Args:
         share: (r, n): of the first `num_samples` frames, r, r + n, r + 2n, … alone. The shares of r = 0 … n − 1 are
@@ -236,24 +241,21 @@ def run_frames(
     """
     if warmup < 0:
         raise ConfigError(f"warmup is {warmup}; give 0 or more frames")
-    spec, backend = pipeline.spec, pipeline.backend
-    recorder = None if vehicle is None else VehicleRecorder(spec, vehicle)
+    recorder = None if vehicle is None else VehicleRecorder(detector.spec, vehicle)
     count = len(range(share[0], len(frames) if num_samples == -1 else num_samples, share[1]))
     inside = min(warmup, max(count - 1, 0))
     runs: list[FrameRun] = []
-    for frame in first_frames(frames, num_samples, f"evaluating {backend.name}", show_progress, share):
+    for frame in first_frames(frames, num_samples, f"evaluating {detector.name}", show_progress, share):
         try:
             if not runs:
                 for _ in range(warmup - inside):
-                    pipeline(frame.points)
-            inference = pipeline(frame.points)
+                    detector(frame.points)
+            inference = detector(frame.points)
         except DataError as error:
-            raise DataError(f"evaluating {backend.name}: frame '{frame.token}': {error}") from error
+            raise DataError(f"evaluating {detector.name}: frame '{frame.token}': {error}") from error
         decoded: dict[str, Boxes3D] = {}
         if recorder is not None:
-            # A backend that ends with boxes runs again for its outputs; its latency stays its own.
-            outputs = (inference if pipeline.keeps_outputs else Pipeline(spec, backend)(frame.points)).outputs
-            decoded = recorder.decode(outputs)
+            decoded = recorder.decode(_outputs(detector, inference, frame.points))
         runs.append(
             FrameRun(
                 share[0] + len(runs) * share[1],
@@ -269,8 +271,20 @@ def run_frames(
     return runs
 
 
+def _outputs(detector: Detector, inference: Inference, points: NDArray[np.float32]) -> Outputs:
+    """What a frame's boxes came of; a detector that leaves it on its device runs again, its latency stays its own."""
+    if inference.outputs is not None:
+        return inference.outputs
+    if not isinstance(detector, InspectableDetector):
+        raise ConfigError(
+            f"'{detector.name}' shows nothing but its boxes: what Autoware's node makes of its outputs is unknown. "
+            "Set evaluation.decode to 'training'."
+        )
+    return detector.inspect(points).outputs
+
+
 def summarize(
-    pipeline: Pipeline,
+    detector: Detector,
     runs: Sequence[FrameRun],
     *,
     precision: str = "fp32",
@@ -283,13 +297,13 @@ def summarize(
     """Scores frames that were run, by one `run_frames` or by several that shared them.
 
     Args:
-        pipeline: What ran them, or one like it.
+        detector: What ran them, or one like it.
         runs: At least one frame, in any order; only what is measured in time depends on who ran which.
         vehicle: As given to `run_frames`.
 
     Other arguments as for `evaluate`.
     """
-    spec, backend = pipeline.spec, pipeline.backend
+    spec = detector.spec
     runs = sorted(runs, key=lambda run: run.index)
     results = tuple(run.result for run in runs)
     latency = LatencyRecorder()
@@ -307,10 +321,10 @@ def summarize(
             min_num_points=min_num_points,
         )
 
-    metrics, decode = score(results), pipeline.decoder.name
+    metrics, decode = score(results), detector.decoder.name
     summary = EvaluationSummary(
-        backend.name,
-        backend.device,
+        detector.name,
+        detector.device,
         precision,
         len(results),
         sum(not run.timed for run in runs),

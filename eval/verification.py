@@ -1,4 +1,4 @@
-"""A backend against its reference, on real frames: raw outputs, then boxes."""
+"""The detector that is deployed against its reference, on real frames: counts, pillars, raw outputs, boxes."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from eval.box_comparison import BoxComparator, BoxComparison, BoxTolerance, defa
 from eval.comparison import PRECISIONS, TensorComparator, TensorComparison, Tolerance, default_tolerances
 from eval.divergence.bisection import Divergence
 from eval.evaluator import ranges_of
+from eval.frame_pair import FramePair
 from eval.frames import FramesLike, first_frames
-from models.spec import INPUT_FEATURES, PILLAR_FEATURES, VOXEL_ENCODER
-from runtime.preprocess import preprocess
+from models.spec import PILLAR_FEATURES
 
 if TYPE_CHECKING:
-    from runtime.pipeline import Pipeline
+    from runtime.detector import Detector
 
 __all__ = ["OutputVerdict", "VerificationResult", "verify"]
 
@@ -83,8 +83,8 @@ class VerificationResult:
 
 
 def verify(
-    reference: Pipeline,
-    test: Pipeline,
+    reference: Detector,
+    test: Detector,
     frames: FramesLike,
     *,
     num_frames: int = 5,
@@ -92,28 +92,42 @@ def verify(
     absolute_tolerance: float | Mapping[str, float] | None = None,
     relative_l2: float | Mapping[str, float] | None = None,
     box_tolerance: BoxTolerance | None = None,
+    equal_inputs: bool = False,
     scenario: str | None = None,
     show_progress: bool = True,
 ) -> VerificationResult:
-    """Runs both pipelines on the same frames and compares pillar features, head outputs and boxes.
+    """Runs both detectors on the same frames and compares what lies between points and boxes, and the boxes.
+
+    Of each frame: what became of its points (equal), the pillars' cells (equal), their features and the head outputs
+    (within the tolerances), the tested detector's boxes against those that the host decodes of its own outputs (equal
+    but for the last place), and the boxes of both (within theirs). A detector that shows nothing but its boxes is
+    compared by counts and boxes alone.
+
+    A quantized network rounds every activation to one of 255 codes. A difference of 1e-4 in front of it, such as a
+    voxel encoder in FP16 makes, moves a few activations to the next code; each of those moves others, and after twenty
+    layers the two sides have different rounding errors everywhere. They are as good as one another, and as far apart as
+    either is from the float network: comparing them end to end would find no defect. With `equal_inputs` the
+    reference's backbone starts from the tested detector's pillars, so that the codes of both sides agree.
 
     Args:
         reference: Taken as right.
-        test: Judged.
+        test: Judged: the detector that is deployed.
         frames: Where the frames come from; the first `num_frames` are used.
         num_frames: -1 uses all.
-        precision: Of the tested backend; chooses the default tolerances.
+        precision: Of the tested detector; chooses the default tolerances.
         absolute_tolerance: Largest absolute differences in place of the defaults, for all outputs or by name.
         relative_l2: Limits on the relative L2 difference in place of that default, for all outputs or by name.
         box_tolerance: In place of the default of the precision.
-        scenario: Name in the result; made from both backends otherwise.
+        equal_inputs: Compare the networks behind the voxel encoder on equal inputs; the encoders with each other.
+        scenario: Name in the result; made from both detectors otherwise.
         show_progress: Whether to show a progress bar.
 
     Raises:
         DataError: frames are missing or cannot be read.
-        ConfigError: tolerances that fit neither the precision nor the outputs; pipelines of different models.
+        ConfigError: tolerances that fit neither the precision nor the outputs; detectors of different models, or such
+            that cannot be compared on equal inputs.
     """
-    name = scenario or " vs ".join(f"{item.backend.name} ({item.backend.device})" for item in (reference, test))
+    name = scenario or f"{reference.name} ({reference.device}) vs {test.name} ({test.device})"
     if reference.spec != test.spec:
         raise DataError(f"{name}: the pipelines run different models, '{reference.spec.name}' and '{test.spec.name}'")
     spec = reference.spec
@@ -128,39 +142,36 @@ def verify(
     compared = empty = 0
     reasons: list[str] = []
     for frame in first_frames(frames, num_frames, f"verifying {name}", show_progress):
-        expected, got = reference(frame.points), test(frame.points)
-        if not expected.outputs and not got.outputs:
+        pair = FramePair.of(reference, test, frame.points, equal_inputs=equal_inputs)
+        reasons.extend(f"frame '{frame.token}': {problem}" for problem in pair.problems())
+        if pair.is_empty:
             empty += 1
             continue
-        missing = [output for output in names[1:] if output not in expected.outputs or output not in got.outputs]
-        if missing:
-            reasons.append(f"frame '{frame.token}': output {missing[0]} is missing on one side")
-            continue
         compared += 1
-        features = {INPUT_FEATURES: preprocess(frame.points, spec).features}
-        pillars = [item.backend.run(VOXEL_ENCODER, features)[PILLAR_FEATURES] for item in (reference, test)]
-        for output, comparator in tensors.items():
-            sides = pillars if output == PILLAR_FEATURES else [expected.outputs[output], got.outputs[output]]
-            if sides[0].shape != sides[1].shape:
+        for output, (expected, got) in pair.tensors().items():
+            if expected.shape != got.shape:
                 reasons.append(
-                    f"{output}: shape {sides[1].shape} of the tested backend differs from {sides[0].shape} of the "
+                    f"{output}: shape {got.shape} of the tested backend differs from {expected.shape} of the "
                     f"reference, in frame '{frame.token}'"
                 )
                 continue
-            comparator.add(sides[0], sides[1], frame.token)
-        boxes.add(expected.detections, got.detections)
+            tensors[output].add(expected, got, frame.token)
+        boxes.add(pair.reference.detections, pair.test.detections, frame.token)
     if compared == 0:
         reasons.append(f"no frame was compared ({empty} had no point in the model's range)")
         return VerificationResult(name, precision, False, 0, empty, (), None, judged, tuple(reasons))
     outputs = []
-    for output in names:
+    shown = names if FramePair.shows(reference, test) else []
+    for output in shown:
         comparison = tensors[output].result()
         violations = comparison.violations(tolerances[output])
         outputs.append(OutputVerdict(comparison, tolerances[output], not violations, violations))
         reasons.extend(violations)
     found = boxes.result()
     if judged is not None:
-        reasons.extend(found.violations(judged))
+        reasons.extend(boxes.violations())
+    if not shown and math.isnan(found.matched_share):
+        reasons.append("neither detector shows raw outputs and no box has enough score: nothing was compared")
     return VerificationResult(
         name, precision, not reasons, compared, empty, tuple(outputs), found, judged, tuple(reasons)
     )

@@ -1,15 +1,15 @@
-"""A point cloud to boxes on one backend, with the time of every stage."""
+"""A detector of a network backend with preprocessing and decoding on the host around it."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from base.boxes import Boxes3D
+from models.spec import BACKBONE_NECK_HEAD, INPUT_FEATURES, PILLAR_FEATURES, SPATIAL_FEATURES, VOXEL_ENCODER
 from runtime.decoders import TRAINING_DECODER, Decoder
+from runtime.detector import Inference, InspectableDetector, Inspection, Outputs, Pillars
 from runtime.preprocess import preprocess
 
 if TYPE_CHECKING:
@@ -17,77 +17,48 @@ if TYPE_CHECKING:
 
     from models.spec import ModelSpec
     from runtime.backends.base import Backend
-    from runtime.counts import VoxelCounts
+    from runtime.voxels import EncoderInput
 
-__all__ = ["Inference", "Pipeline"]
-
-
-@dataclass(frozen=True, eq=False)
-class Inference:
-    """Result of one frame.
-
-    Attributes:
-        detections: Boxes by descending score.
-        outputs: Head name -> (1, C, h, w) float32, raw; the backend overwrites them with its next frame. Empty for a
-            cloud without a point in the model's range, and where the pipeline does not keep them.
-        stages_ms: Stage -> milliseconds, in order; names from `runtime.backends.base.STAGES`.
-        total_ms: Wall time of the whole call.
-        counts: Pillars that entered the network, and what was left out.
-    """
-
-    detections: Boxes3D
-    outputs: dict[str, NDArray[np.float32]]
-    stages_ms: dict[str, float]
-    total_ms: float
-    counts: VoxelCounts
+__all__ = ["Pipeline"]
 
 
-class Pipeline:
-    """Preprocess, infer, decode. Preprocessing and decoding are the same numpy code for every backend that starts from
-    pillars; one that `detects_points` may do all of it, to the same result.
+class Pipeline(InspectableDetector):
+    """Preprocess, infer, decode. Preprocessing and decoding are the same numpy code for every backend.
 
     A cloud without a single valid point in range has no detections; the network is not run for it, and the frame's
-    stages are `preprocess` and `decode` alone.
+    stages are `preprocess` and `decode` alone. Every frame's raw outputs are on the host. It closes its backend.
     """
 
-    def __init__(
-        self, spec: ModelSpec, backend: Backend, decoder: Decoder = TRAINING_DECODER, *, keep_outputs: bool = True
-    ) -> None:
+    def __init__(self, spec: ModelSpec, backend: Backend, decoder: Decoder = TRAINING_DECODER) -> None:
         """Args:
         decoder: What makes boxes of the raw outputs.
-        keep_outputs: Bring the raw outputs to the host. Without it a backend that can goes from points to boxes by
-            itself, on its device, where the decoder is the training framework's.
         """
         if backend.spec != spec:
             raise ValueError(
                 f"The backend runs model '{backend.spec.name}' whose specification differs from '{spec.name}'."
             )
-        self.spec = spec
+        super().__init__(spec, backend.name, backend.device, decoder)
         self.backend = backend
-        self.decoder = decoder
-        self._on_device = backend.detects_points and not keep_outputs and decoder is TRAINING_DECODER
 
-    @property
-    def keeps_outputs(self) -> bool:
-        """Whether `Inference.outputs` hold what the network made."""
-        return not self._on_device
-
-    def __call__(self, points: NDArray[np.float32]) -> Inference:
-        """Runs one frame.
-
-        Args:
-            points: (N, C) float32, metres, ego frame, columns as the model config's test pipeline leaves them.
-
-        Raises:
-            DataError: the points have another shape or type.
-        """
+    def detect(self, points: NDArray[np.float32]) -> Inference:
         begin = time.perf_counter()
-        if self._on_device:
-            found = self.backend.detect(points)
-            return Inference(found.boxes, {}, found.stages_ms, (time.perf_counter() - begin) * 1e3, found.counts)
+        return self._detect(preprocess(points, self.spec), begin)[0]
+
+    def inspect(self, points: NDArray[np.float32]) -> Inspection:
+        begin = time.perf_counter()
         frame = preprocess(points, self.spec)
+        inference, outputs = self._detect(frame, begin)
+        return Inspection(inference, self._encode(frame), outputs)
+
+    def encode(self, points: NDArray[np.float32]) -> Pillars:
+        return self._encode(preprocess(points, self.spec))
+
+    def outputs_of(self, canvas: NDArray[np.float32]) -> Outputs:
+        return self.backend.run(BACKBONE_NECK_HEAD, {SPATIAL_FEATURES: canvas})
+
+    def _detect(self, frame: EncoderInput, begin: float) -> tuple[Inference, Outputs]:
         stages = {"preprocess": (time.perf_counter() - begin) * 1e3}
-        outputs: dict[str, NDArray[np.float32]] = {}
+        outputs: Outputs = {}
         if len(frame):
             result = self.backend.infer(frame.features, frame.coords)
             outputs = result.outputs
@@ -96,4 +67,14 @@ class Pipeline:
         detections = self.decoder(outputs, self.spec)
         end = time.perf_counter()
         stages["decode"] = (end - decoding) * 1e3
-        return Inference(detections, outputs, stages, (end - begin) * 1e3, frame.counts)
+        return Inference(detections, outputs, stages, (end - begin) * 1e3, frame.counts), outputs
+
+    def _encode(self, frame: EncoderInput) -> Pillars:
+        if not len(frame):
+            nothing = np.zeros((0, 1, self.spec.encoder_channels), np.float32)
+            return Pillars(nothing, frame.coords, frame.counts)
+        features = self.backend.run(VOXEL_ENCODER, {INPUT_FEATURES: frame.features})[PILLAR_FEATURES]
+        return Pillars(features, frame.coords, frame.counts)
+
+    def _release(self) -> None:
+        self.backend.close()

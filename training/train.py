@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import io
 import json
 import logging
 from pathlib import Path
@@ -109,11 +108,8 @@ def save_release(model: Any, path: Path, meta: dict[str, Any]) -> None:
         key: value.detach().cpu().half() if value.is_floating_point() else value.detach().cpu()
         for key, value in model.state_dict().items()
     }
-    # In memory first: torch's own writer does not tell a full disk from a fault.
-    buffer = io.BytesIO()
-    torch.save({"state_dict": state, "meta": meta}, buffer)
     with atomic_path(path) as temporary:
-        temporary.write_bytes(buffer.getvalue())
+        torch.save({"state_dict": state, "meta": meta}, temporary)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -55,15 +55,14 @@ def _run(args: argparse.Namespace) -> None:
 
 def _detect(args: argparse.Namespace) -> None:
     from datasets.frames import open_frames
+    from deploy.detectors import DetectorFiles, open_checked_detector
     from eval.detections_file import write_detections
     from eval.frames import first_frames
     from eval.metrics import FrameResult
     from models.config import load_model_config
     from runtime.autoware_params import AutowareDecodeParams
     from runtime.autoware_postprocess import decode_without_remapping, why_undecodable
-    from runtime.backends import open_backend
     from runtime.decoders import AUTOWARE, Decoder
-    from runtime.pipeline import Pipeline
 
     set_determinism(0, threads=args.threads)
     onnx_dir, config_path, data_root, out = (
@@ -86,10 +85,12 @@ def _detect(args: argparse.Namespace) -> None:
     params = AutowareDecodeParams.from_spec(spec).with_score_threshold(spec.score_threshold)
     decoder = Decoder(AUTOWARE, lambda outputs, model: decode_without_remapping(outputs, model, params))
     results = []
-    with open_backend("onnx", spec=spec, onnx_dir=onnx_dir, device="cpu", threads=args.threads) as backend:
-        pipeline = Pipeline(spec, backend, decoder)
+    detector, _ = open_checked_detector(
+        "onnx", DetectorFiles(onnx_dir=onnx_dir), spec=spec, device="cpu", decoder=decoder, threads=args.threads
+    )
+    with detector:
         for frame in first_frames(frames, args.num_samples, "detecting", show_progress=True):
-            results.append(FrameResult(frame.token, pipeline(frame.points).detections, frame.ground_truth))
+            results.append(FrameResult(frame.token, detector(frame.points).detections, frame.ground_truth))
     # The manifest is of the detections beside it: an earlier one goes before new detections come.
     discard_manifest(out, MANIFEST_KIND)
     write_detections(results, spec.class_names, out / DETECTIONS)

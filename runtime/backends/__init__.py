@@ -1,4 +1,4 @@
-"""One interface over PyTorch, ONNX Runtime, TensorRT and kernels of our own."""
+"""One interface over PyTorch, ONNX Runtime and TensorRT: a network from pillars to raw outputs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ BACKENDS: dict[str, tuple[str, str, str]] = {
     "pytorch": ("runtime.backends.pytorch", "PyTorchBackend", "components"),
     "onnx": ("runtime.backends.onnx", "OnnxBackend", "onnx_dir"),
     "tensorrt": ("runtime.backends.tensorrt", "TensorRTBackend", "engine_dir"),
-    "cuda": ("runtime.backends.cuda", "CudaBackend", "onnx_dir"),
 }
 
 
@@ -27,10 +26,10 @@ def open_backend(name: str, *, spec: ModelSpec, device: str = "cpu", **options: 
     """Opens a backend; close it, or use it as a context manager.
 
     Args:
-        name: "pytorch", "onnx", "tensorrt" or "cuda".
-        device: "cpu", "cuda" or "cuda:N"; tensorrt and cuda need "cuda…".
-        options: `components=` (name -> module) for pytorch, `onnx_dir=` for onnx and cuda, `engine_dir=` for
-            tensorrt, and what else that backend's class takes.
+        name: "pytorch", "onnx" or "tensorrt". What goes from points to boxes opens by `runtime.open_detector`.
+        device: "cpu", "cuda" or "cuda:N"; tensorrt needs "cuda…".
+        options: `components=` (name -> module) for pytorch, `onnx_dir=` for onnx, `engine_dir=` for tensorrt, and what
+            else that backend's class takes.
 
     Raises:
         ConfigError: there is no backend of that name, the option that says where the network is, is missing, or its

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from base.errors import ConfigError, DataError
+from runtime.closing import Closing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,11 +17,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from base.boxes import Boxes3D
     from models.spec import ComponentSpec, ModelSpec, TensorSpec
-    from runtime.counts import VoxelCounts
 
-__all__ = ["STAGES", "Backend", "BackendOutput", "PointDetections", "device_index"]
+__all__ = ["STAGES", "Backend", "BackendOutput", "component_paths", "device_index"]
 
 # Stages of a frame in order. A backend on the host has no h2d and d2h.
 STAGES = ("preprocess", "h2d", "voxel_encoder", "scatter", "backbone_neck_head", "d2h", "decode")
@@ -41,39 +39,24 @@ class BackendOutput:
     stages_ms: dict[str, float]
 
 
-@dataclass(frozen=True, eq=False)
-class PointDetections:
-    """One frame of a backend that goes from points to boxes by itself.
+class Backend(Closing, ABC):
+    """A network loaded on a device, from pillars to raw outputs on the host.
+
+    A subclass writes `_run`, `_infer` and, where it holds resources, `_release`.
 
     Attributes:
-        boxes: By descending score.
-        stages_ms: Stage -> milliseconds, names and order of `STAGES`.
-        counts: Pillars that entered the network, and what was left out.
-    """
-
-    boxes: Boxes3D
-    stages_ms: dict[str, float]
-    counts: VoxelCounts
-
-
-class Backend(ABC):
-    """A network loaded on a device. A subclass writes `_run`, `_infer` and, where it holds resources, `_release`.
-
-    Attributes:
-        name: "pytorch", "onnx", "tensorrt" or "cuda".
+        name: "pytorch", "onnx" or "tensorrt".
         device: "cpu" or "cuda:N".
         spec: The model.
-        detects_points: Whether `detect` is to be had.
     """
 
     name: str
-    detects_points: bool = False
 
     def __init__(self, spec: ModelSpec, device: str) -> None:
+        super().__init__(f"Backend '{self.name}'")
         self.spec = spec
         self.device = device
         self._components: dict[str, ComponentSpec] = {component.name: component for component in spec.components}
-        self._closed = False
 
     def run(self, component: str, inputs: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
         """Runs one component on host arrays, for verification.
@@ -130,36 +113,6 @@ class Backend(ABC):
             )
         return self._infer(np.ascontiguousarray(features), np.ascontiguousarray(coords))
 
-    def detect(self, points: NDArray[np.float32]) -> PointDetections:
-        """A cloud to boxes without the host in between, where `detects_points`."""
-        raise NotImplementedError(f"Backend '{self.name}' starts from pillars; use `runtime.pipeline.Pipeline`.")
-
-    def close(self) -> None:
-        """Frees what the backend holds; calling it again does nothing."""
-        if not self._closed:
-            self._closed = True
-            self._release()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _onnx_paths(self, onnx_dir: Path, files: Mapping[str, str] | None) -> dict[str, Path]:
-        """Component name -> its file in a folder, `<component>.onnx` unless `files` names another.
-
-        Raises:
-            ConfigError: one is missing.
-        """
-        paths = {name: onnx_dir / (files or {}).get(name, f"{name}.onnx") for name in self._components}
-        for name, path in paths.items():
-            if not path.is_file():
-                raise ConfigError(f"ONNX file of component '{name}' is missing: {path}. Export it with --mode=onnx.")
-        return paths
-
     def _check_pillars(self, count: int) -> None:
         # Device buffers hold `max_voxels` rows.
         if not 1 <= count <= self.spec.max_voxels:
@@ -167,10 +120,6 @@ class Backend(ABC):
                 f"Backend '{self.name}' got {count} pillars; "
                 f"model '{self.spec.name}' takes 1 to {self.spec.max_voxels}."
             )
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise RuntimeError(f"Backend '{self.name}' was closed; open a new one.")
 
     @abstractmethod
     def _run(self, component: str, inputs: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
@@ -180,8 +129,25 @@ class Backend(ABC):
     def _infer(self, features: NDArray[np.float32], coords: NDArray[np.int32]) -> BackendOutput:
         """`infer` after its checks."""
 
-    def _release(self) -> None:  # noqa: B027 - a backend may hold nothing
-        """Frees resources, once."""
+
+def component_paths(
+    spec: ModelSpec, folder: Path, suffix: str, files: Mapping[str, str] | None, remedy: str
+) -> dict[str, Path]:
+    """Component name -> its file in a folder, the component's name with a suffix unless `files` names another.
+
+    Args:
+        suffix: ".onnx" or ".engine".
+        remedy: How to make such files, for the message.
+
+    Raises:
+        ConfigError: one is missing.
+    """
+    paths = {item.name: folder / (files or {}).get(item.name, f"{item.name}{suffix}") for item in spec.components}
+    kind = "ONNX file" if suffix == ".onnx" else "Engine"
+    for name, path in paths.items():
+        if not path.is_file():
+            raise ConfigError(f"{kind} of component '{name}' is missing: {path}. {remedy}")
+    return paths
 
 
 def check_tensor(value: NDArray[np.float32], tensor: TensorSpec, component: str) -> None:

@@ -12,7 +12,7 @@ from base.errors import BackendUnavailable, ConfigError, DataError
 from base.lazy import require
 from base.onnx_files import read_onnx, session_errors
 from models.spec import BACKBONE_NECK_HEAD, VOXEL_ENCODER
-from runtime.backends.base import Backend, BackendOutput, device_index
+from runtime.backends.base import Backend, BackendOutput, component_paths, device_index
 from runtime.scatter import Canvas
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class OnnxBackend(Backend):
                 f"onnxruntime {ort.__version__} has no CUDA provider, only {ort.get_available_providers()}. "
                 "Install onnxruntime-gpu in its place."
             )
-        paths = self._onnx_paths(onnx_dir, files)
+        paths = component_paths(spec, onnx_dir, ".onnx", files, "Export it with --mode=onnx.")
         threads = threads or default_threads()
         self._chain: Any = None
         self._gpu: Any = None

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from models.spec import ModelSpec
     from runtime.cuda.device import CudaDevice
 
-__all__ = ["ChainBackbone", "DeviceChain", "DeviceComponent"]
+__all__ = ["DeviceChain", "DeviceComponent"]
 
 _STAGES = ("h2d", "voxel_encoder", "scatter", "backbone_neck_head", "d2h")
 _FLOAT_BYTES = 4
@@ -67,20 +67,6 @@ class DeviceChain:
         self._scatter = ScatterKernel(device, spec)
         encoder.bind({name: self._addresses[name] for name in self._encoder_shapes(1)}, self._stream)
         backbone.bind({name: self._addresses[name] for name in self._head_shapes()}, self._stream)
-
-    @property
-    def stream(self) -> int:
-        """Where everything runs."""
-        return self._stream
-
-    @property
-    def canvas(self) -> int:
-        """Address of the backbone's input, `spec.canvas_shape` float32."""
-        return self._addresses[SPATIAL_FEATURES]
-
-    def clear_canvas(self) -> None:
-        """Zeroes the canvas, in stream order."""
-        self._device.zero(self.canvas, int(np.prod(self._spec.canvas_shape)) * _FLOAT_BYTES, self._stream)
 
     def infer(
         self, features: NDArray[np.float32], coords: NDArray[np.int32]
@@ -137,26 +123,3 @@ class DeviceChain:
     def _head_shapes(self) -> dict[str, tuple[int, ...]]:
         heads = {head.name: self._spec.head_shape(head) for head in self._spec.heads}
         return {SPATIAL_FEATURES: self._spec.canvas_shape, **heads}
-
-
-class ChainBackbone:
-    """A chain's backbone from the chain's canvas to its outputs: the network of a `PointsFrame` on the same stream.
-
-    Attributes:
-        outputs: Head name -> address of (C, h, w) float32.
-    """
-
-    def __init__(self, chain: DeviceChain) -> None:
-        self._chain = chain
-        self.outputs = {head.name: chain._addresses[head.name] for head in chain._spec.heads}
-
-    def enqueue(self, stream: int) -> None:
-        """Puts one execution on the chain's stream, which `stream` must be.
-
-        Raises:
-            ValueError: it is another one.
-            RuntimeError: the backbone refuses, for example while the stream is captured.
-        """
-        if stream != self._chain.stream:
-            raise ValueError(f"The backbone is bound to stream {self._chain.stream}, not to {stream}.")
-        self._chain._backbone.enqueue(self._chain._head_shapes())

@@ -59,7 +59,7 @@ class PillarEncoderKernels:
     Attributes:
         counters: Address of int32, the fields of `VoxelCounts` in order.
         pillars: Address of (max_voxels, 4) int32 [cell, ., points before the limit, y << 16 | x]; a cell is y * W + x.
-        features: Address of (max_voxels, C) float32 pillar features before quantization, or 0.
+        features: Address of (max_voxels, C) float32 pillar features before quantization.
     """
 
     def __init__(
@@ -70,7 +70,6 @@ class PillarEncoderKernels:
         canvas: CanvasMemory,
         *,
         capacity: int = 1 << 18,
-        keep_features: bool = False,
         sizes: PillarSizes = PILLAR_SIZES,
     ) -> None:
         """Compiles and allocates.
@@ -81,7 +80,6 @@ class PillarEncoderKernels:
             weights: Of its pillar encoder.
             canvas: What it writes.
             capacity: Most points of a frame.
-            keep_features: Also write `features`, for checks.
             sizes: Of the kernels; no result depends on them.
 
         Raises:
@@ -97,7 +95,7 @@ class PillarEncoderKernels:
         tiles = -(-capacity // sizes.rank_tile)
         self.counters = device.allocate(COUNTERS.num_bytes)
         self.pillars = device.allocate(spec.max_voxels * 16)
-        self.features = device.allocate(spec.max_voxels * spec.encoder_channels * 4) if keep_features else 0
+        self.features = device.allocate(spec.max_voxels * spec.encoder_channels * 4)
         self._state = device.allocate(nx * ny * 8)
         self._cell_base = device.allocate(nx * ny * 4)
         self._cells, self._arrival, self._order = (device.allocate(capacity * 4) for _ in range(3))

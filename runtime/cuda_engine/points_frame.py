@@ -12,7 +12,7 @@ import numpy as np
 from base.boxes import Boxes3D
 from runtime.cuda_engine.cloud_memory import CloudMemory
 from runtime.cuda_engine.detections import DetectionKernels
-from runtime.cuda_engine.pillars import CanvasMemory, PillarEncoderKernels
+from runtime.cuda_engine.pillars import PillarEncoderKernels
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from models.spec import ModelSpec
     from runtime.counts import VoxelCounts
     from runtime.cuda.device import CudaDevice
+    from runtime.cuda_engine.canvas import Canvas
     from runtime.cuda_engine.pillar_weights import PillarWeights
 
 __all__ = ["FrameNetwork", "FrameResult", "PointsFrame"]
@@ -98,23 +99,21 @@ class PointsFrame:
         device: CudaDevice,
         spec: ModelSpec,
         network: FrameNetwork,
-        canvas: CanvasMemory,
+        canvas: Canvas,
         weights: PillarWeights,
         *,
         stream: int,
         capacity: int = 1 << 18,
-        keep_features: bool = False,
         needs_graph: bool = True,
     ) -> None:
         """Compiles, allocates and captures.
 
         Args:
             network: Runs on `stream`.
-            canvas: Its input, zeroed.
+            canvas: Its input, zeroed; the frame's from now on.
             weights: Of the pillar encoder.
             stream: Where the frames run.
             capacity: Most points of a cloud.
-            keep_features: Keep the pillars' features too, for checks.
             needs_graph: Raise where the network cannot be captured; without, say so once in the log and do without a
                 graph.
 
@@ -123,11 +122,10 @@ class PointsFrame:
             RuntimeError: the network cannot be captured.
         """
         self._device, self._spec, self._network, self._stream = device, spec, network, stream
+        self._canvas = canvas
         self.capacity = capacity
         self._copy_stream = device.create_stream()
-        self.pillars = PillarEncoderKernels(
-            device, spec, weights, canvas, capacity=capacity, keep_features=keep_features
-        )
+        self.pillars = PillarEncoderKernels(device, spec, weights, canvas.memory, capacity=capacity)
         self.detections = DetectionKernels(device, spec)
         self._slots = [
             _Slot(device, spec, capacity, self.pillars.new_host_counts(), self.detections.new_host()) for _ in range(2)
@@ -170,6 +168,51 @@ class PointsFrame:
     def check(self, points: NDArray[np.float32]) -> None:
         """Raises `DataError` for a cloud of another shape or type, or of too many points."""
         self._slots[0].cloud.check(points)
+
+    def run_network(self, canvas: NDArray[np.float32]) -> None:
+        """The network alone on a canvas from the host; `read_outputs` brings its result. Waits for the stream.
+
+        The frame's own canvas is lent for it and is clear again afterwards, as the pillar kernels need it.
+
+        Args:
+            canvas: (1, C, H, W) float32.
+
+        Raises:
+            RuntimeError: the network refuses; the canvas is clear.
+        """
+        values = np.ascontiguousarray(canvas)
+        self._canvas.write(values, self._stream)
+        try:
+            self._network.enqueue(self._stream)
+        finally:
+            self._canvas.clear(self._stream)
+            self._device.synchronize(self._stream)
+
+    def new_host_outputs(self) -> dict[str, NDArray[np.float32]]:
+        """Page-locked memory for `read_outputs`."""
+        shapes = {head.name: self._spec.head_shape(head) for head in self._spec.heads}
+        return {name: self._device.allocate_pinned(shape, np.float32) for name, shape in shapes.items()}
+
+    def read_outputs(self, into: Mapping[str, NDArray[np.float32]]) -> None:
+        """The head maps of the last frame, or of `run_network`, into arrays of (1, C, h, w). Waits for the stream."""
+        for name, array in into.items():
+            self._device.download(array, self._network.outputs[name], self._stream)
+        self._device.synchronize(self._stream)
+
+    def read_pillars(self, count: int) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        """(count, C) float32 features before quantization and (count, 3) int32 [z, y, x] of the last frame's pillars.
+
+        Args:
+            count: As the frame's counts have it.
+        """
+        features: NDArray[np.float32] = np.zeros((count, self._spec.encoder_channels), np.float32)
+        records: NDArray[np.int32] = np.zeros((count, 4), np.int32)
+        if count:
+            self._device.download(features, self.pillars.features, self._stream)
+            self._device.download(records, self.pillars.pillars, self._stream)
+        self._device.synchronize(self._stream)
+        y, x = np.divmod(records[:, 0], np.int32(self._spec.grid_size[0]))
+        return features, np.stack([np.zeros_like(y), y, x], axis=1)
 
     def _capture(self, needs_graph: bool) -> bool:
         device, graphs = self._device, []

@@ -243,8 +243,7 @@ def bench(
 ) -> Any:
     """All sections' surroundings: the small model on the CPU, our engine pretended."""
     from models.components import extract_components
-    from runtime import open_backend
-    from runtime.pipeline import Pipeline
+    from runtime import open_detector
 
     spec, network = small
 
@@ -254,8 +253,8 @@ def bench(
             yield __import__("torch")
 
     def frame(_spec: Any, _folder: Path, _device: str) -> Any:
-        backend = open_backend("pytorch", spec=spec, components=extract_components(network, spec))
-        return gpu_sections.OurFrame(backend, Pipeline(spec, backend))
+        detector = open_detector("pytorch", spec=spec, components=extract_components(network, spec))
+        return gpu_sections.OurFrame(detector)
 
     monkeypatch.setattr(gpu_sections, "points_to_boxes", frame)
     peers = ("torch-tf32", "torch-fp16", "torch-fp16-graph", "mmdet3d", "mmdet3d-amp")

@@ -225,7 +225,9 @@ def test_a_backend_that_cannot_run_is_skipped(run, tmp_path, scan_points, monkey
     assert (code, "tensorrt SKIPPED: no CUDA device" in out) == (0, True)
     assert document(tmp_path / "out")["skipped"] == {"tensorrt": "no CUDA device"}
     assert run(scan_points, "--compare=tensorrt", "--strict")[0] == 1
-    assert run(scan_points, "--backend=tensorrt")[0] == 1, "nothing that was asked for was done"
+    code, out, err = run(scan_points, "--backend=tensorrt")
+    assert (code, out) == (2, ""), "nothing that was asked for was done"
+    assert "error (machine): --backend=tensorrt cannot run here: no CUDA device" in err
 
 
 def test_invalid_points_are_left_out_and_counted(run, tmp_path, scan_points):

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from base.boxes import Boxes3D
 from models.spec import PILLAR_FEATURES, HeadSpec, ModelSpec
 from runtime.counts import VoxelCounts
-from runtime.decoders import TRAINING_DECODER
-from runtime.pipeline import Inference
+from runtime.decoders import TRAINING, Decoder
+from runtime.detector import Inference, InspectableDetector, Inspection, Pillars
+from runtime.preprocess import preprocess
 
 CLASSES = ("car", "bus")
 
@@ -49,28 +50,42 @@ def make_spec() -> ModelSpec:
     )
 
 
-class FakePipeline:
-    """Detects the boxes of `truth` shifted by `shift_m`; outputs follow from the points, plus `noise`."""
+class FakePipeline(InspectableDetector):
+    """Detects the boxes of `truth` shifted by `shift_m`; outputs follow from the points, plus `noise`.
 
-    def __init__(self, name: str, noise: dict[str, float] | None = None, shift_m: float = 0.0) -> None:
-        self.spec = make_spec()
+    Its boxes are those that its decoder makes of its outputs, unless `suppressed` drops them on the way.
+    """
+
+    def __init__(
+        self, name: str, noise: dict[str, float] | None = None, shift_m: float = 0.0, *, suppressed: bool = False
+    ) -> None:
+        super().__init__(make_spec(), name, "cpu", Decoder(TRAINING, lambda outputs, spec: self.found))
         self.noise = noise or {}
         self.shift_m = shift_m
+        self.suppressed = suppressed
         self.calls = 0
-        self.decoder, self.keeps_outputs = TRAINING_DECODER, True
-        self.backend = SimpleNamespace(name=name, device="cpu", spec=self.spec, run=self.run)
+        self.found = Boxes3D.empty()
 
     def tensor(self, name: str, seed: int, shape: tuple[int, ...]) -> NDArray[Any]:
         values = np.random.default_rng(seed + len(name)).normal(size=shape)
         values += self.noise.get(name, 0.0) * np.random.default_rng(99).normal(size=shape)
         return values.astype(np.float32)
 
-    def run(self, component: str, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        (features,) = inputs.values()
-        seed = int(features.shape[0])
-        return {PILLAR_FEATURES: self.tensor(PILLAR_FEATURES, seed, (len(features), 1, 4))}
+    def encode(self, points: NDArray[Any]) -> Pillars:
+        frame = preprocess(points, self.spec)
+        features = self.tensor(PILLAR_FEATURES, len(frame), (len(frame), 1, 4))
+        return Pillars(features, frame.coords, frame.counts)
 
-    def __call__(self, points: NDArray[Any]) -> Inference:
+    def inspect(self, points: NDArray[Any]) -> Inspection:
+        inference = self.detect(points)
+        assert inference.outputs is not None
+        return Inspection(inference, self.encode(points), inference.outputs)
+
+    def outputs_of(self, canvas: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        seed = abs(int(1000 * canvas.sum()))
+        return {head.name: self.tensor(head.name, seed, (1, head.channels, 40, 40)) for head in self.spec.heads}
+
+    def detect(self, points: NDArray[Any]) -> Inference:
         self.calls += 1
         if not len(points):
             return Inference(Boxes3D.empty(), {}, {"preprocess": 1.0, "decode": 1.0}, 2.0, VoxelCounts())
@@ -79,7 +94,8 @@ class FakePipeline:
         }
         # The first point of a cloud carries the place of its one object.
         box = np.array([[points[0, 0] + self.shift_m, points[0, 1], 0, 4, 2, 1.5, 0.3, 1, 0]])
-        found = Boxes3D(box.astype(np.float32), np.array([0.8], np.float32), np.array([0]))
+        self.found = Boxes3D(box.astype(np.float32), np.array([0.8], np.float32), np.array([0]))
+        found = self.found.select(slice(0, 0)) if self.suppressed else self.found
         stages = {"preprocess": 1.0, "voxel_encoder": 2.0, "decode": float(self.calls)}
         return Inference(found, outputs, stages, 3.0 + self.calls, VoxelCounts(7, self.calls % 2, 3, 2, 1))
 

@@ -77,7 +77,7 @@ def test_a_frame_that_cannot_be_processed_is_named(toy: Any) -> None:
     def refuse(points: NDArray[Any]) -> Any:
         raise DataError("points must be (N, 5)")
 
-    refuse.spec, refuse.backend = pipeline.spec, pipeline.backend  # type: ignore[attr-defined]
+    refuse.spec, refuse.name = pipeline.spec, pipeline.name  # type: ignore[attr-defined]
     with pytest.raises(DataError, match=r"frame 'frame-0': points must be \(N, 5\)"):
         evaluate(refuse, toy.frames(), show_progress=False)  # type: ignore[arg-type]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,16 +13,16 @@ from base.boxes import Boxes3D
 from base.errors import ConfigError, DataError
 from benchmarks import latency
 from runtime.counts import VoxelCounts
-from runtime.pipeline import Inference
+from runtime.detector import Inference
 
 CONFIG = Path(__file__).parents[1] / "data" / "deploy" / "tiny_deployment.py"
 
 
 class Recorded:
-    """A pipeline whose n-th frame takes n milliseconds by its own account."""
+    """A detector whose n-th frame takes n milliseconds by its own account."""
 
     def __init__(self) -> None:
-        self.backend = SimpleNamespace(name="onnx", device="cpu")
+        self.name, self.device = "onnx", "cpu"
         self.seen: list[int] = []
 
     def __call__(self, points: Any) -> Inference:

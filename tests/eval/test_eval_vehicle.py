@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from base.errors import ConfigError
 from eval.codec import to_json
 from eval.evaluator import BackendEvaluation, evaluate
 from eval.report import render_report
@@ -19,8 +20,8 @@ from eval.significance import compare_decodes
 from eval.vehicle import VehicleSettings
 from models.spec import HeadSpec, ModelSpec
 from runtime.autoware_params import AutowareDecodeParams
-from runtime.decoders import autoware_decoder
-from runtime.pipeline import Inference
+from runtime.decoders import TRAINING_DECODER, autoware_decoder
+from runtime.detector import Detector, Inference, InspectableDetector, Inspection, Pillars
 
 HEADS = (("heatmap", 2), ("reg", 2), ("height", 1), ("dim", 3), ("rot", 2), ("vel", 2))
 TRUCK_SIZED = (6.0, 2.5)  # 15 m²: the node makes a truck of a car of this area
@@ -32,15 +33,22 @@ def spec_of(toy: Any) -> ModelSpec:
     )
 
 
-class DrawnPipeline:
-    """Its network draws the one car of each frame at its place: sure of it, of a weak double, and of nothing else."""
+class DrawnPipeline(InspectableDetector):
+    """Its network draws the one car of each frame at its place: sure of it, of a weak double, and of nothing else.
 
-    def __init__(self, toy: Any, size: tuple[float, float] = (4.0, 2.0), score: float = 0.8) -> None:
+    Args:
+        on_device: Leave the outputs where they are, as a CUDA graph does.
+    """
+
+    def __init__(
+        self, toy: Any, size: tuple[float, float] = (4.0, 2.0), score: float = 0.8, *, on_device: bool = False
+    ) -> None:
         self.fake = toy.pipeline("onnx")
-        self.spec, self.backend, self.decoder = spec_of(toy), self.fake.backend, self.fake.decoder
-        self.size, self.score, self.keeps_outputs = size, score, True
+        super().__init__(spec_of(toy), "onnx", "cpu", TRAINING_DECODER)
+        self.size, self.score, self.on_device = size, score, on_device
+        self.inspected = 0
 
-    def outputs(self, points: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
+    def drawn(self, points: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
         out = {name: np.zeros((1, channels, 40, 40), np.float32) for name, channels in HEADS}
         out["heatmap"][:] = -9
         cell = (points[0, :2] + 40) / 2
@@ -51,13 +59,25 @@ class DrawnPipeline:
         out["rot"][0, 0], out["rot"][0, 1] = math.sin(0.3), math.cos(0.3)
         return out
 
-    def __call__(self, points: NDArray[Any]) -> Inference:
+    def detect(self, points: NDArray[Any]) -> Inference:
         result = self.fake(points)
-        outputs = self.outputs(points) if len(points) else {}
-        return dataclasses.replace(result, outputs=outputs, detections=self.decoder(outputs, self.spec))
+        outputs = self.drawn(points) if len(points) else {}
+        detections = self.decoder(outputs, self.spec)
+        return dataclasses.replace(result, outputs=None if self.on_device else outputs, detections=detections)
+
+    def inspect(self, points: NDArray[Any]) -> Inspection:
+        self.inspected += 1
+        outputs = self.drawn(points) if len(points) else {}
+        return Inspection(self.detect(points), self.encode(points), outputs)
+
+    def encode(self, points: NDArray[Any]) -> Pillars:
+        return self.fake.encode(points)
+
+    def outputs_of(self, canvas: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
+        raise AssertionError("nothing asks for it")
 
 
-def evaluated(pipeline: DrawnPipeline, frames: Any, **changes: Any) -> BackendEvaluation:
+def evaluated(pipeline: Detector, frames: Any, **changes: Any) -> BackendEvaluation:
     params = dataclasses.replace(AutowareDecodeParams.from_spec(pipeline.spec), **changes)
     return evaluate(pipeline, frames, vehicle=VehicleSettings(params, "a test"), show_progress=False)
 
@@ -120,6 +140,25 @@ def test_a_cloud_without_points_has_no_boxes_in_either(toy: Any) -> None:
     found = evaluated(DrawnPipeline(toy), frames)
     assert found.vehicle_frames is not None
     assert [len(frame.detections) for frame in found.vehicle_frames.published] == [0, 1]
+
+
+def test_a_detector_that_leaves_its_outputs_on_the_device_is_asked_for_them(toy: Any) -> None:
+    plain, on_device = DrawnPipeline(toy, TRUCK_SIZED), DrawnPipeline(toy, TRUCK_SIZED, on_device=True)
+    wanted, found = evaluated(plain, toy.frames()), evaluated(on_device, toy.frames())
+    assert (plain.inspected, on_device.inspected) == (0, 4)
+    assert to_json(found.vehicle) == to_json(wanted.vehicle)
+    assert found.summary.samples_ms != ()
+
+
+def test_a_detector_of_boxes_alone_has_nothing_that_the_node_could_decode(toy: Any) -> None:
+    class BoxesAlone(Detector):
+        def detect(self, points: NDArray[Any]) -> Inference:
+            return dataclasses.replace(toy.pipeline("onnx")(points), outputs=None)
+
+    detector = BoxesAlone(spec_of(toy), "boxes", "cpu", TRAINING_DECODER)
+    with pytest.raises(ConfigError, match=r"'boxes' shows nothing but its boxes: .*evaluation\.decode to 'training'"):
+        evaluated(detector, toy.frames())
+    assert evaluate(detector, toy.frames(), show_progress=False).metrics.mean_ap == pytest.approx(1.0)
 
 
 def test_results_and_report_hold_it(toy: Any, tmp_path: Path) -> None:

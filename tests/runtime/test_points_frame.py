@@ -33,7 +33,7 @@ def open_frame(device: Any, *, synchronizes: bool = False, needs_graph: bool = T
     spec = engine_spec(32, max_voxels=300, score_threshold=0.6)
     network = CanvasAsHeads(device, spec, synchronizes=synchronizes)
     return PointsFrame(
-        device, spec, network, CanvasMemory.dense(network.canvas, spec), random_weights(spec, 16),
+        device, spec, network, network.canvas, random_weights(spec, 16),
         stream=device.create_stream(), capacity=2000, needs_graph=needs_graph,
     )  # fmt: skip
 

@@ -82,3 +82,12 @@ def test_no_two_modules_import_each_other() -> None:
     while leaves := {name for name, imported in graph.items() if not imported}:
         graph = {name: imported - leaves for name, imported in graph.items() if name not in leaves}
     assert graph == {}, "these modules import each other, or something that does"
+
+
+def test_what_detects_imports_none_of_what_checks_it() -> None:
+    users = {
+        str(path.relative_to(ROOT / "runtime"))
+        for path in (ROOT / "runtime").rglob("*.py")
+        if "checks" not in path.parts and any(".checks" in name for name in _imports(path))
+    }
+    assert users == {"cuda_engine/selfcheck.py", "cuda_engine/tune.py"}

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from base.errors import BackendUnavailable, ConfigError
 from models.spec import ModelSpec
 from runtime import open_backend
-from runtime.backends.tensorrt import EngineLoader
+from runtime.backends.engines import EngineLoader
 from runtime.cuda.device import CudaDevice
 from runtime.preprocess import preprocess
 from runtime.scatter import scatter

@@ -12,7 +12,9 @@ import pytest
 from base.boxes import Boxes3D
 from base.errors import ConfigError, DataError
 from models.spec import ModelSpec
+from runtime import open_detector
 from runtime.decode import decode
+from runtime.graphs.detector import GraphDetector
 from runtime.pipeline import Pipeline
 from runtime.preprocess import preprocess
 from runtime.scatter import scatter
@@ -48,7 +50,10 @@ class PointsBench(Bench):
         return self.engines["pts_backbone_neck_head"]
 
     def open_points(self, **options: Any) -> Any:
-        return self.open(**({"encoder_onnx": self.encoder_onnx, "capacity": CAPACITY} | options))
+        given = {"encoder_onnx": self.encoder_onnx, "capacity": CAPACITY} | options
+        return open_detector(
+            "tensorrt", spec=self.spec, device="cuda:0", engine_dir=self.folder, library="tensorrt", **given
+        )
 
     def canvas(self) -> Any:
         """The memory that the backbone's engine reads."""
@@ -69,16 +74,17 @@ def bench(spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, onnx
     return PointsBench(spec, tmp_path, monkeypatch, onnx_dir)
 
 
-def check_frame(bench: PointsBench, backend: Any, points: Any) -> None:
-    """One `detect` against numpy: canvas, counters and boxes."""
-    result = backend.detect(points)
+def check_frame(bench: PointsBench, detector: Any, points: Any) -> None:
+    """One frame against numpy: canvas, counters and boxes."""
+    result = detector(points)
+    assert result.outputs is None
     canvas = bench.canvas()
     np.testing.assert_allclose(canvas, bench.expected_canvas(points), rtol=1e-5, atol=2e-6)
     outputs = dict(zip([head.name for head in bench.spec.heads], bench.detect(canvas), strict=True))
     wanted = decode(outputs, bench.spec) if result.counts.voxels else Boxes3D.empty()
-    np.testing.assert_array_equal(result.boxes.labels, wanted.labels)
-    np.testing.assert_allclose(result.boxes.boxes, wanted.boxes, rtol=1e-6, atol=1e-6)
-    np.testing.assert_allclose(result.boxes.scores, wanted.scores, rtol=1e-6)
+    np.testing.assert_array_equal(result.detections.labels, wanted.labels)
+    np.testing.assert_allclose(result.detections.boxes, wanted.boxes, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(result.detections.scores, wanted.scores, rtol=1e-6)
     frame = preprocess(points, bench.spec)
     assert result.counts.voxels == len(frame)
     assert result.counts == frame.counts
@@ -93,15 +99,15 @@ def broken_cloud() -> Any:
 
 
 def test_frames_are_those_of_numpy_and_nothing_is_left_of_the_frame_before(bench: PointsBench) -> None:
-    with bench.open_points() as backend:
-        assert backend.detects_points
+    with bench.open_points() as detector:
+        assert isinstance(detector, GraphDetector)
         for points in (cloud(0, CAPACITY), np.zeros((0, 5), np.float32), cloud(1, 60), broken_cloud(), cloud(0, 3000)):
-            check_frame(bench, backend, points)
+            check_frame(bench, detector, points)
     assert bench.device.closed
 
 
 def test_one_graph_holds_a_frame_and_nothing_passes_through_the_host(bench: PointsBench) -> None:
-    with bench.open_points() as backend:
+    with bench.open_points() as detector:
         kinds = bench.device.kinds()
         # The engine runs once before it is captured, and each slot's frame is captured once.
         assert kinds[kinds.index("execute") + 1] == "synchronize"
@@ -110,7 +116,7 @@ def test_one_graph_holds_a_frame_and_nothing_passes_through_the_host(bench: Poin
         assert kinds.index("synchronize") < kinds.index("begin_capture")
         for seed, count in ((0, 3000), (1, 150)):
             bench.device.calls.clear()
-            result = backend.detect(cloud(seed, count))
+            result = detector(cloud(seed, count))
             assert list(result.stages_ms) == ["h2d", "voxel_encoder", "backbone_neck_head", "decode"]
             copies = ["record", "upload", "upload", "record", "wait_in_stream"]
             assert bench.device.kinds() == [*copies, "launch_graph", *FRAME, "record", "wait"]
@@ -125,12 +131,12 @@ def test_one_graph_holds_a_frame_and_nothing_passes_through_the_host(bench: Poin
 
 
 def test_addresses_are_bound_once_and_memory_is_allocated_when_opened(bench: PointsBench) -> None:
-    with bench.open_points() as backend:
+    with bench.open_points() as detector:
         (context,) = bench.backbone.contexts
         addresses = dict(context.addresses)
         bench.device.calls.clear()
         for seed in range(3):
-            backend.detect(cloud(seed, 1000))
+            detector(cloud(seed, 1000))
         assert sorted(context.bindings) == sorted(["spatial_features", *(head.name for head in bench.spec.heads)])
         assert context.addresses == addresses
         assert len(bench.backbone.contexts) == 1
@@ -142,12 +148,12 @@ def test_an_engine_that_cannot_be_captured_is_enqueued_plainly(
 ) -> None:
     bench.backbone.synchronizes = True
     caplog.set_level(logging.WARNING)
-    with bench.open_points() as backend:
+    with bench.open_points() as detector:
         assert [kind for kind in bench.device.kinds() if "capture" in kind] == ["begin_capture", "abandon_capture"]
         for points in (cloud(0, 2000), cloud(1, 50)):
-            check_frame(bench, backend, points)
+            check_frame(bench, detector, points)
         bench.device.calls.clear()
-        backend.detect(cloud(2, 500))
+        detector(cloud(2, 500))
         copies = ["record", "upload", "upload", "record", "wait_in_stream"]
         engine = FRAME.index("execute")
         # The engine waits for the stream before it goes on.
@@ -157,51 +163,72 @@ def test_an_engine_that_cannot_be_captured_is_enqueued_plainly(
     assert "pts_backbone_neck_head.engine: TensorRT refused to enqueue" in message
 
 
-def test_pillars_and_points_take_turns_on_one_canvas(bench: PointsBench) -> None:
-    with bench.open_points() as backend:
-        from_points, from_pillars = Pipeline(bench.spec, backend, keep_outputs=False), Pipeline(bench.spec, backend)
-        assert not from_points.keeps_outputs
-        for seed in range(3):
-            points = cloud(seed, 900)
-            wanted = from_pillars(points)
-            assert list(wanted.outputs) == [head.name for head in bench.spec.heads]
+def test_what_lies_between_points_and_boxes_is_the_graphs_own(bench: PointsBench) -> None:
+    with bench.open_points() as detector:
+        for points in (cloud(4, 900), broken_cloud(), cloud(0, 0)):
             bench.device.calls.clear()
-            found = from_points(points)
-            assert bench.device.kinds().count("zero") == 1
-            assert found.counts == wanted.counts
-            # Where the float32 sums of both encoders differ in the last place.
-            np.testing.assert_allclose(found.detections.scores, wanted.detections.scores, rtol=1e-4)
-            check_frame(bench, backend, cloud(seed + 10, 300))
+            seen = detector.inspect(points)
+            # The same graph, once; then copies to the host alone.
+            kinds = bench.device.kinds()
+            assert kinds.count("launch_graph") == 1
+            assert set(kinds[kinds.index("wait") + 1 :]) <= {"allocate_pinned", "download", "synchronize"}
+            frame = preprocess(points, bench.spec)
+            assert seen.inference.counts == seen.pillars.counts == frame.counts
+            np.testing.assert_array_equal(seen.pillars.coords, frame.coords)
+            if not len(frame):
+                assert dict(seen.outputs) == {}
+                continue
+            np.testing.assert_allclose(
+                seen.pillars.features[:, 0], bench.pillar_weights.apply(frame.features), rtol=1e-5, atol=2e-6
+            )
+            for head, values in zip(bench.spec.heads, bench.detect(bench.canvas()), strict=True):
+                np.testing.assert_array_equal(seen.outputs[head.name], values)
+
+
+def test_a_canvas_that_was_lent_is_handed_back_clear(bench: PointsBench) -> None:
+    with bench.open_points() as detector:
+        check_frame(bench, detector, cloud(1, 900))
         noise = np.random.default_rng(0).normal(size=bench.spec.canvas_shape).astype(np.float32)
-        backend.run("pts_backbone_neck_head", {"spatial_features": noise})
-        check_frame(bench, backend, cloud(5, 300))
+        outputs = detector.outputs_of(noise)
+        for head, values in zip(bench.spec.heads, bench.detect(noise), strict=True):
+            np.testing.assert_array_equal(outputs[head.name], values)
+        assert not bench.canvas().any()
         bench.device.calls.clear()
-        backend.run("pts_voxel_encoder", {"input_features": preprocess(cloud(0, 300), bench.spec).features})
-        check_frame(bench, backend, cloud(6, 300))
-        # The encoder alone leaves the canvas as it is.
+        check_frame(bench, detector, cloud(5, 300))
+        # The pillar kernels clear what they wrote themselves: a frame costs no clearing of the whole canvas.
         assert "zero" not in bench.device.kinds()
 
 
+def test_the_graph_and_the_pipeline_of_the_same_engines_agree(bench: PointsBench) -> None:
+    """Two detectors, each with a canvas of its own: whatever one does, the other's frames are right."""
+    with bench.open_points() as from_points, Pipeline(bench.spec, bench.open()) as from_pillars:
+        for seed in range(3):
+            points = cloud(seed, 900)
+            wanted, found = from_pillars(points), from_points(points)
+            assert list(wanted.outputs or ()) == [head.name for head in bench.spec.heads]
+            assert found.counts == wanted.counts
+            # Where the float32 sums of both encoders differ in the last place.
+            np.testing.assert_allclose(found.detections.scores, wanted.detections.scores, rtol=1e-4)
+
+
 def test_clouds_that_do_not_fit_are_refused(bench: PointsBench) -> None:
-    with bench.open_points() as backend:
+    with bench.open_points() as detector:
         bench.device.calls.clear()
         with pytest.raises(DataError, match=r"4001 points; the backend was opened for 4000. Open it with a larger"):
-            backend.detect(cloud(0, CAPACITY + 1))
+            detector(cloud(0, CAPACITY + 1))
         with pytest.raises(DataError, match=r"\(10, 4\); model 'small' needs float32 \(N, 5\)"):
-            backend.detect(cloud(0, 10, columns=4))
+            detector(cloud(0, 10, columns=4))
         with pytest.raises(DataError, match=r"Point cloud is float64"):
-            backend.detect(cloud(0, 10).astype(np.float64))
+            detector(cloud(0, 10).astype(np.float64))
         assert bench.device.calls == []
     with pytest.raises(RuntimeError, match="was closed"):
-        backend.detect(cloud(0, 10))
+        detector(cloud(0, 10))
 
 
-def test_without_the_encoders_file_the_backend_starts_from_pillars(bench: PointsBench, tmp_path: Path) -> None:
-    with bench.open() as backend:
-        assert not backend.detects_points
-        with pytest.raises(NotImplementedError, match="starts from pillars"):
-            backend.detect(cloud(0, 10))
-        assert Pipeline(bench.spec, backend, keep_outputs=False)(cloud(0, 500)).outputs
+def test_without_the_encoders_file_it_starts_from_pillars(bench: PointsBench, tmp_path: Path) -> None:
+    with bench.open_points(encoder_onnx=None) as detector:
+        assert isinstance(detector, Pipeline)
+        assert detector(cloud(0, 500)).outputs
         assert not set(bench.device.kinds()) & {*PILLARS, *DETECTIONS, "begin_capture"}
     with pytest.raises(ConfigError, match=r"encoder's ONNX file is missing: .*none.onnx. Export it with --mode=onnx"):
         bench.open_points(encoder_onnx=tmp_path / "none.onnx")
@@ -220,9 +247,9 @@ def test_a_model_that_the_kernels_do_not_take_starts_from_pillars(
     if "encoder_onnx" in options:
         options = {"encoder_onnx": onnx_dir / options["encoder_onnx"]}
     caplog.set_level(logging.WARNING)
-    with bench.open_points(**options) as backend:
-        assert not backend.detects_points
-        assert Pipeline(bench.spec, backend, keep_outputs=False)(cloud(0, 500)).outputs
+    with bench.open_points(**options) as detector:
+        assert isinstance(detector, Pipeline)
+        assert detector(cloud(0, 500)).outputs
     (message,) = [record.getMessage() for record in caplog.records]
     assert message.startswith("Backend 'tensorrt' starts from pillars, not from points: ")
     assert reason in message

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from runtime.cuda_engine.canvas import DenseCanvas
 from runtime.cuda_engine.checks.cases import engine_spec, hard_clouds, large_cloud, random_weights
 from runtime.cuda_engine.checks.frame_agreement import expect_host_boxes, expect_same_with_overlap
-from runtime.cuda_engine.pillars import CanvasMemory
 from runtime.cuda_engine.points_frame import FrameResult, PointsFrame
 from runtime.preprocess import decorate, voxelize
 from runtime.scatter import scatter
@@ -34,7 +34,7 @@ class CanvasAsHeads:
     """A network whose outputs are the canvas' first channels in turn; the head maps must be as large as the canvas.
 
     Attributes:
-        canvas: Address of (1, C, H, W) float32, its input.
+        canvas: Its input.
         outputs: Head name -> address of (C, H, W) float32.
     """
 
@@ -43,13 +43,13 @@ class CanvasAsHeads:
         synchronizes: Wait for the stream in the middle of each execution, which cannot be captured.
         """
         self._device, self._synchronizes = device, synchronizes
-        self.canvas = device.allocate(int(np.prod(spec.canvas_shape)) * 4)
+        self.canvas = DenseCanvas(device, spec)
         self._bytes = {head.name: int(np.prod(spec.head_shape(head))) * 4 for head in spec.heads}
         self.outputs = {name: device.allocate(size) for name, size in self._bytes.items()}
 
     def enqueue(self, stream: int) -> None:
         """Puts one copy a head on the stream."""
-        source = self.canvas
+        source = self.canvas.address
         for name, size in self._bytes.items():
             self._device.device_copy(self.outputs[name], source, size, stream)
             source += size
@@ -63,8 +63,8 @@ class _Bench:
         self._weights: PillarWeights = random_weights(spec, 16)
         self._network = CanvasAsHeads(device, spec, synchronizes=synchronizes)
         self.frame = PointsFrame(
-            device, spec, self._network, CanvasMemory.dense(self._network.canvas, spec), self._weights,
-            stream=device.create_stream(), capacity=capacity, keep_features=True, needs_graph=not synchronizes,
+            device, spec, self._network, self._network.canvas, self._weights,
+            stream=device.create_stream(), capacity=capacity, needs_graph=not synchronizes,
         )  # fmt: skip
         if self.frame.is_captured == synchronizes:
             raise AssertionError("a network that waits for the stream was captured")
@@ -88,7 +88,7 @@ class _Bench:
         wanted: NDArray[np.float32] = np.zeros((0, spec.encoder_channels), np.float32)
         if len(voxels):
             wanted = self._weights.apply(decorate(voxels, spec))
-        found = self._read(self._network.canvas, spec.canvas_shape)
+        found = self._read(self._network.canvas.address, spec.canvas_shape)
         limit = _SHARE * max(float(np.abs(wanted).max(initial=0)), 1e-6)
         difference = float(np.abs(found - scatter(wanted, voxels.coords, spec)).max())
         if not difference <= limit:

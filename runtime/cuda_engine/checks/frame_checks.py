@@ -114,11 +114,10 @@ def _compare(frame: DeviceFrame, device: CudaDevice, clouds: Iterable[NDArray[np
     boxes = 0
     for cloud in clouds:
         result = frame.detect(cloud)
-        outputs = {}
-        for head in spec.heads:
-            outputs[head.name] = np.empty(spec.head_shape(head), np.float32)
-            device.download(outputs[head.name], frame.network.outputs[head.name], frame.stream)
-        device.synchronize(frame.stream)
+        outputs: dict[str, NDArray[np.float32]] = {
+            head.name: np.empty(spec.head_shape(head), np.float32) for head in spec.heads
+        }
+        frame.read_outputs(outputs)
         expect_host_boxes(result, outputs, spec, f"frame {len(kept)} of {len(cloud)} points")
         boxes += len(result.boxes.boxes)
         kept.append(cloud)

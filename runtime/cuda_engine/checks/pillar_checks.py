@@ -56,9 +56,7 @@ class PillarBench:
         size = int(np.prod(self._shape)) * self._dtype.itemsize
         self._canvas = device.allocate(size)
         canvas = CanvasMemory(self._canvas, size // self._shape[0], scale)
-        self.kernels = PillarEncoderKernels(
-            device, spec, weights, canvas, capacity=capacity, keep_features=True, sizes=sizes
-        )
+        self.kernels = PillarEncoderKernels(device, spec, weights, canvas, capacity=capacity, sizes=sizes)
         self.cloud = CloudMemory(device, spec, capacity)
         self.tally = _Tally()
 

@@ -8,7 +8,7 @@
 //   scale       above zero where the map is INT8
 // Checked by
 //   python -m runtime.cuda_engine.selfcheck --only frames       on a GPU
-//   python -m pytest tests/runtime/test_cuda_backend.py         the same without one
+//   python -m pytest tests/runtime/test_cuda_detector.py        the same without one
 
 #if !defined(OUT_INT8) || !defined(CHANNELS)
 #error "canvas.cu: a compile-time parameter is not defined"

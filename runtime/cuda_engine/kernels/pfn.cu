@@ -193,7 +193,7 @@ __device__ __forceinline__ void write_canvas(char* cell, long long plane, float 
 }
 
 // weights: first layer [FEATURES][HIDDEN], its bias, second layer [2 * HIDDEN][CHANNELS], its bias.
-// features: [pillar][CHANNELS] float32 for checks, or null.
+// features: [pillar][CHANNELS] float32 before quantization, for whoever inspects a frame; null leaves them out.
 extern "C" __global__ void __launch_bounds__(ENCODE_WARPS * 32, ENCODE_BLOCKS) pillars_encode(
     const float* points, const u32* order, const uint4* pillars, const int* counters, const float* weights,
     char* canvas, long long plane, float* features)

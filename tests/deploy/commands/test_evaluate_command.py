@@ -136,13 +136,14 @@ def test_wrong_arguments(deployment, data, tmp_path, capsys, options, message):
 
 
 def test_a_backend_that_cannot_run_here(deployment, data, onnx_dir, tmp_path, capsys, monkeypatch):
-    import runtime.backends
+    import runtime.opening
     from base.errors import BackendUnavailable
 
     def refuse(*_: Any, **__: Any) -> Any:
         raise BackendUnavailable("no GPU of compute capability 9.0")
 
-    monkeypatch.setattr(runtime.backends, "open_backend", refuse)
+    monkeypatch.setattr(runtime.opening, "open_detector", refuse)
     fixed = ["--model-config", deployment.model_config, "--data-root", data, "--out", tmp_path / "out"]
     assert main([*map(str, fixed), "--backend=cuda", f"--onnx-dir={onnx_dir}"]) == 2
-    assert "--backend=cuda cannot run here: no GPU of compute capability 9.0" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "error (machine): --backend=cuda cannot run here: no GPU of compute capability 9.0" in error

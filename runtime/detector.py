@@ -1,0 +1,140 @@
+"""The one contract for detecting: a point cloud goes in, boxes come out, on whatever runs the network.
+
+`runtime.pipeline.Pipeline` is one detector: preprocessing and decoding on the host around a network backend.
+`runtime.graphs.detector.GraphDetector` is another: one CUDA graph from points to boxes. What is verified is what
+detects.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from runtime.closing import Closing
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from base.boxes import Boxes3D
+    from models.spec import ModelSpec
+    from runtime.counts import VoxelCounts
+    from runtime.decoders import Decoder
+
+__all__ = ["Detector", "Inference", "InspectableDetector", "Inspection", "Outputs", "Pillars"]
+
+Outputs = Mapping[str, "NDArray[np.float32]"]
+"""Head name -> (1, C, h, w) float32, raw, in graph order; empty for a cloud without a point in the model's range."""
+
+
+@dataclass(frozen=True, eq=False)
+class Inference:
+    """Result of one frame.
+
+    Attributes:
+        detections: Boxes by descending score.
+        outputs: What they were decoded of, where it came to the host on the way; None where it stayed on the device.
+            The arrays are overwritten by the detector's next frame.
+        stages_ms: Stage -> milliseconds, in order; names from `runtime.backends.base.STAGES`.
+        total_ms: Wall time of the whole call.
+        counts: Pillars that entered the network, and what was left out.
+    """
+
+    detections: Boxes3D
+    outputs: Outputs | None
+    stages_ms: Mapping[str, float]
+    total_ms: float
+    counts: VoxelCounts
+
+
+@dataclass(frozen=True, eq=False)
+class Pillars:
+    """What the voxel encoder made of a cloud.
+
+    Attributes:
+        features: (M, 1, C) float32, before any quantization.
+        coords: (M, 3) int32 cells [z, y, x].
+        counts: M, and what was left out.
+    """
+
+    features: NDArray[np.float32]
+    coords: NDArray[np.int32]
+    counts: VoxelCounts
+
+
+@dataclass(frozen=True, eq=False)
+class Inspection:
+    """One frame with what lies between its points and its boxes.
+
+    Attributes:
+        inference: As `Detector.detect` gives it, of the very same run.
+        pillars: Of the voxel encoder.
+        outputs: What the boxes were decoded of. The arrays are overwritten by the detector's next frame.
+    """
+
+    inference: Inference
+    pillars: Pillars
+    outputs: Outputs
+
+
+class Detector(Closing, ABC):
+    """Points to boxes. Close it, or use it as a context manager: it owns what runs its network.
+
+    Attributes:
+        spec: The model.
+        name: "pytorch", "onnx", "tensorrt" or "cuda".
+        device: "cpu" or "cuda:N".
+        decoder: What its boxes are of its raw outputs. One that decodes by itself, on its device, gives the same boxes,
+            to the last place of exp and atan2.
+    """
+
+    def __init__(self, spec: ModelSpec, name: str, device: str, decoder: Decoder) -> None:
+        super().__init__(f"Detector '{name}'")
+        self.spec = spec
+        self.name = name
+        self.device = device
+        self.decoder = decoder
+
+    def __call__(self, points: NDArray[np.float32]) -> Inference:
+        """`detect`."""
+        return self.detect(points)
+
+    @abstractmethod
+    def detect(self, points: NDArray[np.float32]) -> Inference:
+        """Runs one frame.
+
+        A cloud without a single valid point in range has no detections, whatever the network would make of an empty
+        canvas.
+
+        Args:
+            points: (N, C) float32, metres, ego frame, columns as the model config's test pipeline leaves them.
+
+        Raises:
+            DataError: the points have another shape or type, or are more than the detector was opened for.
+        """
+
+
+class InspectableDetector(Detector):
+    """One that shows what lies between points and boxes, for verification: slower, by the same kernels."""
+
+    @abstractmethod
+    def inspect(self, points: NDArray[np.float32]) -> Inspection:
+        """`detect`, and what its boxes came of. Arguments and errors as there."""
+
+    @abstractmethod
+    def encode(self, points: NDArray[np.float32]) -> Pillars:
+        """The cloud's pillars alone. Arguments and errors as for `detect`."""
+
+    @abstractmethod
+    def outputs_of(self, canvas: NDArray[np.float32]) -> Outputs:
+        """Backbone, neck and head alone, on a canvas from the host; arrays of the caller's own.
+
+        Args:
+            canvas: (1, C, H, W) float32, scattered pillar features.
+
+        Raises:
+            DataError: it has another shape or type.
+        """
