@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal
 
 from deploy.config.schema import EvaluationConfig
 from deploy.steps import Step
 
 if TYPE_CHECKING:
     from eval.evaluator import BackendEvaluation
-    from eval.gates import GateLimits, GateResult, Judgement
+    from eval.gates import GateLimits, GateResult
     from eval.statistics import BootstrapComparison
 
 __all__ = ["judge_accuracy", "with_decodes_compared"]
@@ -108,8 +108,7 @@ def _limits(config: EvaluationConfig) -> GateLimits:
     from eval.gates import GateLimits
 
     gates = config.gates
-    judge = cast("Judgement", gates.judge)
-    return GateLimits(gates.max_drop, gates.max_drop_per_class, gates.max_drop_per_range, judge)
+    return GateLimits(gates.max_drop, gates.max_drop_per_class, gates.max_drop_per_range, gates.judge)
 
 
 def _limits_on_map(

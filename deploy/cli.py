@@ -6,9 +6,8 @@ import argparse
 from typing import Any
 
 from base.command import add_log_level
-from deploy.config.decoding import DECODES
+from deploy.config.names import BACKENDS, DECODES
 from deploy.config.paths import input_path
-from deploy.config.schema import BACKENDS
 
 __all__ = [
     "DEFAULT_DEPLOY_CONFIG",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from base.lazy import require
 from deploy.config.consistency import parse_device
-from deploy.config.schema import GPU_BACKENDS, DeployConfig
+from deploy.config.names import GPU_BACKENDS
+from deploy.config.schema import DeployConfig
 
 __all__ = ["resolve_device"]
 

@@ -23,8 +23,9 @@ from base.ownership import owned_folder
 from base.tables import text_table
 from base.torchrun import Processes, joined
 from deploy import cli
+from deploy.config.names import BACKENDS
 from deploy.config.paths import input_path
-from deploy.config.schema import BACKENDS, DeployConfig
+from deploy.config.schema import DeployConfig
 from deploy.devices import resolve_device
 
 if TYPE_CHECKING:

@@ -20,8 +20,18 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Exit code: 0 all that was asked for was done and passed; 1 a comparison or an accuracy gate failed; "
         "2 wrong input or configuration.",
     )
-    parser.add_argument("--deploy-config", default=cli.DEFAULT_DEPLOY_CONFIG, metavar="PY", help="default %(default)s")
-    parser.add_argument("--model-config", default=cli.DEFAULT_MODEL_CONFIG, metavar="PY", help="default %(default)s")
+    parser.add_argument(
+        "--deploy-config",
+        default=cli.DEFAULT_DEPLOY_CONFIG,
+        metavar="FILE",
+        help="JSON, YAML, or Python, which is run (default %(default)s)",
+    )
+    parser.add_argument(
+        "--model-config",
+        default=cli.DEFAULT_MODEL_CONFIG,
+        metavar="PY",
+        help="Python, which is run (default %(default)s)",
+    )
     cli.add_common_arguments(parser)
     cli.add_override_arguments(parser)
     return parser

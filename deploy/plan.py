@@ -14,8 +14,9 @@ from base.errors import CheckpointError, ConfigError, UserError
 from base.files import user_path
 from base.lazy import require
 from deploy.config.model_checks import check_against_model, configured_profiles
+from deploy.config.names import BACKENDS
 from deploy.config.paths import input_path
-from deploy.config.schema import BACKENDS, DeployConfig, Scenario, ShapeRange
+from deploy.config.schema import DeployConfig, Scenario, ShapeRange
 from deploy.data_roots import validation_root
 from deploy.decoding import vehicle_settings
 from deploy.existing import check_engine_dir, check_onnx_dir

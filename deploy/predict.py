@@ -15,8 +15,8 @@ from base.ownership import owned_folder
 from base.tables import text_table
 from datasets.scan import FORMATS, ScanFormat
 from deploy import cli
+from deploy.config.names import BACKENDS
 from deploy.config.paths import input_path
-from deploy.config.schema import BACKENDS
 
 if TYPE_CHECKING:
     from deploy.prediction import Prediction

@@ -3,143 +3,127 @@
 from __future__ import annotations
 
 import difflib
-import types
 import typing
-from collections.abc import Mapping
-from dataclasses import is_dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from base.errors import ConfigError
-from deploy.config.settings import Setting, settings_of
+from pydantic import TypeAdapter, ValidationError
 
-__all__ = ["nearest", "parse_section"]
+from base.errors import ConfigError
+from base.messages import printable, shown
+from deploy.config.settings import choices_of, is_section, limits_of, settings_of, variants
+
+__all__ = ["nearest", "parse_settings"]
 
 T = TypeVar("T")
 
+_MAX_PROBLEMS = 5
+# First word of pydantic's name of an error -> the type that was asked for.
+_TYPES = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "True or False",
+    "string": "a string",
+    "dict": "a table",
+    "is": "a list",
+}
 
-def nearest(name: str, known: typing.Iterable[str]) -> str | None:
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name most like `name`, or None if none is close."""
-    matches = difflib.get_close_matches(name.lower(), list(known), n=1, cutoff=0.5)
+    matches = difflib.get_close_matches(name.lower()[:100], list(known), n=1, cutoff=0.5)
     return matches[0] if matches else None
 
 
-def parse_section(section: type[T], raw: Any, path: str, source: str) -> T:
-    """Builds the frozen dataclass `section` from a dictionary.
+def parse_settings(section: type[T], raw: object, source: str) -> T:
+    """The section that a dictionary describes.
 
     Args:
-        section: A dataclass whose fields are made by `setting`.
-        raw: What the file holds under `path`.
-        path: Key path for messages, e.g. `evaluation.backends`; empty at the top.
+        section: A kind of `Section`.
+        raw: What the file holds.
         source: File the values come from, for messages.
 
     Raises:
-        ConfigError: an unknown, missing or wrongly typed key, or a value out of range.
+        ConfigError: unknown, missing or wrongly typed keys, or values out of range; a line for each.
     """
-    if not isinstance(raw, Mapping):
-        raise ConfigError(
-            f"{source}: '{path}' must be a dictionary, got {type(raw).__name__} {raw!r}. {_keys(section, path)}"
-        )
-    known = settings_of(section)
-    for key in raw:
-        if key not in known:
-            raise ConfigError(_unknown_key(section, str(key), path, source))
-    hints = typing.get_type_hints(section)
-    values: dict[str, Any] = {}
-    for key, (rule, default) in known.items():
-        where = f"{path}.{key}" if path else key
-        if key in raw:
-            values[key] = _parse_value(hints[key], raw[key], rule, where, source)
-        elif default is ...:
-            raise ConfigError(f"{source}: '{where}' is missing. {rule.doc}{_allowed(rule)}")
-    return section(**values)
+    try:
+        return TypeAdapter(section).validate_python(raw)
+    except ValidationError as failure:
+        problems = _problems(section, raw, failure)
+    more = f"\n… and {len(problems) - _MAX_PROBLEMS} more" if len(problems) > _MAX_PROBLEMS else ""
+    raise ConfigError("\n".join(f"{source}: {problem}" for problem in problems[:_MAX_PROBLEMS]) + more)
 
 
-def _keys(section: type, path: str) -> str:
-    return f"Known keys of '{path or 'the top level'}': {', '.join(settings_of(section))}."
+def _problems(root: type, raw: object, failure: ValidationError) -> list[str]:
+    found: dict[tuple[Any, ...], list[Any]] = {}
+    for error in failure.errors(include_url=False):
+        found.setdefault(_keys(raw, error), []).append(error)
+    # Of a value that may be a number or a table, the table's wrong entry says more than that it is no number.
+    outer = {keys[:end] for keys in found for end in range(len(keys))}
+    return [_sentence(root, keys, errors) for keys, errors in found.items() if keys not in outer or not keys]
 
 
-def _unknown_key(section: type, key: str, path: str, source: str) -> str:
-    where = f"{path}.{key}" if path else key
-    guess = nearest(key, settings_of(section))
-    suggestion = f" Did you mean '{path + '.' if path else ''}{guess}'?" if guess else ""
-    return f"{source}: unknown key '{where}'.{suggestion} {_keys(section, path)}"
+def _keys(value: Any, error: Any) -> tuple[Any, ...]:
+    """The part of an error's location that leads through the configuration; pydantic counts types as steps too."""
+    keys: list[Any] = []
+    for step in error["loc"]:
+        is_listed = isinstance(value, list | tuple) and step in range(len(value))
+        if is_listed or (isinstance(value, Mapping) and step in value):
+            value = value[step]
+        elif error["type"] != "missing" or step != error["loc"][-1]:
+            continue
+        keys.append(step)
+    return tuple(keys)
 
 
-def _allowed(rule: Setting) -> str:
-    text = ""
-    if rule.choices:
-        text += f" Allowed: {', '.join(repr(choice) for choice in rule.choices)}."
-    if rule.minimum is not None:
-        text += f" At least {rule.minimum:g}."
-    return text
+def _sentence(root: type, keys: tuple[Any, ...], errors: Sequence[Any]) -> str:
+    # What is of the right type, but out of range, was meant.
+    error = next((item for item in errors if not item["type"].endswith("_type")), errors[0])
+    code, value = error["type"], error["input"]
+    section, kind, doc = _setting_at(root, keys)
+    where = _path(keys)
+    low, high = limits_of(kind)
+    allowed = f" Allowed: {', '.join(map(repr, choices_of(kind)))}." if choices_of(kind) else ""
+    allowed += f" At least {low:g}." if low is not None else ""
+    allowed += f" At most {high}." if high is not None else ""
+    is_unknown = code in ("unexpected_keyword_argument", "invalid_key")
+    outer = _path(keys[:-1] if is_unknown else keys)
+    known = f"Known keys of '{outer or 'the top level'}': {', '.join(settings_of(section))}."
+    if is_unknown:
+        guess = nearest(str(keys[-1]), settings_of(section))
+        suggestion = f" Did you mean '{_path((*keys[:-1], guess))}'?" if guess else ""
+        return f"unknown key '{where}'.{suggestion} {known}"
+    if code == "missing":
+        return f"'{where}' is missing. {doc}{allowed}"
+    if code.startswith("dataclass"):
+        return f"'{where or 'the top level'}' must be a dictionary, got {type(value).__name__} {shown(value)}. {known}"
+    if code == "literal_error":
+        texts = [choice for choice in choices_of(kind) if isinstance(choice, str)]
+        guess = nearest(value, texts) if isinstance(value, str) else None
+        return f"'{where}' is {shown(value)}.{f' Did you mean {guess!r}?' if guess else ''}{allowed} {doc}"
+    if code == "value_error":
+        return f"'{where}' is {shown(value)}, but {error['msg'].split(', ', 1)[-1]}. {doc}"
+    wanted = [_TYPES[word] for item in errors if (word := item["type"].split("_")[0]) in _TYPES]
+    if not wanted or error is not errors[0] or not code.endswith(("_type", "_of", "from_float")):
+        return f"'{where}' is {shown(value)}.{allowed} {doc}"
+    wanted += ["None"] if type(None) in variants(kind) else []
+    return f"'{where}' must be {' or '.join(wanted)}, got {type(value).__name__} {shown(value)}.{allowed}"
 
 
-def _type_name(kind: Any) -> str:
-    origin = typing.get_origin(kind)
-    if origin in (types.UnionType, typing.Union):
-        return " or ".join(_type_name(option) for option in typing.get_args(kind))
-    if origin is tuple:
-        return f"a list of {_type_name(typing.get_args(kind)[0])}"
-    if origin is dict:
-        return f"a table of {_type_name(typing.get_args(kind)[1])}"
-    if is_dataclass(kind):
-        return "a dictionary"
-    names = {
-        bool: "True or False",
-        int: "a whole number",
-        float: "a number",
-        str: "a string",
-        types.NoneType: "None",
-    }
-    return names.get(kind, str(kind))
+def _path(keys: Sequence[Any]) -> str:
+    text = "".join(f"[{key}]" if isinstance(key, int) else f".{printable(str(key), 100)}" for key in keys)
+    return text.removeprefix(".")
 
 
-def _parse_value(kind: Any, value: Any, rule: Setting, where: str, source: str) -> Any:
-    origin = typing.get_origin(kind)
-    if origin in (types.UnionType, typing.Union):
-        for option in typing.get_args(kind):
-            if _matches(option, value):
-                return _parse_value(option, value, rule, where, source)
-        raise _wrong_type(kind, value, rule, where, source)
-    if not _matches(kind, value):
-        raise _wrong_type(kind, value, rule, where, source)
-    if is_dataclass(kind):
-        return parse_section(typing.cast(type, kind), value, where, source)
-    if origin is tuple:
-        item = typing.get_args(kind)[0]
-        return tuple(_parse_value(item, entry, rule, f"{where}[{i}]", source) for i, entry in enumerate(value))
-    if origin is dict:
-        item = typing.get_args(kind)[1]
-        return {str(key): _parse_value(item, entry, rule, f"{where}.{key}", source) for key, entry in value.items()}
-    if kind is types.NoneType:
-        return None
-    if rule.choices and value not in rule.choices:
-        guess = nearest(value, rule.choices) if isinstance(value, str) else None
-        suggestion = f" Did you mean {guess!r}?" if guess else ""
-        reason = f" Reason: {rule.hints[value]}." if value in rule.hints else ""
-        raise ConfigError(f"{source}: '{where}' is {value!r}.{suggestion}{_allowed(rule)}{reason}")
-    # Negated, so that NaN, which compares false with everything, is refused too.
-    if rule.minimum is not None and isinstance(value, int | float) and not value >= rule.minimum:
-        raise ConfigError(f"{source}: '{where}' is {value!r}.{_allowed(rule)}")
-    return float(value) if kind is float else value
-
-
-def _matches(kind: Any, value: Any) -> bool:
-    origin = typing.get_origin(kind)
-    if kind is types.NoneType:
-        return value is None
-    if is_dataclass(kind) or origin is dict:
-        return isinstance(value, Mapping)
-    if origin is tuple:
-        return isinstance(value, list | tuple)
-    if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, kind)
-
-
-def _wrong_type(kind: Any, value: Any, rule: Setting, where: str, source: str) -> ConfigError:
-    return ConfigError(
-        f"{source}: '{where}' must be {_type_name(kind)}, got {type(value).__name__} {value!r}.{_allowed(rule)}"
-    )
+def _setting_at(root: type, keys: Sequence[Any]) -> tuple[Any, Any, str]:
+    """(innermost section, type, meaning) at a place."""
+    section, kind, doc = root, root, ""
+    for key in keys:
+        for variant in variants(kind):
+            if is_section(variant):
+                section, setting = variant, settings_of(variant).get(key)
+                kind, doc = (setting.kind, setting.doc) if setting else (Any, "")
+            elif typing.get_origin(variant) in (tuple, dict):
+                kind = next(inner for inner in reversed(typing.get_args(variant)) if inner is not ...)
+    inner = next((item for item in variants(kind) if is_section(item)), section)
+    return inner, kind, doc

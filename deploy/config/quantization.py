@@ -1,74 +1,68 @@
 """Keys of `quantization` in a deploy configuration; part of `deploy.config.schema`."""
 
-# `setting` returns a dataclass field, exactly as `field` does.
-# ruff: noqa: RUF009
-
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Literal
 
-from deploy.config.settings import setting
+from pydantic.dataclasses import dataclass
+
+from base.parsing import Items, NonEmptyStr, PositiveInt
+from deploy.config.settings import STRICT, Section, setting
 
 __all__ = ["CalibrationConfig", "FusionConfig", "QuantizationConfig"]
 
-SPLITS = ("train", "val", "test")
-QUANTIZER_ENGINES = ("pytorch_quantization", "modelopt")
 
-
-@dataclass(frozen=True)
-class CalibrationConfig:
+@dataclass(frozen=True, config=STRICT)
+class CalibrationConfig(Section):
     """Activation ranges."""
 
-    num_batches: int = setting(
-        100, "Frames to calibrate on, evenly spaced over the split; fewer where it has fewer.", minimum=1
+    num_batches: PositiveInt = setting(
+        100, "Frames to calibrate on, evenly spaced over the split; fewer where it has fewer."
     )
-    method: str = setting(
-        "histogram",
-        "`histogram`: `amax_method` chooses the range. `max`: the largest value seen is the range.",
-        choices=("histogram", "max"),
+    method: Literal["histogram", "max"] = setting(
+        "histogram", "`histogram`: `amax_method` chooses the range. `max`: the largest value seen is the range."
     )
-    amax_method: str = setting(
-        "mse",
-        "How a histogram becomes a range. `sparse_mse` leaves the zeros of empty BEV cells out.",
-        choices=("mse", "sparse_mse", "entropy", "percentile", "max"),
+    amax_method: Literal["mse", "sparse_mse", "entropy", "percentile", "max"] = setting(
+        "mse", "How a histogram becomes a range. `sparse_mse` leaves the zeros of empty BEV cells out."
     )
-    split: str = setting("train", "Split to calibrate on; any but `train` is warned about.", choices=SPLITS)
-    data_root: str | None = setting(
+    split: Literal["train", "val", "test"] = setting("train", "Split to calibrate on; any but `train` is warned about.")
+    data_root: NonEmptyStr | None = setting(
         None,
         "T4 dataset with that split. Unset: `runtime_io.data_root`, else $CENTERPOINT_DEMO_TRAIN_DATA (set by `bazel "
         "run //deploy:export`), else the model config's own, or generated frames as for `runtime_io.data_root`.",
     )
-    cache_file: str | None = setting(
+    cache_file: NonEmptyStr | None = setting(
         None,
         "Calibration cache (JSON) to take the scales from; no frame is read then. One of another model is refused.",
     )
 
 
-@dataclass(frozen=True)
-class FusionConfig:
+@dataclass(frozen=True, config=STRICT)
+class FusionConfig(Section):
     """BatchNorm."""
 
     fuse_bn: bool = setting(True, "Fold BatchNorm into the convolutions before quantizing.")
 
 
-@dataclass(frozen=True)
-class QuantizationConfig:
+@dataclass(frozen=True, config=STRICT)
+class QuantizationConfig(Section):
     """INT8. A float checkpoint is quantized as these keys say; a quantized one is used as it is."""
 
     enabled: bool = setting(False, "Deploy a quantized model.")
-    mode: str = setting("ptq", "`ptq`: post-training; `qat`: a fine-tuned checkpoint.", choices=("ptq", "qat"))
-    engine: str = setting("pytorch_quantization", "Package whose quantizers are used.", choices=QUANTIZER_ENGINES)
-    method: str = setting(
+    mode: Literal["ptq", "qat"] = setting("ptq", "`ptq`: post-training; `qat`: a fine-tuned checkpoint.")
+    engine: Literal["pytorch_quantization", "modelopt"] = setting(
+        "pytorch_quantization", "Package whose quantizers are used."
+    )
+    method: Literal["calibrate", "bias_correction", "lidar_ptq"] = setting(
         "calibrate",
         "`calibrate`: ranges alone. `bias_correction`: then make the mean of each channel right. `lidar_ptq`: sparse "
         "calibration, adaptive rounding block by block, the float model's detections as targets.",
-        choices=("calibrate", "bias_correction", "lidar_ptq"),
     )
     calibration: CalibrationConfig = setting(CalibrationConfig, "Activation ranges.")
     fusion: FusionConfig = setting(FusionConfig, "BatchNorm.")
-    sensitive_layers: tuple[str, ...] = setting(
+    sensitive_layers: Items[NonEmptyStr] = setting(
         tuple,
         "Layers kept in floating point: module paths (`pts_backbone.blocks.0.0`) or patterns "
         "(`pts_backbone.blocks.0.*`).",
     )
-    float_precision: str = setting("fp16", "What is not INT8 computes in: `fp16` or `fp32`.", choices=("fp16", "fp32"))
+    float_precision: Literal["fp16", "fp32"] = setting("fp16", "What is not INT8 computes in: `fp16` or `fp32`.")

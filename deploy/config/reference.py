@@ -8,7 +8,6 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Iterator
-from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,13 @@ from base.command import run_command, run_main
 from base.files import atomic_path
 from deploy.config.paths import repository_root
 from deploy.config.schema import DeployConfig
-from deploy.config.settings import settings_of
+from deploy.config.settings import choices_of, is_section, limits_of, settings_of, variants
 
 __all__ = ["PAGE", "embed_reference", "render_reference"]
 
 PAGE = "docs/configuration.md"
 BEGIN, END = "<!-- reference: begin -->", "<!-- reference: end -->"
+_ANY = 2**31 - 1  # what a number can be at all is no limit worth a word
 _HEADER = "| key | default | allowed | meaning |\n|---|---|---|---|\n"
 
 
@@ -41,49 +41,45 @@ def embed_reference(page: str) -> str:
     return f"{head}{BEGIN}\n\n{render_reference()}\n{END}{tail}"
 
 
-def _sections(section: type, path: str) -> Iterator[tuple[str, type]]:
+def _sections(section: Any, path: str) -> Iterator[tuple[str, Any]]:
     yield path, section
-    for key, kind in typing.get_type_hints(section).items():
+    for key, setting in settings_of(section).items():
         where = f"{path}.{key}" if path else key
-        if is_dataclass(kind) and isinstance(kind, type):
-            yield from _sections(kind, where)
-        elif typing.get_origin(kind) in (tuple, dict):
-            item = typing.get_args(kind)[1 if typing.get_origin(kind) is dict else 0]
-            suffix = ".<input>" if typing.get_origin(kind) is dict else "[]"
+        for kind in variants(setting.kind):
+            inner = [item for item in typing.get_args(kind) if is_section(item)]
+            if is_section(kind):
+                yield from _sections(kind, where)
             # Four lists of comparisons share one table.
-            if is_dataclass(item) and isinstance(item, type) and key not in ("onnx", "trt", "none"):
-                yield from _sections(item, where + suffix)
+            elif inner and key not in ("onnx", "trt", "none"):
+                yield from _sections(inner[0], where + (".<input>" if typing.get_origin(kind) is dict else "[]"))
 
 
-def _rows(section: type) -> Iterator[str]:
-    hints = typing.get_type_hints(section)
-    for key, (rule, default) in settings_of(section).items():
-        kind = hints[key]
-        if is_dataclass(kind):
-            yield f"| `{key}` | section | | {rule.doc} |\n"
+def _rows(section: Any) -> Iterator[str]:
+    for key, setting in settings_of(section).items():
+        kind = setting.kind
+        if is_section(kind):
+            yield f"| `{key}` | section | | {setting.doc} |\n"
             continue
-        shown = "required" if default is ... else _default(default)
-        allowed = ", ".join(f"`{choice!r}`" for choice in rule.choices) or _type_text(kind)
-        if rule.minimum is not None:
-            allowed += f", at least {rule.minimum:g}"
-        yield f"| `{key}` | {shown} | {allowed} | {rule.doc} |\n"
+        shown = "required" if setting.default is ... else _default(setting.default)
+        allowed = ", ".join(f"`{choice!r}`" for choice in choices_of(kind)) or _type_text(kind)
+        low, high = limits_of(kind)
+        allowed += f", at least {low:g}" if low is not None else ""
+        allowed += f", at most {high:g}" if high is not None and high < _ANY else ""
+        yield f"| `{key}` | {shown} | {allowed} | {setting.doc} |\n"
 
 
 def _default(value: Any) -> str:
-    if isinstance(value, tuple) and value and is_dataclass(value[0]):
+    if isinstance(value, tuple) and value and is_section(type(value[0])):
         return "; ".join(f"{s.test_backend} ({s.test_device}) against {s.ref_backend} ({s.ref_device})" for s in value)
     return f"`{list(value)!r}`" if isinstance(value, tuple) else f"`{value!r}`"
 
 
+_WORDS = {bool: "`True`, `False`", int: "integer", float: "number", str: "text", types.NoneType: "`None`"}
+
+
 def _type_text(kind: Any) -> str:
-    origin = typing.get_origin(kind)
-    if origin in (types.UnionType, typing.Union):
-        return " or ".join(_type_text(option) for option in typing.get_args(kind))
-    if origin is tuple:
-        return "list"
-    if origin is dict:
-        return "dictionary"
-    return {bool: "`True`, `False`", int: "integer", float: "number", str: "text", types.NoneType: "`None`"}[kind]
+    containers = {tuple: "list", dict: "dictionary"}
+    return " or ".join(containers.get(typing.get_origin(item)) or _WORDS[item] for item in variants(kind))
 
 
 def main() -> int:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from base.errors import ConfigError
 from deploy.config import load_deploy_config, parse_deploy_config
@@ -330,6 +333,134 @@ def test_unreadable_files_are_named(tmp_path):
     broken.write_text("export = dict(mode=undefined_name)\n")
     with pytest.raises(ConfigError, match=r"broken\.py' could not be read: NameError"):
         load_deploy_config(broken)
+
+
+@pytest.mark.parametrize("suffix", [".json", ".yaml", ".yml"])
+def test_files_without_code_say_the_same(tmp_path, suffix):
+    python = tmp_path / "deploy_config.py"
+    python.write_text(SPECIFIED)
+    values: dict[str, Any] = {}
+    exec(SPECIFIED, values)
+    del values["__builtins__"]
+    plain = tmp_path / f"deploy_config{suffix}"
+    text = json.dumps(values) if suffix == ".json" else yaml.safe_dump(json.loads(json.dumps(values)))
+    plain.write_text(text)
+    assert load_deploy_config(plain) == load_deploy_config(python)
+    assert load_deploy_config(plain, {"export.mode": "none"}).export.mode == "none"
+
+
+def test_the_pages_example_without_code_is_one(tmp_path):
+    page = (REPOSITORY / PAGE).read_text(encoding="utf-8")
+    (example,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "my_deployment.yaml").write_text(example)
+    config = load_deploy_config(tmp_path / "my_deployment.yaml")
+    assert (config.evaluation.min_map, config.export.mode) == (0.55, "both")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.json", b"{", "is not valid JSON"),
+        ("a.json", b"[]", "'the top level' must be a dictionary, got list []"),
+        ("a.json", b'{"evaluation": {"min_map": 5}}', "'evaluation.min_map' is 5. At least 0. At most 1."),
+        ("a.json", b'{"seed": 1' + b"0" * 5000 + b"}", "is not valid JSON"),
+        ("a.json", b'{"seed": 1, "seed": 2}', "key 'seed' stands twice"),
+        ("a.json", b"[" * 9000, "nested"),
+        ("a.yaml", b"seed: 2024-01-01", "'seed' must be a whole number, got str '2024-01-01'"),
+        ("a.yaml", b"a: &a [1]\nb: *a", "anchors and aliases are not read"),
+        ("a.yaml", b"!!python/object/apply:os.system ['true']", "is not read"),
+        ("a.yml", b"export: {mode: both, mod: onnx}", "Did you mean 'export.mode'?"),
+        ("a.yml", b"seed: \xff", "UTF-8"),
+        ("a.toml", b"seed = 1", "its name does not end in .py"),
+        ("a.py", b"raise SystemExit(0)", "could not be read: SystemExit: 0"),
+        ("a.py", b"seed = 1\nimport os\nx = [\n", "SyntaxError: '[' was never closed"),
+    ],
+)
+def test_files_that_are_no_configuration(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        load_deploy_config(tmp_path / name)
+    assert message in str(caught.value)
+    assert name in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        ({"evaluation": {"min_map": 5}}, "'evaluation.min_map' is 5. At least 0. At most 1."),
+        (
+            {"evaluation": {"gates": {"max_drop_per_class": {"car": 2.0}}}},
+            "'evaluation.gates.max_drop_per_class.car' is 2",
+        ),
+        ({"backend_config": {"common_config": {"max_workspace_size": 2**60}}}, f"is {2**60}. At least 1.04858e+06."),
+        ({"seed": 2**32}, "'seed' is 4294967296. At least 0. At most 4294967295."),
+        ({"evaluation": {"num_samples": 10**30}}, "'evaluation.num_samples' is 1000000000000000000000000000000. At"),
+        ({"evaluation": {"warmup_frames": 10**5000}}, "'evaluation.warmup_frames' is an integer of"),
+        ({"verification": {"tolerance": float("inf")}}, "'verification.tolerance' is inf. At least 0."),
+        (
+            {"verification": {"tolerance": "small"}},
+            "'verification.tolerance' must be a number or a table or None, got str",
+        ),
+        ({"export": {"work_dir": "a\0b"}}, "must not hold a NUL character"),
+        ({"export": {"work_dir": ""}}, "'export.work_dir' is ''."),
+        ({"quantization": {"sensitive_layers": {"a"}}}, "'quantization.sensitive_layers' must be a list"),
+        ({"devices": {"cuda": "cuda:99999999999999999999"}}, "which is no device"),
+        ({1: 2}, "unknown key '[1]'"),
+        (
+            {"tensorrt_config": {"builder": "tensort_rtx"}},
+            "'tensorrt_config.builder' is 'tensort_rtx'. Did you mean 'tensorrt_rtx'?",
+        ),
+        (
+            {"components": {"a": {"tensorrt_profile": {"x": {"min_shape": [1]}}}}},
+            "'components.a.tensorrt_profile.x.opt_shape' is missing",
+        ),
+        (profile("input_features", [0], [1], [1]), "input_features.min_shape[0]' is 0. At least 1."),
+        (profile("input_features", [], [1], [1]), "input_features.min_shape' is []."),
+        (profile("input_features", [1] * 9, [1], [1]), "input_features.min_shape' is [1, 1, 1, 1, … 9 in all]."),
+        (profile("input_features", 5, [1], [1]), "input_features.min_shape' must be a list, got int 5"),
+    ],
+)
+def test_a_value_out_of_range_is_shown_with_its_range(raw, message):
+    assert message in refused(raw)
+
+
+def test_all_that_is_wrong_is_said_at_once():
+    lines = refused({"sed": 1, "seed": -1, "export": {"mode": "bth", "work_dir": 3}}).splitlines()
+    assert len(lines) == 4
+    assert all(line.startswith("my.py: ") for line in lines)
+    many = refused({f"key{number}": 0 for number in range(40)})
+    assert "… and 35 more" in many
+
+
+def test_nothing_but_refusals_comes_of_wrong_values():
+    """Every key of the specified example with every kind of wrong value."""
+    values: dict[str, Any] = {}
+    exec(SPECIFIED, values)
+    del values["__builtins__"]
+    loop: list[Any] = []
+    loop.append(loop)
+    wrong = [None, True, -1, 2**70, 0.5, float("nan"), "", "\0", "x", [], {}, {"a": {}}, loop, object(), b"x", {1, 2}]
+    places: list[tuple[Any, ...]] = []
+
+    def walk(node, keys):
+        for key in node if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ():
+            places.append((*keys, key))
+            walk(node[key], (*keys, key))
+
+    walk(values, ())
+    refusals = 0
+    for keys in places:
+        for value in wrong:
+            raw = copy.deepcopy(values)
+            node: Any = raw
+            for key in keys[:-1]:
+                node = node[key]
+            node[keys[-1]] = value
+            try:
+                parse(raw)
+            except ConfigError:
+                refusals += 1
+    assert len(places) * len(wrong) / 2 < refusals < len(places) * len(wrong)
 
 
 def test_relative_paths_start_where_the_command_was_typed(tmp_path, monkeypatch):

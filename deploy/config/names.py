@@ -1,0 +1,19 @@
+"""Words that a deploy configuration chooses from."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+__all__ = ["BACKENDS", "BOTH", "DECODES", "GPU_BACKENDS", "Backend", "Builder", "Decode", "Mode", "PrecisionPolicy"]
+
+Mode = Literal["onnx", "trt", "both", "none"]
+PrecisionPolicy = Literal["auto", "fp16", "fp32_tf32", "strongly_typed", "int8"]
+Builder = Literal["auto", "tensorrt_rtx", "tensorrt"]
+Backend = Literal["pytorch", "onnx", "tensorrt", "cuda"]
+Decode = Literal["training", "autoware", "both"]
+
+BACKENDS: tuple[str, ...] = get_args(Backend)
+GPU_BACKENDS = ("tensorrt", "cuda")
+"""Those that run on a GPU alone."""
+DECODES: tuple[str, ...] = get_args(Decode)
+BOTH = "both"
