@@ -13,12 +13,18 @@ from base.messages import shown, shown_place
 
 __all__ = ["phrases"]
 
+_PHRASED = 50
+
 
 def phrases(kind: Any, value: object, failure: ValidationError, at: Sequence[str | int] = ()) -> list[str]:
-    """One phrase a place, in the order of the document; the alternatives of a union are joined by 'or'."""
+    """One phrase a place, in the order of the document; the alternatives of a union are joined by 'or'.
+
+    Of thousands only the first 50 have words.
+    """
     musts: dict[tuple[Any, ...], list[str]] = {}
     out: dict[tuple[Any, ...], str] = {}
-    for found in failure.errors(include_url=False):
+    errors = failure.errors(include_url=False)
+    for found in errors[:_PHRASED]:
         keys, parent = _keys_inside(value, found["loc"], found["type"])
         code, place = found["type"], shown_place((*at, *keys)) or "it"
         if code == "missing":
@@ -42,7 +48,8 @@ def phrases(kind: Any, value: object, failure: ValidationError, at: Sequence[str
             nothing = ["null"] if type(None) in _kinds_at(kind, found["loc"]) else []
             alternatives = " or ".join(dict.fromkeys(musts[keys] + nothing))
             out[keys] = f"{place} is {shown(found['input'])}, but must be {alternatives}"
-    return list(out.values())
+    # What is not put into words is counted; no message shows as many.
+    return [*out.values(), *("" for _ in errors[_PHRASED:])]
 
 
 def _keys_inside(value: Any, loc: Sequence[Any], code: str) -> tuple[tuple[Any, ...], Any]:

@@ -106,11 +106,14 @@ class FromList:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         listed = core_schema.is_instance_schema((list, tuple), cls_repr="list")
-        return core_schema.chain_schema([listed, {**handler(source), "strict": False}])
+        items = {**handler(source), "strict": False}
+        # Of a long list only the first fault is told: each would take more memory than the item.
+        items["fail_fast"] = len(get_args(source)) == 2 and get_args(source)[1] is Ellipsis
+        return core_schema.chain_schema([listed, items])
 
 
 Items = Annotated[tuple[T, ...], FromList()]
-"""`Items[FiniteFloat]`: a list of a document, as a tuple."""
+"""`Items[FiniteFloat]`: a list of a document, as a tuple; only its first item that does not fit is told."""
 Rows = Annotated[list[T], _FirstFault()]
 """`Rows[Row]`: a long list; only its first item that does not fit is told."""
 Vector2 = Annotated[tuple[FiniteFloat, FiniteFloat], FromList()]

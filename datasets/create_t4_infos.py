@@ -20,7 +20,7 @@ from base.errors import ConfigError, DataError
 from base.files import atomic_path, user_path
 from base.messages import shown, shown_file
 from base.ownership import owned_folder
-from base.parsing import Record, Text
+from base.parsing import Items, Record, Text
 from base.progress import progress
 from datasets.geometry import rotation_matrix
 from datasets.synthetic.sweeps import sweep_to_key
@@ -35,6 +35,8 @@ POINT_FEATURES = 5
 _PICKLE_PROTOCOL = 4
 _MAX_SPEED_MPS = 50.0
 _MAX_SWEEPS = 1000
+# Some fifty thousand datasets.
+_MAX_LIST_BYTES = 1 << 22
 _SPLITS = ("train", "val", "test")
 
 
@@ -72,8 +74,10 @@ def read_splits(path: Path) -> dict[str, list[DatasetEntry]]:
     Raises:
         DataError: the file is missing, or holds no such list.
     """
-    read = read_yaml if path.suffix in (".yaml", ".yml") else read_json
-    listed = read(path, _Splits)
+    if path.suffix in (".yaml", ".yml"):
+        listed = read_yaml(path, _Splits, limit=_MAX_LIST_BYTES)
+    else:
+        listed = read_json(path, _Splits, limit=_MAX_LIST_BYTES)
     splits = {name: _entries(names) for name in _SPLITS if (names := getattr(listed, name))}
     if not splits:
         raise DataError(f"{shown_file(path)} lists no dataset under train, val or test.")
@@ -93,9 +97,9 @@ _Entry = Annotated[Text, AfterValidator(_entry)]
 class _Splits(Record, extra="ignore"):
     """A file of splits; what else it says is for others."""
 
-    train: list[_Entry] | None = None
-    val: list[_Entry] | None = None
-    test: list[_Entry] | None = None
+    train: Items[_Entry] | None = None
+    val: Items[_Entry] | None = None
+    test: Items[_Entry] | None = None
 
 
 def _entries(names: Sequence[str]) -> list[DatasetEntry]:

@@ -14,6 +14,7 @@ from base.boxes import Boxes3D
 from base.errors import ConfigError, DataError
 from base.files import user_path
 from base.lazy import require
+from base.messages import shown, shown_file
 
 if TYPE_CHECKING:
     from datasets.t4 import T4Dataset
@@ -65,7 +66,11 @@ class FrameSource:
             raise IndexError(f"frame {index} of {len(self)}")
         index %= len(self)
         info = self._dataset.get_data_info(index)
-        packed = self._dataset.prepare_data(index)
+        try:
+            packed = self._dataset.prepare_data(index)
+        except DataError as error:
+            named = f"It is named by sample {shown(info['token'])} of {shown_file(self._dataset.ann_file)}."
+            raise DataError(f"{error} {named}") from error
         truth = info.get("eval_ann_info") or info["ann_info"]
         boxes = truth["gt_bboxes_3d"]
         values = boxes.tensor.numpy().astype(np.float32).copy()
@@ -132,8 +137,6 @@ def open_frames(model_cfg: Any, split: str = "val", data_root: str | None = None
     # mmdet3d's transforms are looked up in its own scope, whatever the process did before.
     with DefaultScope.overwrite_default_scope("mmdet3d"):
         dataset = (T4Dataset if kind == "T4Dataset" else NuScenesInfos)(**wanted)
-    if len(dataset) == 0:
-        raise DataError(f"'{dataset.ann_file}' holds no sample.")
     return FrameSource(dataset)
 
 

@@ -12,9 +12,11 @@ def decompress(data: bytes, size: int) -> bytes | None:
     """What `data` was made of, if that is exactly `size` bytes; None where it is not, or `data` is corrupt.
 
     A control byte below 32 begins a run of literals; any other repeats earlier output, which may overlap with itself.
-    No more than `size` bytes are ever made, and for a `size` that so few bytes cannot stand for none.
+    No more than `size` bytes and one run are ever made, and none for a `size` that no writer packs into as few or as
+    many.
     """
-    if size > _MOST_PER_BYTE * len(data):
+    # No writer makes more than a control byte for 32 literals.
+    if not len(data) - size // 32 - 1 <= size <= _MOST_PER_BYTE * len(data):
         return None
     out = bytearray()
     position, end = 0, len(data)

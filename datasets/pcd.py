@@ -24,6 +24,8 @@ _SIZES = {"F": (4, 8), "I": (1, 2, 4, 8), "U": (1, 2, 4, 8)}
 # No sensor's points have as many bytes; VFH descriptors of PCL, 308 floats, are far below.
 _MAX_RECORD_BYTES = 1 << 16
 _MAX_POINTS = MAX_POINT_FILE_BYTES
+# Two million points of 32 bytes; unpacked by Python, they take seconds.
+_MAX_UNPACKED_BYTES = 1 << 26
 _STORAGES = ("ascii", "binary", "binary_compressed")
 _ASCII_BLOCK = 1 << 22
 
@@ -52,7 +54,7 @@ class _Header:
 def parse_pcd(data: bytes, path: Path) -> NDArray[np.float32]:
     """The points in a file's bytes; points with NaN, of organized clouds, stay in.
 
-    Memory is that of the file and of the points returned; compressed points may take 88 times their bytes, and 256 MiB
+    Memory is that of the file and of the points returned; compressed points may take 88 times their bytes, and 64 MiB
     at most.
 
     Args:
@@ -218,9 +220,10 @@ def _unpacked(data: bytes, offset: int, size: int, path: Path) -> bytes:
             f"PCD file {shown_file(path)} has {len(body)} of {packed} compressed bytes for {unpacked} bytes of points; "
             f"its header implies {size}. The file was cut off; copy it again."
         )
-    if size > MAX_POINT_FILE_BYTES:
+    if size > _MAX_UNPACKED_BYTES:
         raise DataError(
-            f"PCD file {shown_file(path)} has {size} bytes of points; at most {MAX_POINT_FILE_BYTES} are read."
+            f"PCD file {shown_file(path)} has {size} bytes of points; at most {_MAX_UNPACKED_BYTES} are unpacked. "
+            "Store it with DATA binary."
         )
     out = decompress(body, size)
     if out is None and packed == unpacked:

@@ -115,6 +115,8 @@ class T4Dataset(Det3DDataset):
             known = self._open(wanted)
             self.label_mapping = {-1: -1, **{i: wanted.index(n) if n in wanted else -1 for i, n in enumerate(known)}}
         raw, self._samples = self._samples or [], []
+        if not raw:
+            raise DataError(f"Info file {shown_file(self._path)} holds no sample: data_list is empty.")
         first: dict[str, int] = {}
         samples = []
         for index, item in enumerate(raw):

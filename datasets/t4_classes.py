@@ -28,6 +28,7 @@ _CATEGORIES = {
     "pedestrian.adult pedestrian.child pedestrian.construction_worker pedestrian.personal_mobility "
     "pedestrian.police_officer pedestrian.stroller pedestrian.wheelchair",
 }
+_MAX_BYTES = 1 << 20
 _TWO_WHEELERS = ("bicycle", "motorcycle", "vehicle.bicycle", "vehicle.motorcycle")
 _RIDERLESS = ("vehicle_state.parked", "cycle_state.without_rider", "motorcycle_state.without_rider")
 
@@ -68,7 +69,7 @@ class ClassRules:
         Raises:
             DataError: the file is missing or of another form.
         """
-        given = read_json(path, _RulesFile)
+        given = read_json(path, _RulesFile, limit=_MAX_BYTES)
         usual = cls()
         classes = given.classes or usual.classes
         merges = given.merge_objects

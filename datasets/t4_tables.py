@@ -55,6 +55,8 @@ _REFERENCES = {
     "scene": {"log_token": "log"},
 }
 _INCOMPLETE = "The dataset is incomplete; fetch it again."
+# Two million annotations.
+_MAX_TABLE_BYTES = 1 << 30
 # Further apart than this, two positions say nothing about the velocity between them.
 _MAX_GAP_S = 1.5
 
@@ -241,7 +243,7 @@ def _table(folder: Path, name: str, kind: type[R]) -> dict[str, R]:
         raise DataError(f"Table {shown_file(path)} does not exist: {shown_file(folder)} is no whole T4 dataset.")
     listed: Any = Rows
     # Python's writers write NaN where a velocity is not known.
-    rows: list[R] = read_json(path, listed[kind], allow_nan=True)
+    rows: list[R] = read_json(path, listed[kind], limit=_MAX_TABLE_BYTES, allow_nan=True)
     table = {row.token: row for row in rows}
     if len(table) != len(rows):
         first: dict[str, int] = {}

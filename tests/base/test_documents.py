@@ -158,6 +158,14 @@ def test_yaml_round_trip(value: Any) -> None:
         ("<<: {a: 1}", {"<<": {"a": 1}}),
         ("", None),
         ("=: 1", {"=": 1}),
+        ("'1'", "1"),
+        ("|\n 12\n", "12\n"),
+        ("- ~\n-\n- ''", [None, None, ""]),
+        ("{2: a, ~: b, x: }", {2: "a", None: "b", "x": None}),
+        ("? a\n: b\n? c", {"a": "b", "c": None}),
+        ("0x10", "0x10"),
+        ("1_000", "1_000"),
+        ("+1.5e+3", 1500.0),
     ],
 )
 def test_yaml_has_no_surprises(text: str, value: Any) -> None:
@@ -175,13 +183,17 @@ def test_yaml_has_no_surprises(text: str, value: Any) -> None:
         ("? [1]\n: 2", "no key \\(line 1 column 3\\)"),
         ("a:\n\t- 1", "line 2 column 1"),
         ("a: [1, 2", "line 2 column 1"),
-        ("a: 1\n---\nb: 2", "line 2 column 1"),
+        ("a: 1\n---\nb: 2", "more than one document .line 2 column 1"),
         ("[" * 100_000, "more than 64 levels of nesting"),
         ("- " * 100_000 + "1", "more than 64 levels of nesting"),
-        ("a: 1" + "0" * 5000, "4300 digits"),
+        ("a: 1" + "0" * 5000, "a number of 5001 digits .line 1 column 4"),
         ("a: \x1b[31m", "not valid YAML"),
         ("a: \ud800", "not valid YAML"),
         ("@", "line 1 column 1"),
+        ("- a\n" * 200_001, "more than 200000 values .line 200000 column 3"),
+        ("{a: 1, a: 2}", "key 'a' stands twice"),
+        ("1: a\n1.0: b", "key 1.0 stands twice"),
+        ("? {a: 1}\n: 2", "a list or dictionary is no key"),
     ],
 )
 def test_what_is_no_plain_yaml_is_refused_with_a_place(text: str, message: str) -> None:
@@ -189,6 +201,14 @@ def test_what_is_no_plain_yaml_is_refused_with_a_place(text: str, message: str) 
         parse_yaml(text, file="b.yaml", error=ConfigError)
     assert str(caught.value).startswith("'b.yaml' is not valid YAML")
     assert str(caught.value).isprintable()
+
+
+@given(PLAIN)
+def test_yaml_values_are_those_of_pyyaml(value: Any) -> None:
+    """Where both readings of a number agree: PyYAML itself reads what its writer wrote."""
+    written = yaml.safe_dump(value, allow_unicode=True, default_flow_style=True)
+    if "&id" not in written:
+        assert parse_yaml(written, file="x") == yaml.safe_load(written) == value
 
 
 @given(st.binary(max_size=60))

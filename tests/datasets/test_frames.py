@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import copy
+import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +100,25 @@ def test_training_frames_are_not_augmented(tiny_dataset: Path) -> None:
     np.testing.assert_array_equal(frame.points[: inside.sum(), :4], raw[inside, :4])
 
 
+def test_a_missing_point_file_is_named_with_who_names_it(tiny_dataset: Path, tmp_path: Path) -> None:
+    root = tmp_path / "copy"
+    shutil.copytree(tiny_dataset, root)
+    sample = load_info_pickle(root / "centerpoint_infos_val.pkl")["data_list"][1]
+    (root / sample["lidar_points"]["lidar_path"]).unlink()
+    with pytest.raises(DataError) as caught:
+        open_frames(config(root))[1]
+    assert f"{sample['lidar_points']['lidar_path']}' does not exist" in str(caught.value)
+    assert f"named by sample '{sample['token']}' of '{root}/centerpoint_infos_val.pkl'" in str(caught.value)
+
+
+def test_an_info_file_without_samples(tiny_dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "centerpoint_infos_val.pkl").write_bytes(
+        pickle.dumps({"data_list": [], "metainfo": {"classes": CLASSES}})
+    )
+    with pytest.raises(DataError, match=r"centerpoint_infos_val\.pkl' holds no sample"):
+        open_frames(config(tmp_path))
+
+
 def test_data_root_can_be_given(tiny_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BUILD_WORKING_DIRECTORY", str(tiny_dataset.parent))
     assert len(open_frames(config(Path("/nowhere")), data_root=tiny_dataset.name)) == 3
@@ -132,8 +153,6 @@ def test_requests_that_cannot_be_met(tiny_dataset: Path) -> None:
 
 
 def test_empty_and_noisy_clouds(tiny_dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    import shutil
-
     root = tmp_path / "copy"
     shutil.copytree(tiny_dataset, root)
     samples = load_info_pickle(root / "centerpoint_infos_val.pkl")["data_list"]

@@ -115,7 +115,7 @@ def test_a_compressed_size_that_nothing_can_have(cloud):
     # 3 GB out of 20 bytes: refused before anything is made.
     points = 200_000_000
     head = header("binary_compressed", points)
-    with pytest.raises(DataError, match="at most 268435456 are read"):
+    with pytest.raises(DataError, match="at most 67108864 are unpacked"):
         parse_pcd(head + packed(b"\xff" * 20, 16 * points), PATH)
 
 
@@ -169,6 +169,8 @@ def test_repetitions_are_those_of_a_byte_by_byte_reader(stream, size):
         return bytes(out)
 
     expected = one_by_one()
+    if expected is not None and len(stream) > len(expected) + len(expected) // 32 + 1:
+        expected = None  # larger than any writer makes it
     assert decompress(stream, size) == (expected if expected is not None and len(expected) == size else None)
     if expected is not None:
         assert decompress(stream, len(expected)) == expected
