@@ -46,12 +46,14 @@ def lazy_attributes(package: str, exports: dict[str, str]) -> Any:
 
     Args:
         package: `__name__` of the package.
-        exports: Public name -> module (relative to the package, without dots) that defines it.
+        exports: Public name -> module that defines it, below the package; `//` in front: below the repository's root.
     """
 
     def attribute(name: str) -> Any:
         if name not in exports:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(f"{package}.{exports[name]}"), name)
+        module = exports[name]
+        found = importlib.import_module(module[2:] if module.startswith("//") else f"{package}.{module}")
+        return getattr(found, name)
 
     return attribute

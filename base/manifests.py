@@ -1,4 +1,4 @@
-"""What a manifest beside files says of them, and whether they are still those files (deploy/manifest.py writes it)."""
+"""What a manifest beside files says of them, and whether they are still those files (export/manifest.py writes it)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class FileEntry(Record):
 
 
 class Manifest(Record):
-    """A manifest; see deploy/manifest.py for what its parts hold."""
+    """A manifest; see export/manifest.py for what its parts hold."""
 
     schema_version: int
     kind: NonEmptyStr

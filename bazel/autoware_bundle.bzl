@@ -97,8 +97,8 @@ autoware_bundle = rule(
         "detections": attr.label(allow_single_file = [".jsonl"], doc = "in place of dataset: of an evaluation"),
         "version": attr.string(mandatory = True, doc = "version of the artifact, in the folder's name"),
         "_bundler": attr.label(default = "//deploy:bundle", executable = True, cfg = "exec"),
-        "_detector": attr.label(default = "//deploy/tools:detect", executable = True, cfg = "exec"),
-        "_exporter": attr.label(default = "//deploy/tools:export_onnx", executable = True, cfg = "exec"),
-        "_int8_exporter": attr.label(default = "//deploy/tools:export_int8_onnx", executable = True, cfg = "exec"),
+        "_detector": attr.label(default = "//deploy:detect", executable = True, cfg = "exec"),
+        "_exporter": attr.label(default = "//export/tools:export_onnx", executable = True, cfg = "exec"),
+        "_int8_exporter": attr.label(default = "//export/tools:export_int8_onnx", executable = True, cfg = "exec"),
     },
 )

@@ -69,7 +69,7 @@ def _calibration_impl(ctx):
 
 calibration = rule(
     implementation = _calibration_impl,
-    doc = "Quantizes a model with //deploy/tools:calibrate.",
+    doc = "Quantizes a model with //export/tools:calibrate.",
     attrs = {
         "model_config": attr.label(mandatory = True, allow_single_file = [".py"], doc = "mmengine model config"),
         "checkpoint": attr.label(allow_single_file = [".pth"], doc = "trained float weights; or use seed"),
@@ -95,6 +95,6 @@ calibration = rule(
         "skip_layers": attr.string_list(doc = "layers and patterns kept in floating point"),
         "version": attr.string(mandatory = True, doc = "version of the artifact, in the folder's name"),
         "_configs": attr.label(default = "//configs/model"),
-        "_calibrator": attr.label(default = "//deploy/tools:calibrate", executable = True, cfg = "exec"),
+        "_calibrator": attr.label(default = "//export/tools:calibrate", executable = True, cfg = "exec"),
     },
 )

@@ -83,7 +83,7 @@ def _onnx_model_impl(ctx):
 
 onnx_model = rule(
     implementation = _onnx_model_impl,
-    doc = "Exports a model with //deploy/tools:export_onnx.",
+    doc = "Exports a model with //export/tools:export_onnx.",
     attrs = {
         "model_config": attr.label(allow_single_file = [".py"], doc = "mmengine model config; not with calibration"),
         "calibration": attr.label(providers = [CalibrationInfo], doc = "a calibration, for precision = 'int8'"),
@@ -95,7 +95,7 @@ onnx_model = rule(
         "rot_y_axis_reference": attr.bool(default = False, doc = "fold Autoware's yaw convention into the head"),
         "version": attr.string(mandatory = True, doc = "version of the artifact, in the folder's name"),
         "_configs": attr.label(default = "//configs/model"),
-        "_exporter": attr.label(default = "//deploy/tools:export_onnx", executable = True, cfg = "exec"),
-        "_int8_exporter": attr.label(default = "//deploy/tools:export_int8_onnx", executable = True, cfg = "exec"),
+        "_exporter": attr.label(default = "//export/tools:export_onnx", executable = True, cfg = "exec"),
+        "_int8_exporter": attr.label(default = "//export/tools:export_int8_onnx", executable = True, cfg = "exec"),
     },
 )

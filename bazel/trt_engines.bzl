@@ -52,7 +52,7 @@ def _trt_engines_impl(ctx):
 
 trt_engines = rule(
     implementation = _trt_engines_impl,
-    doc = "Builds engines with //deploy/tools:build_engines.",
+    doc = "Builds engines with //export/tools:build_engines.",
     attrs = {
         "onnx": attr.label(mandatory = True, providers = [OnnxModelInfo], doc = "the onnx_model to build from"),
         "builder": attr.string(default = "tensorrt_rtx", values = ["tensorrt_rtx", "tensorrt"], doc = "engine builder"),
@@ -62,6 +62,6 @@ trt_engines = rule(
             doc = "see docs/configuration.md",
         ),
         "version": attr.string(mandatory = True, doc = "version of the artifact, in the folder's name"),
-        "_builder": attr.label(default = "//deploy/tools:build_engines", executable = True, cfg = "exec"),
+        "_builder": attr.label(default = "//export/tools:build_engines", executable = True, cfg = "exec"),
     },
 )

@@ -79,11 +79,11 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _measure(onnx_dir: Path, bundle: Path | None, frames: FrameSource, args: argparse.Namespace) -> dict[str, Any]:
+    from autoware.reading import decode_params_of_bundle
     from base.onnx_files import read_onnx
-    from deploy.autoware_reading import decode_params_of_bundle
     from deploy.detectors import DetectorFiles, open_checked_detector
-    from deploy.onnx_graph import metadata
     from eval.frames import first_frames
+    from export.onnx_graph import metadata
     from runtime.autoware_params import AutowareDecodeParams
 
     head = onnx_dir / f"{BACKBONE_NECK_HEAD}.onnx"

@@ -152,8 +152,8 @@ class Variants:
 
     def export(self, name: str, folder: Path) -> None:
         """Writes the variant's ONNX files."""
-        from deploy.onnx_export import OnnxExportSettings, export_components
-        from deploy.quantized_model import align_biases
+        from export.onnx_export import OnnxExportSettings, export_components
+        from export.quantized_model import align_biases
 
         if name == "modelopt":
             self._export_modelopt(folder)
@@ -226,7 +226,7 @@ class Variants:
     def _export_modelopt(self, folder: Path) -> None:
         import torch
 
-        from deploy.onnx_export import OnnxExportSettings, export_components
+        from export.onnx_export import OnnxExportSettings, export_components
 
         network = self._modelopt()
         (component,) = (item for item in self._spec.components if item.name == BACKBONE_NECK_HEAD)

@@ -106,7 +106,7 @@ def unsigned_codes(model: onnx.ModelProto) -> onnx.ModelProto:
     import onnx
     from onnx import numpy_helper
 
-    from deploy.qdq.view import DEQUANTIZE, QUANTIZE, GraphView
+    from export.qdq.view import DEQUANTIZE, QUANTIZE, GraphView
 
     result: onnx.ModelProto = onnx.ModelProto()
     result.CopyFrom(model)
@@ -185,7 +185,7 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _models(args: argparse.Namespace) -> tuple[dict[str, Any], Any, list[Any]]:
-    from deploy.quantized_model import QuantizationSettings, float_twin, quantize_float_model, read_quantized_model
+    from export.quantized_model import QuantizationSettings, float_twin, quantize_float_model, read_quantized_model
     from models.build import build_model, load_checkpoint
     from models.config import load_model_config
     from models.spec import ModelSpec
@@ -210,7 +210,7 @@ def _models(args: argparse.Namespace) -> tuple[dict[str, Any], Any, list[Any]]:
 
 
 def _export(model: Any, spec: Any, folder: Path, precision: str, elsewhere: str) -> Path:
-    from deploy.onnx_export import INT8_OPSET, OnnxExportSettings, export_components
+    from export.onnx_export import INT8_OPSET, OnnxExportSettings, export_components
 
     settings = OnnxExportSettings(opset_version=INT8_OPSET, precision=precision, float_precision=elsewhere)
     export_components(model, spec, folder, settings)

@@ -130,11 +130,11 @@ def _files(args: argparse.Namespace, model: Any, spec: ModelSpec, scratch: Path)
     """Backend -> where its network comes from; None where that was not given. ONNX files are exported where needed."""
     from deploy.config.paths import input_path
     from deploy.detectors import DetectorFiles, Network
-    from deploy.existing import check_engine_dir, check_onnx_dir
+    from export.existing import check_engine_dir, check_onnx_dir
 
     onnx_dir = input_path(args.onnx_path) if args.onnx_path else scratch
     if not {"onnx", "cuda"}.isdisjoint(args.backends) and not args.onnx_path:
-        from deploy.onnx_export import export_components
+        from export.onnx_export import export_components
 
         export_components(model, spec, onnx_dir)
     # Before anything is measured. The weights may be others: an INT8 export is of a quantized checkpoint.

@@ -1,4 +1,4 @@
-"""The product's commands: configuration, ONNX export, engines, verification and evaluation in one run."""
+"""The product's commands, and the runner of a whole deployment."""
 
 from __future__ import annotations
 
@@ -9,22 +9,14 @@ __all__ = [
     "CenterPointDeploymentRunner",
     "CenterPointONNXExportPipeline",
     "CenterPointTensorRTExportPipeline",
-    "OnnxExportSettings",
-    "convert_precision",
-    "export_components",
-    "open_engine_builder",
 ]
 
 __getattr__ = lazy_attributes(
     __name__,
     {
-        "CenterPointComponentExtractor": "components",
+        "CenterPointComponentExtractor": "//export.components",
         "CenterPointDeploymentRunner": "runner",
-        "CenterPointONNXExportPipeline": "onnx_export",
-        "CenterPointTensorRTExportPipeline": "engine.pipeline",
-        "OnnxExportSettings": "onnx_export",
-        "convert_precision": "precision",
-        "export_components": "onnx_export",
-        "open_engine_builder": "engine.selection",
+        "CenterPointONNXExportPipeline": "//export.onnx_export",
+        "CenterPointTensorRTExportPipeline": "//export.engine.pipeline",
     },
 )

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from base.errors import ExportError
 from base.lazy import require
 from base.onnx_files import read_onnx
-from deploy.qdq.view import DEQUANTIZE, INTEGER_OPS, QUANTIZE, GraphView, module_path
+from export.qdq.view import DEQUANTIZE, INTEGER_OPS, QUANTIZE, GraphView, module_path
 
 if TYPE_CHECKING:
     import numpy as np

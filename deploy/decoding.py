@@ -47,8 +47,8 @@ def vehicle_settings(config: EvaluationConfig, spec: ModelSpec, source: str) -> 
     if bundle is None:
         return VehicleSettings(AutowareDecodeParams.from_spec(spec))
 
-    from deploy.autoware_reading import decode_params_of_bundle
-    from deploy.autoware_yaml import ML_PACKAGE
+    from autoware.reading import decode_params_of_bundle
+    from autoware.yaml_file import ML_PACKAGE
 
     folder = input_path(bundle)
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from base.errors import BackendUnavailable, ConfigError, MissingDependencyError
-from deploy.existing import check_engine_dir, check_onnx_dir
+from export.existing import check_engine_dir, check_onnx_dir
 from runtime.decoders import TRAINING_DECODER, Decoder
 
 if TYPE_CHECKING:

@@ -162,7 +162,7 @@ def _open(args: argparse.Namespace, cfg: Any, spec: ModelSpec, device: str) -> t
     checkpoint = None if args.checkpoint is None else input_path(args.checkpoint)
     network = None
     if args.backend == "pytorch":
-        from deploy.rotation import fold_rot_y_axis_reference
+        from export.rotation import fold_rot_y_axis_reference
         from models.build import build_model, load_checkpoint
 
         assert checkpoint is not None

@@ -10,7 +10,7 @@ from base.errors import ExportError
 from base.onnx_files import label, read_onnx
 from deploy.inspect_engine import EngineFacts
 from deploy.inspect_graph import GraphFacts, TensorFacts
-from deploy.qdq.view import INTEGER_OPS, GraphView, axis_of, module_path
+from export.qdq.view import INTEGER_OPS, GraphView, axis_of, module_path
 
 if TYPE_CHECKING:
     import numpy as np

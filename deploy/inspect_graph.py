@@ -20,11 +20,11 @@ from base.errors import ConfigError, ExportError
 from base.files import sha256_file
 from base.onnx_files import graph_errors, read_onnx
 from base.onnx_shapes import fold_shapes_
-from deploy.onnx_checks import check_model
-from deploy.onnx_graph import metadata
-from deploy.precision import graph_precision
-from deploy.qdq.precision_map import LayerPrecision, precision_map
-from deploy.qdq.view import DEQUANTIZE, QUANTIZE, GraphView
+from export.onnx_checks import check_model
+from export.onnx_graph import metadata
+from export.precision import graph_precision
+from export.qdq.precision_map import LayerPrecision, precision_map
+from export.qdq.view import DEQUANTIZE, QUANTIZE, GraphView
 from quant.roofline import DEVICES, Device
 
 if TYPE_CHECKING:

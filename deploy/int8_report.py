@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from deploy.code_agreement import CodeAgreement
-    from deploy.qdq.precision_map import PrecisionMap
     from eval.report.extension import ReportSection
+    from export.qdq.precision_map import PrecisionMap
 
 __all__ = ["int8_sections"]
 
@@ -28,8 +28,8 @@ def int8_sections(
         ExportError: the file is broken.
     """
     from base.onnx_files import read_onnx
-    from deploy.qdq.precision_map import precision_map
-    from deploy.qdq.view import is_quantized
+    from export.qdq.precision_map import precision_map
+    from export.qdq.view import is_quantized
 
     if not onnx_path.is_file():
         return ()
@@ -45,8 +45,8 @@ def int8_sections(
 
 
 def _precision_section(found: PrecisionMap) -> ReportSection:
-    from deploy.qdq.precision_picture import draw_precision_map
     from eval.report.extension import Figure, ReportSection
+    from export.qdq.precision_picture import draw_precision_map
 
     rows = []
     for precision in ("int8", "fp16", "fp32"):

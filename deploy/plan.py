@@ -19,8 +19,8 @@ from deploy.config.paths import input_path
 from deploy.config.schema import DeployConfig, Scenario, ShapeRange
 from deploy.data_roots import validation_root
 from deploy.decoding import vehicle_settings
-from deploy.existing import check_engine_dir, check_onnx_dir
 from deploy.quantization_plan import QuantizationPlan, plan_quantization
+from export.existing import check_engine_dir, check_onnx_dir
 
 if TYPE_CHECKING:
     from eval.vehicle import VehicleSettings
@@ -234,7 +234,7 @@ def _check_packages(plan: RunPlan) -> None:
     if "onnx" in plan.needed_backends:
         require("onnxruntime", "to run the onnx backend")
     if plan.builds_engines:
-        from deploy.engine.selection import open_engine_builder
+        from export.engine.selection import open_engine_builder
 
         open_engine_builder(plan.config.backend_config.common_config.builder)
     if plan.quantization is not None and plan.uses_quantized_model:

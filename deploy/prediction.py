@@ -154,7 +154,7 @@ def predict(request: PredictionRequest) -> Prediction:
 
 
 def _load_model(cfg: Any, spec: ModelSpec, request: PredictionRequest) -> tuple[nn.Module, ModelSpec]:
-    from deploy.rotation import fold_rot_y_axis_reference
+    from export.rotation import fold_rot_y_axis_reference
     from models.build import build_model, load_checkpoint
 
     model = build_model(cfg)
@@ -185,7 +185,7 @@ class _Files:
 
     def onnx(self) -> Path:
         """Folder of the ONNX files."""
-        from deploy.onnx_export import OnnxExportSettings, export_components
+        from export.onnx_export import OnnxExportSettings, export_components
 
         request = self.request
         folder = request.onnx_dir or self._made.get("onnx")
@@ -198,8 +198,8 @@ class _Files:
 
     def engines(self) -> tuple[Path, Path | None]:
         """Folder of the engines, and of the ONNX files that they must come from, if those are known."""
-        from deploy.engine.pipeline import CenterPointTensorRTExportPipeline
-        from deploy.existing import check_onnx_dir
+        from export.engine.pipeline import CenterPointTensorRTExportPipeline
+        from export.existing import check_onnx_dir
 
         request = self.request
         folder, onnx_dir = request.engine_dir, request.onnx_dir

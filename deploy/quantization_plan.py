@@ -10,7 +10,7 @@ from base.errors import CheckpointError, DataError
 from deploy.config.paths import input_path
 from deploy.config.schema import DeployConfig
 from deploy.data_roots import calibration_root
-from deploy.quantized_model import QuantizationSettings
+from export.quantized_model import QuantizationSettings
 
 if TYPE_CHECKING:
     from datasets.demo import DemoDataset

@@ -127,7 +127,7 @@ class CenterPointDeploymentRunner:
         self._apply_gates()
 
     def _quantize(self, session: Session) -> None:
-        from deploy.quantized_model import save_quantized_model
+        from export.quantized_model import save_quantized_model
 
         plan, quantized = session.plan, session.quantize()
         facts = quantized.facts
@@ -137,7 +137,7 @@ class CenterPointDeploymentRunner:
                 self._add_artifact(plan, path, path.stem, "int8")
 
     def _export_onnx(self, session: Session) -> None:
-        from deploy.onnx_export import CenterPointONNXExportPipeline
+        from export.onnx_export import CenterPointONNXExportPipeline
 
         plan = session.plan
         if session.export_model is None:
@@ -151,7 +151,7 @@ class CenterPointDeploymentRunner:
             self._add_artifact(plan, artifact.path, "onnx", artifact.precision)
 
     def _build_engines(self, plan: RunPlan) -> None:
-        from deploy.engine.pipeline import CenterPointTensorRTExportPipeline
+        from export.engine.pipeline import CenterPointTensorRTExportPipeline
 
         pipeline = CenterPointTensorRTExportPipeline(engine_settings(plan))
         for result in pipeline.run(plan.onnx_dir, plan.engine_dir, plan.export_spec):
@@ -367,7 +367,7 @@ class CenterPointDeploymentRunner:
             _logger.error("stopped at '%s'; what was found out before is in %s", failed, path)
 
     def _write_manifest(self, session: Session) -> None:
-        from deploy.manifest import build_manifest, run_environment, write_manifest
+        from export.manifest import build_manifest, run_environment, write_manifest
 
         plan = session.plan
         inputs: dict[str, str | Path] = {"checkpoint": plan.checkpoint, "model_config": plan.model_config_path}

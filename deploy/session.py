@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from datasets.frames import FrameSource
     from deploy.detectors import DetectorFiles
-    from deploy.quantized_model import QuantizedModel
+    from export.quantized_model import QuantizedModel
     from runtime.detector import InspectableDetector
 
 __all__ = ["Session"]
@@ -50,7 +50,7 @@ class Session:
             ConfigError: the config cannot be built.
             CheckpointError: the checkpoint is unsafe, broken or of another architecture.
         """
-        from deploy.quantized_model import float_twin, read_quantized_model
+        from export.quantized_model import float_twin, read_quantized_model
         from models.build import build_model, load_checkpoint
 
         plan = self.plan
@@ -71,7 +71,7 @@ class Session:
             ConfigError: `sensitive_layers` names a layer that the model does not have.
             DataError: the calibration frames or the cache are broken or do not fit.
         """
-        from deploy.quantized_model import quantize_float_model
+        from export.quantized_model import quantize_float_model
         from quant.calibration.batches import calibration_batches
 
         plan = self.plan
@@ -91,7 +91,7 @@ class Session:
         return self.quantized
 
     def _set_export_model(self, model: nn.Module) -> None:
-        from deploy.rotation import fold_rot_y_axis_reference
+        from export.rotation import fold_rot_y_axis_reference
 
         self.export_model = model
         if self.plan.config.export.rot_y_axis_reference:
@@ -188,8 +188,8 @@ def _require_made(folder: Path, made: bool, what: str, plan: RunPlan, mode: str)
 
 def onnx_settings(plan: RunPlan, provenance: dict[str, str], quantized: QuantizedModel | None = None) -> Any:
     """`OnnxExportSettings` of a run."""
-    from deploy.onnx_export import OnnxExportSettings
-    from deploy.quantized_model import planned_layers
+    from export.onnx_export import OnnxExportSettings
+    from export.quantized_model import planned_layers
 
     config: DeployConfig = plan.config
     return OnnxExportSettings(
@@ -206,8 +206,8 @@ def onnx_settings(plan: RunPlan, provenance: dict[str, str], quantized: Quantize
 
 def engine_settings(plan: RunPlan) -> Any:
     """`EngineSettings` of a run."""
-    from deploy.engine.pipeline import EngineSettings
-    from deploy.engine.request import ShapeProfile
+    from export.engine.pipeline import EngineSettings
+    from export.engine.request import ShapeProfile
 
     common = plan.config.backend_config.common_config
     profiles = {name: ShapeProfile(s.min_shape, s.opt_shape, s.max_shape) for name, s in plan.profiles.items()}

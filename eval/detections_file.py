@@ -16,8 +16,12 @@ from base.files import atomic_path
 from eval.metrics import FrameResult
 from eval.score_stream import JsonLines
 
-__all__ = ["read_detections", "write_detections"]
+__all__ = ["DETECTIONS", "MANIFEST_KIND", "read_detections", "write_detections"]
 
+DETECTIONS = "detections.jsonl"
+"""Name of the file in a folder of one detector's detections."""
+MANIFEST_KIND = "detections"
+"""Kind of the manifest that lies beside it there."""
 _COLUMNS = ("x", "y", "z", "l", "w", "h", "yaw", "vx", "vy")
 
 

@@ -208,7 +208,7 @@ class _Walk:
             raise ExportError(
                 f"{label(place.reader)} reads '{origin}' as {place.kind}, and {label(known.reader)} reads it as "
                 f"{known.kind}; the engine stores a map once. Quantize both layers or neither (--skip-layer of "
-                "deploy.tools.calibrate), with one scale for one tensor."
+                "export.tools.calibrate), with one scale for one tensor."
             )
 
     def _produce(self, reading: Reading, place: _Place) -> _Size:

@@ -36,7 +36,7 @@ OPERATORS = (
 )
 _FP16_MAX = 65504.0
 _MAX_STEP = 64  # cells of a stride or of padding; what is beyond is a broken file
-_KEEP_FLOAT = "keep the layer in floating point (--skip-layer of deploy.tools.calibrate)"
+_KEEP_FLOAT = "keep the layer in floating point (--skip-layer of export.tools.calibrate)"
 
 
 @dataclass(frozen=True)

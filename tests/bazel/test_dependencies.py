@@ -1,58 +1,65 @@
-"""The export half stays apart: no file of eval/, runtime/ or datasets/ may reach an ONNX or engine action."""
+"""What depends on what, as Bazel answers it: artifacts on nothing that changes often, layers on lower ones alone."""
 
 from __future__ import annotations
 
-import ast
-import re
 from pathlib import Path
 
-ROOT = Path.cwd()
-FORBIDDEN = {"eval", "runtime", "datasets", "training", "quant"}
-# Imported by export_onnx when it is given a quantized checkpoint; only //deploy/tools:export_int8_onnx has it.
-LAZY = {"deploy.quantized_model"}
+import pytest
+
+ANSWERS = Path(__file__).parent  # tests/bazel/BUILD.bazel asks; the answers lie beside this file
+
+# What makes an artifact -> packages whose change must not make it again.
+OFTEN_CHANGED = {"eval", "runtime", "datasets", "training", "quant", "autoware", "deploy"}
+MAKERS = {
+    "export_onnx": OFTEN_CHANGED,
+    "build_engines": OFTEN_CHANGED,
+    # It reads a quantized model: of quant/ what such a model is.
+    "export_int8_onnx": OFTEN_CHANGED - {"quant"},
+    # It runs frames through the model: of all that, what reads frames and counts their pillars.
+    "calibrate": {"eval", "training", "autoware", "deploy"},
+}
+# Layer -> layers it may depend on.
+BELOW = {
+    "base": set(),
+    "models": {"base"},
+    "datasets": {"base", "models"},
+    "runtime": {"base", "models"},
+    "eval": {"base", "models", "runtime"},
+    "training": {"base", "models", "datasets"},
+    "quant": {"base", "models", "datasets", "runtime", "eval", "training"},
+    "export": {"base", "models"},
+    "autoware": {"base", "models", "datasets", "runtime", "eval", "export"},
+    "deploy": {"base", "models", "datasets", "runtime", "eval", "training", "quant", "export", "autoware"},
+}
 
 
-def exporting_files() -> list[Path]:
-    """The sources that deploy/BUILD.bazel gives to //deploy:exporting, and those of //deploy/tools."""
-    build = (ROOT / "deploy/BUILD.bazel").read_text()
-    names = re.search(r"EXPORTING = \[(.*?)\]", build, re.DOTALL)
-    assert names is not None
-    listed = [ROOT / "deploy" / name for name in re.findall(r'"([^"]+)"', names[1])]
-    folders = [path for folder in ("engine", "qdq", "tools") for path in (ROOT / "deploy" / folder).rglob("*.py")]
-    # A part of //deploy/tools:calibrating, which reads frames.
-    return sorted(path for path in listed + folders if path.name != "calibrate.py")
-
-
-def imported_packages(path: Path) -> set[str]:
-    """Top-level packages that a file names in any import, lazy ones too."""
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found.update(alias.name.split(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module.split(".")[0])
+def packages(answer: str) -> dict[str, list[str]]:
+    """Top-level package -> Python files that Bazel named in this answer."""
+    found: dict[str, list[str]] = {}
+    path = ANSWERS / answer
+    if not path.is_file():
+        pytest.skip(f"{answer} is Bazel's answer to a query; run ./bazelw test //tests/bazel")
+    for label in path.read_text(encoding="utf-8").splitlines():
+        if label.startswith("//") and label.endswith(".py"):
+            found.setdefault(label[2:].replace(":", "/").split("/")[0], []).append(label)
+    assert found, f"Bazel named no file in {answer}"
     return found
 
 
-def test_exporting_half_imports_nothing_that_changes_more_often() -> None:
-    files = exporting_files()
-    assert len(files) > 10
-    wrong = {str(path): sorted(imported_packages(path) & FORBIDDEN) for path in files}
-    assert {path: names for path, names in wrong.items() if names} == {}
+@pytest.mark.parametrize("maker", MAKERS)
+def test_artifacts_depend_on_nothing_that_changes_more_often(maker: str) -> None:
+    found = packages(f"files_of_{maker}")
+    assert {name: files[:3] for name, files in found.items() if name in MAKERS[maker]} == {}
+    assert {"base", "models", "export"} <= set(found)
 
 
-def test_exporting_half_is_closed() -> None:
-    """An import from `deploy` inside it names a file that belongs to it."""
-    files = exporting_files()
-    modules = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files}
-    modules |= {module.removesuffix(".__init__") for module in modules}
-    missing = [
-        f"{path.relative_to(ROOT)}: {node.module}"
-        for path in files
-        if path.name != "__init__.py"
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.ImportFrom)
-        and (node.module or "").startswith("deploy.")
-        and node.module not in modules | LAZY
-    ]
-    assert missing == []
+def test_of_quant_an_exported_model_needs_what_it_is_and_not_how_it_was_made() -> None:
+    core = packages("files_of_export_int8_onnx")["quant"]
+    assert [label for label in core if label.split(":")[1].startswith(("ptq", "calibration/", "sensitivity/"))] == []
+
+
+@pytest.mark.parametrize("layer", BELOW)
+def test_layers_depend_on_lower_ones_alone(layer: str) -> None:
+    found = packages(f"files_of_layer_{layer}")
+    assert set(found) - {"third_party", layer} <= BELOW[layer]
+    assert len(found[layer]) > 3 or layer == "training"

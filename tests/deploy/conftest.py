@@ -35,7 +35,7 @@ def tiny() -> tuple[Any, Any]:
 @pytest.fixture(scope="session")
 def tiny_onnx(tiny: tuple[Any, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with the tiny CenterPoint's FP32 ONNX files."""
-    from deploy.onnx_export import export_components
+    from export.onnx_export import export_components
 
     folder = tmp_path_factory.mktemp("tiny_onnx")
     export_components(*tiny, folder)
@@ -75,7 +75,7 @@ def tiny_int8(tiny: tuple[Any, Any], tiny_canvases: list[Any]) -> Any:
     """The tiny CenterPoint, calibrated on two seeded canvases. Tests must not change it."""
     import copy
 
-    from deploy.quantized_model import QuantizationSettings, quantize_float_model
+    from export.quantized_model import QuantizationSettings, quantize_float_model
 
     model, spec = tiny
     return quantize_float_model(copy.deepcopy(model), spec, tiny_canvases, QuantizationSettings(num_batches=2))
@@ -84,8 +84,8 @@ def tiny_int8(tiny: tuple[Any, Any], tiny_canvases: list[Any]) -> Any:
 @pytest.fixture(scope="session")
 def tiny_int8_onnx(tiny: tuple[Any, Any], tiny_int8: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with its INT8 export, FP16 elsewhere."""
-    from deploy.onnx_export import OnnxExportSettings, export_components
-    from deploy.quantized_model import planned_layers
+    from export.onnx_export import OnnxExportSettings, export_components
+    from export.quantized_model import planned_layers
 
     folder = tmp_path_factory.mktemp("tiny_int8_onnx")
     settings = OnnxExportSettings(

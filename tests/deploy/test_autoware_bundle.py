@@ -16,15 +16,16 @@ import onnx
 import pytest
 import yaml
 
+from autoware.bundle import write_bundle
+from autoware.contract import check_bundle
+from autoware.reading import decode_params_of_bundle
+from autoware.thresholds import measure_thresholds, require_same_model
 from base.boxes import Boxes3D
 from base.errors import ConfigError, DataError, ExportError
-from deploy.autoware_bundle import main, write_bundle
-from deploy.autoware_contract import check_bundle
-from deploy.autoware_reading import decode_params_of_bundle
-from deploy.autoware_thresholds import measure_thresholds, require_same_model
-from deploy.manifest import build_manifest, write_manifest
-from deploy.onnx_export import OnnxExportSettings, export_components
-from deploy.onnx_graph import metadata
+from deploy.autoware_bundle import main
+from export.manifest import build_manifest, write_manifest
+from export.onnx_export import OnnxExportSettings, export_components
+from export.onnx_graph import metadata
 from models.spec import ModelSpec
 from runtime.autoware_params import AutowareDecodeParams
 from runtime.autoware_postprocess import decode_autoware
@@ -287,7 +288,7 @@ def test_the_other_yaw_convention_is_caught(tiny: tuple[Any, Any], bundle: Path,
 
 
 def test_an_int8_bundle_is_strongly_typed(tiny: tuple[Any, Any], tiny_int8: Any, tmp_path: Path) -> None:
-    from deploy.quantized_model import planned_layers
+    from export.quantized_model import planned_layers
 
     chosen = settings(tiny[1], precision="int8", opset_version=19, quantized_layers=planned_layers(tiny_int8.structure))
     export_components(tiny_int8.model, tiny[1], tmp_path / "onnx", chosen)
@@ -385,7 +386,7 @@ def test_a_bundle_s_parameters_are_what_the_node_decodes_with(good: Path, bundle
 
 
 def detected(path: Path, facts: dict[str, str], class_names: tuple[str, ...]) -> Path:
-    """A folder as `deploy.tools.detect` leaves it."""
+    """A folder as `deploy.detect` leaves it."""
     path.mkdir()
     frames_file(path / "detections.jsonl", class_names)
     info = path / "infos.pkl"

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from base.errors import ExportError
-from deploy.components import CenterPointComponentExtractor
+from export.components import CenterPointComponentExtractor
 
 
 def test_components_run_on_their_samples_and_give_the_shapes_of_the_specification(tiny):

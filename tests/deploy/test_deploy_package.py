@@ -22,19 +22,19 @@ for name in {_HEAVY!r}:
     "module",
     [
         "deploy",
-        "deploy.components",
-        "deploy.engine",
-        "deploy.engine.pipeline",
-        "deploy.engine.selection",
-        "deploy.engine.worker",
-        "deploy.manifest",
-        "deploy.onnx_checks",
-        "deploy.onnx_export",
-        "deploy.onnx_graph",
-        "deploy.precision",
-        "deploy.rotation",
-        "deploy.tools.build_engines",
-        "deploy.tools.export_onnx",
+        "export.components",
+        "export.engine",
+        "export.engine.pipeline",
+        "export.engine.selection",
+        "export.engine.worker",
+        "export.manifest",
+        "export.onnx_checks",
+        "export.onnx_export",
+        "export.onnx_graph",
+        "export.precision",
+        "export.rotation",
+        "export.tools.build_engines",
+        "export.tools.export_onnx",
     ],
 )
 def test_imports_without_heavy_packages(module):
@@ -46,7 +46,7 @@ def test_imports_without_heavy_packages(module):
 
 @pytest.mark.parametrize("tool", ["export_onnx", "build_engines"])
 def test_help_without_heavy_packages(tool):
-    code = f"{_BLOCKED}\nfrom deploy.tools.{tool} import main\nmain(['--help'])"
+    code = f"{_BLOCKED}\nfrom export.tools.{tool} import main\nmain(['--help'])"
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
@@ -54,10 +54,11 @@ def test_help_without_heavy_packages(tool):
 
 
 def test_public_names_resolve():
-    import deploy.engine
+    import deploy
+    import export.engine
 
-    for name in deploy.engine.__all__:
-        assert getattr(deploy.engine, name) is not None
+    for name in export.engine.__all__:
+        assert getattr(export.engine, name) is not None
     for name in ("CenterPointComponentExtractor", "CenterPointONNXExportPipeline", "CenterPointTensorRTExportPipeline"):
         assert getattr(deploy, name).__name__ == name
     with pytest.raises(AttributeError, match="has no attribute 'Exporter'"):

@@ -20,11 +20,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from base.errors import EngineBuildError
-from deploy.engine.pipeline import CenterPointTensorRTExportPipeline, EngineSettings
-from deploy.engine.profiles import check_profiles, default_profiles
-from deploy.engine.request import EngineRequest, ShapeProfile
-from deploy.engine.selection import open_engine_builder
-from deploy.precision import convert_precision
+from export.engine.pipeline import CenterPointTensorRTExportPipeline, EngineSettings
+from export.engine.profiles import check_profiles, default_profiles
+from export.engine.request import EngineRequest, ShapeProfile
+from export.engine.selection import open_engine_builder
+from export.precision import convert_precision
 
 pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
 
@@ -80,7 +80,7 @@ def test_equal_bytes_from_another_process_folder_and_environment(tiny_onnx, tmp_
             onnx.save(convert_precision(onnx.load(tiny_onnx / f"{name}.onnx"), precision), source / f"{name}.onnx")
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONHASHSEED": seed, "PADDING": seed * 3000}
         arguments = ["--onnx-dir", str(source), "--out", "out", "--builder", "tensorrt_rtx", "--log-level", "ERROR"]
-        command = [sys.executable, "-m", "deploy.tools.build_engines", *arguments]
+        command = [sys.executable, "-m", "export.tools.build_engines", *arguments]
         subprocess.run(command, cwd=tmp_path / folder, env=environment, check=True)
         out = tmp_path / folder / "out"
         digests.append({p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(out.iterdir())})
@@ -89,7 +89,7 @@ def test_equal_bytes_from_another_process_folder_and_environment(tiny_onnx, tmp_
 
 
 def test_a_second_build_of_one_process_equals_the_first(builder, tiny_onnx, tmp_path):
-    """TensorRT alone would not do this: see `deploy.engine.worker`."""
+    """TensorRT alone would not do this: see `export.engine.worker`."""
     first, second = (builder.build(_request(tiny_onnx / BACKBONE, tmp_path / name)).sha256 for name in "ab")
     assert first == second
 
@@ -271,7 +271,7 @@ def _workers() -> list[int]:
     """Children of this process that run the engine worker."""
     tasks = Path(f"/proc/{os.getpid()}/task")
     children = [int(pid) for task in tasks.iterdir() for pid in (task / "children").read_text().split()]
-    return [pid for pid in children if b"deploy.engine.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return [pid for pid in children if b"export.engine.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 def test_int8_engines_keep_codes(tiny_int8_onnx, tiny_onnx, tmp_path):

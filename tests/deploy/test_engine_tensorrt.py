@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from base.errors import BackendUnavailable, EngineBuildError, MissingDependencyError
-from deploy.engine.dialects import TENSORRT
-from deploy.engine.network import build_engine, traits_of
-from deploy.engine.policy import plan_precision
-from deploy.engine.request import EngineRequest, ShapeProfile
-from deploy.engine.selection import open_engine_builder
+from export.engine.dialects import TENSORRT
+from export.engine.network import build_engine, traits_of
+from export.engine.policy import plan_precision
+from export.engine.request import EngineRequest, ShapeProfile
+from export.engine.selection import open_engine_builder
 
 
 def _load_fake():
@@ -166,7 +166,7 @@ def test_a_missing_package_says_how_to_get_it(monkeypatch):
 
 
 def test_auto_takes_tensorrt_only_with_a_gpu(monkeypatch):
-    from deploy.engine import selection
+    from export.engine import selection
 
     monkeypatch.setitem(sys.modules, "tensorrt", FAKE.make_tensorrt("10.8.0"))
     monkeypatch.setattr(selection.importlib.util, "find_spec", lambda name: object())

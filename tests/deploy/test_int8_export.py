@@ -11,13 +11,13 @@ import torch
 
 from base.errors import CheckpointError, ConfigError, DataError, ExportError
 from deploy.code_agreement import CodeAgreement, compare_codes, disagreements
-from deploy.onnx_export import OnnxExportSettings, export_components
-from deploy.precision import graph_precision
-from deploy.qdq.precision_map import precision_map
-from deploy.qdq.precision_picture import draw_precision_map
-from deploy.qdq.rules import check_qdq
-from deploy.qdq.view import GraphView
-from deploy.quantized_model import (
+from export.onnx_export import OnnxExportSettings, export_components
+from export.precision import graph_precision
+from export.qdq.precision_map import precision_map
+from export.qdq.precision_picture import draw_precision_map
+from export.qdq.rules import check_qdq
+from export.qdq.view import GraphView
+from export.quantized_model import (
     QuantizationSettings,
     align_biases,
     float_twin,
@@ -26,7 +26,7 @@ from deploy.quantized_model import (
     read_quantized_model,
     save_quantized_model,
 )
-from deploy.rotation import fold_rot_y_axis_reference
+from export.rotation import fold_rot_y_axis_reference
 from models.build import build_model
 from models.components import extract_components
 from models.config import load_model_config

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from base.errors import ExportError
-from deploy.manifest import build_manifest, git_state, run_environment, write_manifest
+from export.manifest import build_manifest, git_state, run_environment, write_manifest
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from base.errors import ExportError
-from deploy.components import CenterPointComponentExtractor
-from deploy.onnx_export import OnnxExportSettings, component_to_onnx, export_components
-from deploy.onnx_graph import metadata
+from export.components import CenterPointComponentExtractor
+from export.onnx_export import OnnxExportSettings, component_to_onnx, export_components
+from export.onnx_graph import metadata
 from models.spec import ModelSpec
 
 REPOSITORY = Path(__file__).parents[2]
@@ -239,7 +239,7 @@ import sys
 from pathlib import Path
 import torch
 torch.set_num_threads(int(sys.argv[3]))
-from deploy.onnx_export import OnnxExportSettings, export_components
+from export.onnx_export import OnnxExportSettings, export_components
 from models.build import build_model
 from models.config import load_model_config
 from models.spec import ModelSpec

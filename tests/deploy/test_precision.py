@@ -6,8 +6,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from base.errors import ExportError
-from deploy.onnx_checks import check_model
-from deploy.precision import convert_precision, graph_precision, weight_rounding
+from export.onnx_checks import check_model
+from export.precision import convert_precision, graph_precision, weight_rounding
 
 FILES = ("pts_voxel_encoder.onnx", "pts_backbone_neck_head.onnx")
 

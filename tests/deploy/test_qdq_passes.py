@@ -10,12 +10,12 @@ from onnx import numpy_helper
 from torch import nn
 
 from base.errors import ExportError
-from deploy.onnx_checks import check_model
-from deploy.onnx_graph import canonicalize_
-from deploy.qdq.float_precision import convert_qdq_precision
-from deploy.qdq.passes import arrange_qdq, quantize_weights
-from deploy.qdq.rules import check_qdq
-from deploy.qdq.view import GraphView, module_path
+from export.onnx_checks import check_model
+from export.onnx_graph import canonicalize_
+from export.qdq.float_precision import convert_qdq_precision
+from export.qdq.passes import arrange_qdq, quantize_weights
+from export.qdq.rules import check_qdq
+from export.qdq.view import GraphView, module_path
 from tests.deploy.quantized_toy import (
     BLOCK_SCALE,
     CONCAT_SCALE,

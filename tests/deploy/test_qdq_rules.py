@@ -11,9 +11,9 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from base.errors import ExportError
-from deploy.onnx_graph import canonicalize_
-from deploy.qdq.passes import arrange_qdq
-from deploy.qdq.rules import RULES, check_qdq, require_rules
+from export.onnx_graph import canonicalize_
+from export.qdq.passes import arrange_qdq
+from export.qdq.rules import RULES, check_qdq, require_rules
 from tests.deploy.quantized_toy import QuantizedToy, trace
 
 LAYERS = {"block0": True, "block1": True, "branch0": True, "branch1": True, "shared": True, "last": False}

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from base.errors import ExportError
-from deploy.rotation import fold_rot_y_axis_reference
+from export.rotation import fold_rot_y_axis_reference
 from models.components import extract_components
 
 

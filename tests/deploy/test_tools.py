@@ -9,7 +9,7 @@ import onnx
 import pytest
 import torch
 
-from deploy.tools import build_engines, export_onnx
+from export.tools import build_engines, export_onnx
 
 FILES = ("pts_backbone_neck_head.onnx", "pts_voxel_encoder.onnx")
 

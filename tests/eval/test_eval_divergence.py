@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from base.boxes import Boxes3D
 from base.errors import DataError
-from deploy.onnx_export import OnnxExportSettings, export_components
 from eval.comparison import default_tolerances
 from eval.divergence import Bisection, OnnxGraph, TorchModules, find_divergences
 from eval.divergence.weights import describe_weight_difference
 from eval.verification import VerificationResult, verify
+from export.onnx_export import OnnxExportSettings, export_components
 from models.build import build_model
 from models.components import extract_components
 from models.config import load_model_config

@@ -11,8 +11,6 @@ from typing import Any
 import pytest
 
 import eval.report as report_package
-from deploy.qdq.precision_map import LayerPrecision, PrecisionMap
-from deploy.qdq.precision_picture import draw_precision_map
 from eval.divergence import Divergence, WeightDifference
 from eval.evaluator import BackendEvaluation, evaluate
 from eval.gates import GateLimits, judge_gates
@@ -25,6 +23,8 @@ from eval.results import ArtifactRecord, RunResults, StepResult
 from eval.significance import compare_pair
 from eval.vehicle import DecodeStep, ScoreThresholdRow, VehicleSummary
 from eval.verification import verify
+from export.qdq.precision_map import LayerPrecision, PrecisionMap
+from export.qdq.precision_picture import draw_precision_map
 
 HOSTILE = "\"'><script>alert(1)</script><img/src=x/onerror=alert(2)>&lt;</style></title>{{7*7}}"
 # As many places where a long name may break, and nothing else in it.

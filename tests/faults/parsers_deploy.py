@@ -32,14 +32,14 @@ def _spec() -> Any:
 
 
 def _onnx_folder() -> Reader:
-    from deploy.existing import check_onnx_dir
+    from export.existing import check_onnx_dir
 
     spec = _spec()
     return lambda folder: check_onnx_dir(folder / "work" / "onnx", spec, folder / "checkpoint.pth", "onnx_path")
 
 
 def _engine_folder() -> Reader:
-    from deploy.existing import check_engine_dir
+    from export.existing import check_engine_dir
 
     spec = _spec()
     return lambda folder: check_engine_dir(folder / "work" / "tensorrt", spec, folder / "work" / "onnx", "tensorrt")
@@ -82,7 +82,7 @@ def _bundle() -> Reader:
 
 
 def _decode_of_bundle() -> Reader:
-    from deploy.autoware_reading import decode_params_of_bundle
+    from autoware.reading import decode_params_of_bundle
 
     spec = _spec()
     return lambda folder: decode_params_of_bundle(folder / "bundle", spec)
@@ -99,7 +99,7 @@ def _compare() -> Reader:
 
 
 def _thresholds() -> Reader:
-    from deploy.autoware_thresholds import detections_of_results, measure_thresholds
+    from autoware.thresholds import detections_of_results, measure_thresholds
 
     spec = _spec()
 
@@ -122,7 +122,7 @@ def _score(*arguments: str) -> Callable[[], Reader]:
 
 
 def _profiles() -> Reader:
-    from deploy.tools.build_engines import main
+    from export.tools.build_engines import main
 
     def read(folder: Path) -> object:
         from tests.faults.trial import Refusal

@@ -39,7 +39,7 @@ def checkpoints(folder: Path) -> None:
     """A dataset `data`, a float checkpoint, and `quantized` made of both: a checkpoint and its calibration cache."""
     import torch
 
-    from deploy.tools.calibrate import main
+    from export.tools.calibrate import main
     from models.build import build_model
     from models.config import load_model_config
 
@@ -149,7 +149,7 @@ def sensitivity(folder: Path) -> None:
 
 
 def profiles(folder: Path) -> None:
-    """Shape profiles for `deploy.tools.build_engines`."""
+    """Shape profiles for `export.tools.build_engines`."""
     shapes = {key: [400, 32, 11] for key in ("min", "opt", "max")}
     (folder / "profiles.json").write_text(json.dumps({"input_features": shapes}))
 

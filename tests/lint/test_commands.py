@@ -11,7 +11,7 @@ import pytest
 ROOT = Path.cwd()  # the runfiles tree under Bazel, the repository's root otherwise
 PACKAGES = ("base", "models", "datasets", "runtime", "eval", "quant", "deploy", "benchmarks", "training")
 # A part of another process, which asks and answers over pipes; no user starts it.
-NOT_COMMANDS = {"deploy/engine/worker.py"}
+NOT_COMMANDS = {"export/engine/worker.py"}
 
 
 def blocks_under_main() -> dict[str, tuple[ast.Module, ast.If]]:

@@ -17,6 +17,8 @@ PACKAGES = (
     "runtime",
     "eval",
     "quant",
+    "export",
+    "autoware",
     "deploy",
     "benchmarks",
     "training",

@@ -13,7 +13,19 @@ from pathlib import Path
 import pytest
 
 ROOT = Path.cwd()  # the runfiles tree under Bazel, the repository's root otherwise
-PACKAGES = ("base", "benchmarks", "datasets", "deploy", "eval", "models", "quant", "runtime", "training")
+PACKAGES = (
+    "autoware",
+    "base",
+    "benchmarks",
+    "datasets",
+    "deploy",
+    "eval",
+    "export",
+    "models",
+    "quant",
+    "runtime",
+    "training",
+)
 FOLDERS = (*PACKAGES, "artifacts", "bazel", "configs", "docs", "tests", "third_party")
 SUFFIXES = (".py", ".md", ".cu", ".cuh", ".h", ".cpp", ".bzl", ".bazel", ".sh")
 # `deploy.yaml` is a file, `deploy.export` a module.
@@ -103,9 +115,19 @@ def bound(body: list[ast.stmt]) -> Iterator[tuple[str, ast.AST]]:
             yield from bound([*node.body, *node.orelse])
 
 
+@functools.cache
+def export_keys() -> frozenset[str]:
+    """Keys of the deploy config's section `export`, which is the name of a package, too."""
+    section = defined(ROOT / "deploy" / "config" / "schema.py")["ExportConfig"]
+    assert isinstance(section, ast.ClassDef)
+    return frozenset(name for name, _ in bound(section.body))
+
+
 def exists(dotted: str) -> bool:
     """Whether a dotted name is a module, something in it, or a member of a class in it."""
     parts = dotted.split(".")
+    if parts[0] == "export" and parts[1] in export_keys():
+        return True
     known = next((count for count in range(len(parts), 0, -1) if module_file(parts[:count])), 0)
     file = module_file(parts[:known]) if known else None
     rest = parts[known:]

@@ -216,8 +216,8 @@ def tiny_canvases(tiny):
 
 
 def export_int8(tiny, canvases, folder, skip=(), **settings):
-    from deploy.onnx_export import OnnxExportSettings, export_components
-    from deploy.quantized_model import QuantizationSettings, planned_layers, quantize_float_model
+    from export.onnx_export import OnnxExportSettings, export_components
+    from export.quantized_model import QuantizationSettings, planned_layers, quantize_float_model
 
     model, spec = tiny
     how = QuantizationSettings(num_batches=2, skip_layers=skip)
@@ -263,7 +263,7 @@ def test_an_int8_export_with_layers_in_fp16_against_onnx_runtime(skip, tiny, tin
 
 @pytest.mark.parametrize("precision", ["fp16", "fp32"])
 def test_a_float_export_against_onnx_runtime(precision, tiny, tiny_canvases, tmp_path):
-    from deploy.onnx_export import OnnxExportSettings, export_components
+    from export.onnx_export import OnnxExportSettings, export_components
 
     export_components(*tiny, tmp_path, OnnxExportSettings(precision=precision))
     table, outputs = compare(tmp_path / f"{HEAD}.onnx", tiny[1], tiny_canvases[1].numpy(), end_to_end=True)

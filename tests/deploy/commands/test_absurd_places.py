@@ -13,8 +13,8 @@ from datasets import create_t4_infos
 from datasets.synthetic import __main__ as synthetic
 from datasets.synthetic import preview
 from deploy import autoware_bundle, evaluate, export, predict
-from deploy.tools import build_engines, calibrate, detect, export_onnx
 from eval import score
+from export.tools import build_engines, calibrate, detect, export_onnx
 from quant import centerpoint_quantization as quantization
 
 FOLDERS = {

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from deploy import evaluate, export, main, predict
-from deploy.tools import build_engines, calibrate, export_onnx
+from export.tools import build_engines, calibrate, export_onnx
 
 REPOSITORY = Path(__file__).parents[3]
 PAGES = ("quickstart.md", "configuration.md", "troubleshooting.md", "quantization.md", "evaluation.md")
@@ -18,9 +18,9 @@ PARSERS = {
     "deploy.export": export._parser,
     "deploy.main": main._parser,
     "deploy.predict": predict._parser,
-    "deploy.tools.build_engines": build_engines._parser,
-    "deploy.tools.calibrate": calibrate._parser,
-    "deploy.tools.export_onnx": export_onnx._parser,
+    "export.tools.build_engines": build_engines._parser,
+    "export.tools.calibrate": calibrate._parser,
+    "export.tools.export_onnx": export_onnx._parser,
     "//deploy:export": export._parser,
     "//deploy:predict": predict._parser,
 }

@@ -10,7 +10,7 @@ import pytest
 
 from base.files import sha256_file
 from deploy.export import main
-from deploy.tools import calibrate, export_onnx
+from export.tools import calibrate, export_onnx
 
 CONFIG = (
     "evaluation = dict(backends=dict(pytorch=dict(device='cpu'), onnx=dict(device='cpu'),"

@@ -42,10 +42,10 @@ def test_an_export_alone_enters_no_evaluation(deployment, child_environment, tmp
     assert entered["code"] == 0
     assert (tmp_path / "out" / "report.html").is_file()
     names = set(entered["names"])
-    assert {"deploy.onnx_export", "models.components"} <= names
+    assert {"export.onnx_export", "models.components"} <= names
     assert {name for name in names if name.startswith("eval")} == RECORD
     assert {name for name in names if name.startswith(("runtime", "datasets", "training"))} <= {
         *("runtime", "runtime.decoders")
     }
-    assert not {"deploy.accuracy", "deploy.autoware_contract", "deploy.int8_report", "deploy.qdq.passes"} & names
+    assert not {"deploy.accuracy", "autoware.contract", "deploy.int8_report", "export.qdq.passes"} & names
     assert len(names) <= 80

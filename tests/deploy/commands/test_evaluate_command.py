@@ -26,7 +26,7 @@ def data(make_dataset, make_points, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def onnx_dir(deployment, tmp_path_factory) -> Path:
-    from deploy.onnx_export import export_components
+    from export.onnx_export import export_components
     from models.build import build_model, load_checkpoint
     from models.config import load_model_config
     from models.spec import ModelSpec

@@ -17,7 +17,7 @@ import pytest
 
 from base.wholeness import replacing
 from deploy import evaluate, export, predict
-from deploy.tools import build_engines, detect, export_onnx
+from export.tools import build_engines, detect, export_onnx
 
 ENCODER, HEAD = "pts_voxel_encoder", "pts_backbone_neck_head"
 QUIET = "evaluation = dict(enabled=False)\nverification = dict(enabled=False)\n"
@@ -233,7 +233,7 @@ def test_engines_of_a_build_that_was_stopped_between_two(deploy, work):
 
 
 def test_a_folder_with_a_manifest_is_held_to_it(deployment, tmp_path, capsys):
-    """The manifest of deploy.tools.export_onnx; an export without one takes a stale one away."""
+    """The manifest of export.tools.export_onnx; an export without one takes a stale one away."""
     folder = tmp_path / "onnx"
     options = [f"--model-config={deployment.model_config}", f"--checkpoint={deployment.checkpoint}", f"--out={folder}"]
     assert export_onnx.main(options) == 0
@@ -254,7 +254,7 @@ def workers_of(parent: int) -> list[int]:
     tasks = Path(f"/proc/{parent}/task")
     try:
         children = [int(pid) for task in tasks.iterdir() for pid in (task / "children").read_text().split()]
-        return [pid for pid in children if b"deploy.engine.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        return [pid for pid in children if b"export.engine.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     except FileNotFoundError:
         return []
 
@@ -264,7 +264,7 @@ def test_a_worker_whose_command_was_killed_changes_nothing(made, child_environme
     out = tmp_path / "engines"
     shutil.copytree(made["other"] / "tensorrt", out)
     before = {path.name: path.read_bytes() for path in out.iterdir()}
-    command = [sys.executable, "-m", "deploy.tools.build_engines", f"--onnx-dir={made['one'] / 'onnx'}"]
+    command = [sys.executable, "-m", "export.tools.build_engines", f"--onnx-dir={made['one'] / 'onnx'}"]
     with subprocess.Popen([*command, f"--out={out}"], env=child_environment, stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 60
         while not (workers := workers_of(process.pid)) and time.monotonic() < deadline:

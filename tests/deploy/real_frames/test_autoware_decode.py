@@ -44,7 +44,7 @@ def detector(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Detector]:
 
     from datasets.frames import open_frames
     from datasets.synthetic.dataset_writer import DatasetConfig, generate
-    from deploy.rotation import fold_rot_y_axis_reference
+    from export.rotation import fold_rot_y_axis_reference
     from models.build import build_model, load_checkpoint
     from models.components import extract_components
     from models.config import load_model_config

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from base.errors import EngineBuildError
-from deploy.engine.request import ShapeProfile
+from export.engine.request import ShapeProfile
 
 if TYPE_CHECKING:
     import onnx

@@ -17,13 +17,13 @@ from base.files import atomic_path, sha256_file
 from base.lazy import require
 from base.progress import progress
 from base.wholeness import replacing
-from deploy.components import CenterPointComponentExtractor, ExportableComponent
-from deploy.manifest import discard_manifest
-from deploy.onnx_checks import check_component, simplify
-from deploy.onnx_graph import canonicalize_, set_metadata_
-from deploy.precision import PRECISIONS, convert_precision
-from deploy.qdq.view import is_quantized
-from deploy.rotation import fold_rot_y_axis_reference
+from export.components import CenterPointComponentExtractor, ExportableComponent
+from export.manifest import discard_manifest
+from export.onnx_checks import check_component, simplify
+from export.onnx_graph import canonicalize_, set_metadata_
+from export.precision import PRECISIONS, convert_precision
+from export.qdq.view import is_quantized
+from export.rotation import fold_rot_y_axis_reference
 from models.spec import VOXEL_ENCODER
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def component_to_onnx(component: ExportableComponent, spec: ModelSpec, settings:
     """Traces one component and takes it through simplification, precision, naming and checks.
 
     Raises:
-        ExportError: a step fails, or the graph breaks a rule of `deploy.qdq.rules`.
+        ExportError: a step fails, or the graph breaks a rule of `export.qdq.rules`.
     """
     model = _trace(component, settings)
     canonicalize_(model, component.name)
@@ -189,7 +189,7 @@ def component_to_onnx(component: ExportableComponent, spec: ModelSpec, settings:
         precision = settings.float_precision if settings.precision == "int8" else settings.precision
         model = convert_precision(model, precision)
     if settings.precision == "int8":
-        from deploy.qdq.rules import require_rules
+        from export.qdq.rules import require_rules
 
         require_rules(model, component.name, _planned_layers(component.name, settings))
     check_component(model, component.spec)
@@ -218,8 +218,8 @@ def _quantized(model: onnx.ModelProto, component: ExportableComponent, settings:
             f"Component '{component.name}' is quantized, but the export's precision is '{settings.precision}'. Export "
             "it with precision 'int8', or from the float checkpoint."
         )
-    from deploy.qdq.float_precision import convert_qdq_precision
-    from deploy.qdq.passes import arrange_qdq
+    from export.qdq.float_precision import convert_qdq_precision
+    from export.qdq.passes import arrange_qdq
 
     model = arrange_qdq(model)
     # Once more: every node gets constants of its own, named after it.

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from base.errors import ExportError
-from deploy.qdq.view import DEQUANTIZE, INTEGER_OPS, QUANTIZE, GraphView, axis_of, is_quantized
+from export.qdq.view import DEQUANTIZE, INTEGER_OPS, QUANTIZE, GraphView, axis_of, is_quantized
 
 if TYPE_CHECKING:
     import numpy as np

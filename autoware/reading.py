@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from autoware.contract import SCORES_KEY, read_parameters, require_bundle
+from autoware.yaml_file import ML_PACKAGE
 from base.errors import ConfigError, ExportError
-from deploy.autoware_contract import SCORES_KEY, read_parameters, require_bundle
-from deploy.autoware_yaml import ML_PACKAGE
 from models.spec import ModelSpec
 from runtime.autoware_params import AUTOWARE_LABELS, AreaRemapping, AutowareDecodeParams, node_class_names
 

@@ -1,4 +1,4 @@
-"""Exports a model's components to ONNX: `python -m deploy.tools.export_onnx --model-config CFG --out DIR`.
+"""Exports a model's components to ONNX: `python -m export.tools.export_onnx --model-config CFG --out DIR`.
 
 Reads nothing but the files it is given and writes nothing but `--out`, the same bytes on every run: a build action.
 """
@@ -14,9 +14,9 @@ from base.determinism import set_determinism
 from base.errors import ConfigError
 from base.files import sha256_file, user_path
 from base.ownership import owned_folder
-from deploy.manifest import build_manifest, write_manifest
-from deploy.onnx_export import EXPORT_PRECISIONS, INT8_OPSET, OnnxExportSettings, export_components
-from deploy.precision import PRECISIONS
+from export.manifest import build_manifest, write_manifest
+from export.onnx_export import EXPORT_PRECISIONS, INT8_OPSET, OnnxExportSettings, export_components
+from export.precision import PRECISIONS
 
 __all__ = ["export", "main"]
 
@@ -75,7 +75,7 @@ def _export(args: argparse.Namespace) -> None:
     if (args.precision == "int8") != (args.quantized_checkpoint is not None):
         raise ConfigError(
             "--precision int8 and --quantized-checkpoint go together: a float checkpoint has no scales, and a "
-            "quantized one is exported in INT8 alone. deploy.tools.calibrate makes a quantized one."
+            "quantized one is exported in INT8 alone. export.tools.calibrate makes a quantized one."
         )
     set_determinism(0, threads=args.threads)
     config_path, out = user_path(args.model_config), user_path(args.out)
@@ -91,7 +91,7 @@ def _export(args: argparse.Namespace) -> None:
     layers, facts = None, {}
     if args.quantized_checkpoint is not None:
         # Float exports do not depend on the code of quantization.
-        from deploy.quantized_model import planned_layers, read_quantized_model
+        from export.quantized_model import planned_layers, read_quantized_model
 
         checkpoint = user_path(args.quantized_checkpoint)
         quantized = read_quantized_model(model, checkpoint)

@@ -11,12 +11,12 @@ from base.errors import ConfigError, EngineBuildError, ExportError
 from base.onnx_files import read_onnx
 from base.progress import progress
 from base.wholeness import replacing, require_whole
-from deploy.engine.profiles import default_profiles, graph_inputs
-from deploy.engine.request import DEFAULT_WORKSPACE_BYTES, EngineBuilder, EngineRequest, EngineResult, ShapeProfile
-from deploy.engine.selection import open_engine_builder
-from deploy.manifest import build_manifest, discard_manifest, write_manifest
-from deploy.onnx_graph import metadata
-from deploy.qdq.view import is_quantized
+from export.engine.profiles import default_profiles, graph_inputs
+from export.engine.request import DEFAULT_WORKSPACE_BYTES, EngineBuilder, EngineRequest, EngineResult, ShapeProfile
+from export.engine.selection import open_engine_builder
+from export.manifest import build_manifest, discard_manifest, write_manifest
+from export.onnx_graph import metadata
+from export.qdq.view import is_quantized
 from models.spec import BACKBONE_NECK_HEAD, VOXEL_ENCODER, ModelSpec
 
 __all__ = ["CenterPointTensorRTExportPipeline", "EngineSettings"]

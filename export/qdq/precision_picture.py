@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from deploy.qdq.precision_map import LayerPrecision, PrecisionMap
+from export.qdq.precision_map import LayerPrecision, PrecisionMap
 
 __all__ = ["draw_precision_map"]
 

@@ -10,14 +10,14 @@ from base.children import run_child
 from base.errors import EngineBuildError, ExportError
 from base.lazy import require
 from base.onnx_files import read_onnx
-from deploy.engine.dialects import DIALECTS, TENSORRT, TENSORRT_RTX
-from deploy.engine.network import Dialect, traits_of, write_output
-from deploy.engine.policy import plan_precision
-from deploy.engine.profiles import check_profiles, graph_inputs
-from deploy.engine.request import EngineBuilder, EngineRequest, EngineResult
-from deploy.engine.worker import ask, read_answer
-from deploy.onnx_checks import check_model
-from deploy.precision import graph_precision
+from export.engine.dialects import DIALECTS, TENSORRT, TENSORRT_RTX
+from export.engine.network import Dialect, traits_of, write_output
+from export.engine.policy import plan_precision
+from export.engine.profiles import check_profiles, graph_inputs
+from export.engine.request import EngineBuilder, EngineRequest, EngineResult
+from export.engine.worker import ask, read_answer
+from export.onnx_checks import check_model
+from export.precision import graph_precision
 
 __all__ = ["BUILDERS", "open_engine_builder"]
 
@@ -43,7 +43,7 @@ def open_engine_builder(name: str = "auto") -> EngineBuilder:
 
 
 class _ProcessBuilder:
-    """Checks a request here, builds it in `deploy.engine.worker`."""
+    """Checks a request here, builds it in `export.engine.worker`."""
 
     def __init__(self, dialect: Dialect) -> None:
         trt = require(dialect.module, f"to build engines with {dialect.title}")
@@ -73,7 +73,7 @@ class _ProcessBuilder:
         return answer
 
     def _run(self, task: bytes, request: EngineRequest) -> bytes:
-        done = run_child("deploy.engine.worker", task)
+        done = run_child("export.engine.worker", task)
         if done.returncode < 0:
             name = signal.Signals(-done.returncode).name
             raise EngineBuildError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deploy.engine.network import Dialect
+from export.engine.network import Dialect
 
 __all__ = ["DIALECTS", "TENSORRT", "TENSORRT_RTX"]
 

@@ -42,7 +42,7 @@ def plan_precision(policy: str, precision: str, traits: BuilderTraits, onnx_name
 
     Args:
         policy: One of `PRECISION_POLICIES`.
-        precision: What `deploy.precision.graph_precision` says about the graph.
+        precision: What `export.precision.graph_precision` says about the graph.
         traits: The builder.
         onnx_name: The graph, for messages.
 
@@ -57,7 +57,7 @@ def plan_precision(policy: str, precision: str, traits: BuilderTraits, onnx_name
         if precision == "fp32" and traits.weakly_typed and "FP16" in traits.flags:
             return BuildPlan(strongly_typed=False, flags=("FP16",))
         advice = (
-            "Export the ONNX files in FP16 (python -m deploy.tools.export_onnx --precision fp16)"
+            "Export the ONNX files in FP16 (python -m export.tools.export_onnx --precision fp16)"
             if precision == "fp32"
             else "Use precision_policy 'int8' or 'auto'"
         )

@@ -13,8 +13,8 @@ from base.manifests import Manifest, read_manifest, require_as_made, require_sam
 from base.messages import printable, shown
 from base.onnx_files import read_onnx
 from base.wholeness import require_whole
-from deploy.onnx_graph import metadata
-from deploy.precision import graph_precision
+from export.onnx_graph import metadata
+from export.precision import graph_precision
 
 if TYPE_CHECKING:
     from models.spec import ModelSpec

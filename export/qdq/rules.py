@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from base.errors import ExportError
-from deploy.qdq.view import DEQUANTIZE, INTEGER_OPS, QUANTIZE, GraphView, module_path
+from export.qdq.view import DEQUANTIZE, INTEGER_OPS, QUANTIZE, GraphView, module_path
 
 if TYPE_CHECKING:
     import onnx

@@ -15,8 +15,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from base.errors import ExportError
-from deploy.precision import convert_precision
-from deploy.qdq.view import DEQUANTIZE, INTEGER_OPS, QUANTIZE, GraphView
+from export.precision import convert_precision
+from export.qdq.view import DEQUANTIZE, INTEGER_OPS, QUANTIZE, GraphView
 
 if TYPE_CHECKING:
     import onnx

@@ -1,4 +1,4 @@
-"""Builds engines from ONNX files: `python -m deploy.tools.build_engines --onnx-dir DIR --out DIR`.
+"""Builds engines from ONNX files: `python -m export.tools.build_engines --onnx-dir DIR --out DIR`.
 
 With `tensorrt_rtx` no GPU is needed and equal inputs give equal bytes: a build action.
 """
@@ -13,10 +13,10 @@ from base.command import add_log_level, run_command, run_main
 from base.errors import DataError, EngineBuildError
 from base.files import read_json, user_path
 from base.ownership import owned_folder
-from deploy.engine.pipeline import CenterPointTensorRTExportPipeline, EngineSettings
-from deploy.engine.request import DEFAULT_WORKSPACE_BYTES, PRECISION_POLICIES, ShapeProfile
-from deploy.engine.selection import BUILDERS
-from deploy.manifest import build_manifest, write_manifest
+from export.engine.pipeline import CenterPointTensorRTExportPipeline, EngineSettings
+from export.engine.request import DEFAULT_WORKSPACE_BYTES, PRECISION_POLICIES, ShapeProfile
+from export.engine.selection import BUILDERS
+from export.manifest import build_manifest, write_manifest
 
 __all__ = ["main"]
 

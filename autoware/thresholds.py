@@ -13,7 +13,7 @@ import numpy as np
 
 from base.errors import DataError
 from base.files import read_json, sha256_file
-from deploy.tools.detect import DETECTIONS, MANIFEST_KIND
+from eval.detections_file import DETECTIONS, MANIFEST_KIND
 from runtime.autoware_params import DEFAULT_DISTANCE_BINS_M, DEFAULT_SCORE_THRESHOLD
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def measure_thresholds(
 
     Args:
         detections: JSON Lines as `eval.detections_file.write_detections` writes them, or the folder that
-            `deploy.tools.detect` made.
+            `deploy.detect` made.
         spec: Of the model; its classes are looked for.
         distance_bins_m: Upper limits of the bins, ascending.
         match_distance_m: See `MATCH_DISTANCE_M`.
@@ -159,7 +159,7 @@ def measure_thresholds(
 
 
 def require_same_model(detections: str | Path, facts: Mapping[str, str]) -> None:
-    """Refuses detections that `deploy.tools.detect` made with another model than the one of `facts`.
+    """Refuses detections that `deploy.detect` made with another model than the one of `facts`.
 
     Args:
         detections: The file, or its folder; of a file without a manifest nothing is known, and nothing is refused.
@@ -176,12 +176,12 @@ def require_same_model(detections: str | Path, facts: Mapping[str, str]) -> None
         if made["settings"].get(key) != facts.get(key):
             raise DataError(
                 f"'{detections}' was detected by a model with {key} {made['settings'].get(key)}; the bundle's has "
-                f"{facts.get(key)}. Measure with the model that is bundled (deploy.tools.detect)."
+                f"{facts.get(key)}. Measure with the model that is bundled (deploy.detect)."
             )
 
 
 def _manifest_of(detections: Path) -> dict[str, Any] | None:
-    """The manifest that `deploy.tools.detect` writes beside its detections."""
+    """The manifest that `deploy.detect` writes beside its detections."""
     path = detections.with_name("manifest.json")
     if not path.is_file():
         return None

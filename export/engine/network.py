@@ -13,9 +13,9 @@ from typing import Any
 
 from base.errors import BackendUnavailable, EngineBuildError
 from base.files import atomic_path
-from deploy.engine.builder_log import BuilderLog
-from deploy.engine.policy import BuilderTraits, BuildPlan, plan_precision
-from deploy.engine.request import EngineRequest, EngineResult
+from export.engine.builder_log import BuilderLog
+from export.engine.policy import BuilderTraits, BuildPlan, plan_precision
+from export.engine.request import EngineRequest, EngineResult
 
 __all__ = ["BuildOutput", "Dialect", "build_engine", "traits_of", "write_output"]
 

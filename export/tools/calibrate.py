@@ -1,4 +1,4 @@
-"""Quantizes a float model: `python -m deploy.tools.calibrate --model-config CFG --data-root DIR --out DIR`.
+"""Quantizes a float model: `python -m export.tools.calibrate --model-config CFG --data-root DIR --out DIR`.
 
 Reads nothing but the files it is given and writes nothing but `--out`, the same bytes on every run: a build action.
 """
@@ -14,8 +14,8 @@ from base.command import add_log_level, run_command, run_main
 from base.determinism import set_determinism
 from base.files import user_path
 from base.ownership import owned_folder
-from deploy.manifest import build_manifest, discard_manifest, write_manifest
-from deploy.quantized_model import QuantizationSettings, quantize_float_model, save_quantized_model
+from export.manifest import build_manifest, discard_manifest, write_manifest
+from export.quantized_model import QuantizationSettings, quantize_float_model, save_quantized_model
 
 __all__ = ["main"]
 

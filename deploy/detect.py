@@ -1,4 +1,4 @@
-"""What Autoware's node makes of a dataset: `python -m deploy.tools.detect --onnx-dir DIR --model-config CFG --out DIR`.
+"""What Autoware's node makes of a dataset: `python -m deploy.detect --onnx-dir DIR --model-config CFG --out DIR`.
 
 Candidates, that is the node's boxes before its score thresholds, with the ground truth of every frame: a bundle's
 thresholds are measured on them. Reads nothing but the files it is given and writes nothing but `--out`, the same bytes
@@ -18,13 +18,12 @@ from base.files import user_path
 from base.manifests import require_as_made
 from base.onnx_files import read_onnx
 from base.ownership import owned_folder
-from deploy.manifest import build_manifest, discard_manifest, write_manifest
-from deploy.onnx_graph import metadata
+from eval.detections_file import DETECTIONS, MANIFEST_KIND
+from export.manifest import build_manifest, discard_manifest, write_manifest
+from export.onnx_graph import metadata
 from models.spec import BACKBONE_NECK_HEAD, VOXEL_ENCODER, ModelSpec
 
-__all__ = ["DETECTIONS", "MANIFEST_KIND", "main"]
-
-DETECTIONS, MANIFEST_KIND = "detections.jsonl", "detections"
+__all__ = ["main"]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -72,7 +71,7 @@ def _detect(args: argparse.Namespace) -> None:
     require_as_made(onnx_dir, [path.name for path in files.values()], "onnx", "Export both components again.")
     facts = metadata(read_onnx(files[BACKBONE_NECK_HEAD]))
     if "spec" not in facts:
-        raise ExportError(f"'{onnx_dir}' does not say what it is; export it with deploy.tools.export_onnx.")
+        raise ExportError(f"'{onnx_dir}' does not say what it is; export it with export.tools.export_onnx.")
     spec = ModelSpec.from_json(facts["spec"], str(files[BACKBONE_NECK_HEAD]))
     reason = why_undecodable(spec)
     if reason:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from base.errors import ExportError
 from base.onnx_files import label
-from deploy.onnx_checks import check_model
-from deploy.qdq.view import DEQUANTIZE, INTEGER_OPS, QUANTIZE, GraphView, module_path
+from export.onnx_checks import check_model
+from export.qdq.view import DEQUANTIZE, INTEGER_OPS, QUANTIZE, GraphView, module_path
 
 if TYPE_CHECKING:
     import onnx

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from autoware.graphs import check_graphs
+from autoware.yaml_file import ML_PACKAGE
 from base.errors import ExportError
 from base.lazy import require
-from deploy.autoware_graphs import check_graphs
-from deploy.autoware_yaml import ML_PACKAGE
 from runtime.autoware_params import AUTOWARE_LABELS, NODE_CLASS_LABELS
 
 __all__ = ["SCORES_KEY", "Violation", "check_bundle", "read_parameters", "require_bundle"]

@@ -7,12 +7,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from autoware.yaml_file import CONTRACT_VERSION
 from base.files import read_json, sha256_file
-from deploy.autoware_yaml import CONTRACT_VERSION
 from runtime.autoware_params import DEFAULT_SCORE_THRESHOLD, NODE_CLASS_LABELS, node_class_names
 
 if TYPE_CHECKING:
-    from deploy.autoware_thresholds import MeasuredThreshold, ScoreThresholds
+    from autoware.thresholds import MeasuredThreshold, ScoreThresholds
     from models.spec import ModelSpec
 
 __all__ = ["bundle_readme"]

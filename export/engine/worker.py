@@ -23,9 +23,9 @@ from typing import Any
 
 from base.children import end_with_parent
 from base.errors import BackendUnavailable, EngineBuildError, MissingDependencyError
-from deploy.engine.dialects import DIALECTS
-from deploy.engine.network import BuildOutput, build_engine
-from deploy.engine.request import EngineRequest, EngineResult
+from export.engine.dialects import DIALECTS
+from export.engine.network import BuildOutput, build_engine
+from export.engine.request import EngineRequest, EngineResult
 
 __all__ = ["ask", "main", "read_answer"]
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from base.errors import ExportError
 from base.onnx_files import read_onnx
-from deploy.onnx_graph import metadata
+from export.onnx_graph import metadata
 
 if TYPE_CHECKING:
     import onnx

@@ -1,0 +1,28 @@
+"""From a model to files: components, ONNX graphs, precision, Q/DQ, engines, and manifests of what made them."""
+
+from __future__ import annotations
+
+from base.lazy import lazy_attributes
+
+__all__ = [
+    "CenterPointComponentExtractor",
+    "CenterPointONNXExportPipeline",
+    "CenterPointTensorRTExportPipeline",
+    "OnnxExportSettings",
+    "convert_precision",
+    "export_components",
+    "open_engine_builder",
+]
+
+__getattr__ = lazy_attributes(
+    __name__,
+    {
+        "CenterPointComponentExtractor": "components",
+        "CenterPointONNXExportPipeline": "onnx_export",
+        "CenterPointTensorRTExportPipeline": "engine.pipeline",
+        "OnnxExportSettings": "onnx_export",
+        "convert_precision": "precision",
+        "export_components": "onnx_export",
+        "open_engine_builder": "engine.selection",
+    },
+)
