@@ -21,7 +21,6 @@ from pydantic import (
     TypeAdapter,
     ValidationError,
 )
-from pydantic_core import core_schema
 
 from base.errors import DataError, UserError
 from base.messages import shown, shown_file, shown_place
@@ -104,12 +103,13 @@ class FromList:
     A strict tuple of pydantic's takes no list; one that is not strict takes sets, whose order is chance.
     """
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
-        listed = core_schema.is_instance_schema((list, tuple), cls_repr="list")
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> dict[str, Any]:
+        # pydantic's schemas are dictionaries; these two are `is_instance_schema` and `chain_schema` of its core.
+        listed = {"type": "is-instance", "cls": (list, tuple), "cls_repr": "list"}
         items = {**handler(source), "strict": False}
         # Of a long list only the first fault is told: each would take more memory than the item.
         items["fail_fast"] = len(get_args(source)) == 2 and get_args(source)[1] is Ellipsis
-        return core_schema.chain_schema([listed, items])
+        return {"type": "chain", "steps": [listed, items]}
 
 
 Items = Annotated[tuple[T, ...], FromList()]

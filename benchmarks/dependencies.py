@@ -24,11 +24,12 @@ from base.command import EXIT_PASSED, add_log_level, run_command, run_main
 from base.errors import DataError
 from base.files import atomic_path, user_path
 from base.tables import markdown_table
+from benchmarks.structure import PACKAGES as PRODUCT
 
 __all__ = ["ImportCost", "imports_of", "licence", "main", "measure"]
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("base", "benchmarks", "datasets", "deploy", "eval", "models", "quant", "runtime", "training")
+PACKAGES = tuple(sorted((*PRODUCT, "benchmarks")))
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 # Of namespaces that several distributions share: the part that is imported.
 _PARTS = {"cuda": "cuda.bindings.driver", "google": "google.protobuf.message"}

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.dependencies import PACKAGES
+
 ROOT = Path.cwd()  # the runfiles tree under Bazel, the repository's root otherwise
-PACKAGES = ("base", "models", "datasets", "runtime", "eval", "quant", "deploy", "benchmarks", "training")
 # A part of another process, which asks and answers over pipes; no user starts it.
 NOT_COMMANDS = {"export/engine/worker.py"}
 

@@ -12,20 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.dependencies import PACKAGES
+
 ROOT = Path.cwd()  # the runfiles tree under Bazel, the repository's root otherwise
-PACKAGES = (
-    "autoware",
-    "base",
-    "benchmarks",
-    "datasets",
-    "deploy",
-    "eval",
-    "export",
-    "models",
-    "quant",
-    "runtime",
-    "training",
-)
 FOLDERS = (*PACKAGES, "artifacts", "bazel", "configs", "docs", "tests", "third_party")
 SUFFIXES = (".py", ".md", ".cu", ".cuh", ".h", ".cpp", ".bzl", ".bazel", ".sh")
 # `deploy.yaml` is a file, `deploy.export` a module.
