@@ -11,12 +11,11 @@ ANSWERS = Path(__file__).parent  # tests/bazel/BUILD.bazel asks; the answers lie
 # What makes an artifact -> packages whose change must not make it again.
 OFTEN_CHANGED = {"eval", "runtime", "datasets", "training", "quant", "autoware", "deploy"}
 MAKERS = {
-    "export_onnx": OFTEN_CHANGED,
-    "build_engines": OFTEN_CHANGED,
-    # It reads a quantized model: of quant/ what such a model is.
-    "export_int8_onnx": OFTEN_CHANGED - {"quant"},
-    # It runs frames through the model: of all that, what reads frames and counts their pillars.
-    "calibrate": {"eval", "training", "autoware", "deploy"},
+    "onnx_and_engines": OFTEN_CHANGED,
+    # A quantized model is read: of quant/ what such a model is.
+    "int8_onnx": OFTEN_CHANGED - {"quant"},
+    # Frames run through the model: of all that, what reads frames and counts their pillars.
+    "calibrations": {"eval", "training", "autoware", "deploy"},
 }
 # Layer -> layers it may depend on.
 BELOW = {
@@ -54,12 +53,12 @@ def test_artifacts_depend_on_nothing_that_changes_more_often(maker: str) -> None
 
 
 def test_of_quant_an_exported_model_needs_what_it_is_and_not_how_it_was_made() -> None:
-    core = packages("files_of_export_int8_onnx")["quant"]
+    core = packages("files_of_int8_onnx")["quant"]
     assert [label for label in core if label.split(":")[1].startswith(("ptq", "calibration/", "sensitivity/"))] == []
 
 
 @pytest.mark.parametrize("layer", BELOW)
 def test_layers_depend_on_lower_ones_alone(layer: str) -> None:
     found = packages(f"files_of_layer_{layer}")
-    assert set(found) - {"third_party", layer} <= BELOW[layer]
+    assert set(found) - {"third_party", "configs", layer} <= BELOW[layer]
     assert len(found[layer]) > 3 or layer == "training"
