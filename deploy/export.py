@@ -1,5 +1,4 @@
-"""From a checkpoint and a T4 dataset to verified ONNX and TensorRT engines: `python -m deploy.export [--mode=both] "
-"…`."""
+"""From a checkpoint and a T4 dataset to verified ONNX files and TensorRT engines: `python -m deploy.export …`."""
 
 from __future__ import annotations
 

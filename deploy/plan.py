@@ -156,8 +156,7 @@ def make_plan(config: DeployConfig, source: str, model_config: str | os.PathLike
     if plan.mode == "none" and not plan.scenarios and not plan.backends:
         raise ConfigError(
             f"{source}: there is nothing to do: 'export.mode' is 'none', there is no verification scenario for it and "
-            f"no "
-            "backend to evaluate."
+            "no backend to evaluate."
         )
     data = validation_root(config, model_cfg) if plan.scenarios or plan.backends else None
     if data is not None:
@@ -256,7 +255,6 @@ def _check_space(plan: RunPlan) -> None:
     free = shutil.disk_usage(existing).free
     if free < needed:
         raise UserError(
-            f"'{existing}' has {free / 2**20:.0f} MiB free; this run needs about {needed / 2**20:.0f} MiB. Free "
-            f"space, or "
-            "choose another folder with --work-dir."
+            f"'{existing}' has {free / 2**20:.0f} MiB free; this run needs about {needed / 2**20:.0f} MiB. Free space, "
+            "or choose another folder with --work-dir."
         )

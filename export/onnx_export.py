@@ -79,9 +79,8 @@ class OnnxExportSettings:
     def __post_init__(self) -> None:
         if not MIN_OPSET <= self.opset_version <= MAX_OPSET:
             raise ExportError(
-                f"opset_version is {self.opset_version}; this exporter writes {MIN_OPSET} to {MAX_OPSET}. Use "
-                "17 unless a "
-                "consumer asks for another."
+                f"opset_version is {self.opset_version}; this exporter writes {MIN_OPSET} to {MAX_OPSET}. Use 17 "
+                "unless a consumer asks for another."
             )
         if self.precision not in EXPORT_PRECISIONS:
             raise ExportError(f"precision is '{self.precision}'; an export is one of {', '.join(EXPORT_PRECISIONS)}.")

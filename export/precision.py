@@ -135,9 +135,8 @@ def _check_convertible(model: onnx.ModelProto) -> None:
         for item in node.attribute:
             if item.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS):
                 raise ExportError(
-                    f"Node '{node.name}' ({node.op_type}) holds a subgraph, which FP16 conversion does not "
-                    "enter. Export this "
-                    "component in FP32."
+                    f"Node '{node.name}' ({node.op_type}) holds a subgraph, which FP16 conversion does not enter. "
+                    "Export this component in FP32."
                 )
 
 

@@ -57,9 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--method",
         choices=PTQ_METHODS,
         default="calibrate",
-        help="calibrate; bias_correction: then correct every channel's mean; lidar_ptq: then learn "
-        "roundings, biases and "
-        "activation scales block by block; default %(default)s",
+        help="calibrate; bias_correction: then correct every channel's mean; lidar_ptq: then learn roundings, biases "
+        "and activation scales block by block; default %(default)s",
     )
     parser.add_argument("--weight-method", default="mse", metavar="M", help="max or mse; default %(default)s")
     parser.add_argument(
@@ -102,9 +101,8 @@ def run(args: argparse.Namespace, processes: Processes) -> int:
     cfg = load_model_config(user_path(args.config))
     if is_quantized_checkpoint(checkpoint):
         raise CheckpointError(
-            f"Checkpoint '{args.checkpoint}' is quantized already; ptq starts from trained weights in "
-            "floating point. Give "
-            "the checkpoint that it was made from."
+            f"Checkpoint '{args.checkpoint}' is quantized already; ptq starts from trained weights in floating point. "
+            "Give the checkpoint that it was made from."
         )
     model = build_model(cfg, args.seed)
     load_checkpoint(model, checkpoint)

@@ -87,7 +87,6 @@ def _own_policy(precision: str) -> str:
 
 def _contradiction(policy: str, precision: str, traits: BuilderTraits, onnx_name: str, advice: str) -> str:
     return (
-        f"precision_policy '{policy}' contradicts '{onnx_name}', whose graph is {precision}: {traits.title} "
-        "builds what the "
-        f"graph says. {advice}."
+        f"precision_policy '{policy}' contradicts '{onnx_name}', whose graph is {precision}: {traits.title} builds "
+        f"what the graph says. {advice}."
     )

@@ -68,8 +68,7 @@ def check_profiles(
             if None in shape:
                 raise EngineBuildError(
                     f"Input '{name}' of '{onnx_name}' has shape {_text(shape)} with a dynamic axis and needs a "
-                    "profile. Give one "
-                    "in backend_config.model_inputs."
+                    "profile. Give one in backend_config.model_inputs."
                 )
             continue
         _check_shape(name, shape, profile, onnx_name)
@@ -86,11 +85,9 @@ def _check_shape(name: str, shape: tuple[int | None, ...], profile: ShapeProfile
         for axis, (size, wanted) in enumerate(zip(shape, asked, strict=True)):
             if size is not None and size != wanted:
                 raise EngineBuildError(
-                    f"Profile of '{name}' has {kind} shape {list(asked)}, but '{onnx_name}' has {_text(shape)}: "
-                    f"axis {axis} is "
-                    f"{wanted} there and {size} here. The profile (backend_config.model_inputs) was written for "
-                    "another "
-                    "grid or number of point features; leave it out to take what the model config implies."
+                    f"Profile of '{name}' has {kind} shape {list(asked)}, but '{onnx_name}' has {_text(shape)}: axis "
+                    f"{axis} is {wanted} there and {size} here. The profile (backend_config.model_inputs) was written "
+                    "for another grid or number of point features; leave it out to take what the model config implies."
                 )
 
 

@@ -88,13 +88,13 @@ def _box(layer: LayerPrecision, place: tuple[int, int]) -> str:
         f"{layer.macs / 1e6:.1f} M multiplications, {layer.weight_bytes / 1e3:.1f} kB of weights, "
         f"{(layer.input_bytes + layer.output_bytes) / 1e6:.2f} MB in and out"
     )
+    written = _COLOURS[layer.output_precision]
     return (
         f"<g><title>{escape(note)}</title>"
         f'<rect x="{x}" y="{y}" width="{_WIDTH}" height="{_HEIGHT}" rx="4" fill="{_COLOURS[layer.precision]}" '
         f'fill-opacity=".22" stroke="{_COLOURS[layer.precision]}"/>'
         f'<rect x="{x}" y="{y}" width="6" height="{_HEIGHT}" rx="2" fill="{_COLOURS[layer.precision]}"/>'
-        f'<rect x="{x + 6}" y="{y + _HEIGHT - 4}" width="{_WIDTH - 6}" height="4" '
-        f'fill="{_COLOURS[layer.output_precision]}"/>'
+        f'<rect x="{x + 6}" y="{y + _HEIGHT - 4}" width="{_WIDTH - 6}" height="4" fill="{written}"/>'
         f'<text class="tick" x="{x + 11}" y="{y + 12}">{escape(name)}</text>'
         f'<text class="tick" x="{x + 11}" y="{y + 23}">{escape(kernel)}</text>'
         f'<text class="tick" x="{x + _WIDTH - 6}" y="{y + 23}" text-anchor="end">{_amount(layer.macs)}</text></g>'

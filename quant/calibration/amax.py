@@ -92,8 +92,8 @@ def compute_amax(
     if histogram.exponent is None:
         raise DataError(
             f"Quantizer '{name}' saw {histogram.zeros} values, all of them 0: no scale follows from them. Check that "
-            "the calibration frames hold points "
-            "and that the layer before is not dead; or leave the layer out with skip_layers."
+            "the calibration frames hold points and that the layer before is not dead; or leave the layer out with "
+            "skip_layers."
         )
     if method == "max":
         return histogram.max
@@ -106,10 +106,9 @@ def compute_amax(
         if amax == 0.0:
             raise DataError(
                 f"Quantizer '{name}': {percentile:g} % of its values lie in the histogram's first bin, below "
-                f"{histogram.width:g} "
-                f"({histogram.zeros / histogram.total:.4%} are 0; the largest is {histogram.max:g}), so that the "
-                "percentile is 0. "
-                "Use amax_method 'sparse_mse' or 'mse', or a higher percentile."
+                f"{histogram.width:g} ({histogram.zeros / histogram.total:.4%} are 0; the largest is "
+                f"{histogram.max:g}), so that the percentile is 0. Use amax_method 'sparse_mse' or 'mse', or a higher "
+                "percentile."
             )
         return amax
     # Both search from bin 128 on: a shorter histogram is rendered exactly by the largest value.

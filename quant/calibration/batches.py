@@ -120,8 +120,7 @@ def calibration_batches(
     if split != "train":
         _logger.warning(
             "Calibrating on split '%s', not on 'train': scales are then fitted to frames that accuracy is measured on, "
-            "and that accuracy says less "
-            "about unseen frames. Use it for experiments, not for a model that ships.",
+            "and that accuracy says less about unseen frames. Use it for experiments, not for a model that ships.",
             split,
         )
     frames = open_frames(model_cfg, split=split, data_root=data_root)
@@ -156,9 +155,8 @@ def dataloader_batches(model: nn.Module, dataloader: Iterable[Any]) -> Iterator[
         if not _is_mmdet3d_batch(batch):
             raise DataError(
                 f"Batch {count} of the calibration data loader is a {type(batch).__name__} without "
-                "['inputs']['points']; mmdet3d's data loaders "
-                "yield {'inputs': {'points': …}, 'data_samples': …}. Canvases can be given as tensors or "
-                "CalibrationFrame."
+                "['inputs']['points']; mmdet3d's data loaders yield {'inputs': {'points': …}, 'data_samples': …}. "
+                "Canvases can be given as tensors or CalibrationFrame."
             )
         with torch.inference_mode():
             data = stock.data_preprocessor(batch, False)

@@ -110,8 +110,7 @@ def _check_model(path: str | Path, result: CalibrationResult, model: nn.Module) 
     if result.weights_sha256 != weights_fingerprint(model):
         raise DataError(
             f"Calibration cache '{path}' was made with other weights of this architecture; its activation scales do "
-            "not fit. "
-            "Use the checkpoint (and BatchNorm folding) that it was made with, or calibrate again."
+            "not fit. Use the checkpoint (and BatchNorm folding) that it was made with, or calibrate again."
         )
 
 

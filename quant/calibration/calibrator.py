@@ -134,8 +134,7 @@ class CalibrationManager:
         if unseen:
             raise DataError(
                 f"{len(unseen)} quantizers never saw a tensor in {len(statistics.tokens)} calibration frames: "
-                f"{', '.join(unseen)}. "
-                "The network did not run these layers; leave them out with skip_layers."
+                f"{', '.join(unseen)}. The network did not run these layers; leave them out with skip_layers."
             )
         return statistics
 

@@ -151,10 +151,8 @@ def check_finite(x: Tensor, name: str, frame: str | None) -> None:
     value = x.detach().reshape(-1)[first].item()
     raise DataError(
         f"The input of quantizer '{name}' holds {count} NaN or infinite values of {bad.numel()} (the first, at "
-        f"position {first}, is {value})"
-        f"{f' in frame {frame!r}' if frame is not None else ''}. Check that frame's points, and the checkpoint with "
-        "the float model; "
-        "no scale can be chosen from such values."
+        f"position {first}, is {value}){f' in frame {frame!r}' if frame is not None else ''}. Check that frame's "
+        "points, and the checkpoint with the float model; no scale can be chosen from such values."
     )
 
 

@@ -106,9 +106,8 @@ def _part(model: nn.Module, owner: str, name: str) -> Any:
     found = getattr(getattr(model, owner, None), name, None)
     if found is None:
         raise ConfigError(
-            f"{type(model).__name__} has no '{owner}.{name}'; only a pillar CenterPoint of SECOND, SECONDFPN "
-            "and CenterHead can "
-            "be reconstructed. Use --method calibrate or bias_correction."
+            f"{type(model).__name__} has no '{owner}.{name}'; only a pillar CenterPoint of SECOND, SECONDFPN and "
+            "CenterHead can be reconstructed. Use --method calibrate or bias_correction."
         )
     return found
 

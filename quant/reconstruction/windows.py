@@ -74,9 +74,8 @@ class WindowSampler:
         """
         if not self._windows:
             raise DataError(
-                f"There is nothing to reconstruct on: none of {self._seen} calibration frames has a point in "
-                "the model's "
-                "range."
+                f"There is nothing to reconstruct on: none of {self._seen} calibration frames has a point in the "
+                "model's range."
             )
         return torch.stack(self._windows)
 

@@ -127,8 +127,7 @@ def test_killed_export_leaves_nothing_that_looks_whole(both, deployment, child_e
         "    print('half', flush=True)\n"
         "    time.sleep(600)\n"
         "pathlib.Path.write_bytes = half\n"
-        f"main(['--mode=onnx',"
-        f" '--model-config={deployment.model_config}', '--checkpoint={deployment.checkpoint}',"
+        f"main(['--mode=onnx', '--model-config={deployment.model_config}', '--checkpoint={deployment.checkpoint}',"
         f" '--data-root={deployment.data_root}', '--num-samples=1', '--num-verify-samples=1',"
         f" '--work-dir={work_dir}'])\n"
     )
