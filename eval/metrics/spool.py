@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import weakref
 from typing import Any, cast
 
 import numpy as np
@@ -23,6 +24,7 @@ class RecordSpool:
     def __init__(self, dtype: np.dtype[Any]) -> None:
         self._dtype = dtype
         self._file = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES)  # noqa: SIM115 - lives as long as this
+        weakref.finalize(self, self._file.close)
 
     def append(self, **columns: NDArray[Any]) -> None:
         """Adds as many records as the columns are long; every field of the type is needed."""
