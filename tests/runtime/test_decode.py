@@ -171,3 +171,48 @@ def test_circle_nms_by_hand() -> None:
     assert circle_nms(centers, scores, 3.9).tolist() == [1, 0, 2]
     assert circle_nms(centers, scores, 3.9, max_keep=2).tolist() == [1, 0]
     assert circle_nms(centers[:0], scores[:0], 1.0).tolist() == []
+
+
+def one_hot(spec: ModelSpec, cells: dict[tuple[int, int, int], float]) -> dict[str, NDArray[np.float32]]:
+    """Outputs with these logits at (class, row, column) and -10 elsewhere."""
+    outputs = {h.name: np.zeros(spec.head_shape(h), np.float32) for h in spec.heads}
+    outputs["heatmap"][:] = -10
+    for cell, logit in cells.items():
+        outputs["heatmap"][0][cell] = logit
+    return outputs
+
+
+def test_a_score_at_the_threshold_is_none() -> None:
+    # sigmoid(0) is 0.5 exactly.
+    outputs = one_hot(small_spec(), {(0, 3, 3): 0.0, (0, 9, 9): 1e-3})
+    assert len(decode(outputs, small_spec(score_threshold=0.5))) == 1
+    assert len(decode(outputs, small_spec(score_threshold=0.49))) == 2
+
+
+def test_without_an_offset_a_box_lies_in_the_middle_of_its_cell() -> None:
+    heads = tuple(head for head in small_spec().heads if head.name != "reg")
+    spec = small_spec(heads=heads)
+    boxes = decode(one_hot(spec, {(0, 7, 12): 2.0}), spec)
+    np.testing.assert_allclose(boxes.boxes[0, :2], [12.5 * 0.64 - 12.8, 7.5 * 0.64 - 9.6], rtol=1e-5)
+
+
+def test_a_logit_that_is_no_number_takes_no_place_among_the_candidates() -> None:
+    spec = small_spec(max_detections_before_nms=2)
+    outputs = one_hot(spec, {(0, 3, 3): 1.0, (1, 9, 9): 2.0, (2, 20, 20): np.nan, (0, 5, 20): np.nan})
+    boxes = decode(outputs, spec)
+    assert boxes.labels.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("most", [1, 2, 4, 6, 7, 50])
+def test_candidates_are_the_first_of_a_stable_sort(most: int) -> None:
+    # Logits in steps, so that equal ones stand at every limit; `sorted` is stable.
+    spec = small_spec(nms_min_radius_m2=0.0, max_detections_before_nms=most, post_max_size=50)
+    rng = np.random.default_rng(2)
+    _, height, width = spec.head_shape(spec.heads[0])[1:]
+    places = [divmod(int(place), width) for place in rng.choice(height * width, 7, replace=False)]
+    cells = {(int(rng.integers(0, 3)), y, x): float(rng.integers(0, 2)) for y, x in places}
+    first = sorted(sorted(cells), key=lambda cell: -cells[cell])[:most]
+    boxes = decode(one_hot(spec, cells), spec)
+    found = np.round((boxes.boxes[:, :2] - spec.point_cloud_range[:2]) / 0.64).astype(int)
+    assert [(int(label), int(y), int(x)) for label, (x, y) in zip(boxes.labels, found, strict=True)] == first
+    assert boxes.boxes.dtype == boxes.scores.dtype == np.float32
