@@ -90,15 +90,13 @@ def _check_shapes(shapes: ShapeRange, tensor: TensorSpec, spec: ModelSpec, where
                 raise ConfigError(
                     f"{source}: '{where}.{key}' is {list(shape)}, but model '{spec.name}' has {expected}: axis {axis} "
                     f"({_meaning(tensor, axis)}) must be {wanted}. Correct it, or leave '{tensor.name}' out to take "
-                    f"the "
-                    "shapes from the model config."
+                    "the shapes from the model config."
                 )
     for axis, wanted in enumerate(tensor.shape):
         if wanted is None and shapes.max_shape[axis] < spec.max_voxels:
             raise ConfigError(
-                f"{source}: '{where}.max_shape' allows {shapes.max_shape[axis]} pillars, but model '{spec.name}' "
-                f"makes up to "
-                f"{spec.max_voxels} (max_voxels): a dense frame would not run. Raise max_shape to "
+                f"{source}: '{where}.max_shape' allows {shapes.max_shape[axis]} pillars, but model '{spec.name}' makes "
+                f"up to {spec.max_voxels} (max_voxels): a dense frame would not run. Raise max_shape to "
                 f"{spec.max_voxels}, or lower max_voxels in the model config."
             )
 
