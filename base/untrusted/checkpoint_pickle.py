@@ -68,7 +68,7 @@ class CheckpointPickle:
         self._reader = PickleReader(data, vocabulary, memory)
         vocabulary.names = {
             **plain_names(memory, vocabulary.is_key),
-            **numpy_names(memory, self._reader.shared),
+            **numpy_names(memory, self._reader.again),
             **torch_names(torch, storages, self.tensors),
             **skipped_names(),
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,16 @@ from typing import Any
 import numpy as np
 
 from base.errors import DataError
-from base.untrusted.limits import Memory
+from base.messages import shown_file
+from base.reading import open_regular
+from base.untrusted.file_size import checked_size
+from base.untrusted.limits import MAX_INFO_BYTES, Memory
 from base.untrusted.names import python_3_module
 from base.untrusted.numpy_names import numpy_names
+from base.untrusted.other_formats import other_format
 from base.untrusted.pickle_reader import PickleReader
 from base.untrusted.plain_names import plain_names
 from base.untrusted.refusal import Refused, shown
-from base.untrusted.regular_file import other_format, size_of_regular_file
 from base.untrusted.stand_ins import StandIn
 from base.untrusted.structure import PLAIN_VALUES, check_structure
 
@@ -50,20 +54,18 @@ def load_info_pickle(path: str | Path) -> Any:
     Raises:
         DataError: the file is missing, truncated, no pickle, or names anything else; nothing of it was run.
     """
-    path = Path(path)
-    try:
-        size = size_of_regular_file(path)
-        with path.open("rb") as file:
-            data = file.read(size)
-    except (OSError, Refused) as error:
-        raise DataError(f"Cannot read info file '{path}': {getattr(error, 'strerror', None) or error}.") from error
-    try:
-        return _value(data)
-    except Refused as error:
-        raise DataError(
-            f"Info file '{path}' ({len(data)} bytes) was refused: {error}. Only plain containers, numbers, strings and "
-            "numpy arrays are accepted, and nothing in the file was run. Write the info file again from its dataset."
-        ) from error
+    with open_regular(path, "Info file") as file:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            return _value(file.read(checked_size(file, MAX_INFO_BYTES)))
+        except OSError as error:
+            raise DataError(f"Info file {shown_file(path)} cannot be read: {error.strerror}.") from error
+        except Refused as error:
+            raise DataError(
+                f"Info file {shown_file(path)} ({size} bytes) was refused: {error}. Only plain containers, numbers, "
+                "strings and numpy arrays are accepted, and nothing in the file was run. Write the info file again "
+                "from its dataset."
+            ) from error
 
 
 def _value(data: bytes) -> Any:
@@ -71,7 +73,7 @@ def _value(data: bytes) -> Any:
         raise Refused(f"{other}; an info file is a pickle that is not compressed")
     memory, vocabulary = Memory(len(data)), _InfoVocabulary()
     reader = PickleReader(data, vocabulary, memory)
-    vocabulary.names = {**plain_names(memory, vocabulary.is_key), **numpy_names(memory, reader.shared)}
+    vocabulary.names = {**plain_names(memory, vocabulary.is_key), **numpy_names(memory, reader.again)}
     value = reader.read()
     if reader.end != len(data):
         raise Refused(f"{len(data) - reader.end} bytes follow after its end (byte {reader.end})")

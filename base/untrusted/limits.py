@@ -9,11 +9,14 @@ from __future__ import annotations
 from base.untrusted.refusal import Refused
 
 __all__ = [
+    "MAX_CHECKPOINT_BYTES",
     "MAX_DEPTH",
     "MAX_DIMENSIONS",
+    "MAX_INFO_BYTES",
     "MAX_INTEGER_BYTES",
     "MAX_NAME_BYTES",
     "MAX_NUMBER_TEXT",
+    "MAX_RECORDS",
     "MAX_TUPLE_KEY",
     "MAX_UNUSUAL_KEYS",
     "Memory",
@@ -21,6 +24,10 @@ __all__ = [
     "expanded_size",
 ]
 
+# Of a file. Both are read into the memory; a file with holes is large for nothing.
+MAX_INFO_BYTES, MAX_CHECKPOINT_BYTES = 4 << 30, 16 << 30
+# Records of a zip archive; a checkpoint has one for each storage.
+MAX_RECORDS = 1 << 16
 # Containers inside containers. json, copy.deepcopy and repr recurse when they meet the value; real files stay below 20.
 MAX_DEPTH = 100
 # Of one integer; UUIDs and states of random generators have 16. Any such integer still fits a float.

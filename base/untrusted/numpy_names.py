@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -25,16 +26,17 @@ _SCALAR_CODES = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4
 # Types of the numbers and texts that `scalar` gives.
 NUMPY_SCALARS = frozenset(np.dtype(code).type for code in _SCALAR_CODES)
 _ARRAY_BYTES = 128
+Again = Callable[[Any], Any]
 _LARGEST_EMPTY = 1 << 31
 _LAST_CHARACTER, _SURROGATES = 0x10FFFF, (0xD800, 0xDFFF)
 
 
-def numpy_names(memory: Memory, shared: dict[int, Any]) -> dict[tuple[str, str], StandIn]:
+def numpy_names(memory: Memory, again: Again) -> dict[tuple[str, str], StandIn]:
     """Stand-ins by module and name, as numpy 1 and 2 spell them.
 
     Args:
         memory: Where what they allocate is booked.
-        shared: The reader's; elements of an object array are noted in it.
+        again: Notes that a value is referred to once more (`RareOpcodes.again`); those of an object array are.
     """
     ndarray = StandIn("numpy.ndarray")  # an argument of _reconstruct, never called
     names: dict[tuple[str, str], StandIn] = {
@@ -42,7 +44,7 @@ def numpy_names(memory: Memory, shared: dict[int, Any]) -> dict[tuple[str, str],
         ("numpy", "dtype"): _DtypeName("numpy.dtype"),
     }
     for core in ("numpy.core", "numpy._core"):
-        names[f"{core}.multiarray", "_reconstruct"] = _Reconstruct(f"{core}._reconstruct", ndarray, memory, shared)
+        names[f"{core}.multiarray", "_reconstruct"] = _Reconstruct(f"{core}._reconstruct", ndarray, memory, again)
         names[f"{core}.multiarray", "scalar"] = _Scalar(f"{core}.scalar", memory)
         names[f"{core}.numeric", "_frombuffer"] = _FromBuffer(f"{core}._frombuffer", memory)
     return names
@@ -90,27 +92,27 @@ class _Dtype(StandIn):
 class _Reconstruct(StandIn):
     """`_reconstruct(ndarray, (0,), b'b')` announces an array; its state brings the content."""
 
-    __slots__ = ("_memory", "_ndarray", "_shared")
+    __slots__ = ("_again", "_memory", "_ndarray")
 
-    def __init__(self, what: str, ndarray: StandIn, memory: Memory, shared: dict[int, Any]) -> None:
+    def __init__(self, what: str, ndarray: StandIn, memory: Memory, again: Again) -> None:
         super().__init__(what)
-        self._ndarray, self._memory, self._shared = ndarray, memory, shared
+        self._ndarray, self._memory, self._again = ndarray, memory, again
 
     def call(self, arguments: tuple[object, ...]) -> object:
         if len(arguments) != 3 or arguments[0] is not self._ndarray:
             first = arguments[0].what if arguments and isinstance(arguments[0], StandIn) else "something else"
             raise Refused(f"it has an array of class '{first}'; only numpy.ndarray is plain")
-        return _Announced(self._memory, self._shared)
+        return _Announced(self._memory, self._again)
 
 
 class _Announced(StandIn):
     """An array before its state, and after it for whoever memoised it."""
 
-    __slots__ = ("_memory", "_shared", "array")
+    __slots__ = ("_again", "_memory", "array")
 
-    def __init__(self, memory: Memory, shared: dict[int, Any]) -> None:
+    def __init__(self, memory: Memory, again: Again) -> None:
         super().__init__("numpy.ndarray")
-        self._memory, self._shared = memory, shared
+        self._memory, self._again = memory, again
         self.array: NDArray[Any] | None = None
 
     def build(self, state: object) -> object:
@@ -121,7 +123,7 @@ class _Announced(StandIn):
                 raise Refused("the state of an array is not (1, shape, dtype, order, bytes)")
         order = "F" if is_fortran else "C"
         if dtype.hasobject:
-            self.array = _object_array(content, shape, order, self._memory, self._shared)
+            self.array = _object_array(content, shape, order, self._memory, self._again)
         else:
             self.array = _array(content, dtype, shape, order, self._memory)
         return self.array
@@ -203,9 +205,7 @@ def _check_characters(codes: NDArray[np.uint32]) -> None:
         raise Refused("an array of texts has numbers that are no characters")
 
 
-def _object_array(
-    content: object, shape: tuple[Any, ...], order: str, memory: Memory, shared: dict[int, Any]
-) -> NDArray[Any]:
+def _object_array(content: object, shape: tuple[Any, ...], order: str, memory: Memory, again: Again) -> NDArray[Any]:
     """An array of plain values that the reader has built already; `structure` checks them like those of a list."""
     count = _count(shape)
     if type(content) is not list or len(content) != count:
@@ -213,6 +213,5 @@ def _object_array(
     memory.take(16 * count + _ARRAY_BYTES)
     flat = np.empty(count, dtype=object)
     for index, value in enumerate(content):
-        flat[index] = value
-        shared[id(value)] = value  # the list may still be referred to, so its values now are twice
+        flat[index] = again(value)  # the list may still be referred to, so its values now are twice
     return flat.reshape(shape).copy(order="F" if order == "F" else "C")

@@ -4,8 +4,9 @@ Curves of losses, callbacks, hyper-parameters. The reader needs none of them, an
 name means cannot be known without importing it, so the way in which a pickle uses it decides:
 
 * mentioned, or made as pickle makes objects of classes (NEWOBJ): skipped;
-* called: skipped where the name is that of a class (CapWords) outside of Python's own library, or one of the few of
-  Python's own that values are made of. Everything else is a function, and a file of values calls none: refused.
+* called: skipped where the name is that of a class (`CapWords`) or of a package's own support for pickles (`_private`),
+  outside of Python's own library, or one of the few of Python's own that values are made of. Everything else is a
+  function, and a file of values calls none: refused.
 """
 
 from __future__ import annotations
@@ -69,9 +70,9 @@ class SkippedName(StandIn):
 
     def call(self, arguments: tuple[object, ...]) -> object:
         package = self.module.partition(".")[0]
-        is_class = self.name.rpartition(".")[2][:1].isupper()
+        first = self.name.rpartition(".")[2][:1]
         is_python = package in sys.stdlib_module_names
-        if (self.module, self.name) in _VALUES or (is_class and not is_python):
+        if (self.module, self.name) in _VALUES or ((first.isupper() or first == "_") and not is_python):
             return Skipped(self.what)
         raise Refused(f"it calls '{self.what}', and nothing in a checkpoint needs that")
 

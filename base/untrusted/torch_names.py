@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from base.untrusted.limits import MAX_DIMENSIONS
 from base.untrusted.refusal import Refused, kind, shown
+from base.untrusted.skipped import Skipped, SkippedName
 from base.untrusted.stand_ins import StandIn
 
 __all__ = ["Storages", "TensorBook", "storage_of", "torch_names"]
@@ -125,8 +126,8 @@ class _Storage(StandIn):
         self.content, self.type = content, storage_type
 
 
-def storage_of(identifier: object) -> _Storage:
-    """The storage that a checkpoint's pickle refers to.
+def storage_of(identifier: object) -> StandIn:
+    """The storage that a checkpoint's pickle refers to; one of unknown type is skipped.
 
     Raises:
         Refused: the reference is malformed, of an unknown type, or the file lacks it.
@@ -138,8 +139,8 @@ def storage_of(identifier: object) -> _Storage:
             pass  # files of torch before 1.6 have a sixth value, for views of storages
         case ("storage", _StorageType(), str(), str(), int(count), *_):
             raise Refused(f"it has a storage of {shown(str(count))} elements, or a view of a storage")
-        case ("storage", StandIn(what=what), *_):
-            raise Refused(f"it has a storage of type '{shown(what)}'")
+        case ("storage", SkippedName(what=what), *_):
+            return Skipped(what)
         case _:
             raise Refused("it refers to something outside of itself that is no storage")
     return _Storage(storage_type.storages.content(key, count, storage_type.item_size), storage_type)
@@ -156,6 +157,8 @@ class _Rebuild(StandIn):
 
     def call(self, arguments: tuple[object, ...]) -> object:
         match arguments:
+            case (Skipped(), *_):
+                return arguments[0]
             case (_Storage() as storage, int(offset), tuple(size), tuple(stride), *rest):
                 pass
             case _:
@@ -205,6 +208,8 @@ class _Parameter(StandIn):
 
     def call(self, arguments: tuple[object, ...]) -> object:
         torch = self._torch
+        if arguments and isinstance(arguments[0], Skipped):
+            return arguments[0]
         if len(arguments) < 2 or type(arguments[0]) is not torch.Tensor or type(arguments[1]) is not bool:
             raise Refused(f"'{self.what}' is called with something else than a tensor")
         tensor: Any = arguments[0]

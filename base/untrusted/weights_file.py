@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from base.errors import CheckpointError
 from base.lazy import require
+from base.messages import shown_file
+from base.reading import open_regular
+from base.untrusted.file_size import checked_size
 from base.untrusted.legacy_checkpoint import is_legacy, read_legacy
+from base.untrusted.limits import MAX_CHECKPOINT_BYTES
+from base.untrusted.other_formats import other_format
 from base.untrusted.refusal import Refused
-from base.untrusted.regular_file import other_format, size_of_regular_file
 from base.untrusted.skipped import Skipped
 from base.untrusted.stand_ins import StandIn
 from base.untrusted.zip_checkpoint import read_zip
@@ -18,6 +23,7 @@ __all__ = ["is_skipped", "load_weights_file"]
 
 _START = 512
 _ZIP = b"PK\x03\x04"
+_MISSING = "Give its path with --checkpoint or as checkpoint_path."
 
 
 def load_weights_file(path: str | Path) -> dict[str, Any]:
@@ -33,34 +39,26 @@ def load_weights_file(path: str | Path) -> dict[str, Any]:
     Raises:
         CheckpointError: the file is missing, broken, unsafe, or holds no dictionary; nothing of it was run.
     """
-    path = Path(path)
     torch = require("torch", "to read a checkpoint")
-    try:
-        size = size_of_regular_file(path)
-    except Refused as error:
-        raise CheckpointError(
-            f"Checkpoint '{path}' does not exist or cannot be read: {error}. Give its path with --checkpoint or as "
-            "checkpoint_path."
-        ) from error
-    try:
-        with path.open("rb") as file:
-            checkpoint = _value(file, size, torch)
-    except OSError as error:
-        raise CheckpointError(f"Cannot read checkpoint '{path}': {error.strerror}.") from error
-    except Refused as error:
-        raise CheckpointError(
-            f"Checkpoint '{path}' ({size} bytes) was refused: {error}. Nothing in it was run. A "
-            "checkpoint may hold tensors, numbers, strings and containers only; save it again as {'state_dict': …}."
-        ) from error
+    where = f"Checkpoint {shown_file(path)}"
+    with open_regular(path, "Checkpoint", error=CheckpointError, remedy=_MISSING) as file:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            checkpoint = _value(file, checked_size(file, MAX_CHECKPOINT_BYTES), torch)
+        except OSError as error:
+            raise CheckpointError(f"{where} cannot be read: {error.strerror}.") from error
+        except Refused as error:
+            raise CheckpointError(
+                f"{where} ({size} bytes) was refused: {error}. Nothing in it was run. A checkpoint may hold tensors, "
+                "numbers, strings and containers only; save it again as {'state_dict': …}."
+            ) from error
     if isinstance(checkpoint, Skipped):
         raise CheckpointError(
-            f"Checkpoint '{path}' holds an object of class '{checkpoint.what}', such as a whole model. Save "
+            f"{where} holds an object of class '{checkpoint.what}', such as a whole model. Save "
             "{'state_dict': model.state_dict()} where its code is."
         )
     if not isinstance(checkpoint, dict):
-        raise CheckpointError(
-            f"Checkpoint '{path}' holds a {type(checkpoint).__name__}, not a dictionary with 'state_dict'."
-        )
+        raise CheckpointError(f"{where} holds a {type(checkpoint).__name__}, not a dictionary with 'state_dict'.")
     return checkpoint
 
 

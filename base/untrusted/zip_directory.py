@@ -11,6 +11,7 @@ import zlib
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from base.untrusted.limits import MAX_RECORDS
 from base.untrusted.refusal import Refused, shown
 
 __all__ = ["Record", "read_directory", "read_record"]
@@ -52,6 +53,8 @@ def read_directory(file: BinaryIO, file_size: int) -> dict[str, Record]:
     pos = 0
     while pos < len(directory):
         record, pos = _entry(directory, pos, file, start)
+        if len(records) >= MAX_RECORDS:
+            raise Refused(f"it has more than {MAX_RECORDS} records")
         if record.name in records:
             raise Refused(f"it has two records named '{shown(record.name)}'")
         records[record.name] = record

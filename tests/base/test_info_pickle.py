@@ -431,16 +431,29 @@ def test_other_formats_are_named(tmp_path: Path, content: bytes, message: str) -
 def test_what_is_no_file_is_named(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for name, message in {
-        "": "it is a folder",
-        "pipe": "it is a pipe or a device",
-        "none.pkl": "No such file",
-        "none\0.pkl": "embedded null",
+        "": "is a folder",
+        "pipe": "is a pipe",
+        "none.pkl": "does not exist",
+        "none\0.pkl": "no file can have that name",
         "a" * 300: "name too long",
     }.items():
-        with pytest.raises(DataError, match=rf"Cannot read info file .*{message}"):
+        with pytest.raises(DataError, match=rf"Info file '{tmp_path}.* {message}"):
             load_info_pickle(tmp_path / name)
-    with pytest.raises(DataError, match="it is a pipe or a device"):
+    with pytest.raises(DataError, match="'/dev/zero' is a device, not a file"):
         load_info_pickle("/dev/zero")
+
+
+def test_files_that_are_large_for_nothing(tmp_path: Path) -> None:
+    """Holes take no room on the disk, and all of the memory."""
+    for size, message in (
+        (64 << 30, "it is too large: at most 4294967296 bytes"),
+        (2 << 30, r"it has a hole at byte \d+"),
+    ):
+        with (tmp_path / "infos.pkl").open("wb") as file:
+            file.write(b"\x80\x04]")
+            file.truncate(size)
+        with pytest.raises(DataError, match=rf"\({size} bytes\) was refused: {message}"):
+            load_info_pickle(tmp_path / "infos.pkl")
 
 
 def test_reading_leaves_the_process_as_it_was(tmp_path: Path) -> None:

@@ -1,13 +1,8 @@
-"""Opening a file that may come from anywhere, and naming what it is when it is not what it should be."""
+"""Naming what a file is when it is not what it should be."""
 
 from __future__ import annotations
 
-import stat
-from pathlib import Path
-
-from base.untrusted.refusal import Refused
-
-__all__ = ["other_format", "size_of_regular_file"]
+__all__ = ["other_format"]
 
 _FORMATS = (
     (b"\x1f\x8b", "compressed by gzip; unpack it with 'gunzip'"),
@@ -26,23 +21,6 @@ _FORMATS = (
     (b"<html", "a web page, such as a login in place of a download"),
 )
 _TAR = slice(257, 262)
-
-
-def size_of_regular_file(path: Path) -> int:
-    """Bytes of the file at `path`.
-
-    Raises:
-        Refused: it cannot be read, or is a folder, pipe or device.
-    """
-    try:
-        found = path.stat()
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise Refused(getattr(error, "strerror", None) or str(error)) from error
-    if stat.S_ISDIR(found.st_mode):
-        raise Refused("it is a folder")
-    if not stat.S_ISREG(found.st_mode):
-        raise Refused("it is a pipe or a device, not a file")
-    return found.st_size
 
 
 def other_format(data: bytes) -> str | None:
