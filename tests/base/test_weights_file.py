@@ -463,7 +463,7 @@ def _small(**options: Any) -> bytes:
 
 
 @pytest.mark.parametrize("options", FORMATS[2:4], ids=str)
-def test_every_prefix_is_refused(tmp_path: Path, options: dict[str, Any]) -> None:
+def test_cut_files_are_refused(tmp_path: Path, options: dict[str, Any]) -> None:
     data, path = _small(**options), tmp_path / "m.pth"
     # Every length near either end, where headers and directory are; every third between them.
     for length in sorted({*range(0, len(data), 3), *range(150), *range(len(data) - 150, len(data))}):
