@@ -16,7 +16,7 @@ from pathlib import Path
 from base.errors import ConfigError
 from base.locks import Lock, holder, try_lock
 
-__all__ = ["SUFFIX", "claim", "flush", "remove", "sweep", "unfinished_name"]
+__all__ = ["SUFFIX", "claim", "entries_below", "flush", "remove", "sweep", "unfinished_name"]
 
 SUFFIX = ".centerpoint.part"
 _MAX_NAME_BYTES = 200
@@ -103,16 +103,32 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def sweep(folder: Path) -> list[Path]:
-    """Removes what killed runs left unfinished in `folder` and below it; returns what it removed."""
-    return [path for path in _unfinished(folder, _MAX_DEPTH) if remove(path)]
+def sweep(folder: Path) -> None:
+    """Removes what killed runs left unfinished in `folder` and below it, as far as this user may."""
+    for path in entries_below(folder):
+        if path.name.startswith(".") and path.name.endswith(SUFFIX):
+            try:
+                remove(path)
+            except PermissionError as error:
+                _logger.warning("'%s' is a leftover of a killed run that cannot be removed: %s", path, error.strerror)
 
 
-def _unfinished(folder: Path, depth: int) -> Iterator[Path]:
-    with os.scandir(folder) as entries:
-        found = sorted(entries, key=lambda entry: entry.name)
-    for entry in found:
-        if entry.name.startswith(".") and entry.name.endswith(SUFFIX):
-            yield Path(entry.path)
-        elif depth > 1 and entry.is_dir(follow_symlinks=False) and os.access(entry.path, os.R_OK | os.X_OK):
-            yield from _unfinished(Path(entry.path), depth - 1)
+def entries_below(folder: Path) -> Iterator[Path]:
+    """Files and folders as deep in a folder as commands write, on its file system.
+
+    Other programs may be at work there: what has gone by the time it is looked at, or may not be read, is passed over.
+    """
+    device = folder.stat().st_dev
+    waiting = [(folder, 1)]
+    while waiting:
+        inside, depth = waiting.pop()
+        try:
+            with os.scandir(inside) as entries:
+                found = sorted(entries, key=lambda entry: entry.name)
+            deeper = [entry for entry in found if entry.is_dir(follow_symlinks=False)]
+            same_disk = [entry for entry in deeper if entry.stat(follow_symlinks=False).st_dev == device]
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            continue
+        yield from (Path(entry.path) for entry in found)
+        if depth < _MAX_DEPTH:
+            waiting += [(Path(entry.path), depth + 1) for entry in reversed(same_disk)]

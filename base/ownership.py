@@ -11,15 +11,15 @@ Nothing is left in a folder or beside a file to mark it: the lock is the operati
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
+import stat
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from base.errors import ConfigError
-from base.leftovers import remove, sweep, unfinished_name
+from base.leftovers import entries_below, remove, sweep, unfinished_name
 from base.locks import Lock, holder, try_lock
 
 __all__ = ["owned_file", "owned_folder", "owned_name"]
@@ -27,8 +27,6 @@ __all__ = ["owned_file", "owned_folder", "owned_name"]
 _LOCK = ".centerpoint.lock"
 _TRIES = 100
 _MAX_NAMED = 6
-
-_logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -53,8 +51,7 @@ def owned_folder(folder: str | os.PathLike[str], option: str, records: Sequence[
     lock = _lock_folder(path, option)
     began = time.time()
     try:
-        for leftover in sweep(path):
-            _logger.debug("'%s' was a leftover", leftover)
+        sweep(path)
         for record in records:
             (path / record).unlink(missing_ok=True)
         yield path
@@ -169,10 +166,12 @@ def _lock_beside(path: Path, option: str) -> Lock:
 
 def _what_is_kept(folder: Path, since: float) -> str:
     """A line that names what a run that was stopped has finished."""
-    finished = sorted(
-        str(path.relative_to(folder))
-        for path in folder.rglob("*")
-        if path.is_file() and not path.name.startswith(".") and path.stat().st_mtime >= since
-    )
+    finished = []
+    for path in entries_below(folder):
+        with contextlib.suppress(FileNotFoundError):  # somebody else's, and gone
+            facts = path.lstat()
+            if stat.S_ISREG(facts.st_mode) and not path.name.startswith(".") and facts.st_mtime >= since:
+                finished.append(str(path.relative_to(folder)))
+    finished.sort()
     more = f" and {len(finished) - _MAX_NAMED} more" if len(finished) > _MAX_NAMED else ""
     return f"'{folder}' has of this run: {', '.join(finished[:_MAX_NAMED]) or 'nothing'}{more}."

@@ -162,3 +162,23 @@ def test_a_folder_for_a_file(tmp_path: Path) -> None:
         owned_file(tmp_path, "--out"),
     ):
         pytest.fail("entered")
+
+
+def test_a_folder_in_which_others_are_at_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders that vanish while they are looked at, or may not be read, are none of this run's business."""
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / ".x.centerpoint.part").touch()
+    real = os.scandir
+
+    def scandir(path: Path) -> object:
+        if Path(path).name == "a":
+            raise PermissionError(13, "Permission denied")
+        if Path(path).name == "b":
+            raise FileNotFoundError(2, "No such file or directory")
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with owned_folder(tmp_path, "--out"):
+        monkeypatch.undo()
+        assert names(tmp_path) == ["a", "a/.x.centerpoint.part", "b", "b/.x.centerpoint.part", "c"]
