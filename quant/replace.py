@@ -11,7 +11,7 @@ from torch import nn
 from base.errors import CheckpointError, ConfigError
 from quant.fusion.bn_fusion import foldable_pairs
 from quant.layer_names import named_by, select
-from quant.modules.layer import QuantizedLayer
+from quant.modules.layer import LEFT_IN_FLOAT, QuantizedLayer
 from quant.modules.quant_add import Add, QuantAdd
 from quant.modules.quant_concat import Concat, QuantConcat, expose_concats, hide_concats
 from quant.modules.quant_conv import QuantConv2d, QuantConvTranspose2d
@@ -161,6 +161,7 @@ def check_structure(model: nn.Module, structure: QuantizationStructure) -> None:
 def unquant_model(model: nn.Module) -> None:
     """Puts float layers back in place of the quantized ones; parameters stay the same objects. In place."""
     for path, module in list(model.named_modules()):
+        vars(module).pop(LEFT_IN_FLOAT, None)
         if isinstance(module, QuantizedLayer):
             _put(model, path, module.to_float())
     hide_concats(model)
@@ -234,8 +235,10 @@ def _chosen(kinds: dict[str, Kind], include: list[str]) -> set[str]:
 
 def _replace(model: nn.Module, structure: QuantizationStructure) -> None:
     for layer in structure.layers:
-        if layer.quantized:
-            float_layer = model.get_submodule(layer.path)
+        float_layer = model.get_submodule(layer.path)
+        if not layer.quantized:
+            setattr(float_layer, LEFT_IN_FLOAT, True)
+        else:
             _put(model, layer.path, _QUANTIZED[layer.kind].from_float(float_layer, structure.engine))
     for first, *others in structure.shared:
         owner, slot = _slot(model, first)

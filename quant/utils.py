@@ -26,16 +26,20 @@ class QuantizationSwitch:
     """Sets every quantized layer inside a module to one state: for good with `apply()`, for a while as a context."""
 
     def __init__(self, module: nn.Module, quantized: bool) -> None:
-        """Finds the layers; nothing changes yet.
+        """Finds the layers; nothing changes yet. Layers that were left in floating point are off already.
 
         Raises:
-            ConfigError: there is no quantized layer in `module`.
+            ConfigError: there is no quantized layer in `module` to switch on, or it is no part of a quantized model.
         """
-        from quant.modules.layer import QuantizedLayer
+        from quant.modules.layer import LEFT_IN_FLOAT, QuantizedLayer
 
         self._layers = [layer for layer in module.modules() if isinstance(layer, QuantizedLayer)]
         if not self._layers:
-            raise ConfigError(f"There is no quantized layer in this {type(module).__name__}; call quant_model first.")
+            what = f"There is no quantized layer in this {type(module).__name__}"
+            if not any(hasattr(layer, LEFT_IN_FLOAT) for layer in module.modules()):
+                raise ConfigError(f"{what}; call quant_model first.")
+            if quantized:
+                raise ConfigError(f"{what}: skip_names left it in floating point. Quantize the float model without.")
         self._quantized = quantized
         self._before: list[tuple[QuantizedLayer, bool]] = []
 

@@ -12,7 +12,10 @@ from quant.quantizer.base import SCALE, Quantizer, QuantizerSpec
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["QuantizedLayer", "WeightedLayer", "recast"]
+__all__ = ["LEFT_IN_FLOAT", "QuantizedLayer", "WeightedLayer", "recast"]
+
+LEFT_IN_FLOAT = "left_in_float"
+"""Attribute of a float layer in a quantized model that could be a quantized one."""
 
 M = TypeVar("M", bound=nn.Module)
 

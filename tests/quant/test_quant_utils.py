@@ -53,6 +53,22 @@ def test_one_layer_of_a_shared_quantizer(quantized: Any, canvas: torch.Tensor) -
     assert equal(run_network(quantized, canvas), found), "a context restores each layer's own state"
 
 
+def test_a_layer_that_was_skipped_is_off_already(demo_model: Any, canvas: torch.Tensor) -> None:
+    """The specification skips a layer and then switches it off."""
+    quant_model(fuse_model_bn(demo_model), {"pts_backbone.blocks.0.0"})
+    calibrate_by_max(demo_model, canvas)
+    before = run_network(demo_model, canvas)
+    layer = demo_model.pts_backbone.blocks[0][0]
+    disable_quantization(layer).apply()
+    with disable_quantization(layer):
+        assert equal(run_network(demo_model, canvas), before)
+    with pytest.raises(ConfigError, match="no quantized layer in this Conv2d: skip_names left it in floating point"):
+        enable_quantization(layer)
+    quant.unquant_model(demo_model)
+    with pytest.raises(ConfigError, match="no quantized layer in this Conv2d; call quant_model first"):
+        disable_quantization(layer)
+
+
 def test_nothing_to_switch() -> None:
     with pytest.raises(ConfigError, match="no quantized layer in this Conv2d"):
         disable_quantization(nn.Conv2d(1, 1, 1))
