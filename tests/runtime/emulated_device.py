@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import hashlib
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +20,21 @@ HEADER = Path(__file__).parent / "cuda_emulator.h"
 INTRINSICS = Path(__file__).parents[2] / "runtime" / "cuda_engine" / "kernels" / "intrinsics.cuh"
 
 
+@cache
+def _compiled() -> Path:
+    """Where this process keeps what it compiled: each source once, however many tests run it."""
+    folder = tempfile.mkdtemp(prefix="emulated-kernels-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
+
+
 class EmulatedDevice:
     """The interface of `runtime.cuda.device.CudaDevice`; everything runs at once, addresses are the host's."""
 
     compute_capability = (9, 0)
     num_multiprocessors = 3
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self) -> None:
         self.launches: list[str] = []
         self._memory: list[NDArray[np.uint8]] = []
 
@@ -67,7 +77,7 @@ class EmulatedDevice:
         exports = "".join(f"EMULATED_KERNEL({function})\n" for function in functions)
         text = f'#include "{HEADER}"\n{source}\n{exports}'
         stem = hashlib.sha256((text + HEADER.read_text(encoding="utf-8")).encode()).hexdigest()[:16]
-        path, library = self.folder / f"{stem}.cpp", self.folder / f"{stem}.so"
+        path, library = _compiled() / f"{stem}.cpp", _compiled() / f"{stem}.so"
         if not library.exists():
             path.write_text(text, encoding="utf-8")
             flags = ["-std=c++20", "-O1", "-ffp-contract=off", "-U_FORTIFY_SOURCE", "-w", "-fPIC", "-shared"]

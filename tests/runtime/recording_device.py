@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,8 +24,8 @@ class RecordingDevice(EmulatedDevice):
     name = "Emulated GPU"
     compute_capability = (8, 9)
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
+    def __init__(self) -> None:
+        super().__init__()
         self.calls: list[tuple[Any, ...]] = []
         self.compiled: list[tuple[str, tuple[str, ...]]] = []
         self.closed = False

@@ -115,7 +115,7 @@ class Bench:
         self.map_type = map_type
         self.plan: NetworkPlan = random_plan(network, map_type)
         self.weights = random_weights(self.spec, 16)
-        self.device = EngineDevice(folder)
+        self.device = EngineDevice()
         self.folder = folder
         monkeypatch.setattr(CudaDevice, "open", lambda index=0: self.device)
         monkeypatch.setattr(runtime.cuda_engine.from_onnx, "plan_from_onnx", lambda path, spec: self.plan)

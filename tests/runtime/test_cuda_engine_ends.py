@@ -27,10 +27,10 @@ from tests.runtime.small_model import cloud
 
 
 @pytest.fixture
-def device(tmp_path: Path) -> Any:
+def device() -> Any:
     if EmulatedDevice.compiler() is None:
         pytest.skip("g++ is not installed; it compiles the kernels for the CPU")
-    return EmulatedDevice(tmp_path)
+    return EmulatedDevice()
 
 
 def test_pillars_at_the_limits(device: Any) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import subprocess
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,10 +22,10 @@ from tests.runtime.emulated_device import EmulatedDevice
 
 
 @pytest.fixture
-def device(tmp_path: Path) -> Any:
+def device() -> Any:
     if EmulatedDevice.compiler() is None:
         pytest.skip("g++ is not installed; it compiles the kernels for the CPU")
-    return EmulatedDevice(tmp_path)
+    return EmulatedDevice()
 
 
 @pytest.mark.parametrize(

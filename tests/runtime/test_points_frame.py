@@ -23,10 +23,10 @@ from tests.runtime.recording_device import RecordingDevice
 
 
 @pytest.fixture
-def device(tmp_path: Path) -> Any:
+def device() -> Any:
     if EmulatedDevice.compiler() is None:
         pytest.skip("g++ is not installed; it compiles the kernels for the CPU")
-    return RecordingDevice(tmp_path)
+    return RecordingDevice()
 
 
 def open_frame(device: Any, *, synchronizes: bool = False, needs_graph: bool = True) -> PointsFrame:

@@ -38,7 +38,7 @@ class PointsBench(Bench):
     def __init__(self, spec: ModelSpec, folder: Path, monkeypatch: pytest.MonkeyPatch, onnx_dir: Path) -> None:
         from runtime.cuda_engine.pillar_weights import PillarWeights
 
-        super().__init__(spec, folder, monkeypatch, RecordingDevice(folder))
+        super().__init__(spec, folder, monkeypatch, RecordingDevice())
         self.encoder_onnx = onnx_dir / "pts_voxel_encoder.onnx"
         self.pillar_weights = PillarWeights.from_onnx(self.encoder_onnx)
 
