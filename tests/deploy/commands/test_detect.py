@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from base.files import sha256_file
+from deploy import detect
 from eval.detections_file import read_detections
-from export.tools import detect, export_onnx
+from export.tools import export_onnx
 
 CLASSES = ("car", "truck", "bus", "bicycle", "pedestrian")
 
