@@ -8,9 +8,11 @@ layer's arithmetic, FP32 sums in another order, which moves less than one code i
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,7 @@ from base.errors import ExportError
 from base.lazy import require
 from base.onnx_files import read_onnx
 from export.qdq.view import DEQUANTIZE, INTEGER_OPS, QUANTIZE, GraphView, module_path
+from models.spec import BACKBONE_NECK_HEAD
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,13 +29,15 @@ if TYPE_CHECKING:
 
     from runtime.detector import InspectableDetector
 
-__all__ = ["MAX_STEPS", "MIN_EQUAL_SHARE", "CodeAgreement", "canvases", "compare_codes", "disagreements"]
+__all__ = ["MAX_STEPS", "MIN_EQUAL_SHARE", "CodeAgreement", "compare_codes", "compare_exported", "disagreements"]
 
 # Of a layer's input codes, from equal codes one layer before. Measured on the demo model: at least 0.9999, one step.
 MIN_EQUAL_SHARE = 0.999
 # Of codes made from FP16: 127 steps have a rounding error of 127 · 2**-12 = 0.03 steps, ten steps of 0.002.
 MIN_EQUAL_SHARE_FP16 = 0.98
 MAX_STEPS = 1
+# Frames whose codes are compared; millions of codes each.
+_FRAMES = 2
 
 _logger = logging.getLogger(__name__)
 
@@ -64,7 +69,25 @@ class CodeAgreement:
         return MIN_EQUAL_SHARE_FP16 if self.from_fp16 else MIN_EQUAL_SHARE
 
 
-def canvases(detector: InspectableDetector, frames: Iterable[Any]) -> Iterator[npt.NDArray[np.float32]]:
+def compare_exported(
+    model: nn.Module, onnx_dir: Path, detector: InspectableDetector, frames: Iterable[Any]
+) -> tuple[CodeAgreement, ...]:
+    """Compares a quantized model with its export on the first frames that have points in its range.
+
+    Args:
+        model: The exported mmdet3d model; it stays as it is.
+        onnx_dir: Folder of its export.
+        detector: Of that export: its voxel encoder fills the canvases.
+        frames: Not all are needed.
+    """
+    from models.components import extract_components
+
+    network = extract_components(copy.deepcopy(model), detector.spec)[BACKBONE_NECK_HEAD]
+    chosen = islice(_canvases(detector, frames), _FRAMES)
+    return compare_codes(network, onnx_dir / f"{BACKBONE_NECK_HEAD}.onnx", chosen)
+
+
+def _canvases(detector: InspectableDetector, frames: Iterable[Any]) -> Iterator[npt.NDArray[np.float32]]:
     """The canvas (1, C, H, W) of each frame that has points in the model's range, by a detector's voxel encoder."""
     from runtime.scatter import scatter
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import os
 from dataclasses import asdict, dataclass
@@ -37,9 +36,6 @@ if TYPE_CHECKING:
     from runtime.detector import InspectableDetector
 
 __all__ = ["CenterPointDeploymentRunner"]
-
-# Frames whose codes are compared; millions of codes each.
-_CODE_FRAMES = 2
 
 _logger = logging.getLogger(__name__)
 
@@ -209,18 +205,13 @@ class CenterPointDeploymentRunner:
         self, session: Session, scenario: Scenario, test: InspectableDetector
     ) -> tuple[CodeAgreement, ...]:
         """Fake-quantized PyTorch against ONNX Runtime layer by layer; nothing for other pairs."""
-        from itertools import islice
-
-        from deploy.code_agreement import canvases, compare_codes
-        from models.components import extract_components
+        from deploy.code_agreement import compare_exported
 
         if (scenario.ref_backend, scenario.test_backend) != ("pytorch", "onnx") or session.export_model is None:
             return ()
-        network = extract_components(copy.deepcopy(session.export_model), session.plan.spec)[BACKBONE_NECK_HEAD]
         frames = _opened(session)
         chosen = (frames[index] for index in range(min(self.config.verification.num_verify_samples, len(frames))))
-        path = session.plan.onnx_dir / f"{BACKBONE_NECK_HEAD}.onnx"
-        found = compare_codes(network, path, islice(canvases(test, chosen), _CODE_FRAMES))
+        found = compare_exported(session.export_model, session.plan.onnx_dir, test, chosen)
         self._agreements = found
         worst = min(found, key=lambda item: item.equal_share)
         _logger.info(

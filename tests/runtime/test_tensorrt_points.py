@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,11 @@ import pytest
 
 from base.boxes import Boxes3D
 from base.errors import ConfigError, DataError
+from datasets.frames import Frame
+from eval.verification import verify
 from models.spec import ModelSpec
 from runtime import open_detector
+from runtime.cuda_engine.decode_parameters import DecodeModel, DecodeSizes
 from runtime.decode import decode
 from runtime.graphs.detector import GraphDetector
 from runtime.pipeline import Pipeline
@@ -209,6 +213,28 @@ def test_the_graph_and_the_pipeline_of_the_same_engines_agree(bench: PointsBench
             assert found.counts == wanted.counts
             # Where the float32 sums of both encoders differ in the last place.
             np.testing.assert_allclose(found.detections.scores, wanted.detections.scores, rtol=1e-4)
+
+
+@pytest.mark.parametrize("radius", [1, 2])
+def test_verification_judges_both_ends_around_the_engine(
+    bench: PointsBench, monkeypatch: pytest.MonkeyPatch, radius: int
+) -> None:
+    """The pipeline of the same engines is the reference; kernels with another suppression radius are found out."""
+    right = DecodeModel.from_spec
+
+    def with_radius(spec: ModelSpec, sizes: DecodeSizes) -> DecodeModel:
+        model = right(spec, sizes)
+        return dataclasses.replace(model, min_radius=radius**2 * model.min_radius)
+
+    monkeypatch.setattr(DecodeModel, "from_spec", with_radius)
+    frames = [Frame(f"frame-{seed}", "", 0.0, cloud(seed, 900), Boxes3D.empty()) for seed in range(2)]
+    with bench.open_points() as graph, Pipeline(bench.spec, bench.open()) as pipeline:
+        result = verify(pipeline, graph, frames, num_frames=2, precision="fp16", show_progress=False)
+    assert all(item.passed for item in result.outputs)
+    assert result.passed == (radius == 1), result.reasons
+    if radius == 2:
+        assert result.reasons[0].startswith("frame 'frame-0': ")
+        assert "missing: " in result.reasons[0]
 
 
 def test_clouds_that_do_not_fit_are_refused(bench: PointsBench) -> None:
