@@ -37,6 +37,15 @@ def test_pictures_are_written(tiny_dataset: Path, tmp_path: Path, capsys: pytest
     assert json.loads((tmp_path / "p" / "statistics.json").read_text())["frames"] == 3
 
 
+def test_beams_that_none_are(tiny_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scan = tmp_path / "scan.bin"
+    for ring in (-1, 4e9):
+        np.array([[1, 2, 3, 4, ring]], "<f4").tofile(scan)
+        argv = ["--data", str(tiny_dataset), "--out", str(tmp_path / "p"), "--frames", "1", "--scan", str(scan)]
+        assert preview.main(argv) == 2
+        assert "The fifth number of a point is its beam, 0 to 4095" in capsys.readouterr().err
+
+
 def test_missing_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert preview.main(["--data", str(tmp_path / "no"), "--out", str(tmp_path / "p")]) == 2
     assert "centerpoint_infos_val.pkl' does not exist" in capsys.readouterr().err
