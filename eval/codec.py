@@ -8,13 +8,16 @@ import types
 import typing
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeGuard, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from base.errors import DataError
+from base.messages import shown
 
 __all__ = ["from_json", "json_schema", "to_json"]
 
 T = TypeVar("T")
+
+_MAX_INTEGER = 2**63 - 1
 
 _NONE: Mapping[str, type] = MappingProxyType({})
 
@@ -77,16 +80,16 @@ def _decode(kind: Any, value: Any, where: str, names: Mapping[str, type]) -> Any
         return {key: _decode(element, item, f"{where}.{key}", names) for key, item in value.items()}
     if origin is typing.Literal:
         if value not in get_args(kind):
-            raise DataError(f"{where} is {value!r}; it must be one of {list(get_args(kind))}")
+            raise DataError(f"{where} is {shown(value)}; it must be one of {list(get_args(kind))}")
         return value
     if kind is float:
         if value is None:
             return math.nan
         if value in ("inf", "-inf"):
             return float(value)
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if isinstance(value, float) or (_is_integer(value) and abs(value) <= _MAX_INTEGER):
             return float(value)
-        raise DataError(f"{where} is {value!r}; it must be a number")
+        raise DataError(f"{where} is {shown(value)}; it must be a number")
     _expect(kind, value, where)
     return value
 
@@ -98,12 +101,22 @@ def _decode_dataclass(kind: Any, value: Any, where: str, known: Mapping[str, typ
     unknown, missing = sorted(set(value) - set(names)), sorted(set(names) - set(value))
     if unknown or missing:
         raise DataError(f"{where} has unknown keys {unknown} and lacks {missing}; another version wrote it")
-    return kind(**{name: _decode(hints[name], value[name], f"{where}.{name}", known) for name in names})
+    fields = {name: _decode(hints[name], value[name], f"{where}.{name}", known) for name in names}
+    try:
+        return kind(**fields)
+    except ValueError as error:  # what the class itself refuses
+        raise DataError(f"{where}: {error}") from error
 
 
 def _expect(kind: type, value: Any, where: str) -> None:
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise DataError(f"{where} is {type(value).__name__} {value!r:.80}; it must be {kind.__name__}")
+    if not isinstance(value, kind) or (kind is int and not _is_integer(value)):
+        raise DataError(f"{where} is {type(value).__name__} {shown(value)}; it must be {kind.__name__}")
+    if kind is int and isinstance(value, int) and abs(value) > _MAX_INTEGER:
+        raise DataError(f"{where} is {shown(value)}; no count is that large")
+
+
+def _is_integer(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def json_schema(kind: type, title: str, names: Mapping[str, type] = _NONE) -> dict[str, Any]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from base.boxes import Boxes3D
 from base.errors import DataError
 from base.files import atomic_path
+from base.messages import printable, shown, shown_file
 from eval.metrics import FrameResult
 from eval.score_stream import JsonLines
 
@@ -22,6 +24,9 @@ DETECTIONS = "detections.jsonl"
 """Name of the file in a folder of one detector's detections."""
 MANIFEST_KIND = "detections"
 """Kind of the manifest that lies beside it there."""
+_UNKNOWN = math.nan
+_MAX_NUMBER = 1e30
+_MAX_COUNT = 2**31 - 1
 _COLUMNS = ("x", "y", "z", "l", "w", "h", "yaw", "vx", "vy")
 
 
@@ -70,9 +75,11 @@ def read_detections(path: str | Path, class_names: Sequence[str]) -> tuple[Frame
     label_of = {name: label for label, name in enumerate(class_names)}
     frames = []
     for number, value in JsonLines(Path(path)).values():
-        where = f"'{path}' line {number}"
+        where = f"{shown_file(path)} line {number}"
         if not isinstance(value, dict) or not {"token", "est", "gt"} <= set(value):
             raise DataError(f"{where} is no frame: it needs 'token', 'est' and 'gt'")
+        if not isinstance(value["token"], str | int):
+            raise DataError(f"{where}: token is {shown(value['token'])}; it must be a string")
         detections, truth = (_boxes(value[key], label_of, f"{where}, {key}") for key in ("est", "gt"))
         frames.append(FrameResult(str(value["token"]), detections, truth))
     if not frames:
@@ -80,16 +87,17 @@ def read_detections(path: str | Path, class_names: Sequence[str]) -> tuple[Frame
     return tuple(frames)
 
 
-def _boxes(rows: list[dict[str, Any]], label_of: dict[str, int], where: str) -> Boxes3D:
+def _boxes(rows: Any, label_of: dict[str, int], where: str) -> Boxes3D:
     try:
-        values = [[math.nan if row[name] is None else float(row[name]) for name in _COLUMNS] for row in rows]
+        values = [[_UNKNOWN if row[name] is None else row[name] for name in _COLUMNS] for row in rows]
         labels = [label_of[row["label"]] for row in rows]
-        scores = [float(row.get("score", 1.0)) for row in rows]
-        points = [int(row["num_points"]) for row in rows if "num_points" in row]
-    except (KeyError, TypeError, ValueError) as error:
+        scores = [row.get("score", 1.0) for row in rows]
+        points = [row["num_points"] for row in rows if "num_points" in row]
+        _check_numbers(chain(chain.from_iterable(values), scores), points)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(
-            f"{where}: a box is not as this program writes it ({type(error).__name__}: {error}); the classes are "
-            f"{', '.join(label_of)}"
+            f"{where}: a box is not as this program writes it ({type(error).__name__}: {printable(str(error))}); the "
+            f"classes are {', '.join(label_of)}"
         ) from error
     return Boxes3D(
         np.array(values, np.float32).reshape(-1, len(_COLUMNS)),
@@ -97,3 +105,13 @@ def _boxes(rows: list[dict[str, Any]], label_of: dict[str, int], where: str) -> 
         np.array(labels, np.int64),
         np.array(points, np.int64) if points and len(points) == len(rows) else None,
     )
+
+
+def _check_numbers(numbers: Iterable[Any], counts: Sequence[Any]) -> None:
+    """Text is no number, true is none, and what float32 cannot hold is no measurement."""
+    for value in numbers:
+        if type(value) not in (int, float) or abs(value) > _MAX_NUMBER:
+            raise ValueError(f"{shown(value)} is no number of a box")
+    for count in counts:
+        if type(count) is not int or not 0 <= count <= _MAX_COUNT:
+            raise ValueError(f"{shown(count)} is no number of points")

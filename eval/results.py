@@ -143,11 +143,16 @@ def read_results(path: str | Path) -> RunResults:
     Raises:
         DataError: the file is missing, no JSON, of another schema version, or does not fit the schema.
     """
+    from base.parsing import RelativePath, parse
+
     value = read_json(path)
     version = value.get("schema_version") if isinstance(value, dict) else None
     if version != SCHEMA_VERSION:
         raise DataError(f"'{path}' has schema_version {version!r}; this version reads {SCHEMA_VERSION}")
-    return from_json(RunResults, value, str(path), _parts())
+    results = from_json(RunResults, value, str(path), _parts())
+    for key in ("detections", "candidates"):
+        parse(dict[str, RelativePath], getattr(results, key), file=path, at=(key,))
+    return results
 
 
 def _parts() -> dict[str, type]:

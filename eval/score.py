@@ -10,6 +10,7 @@ from typing import Any
 from base.command import add_log_level, run_command, run_main
 from base.errors import ConfigError
 from base.files import user_path, write_json
+from base.messages import shown_file
 from base.ownership import owned_file
 from eval.metrics.nuscenes import NUSCENES_RANGES_M
 from eval.score_configs import ScoreConfig, parse_config
@@ -74,7 +75,10 @@ def _configs(names: Sequence[str] | None, in_file: dict[str, Any], args: argpars
     for name in dict.fromkeys(names):
         if name in in_file:
             compat = args.compat is None or bool(args.compat)
-            chosen.append(parse_config(name, in_file[name], compat=compat, stable_ties=stable))
+            try:
+                chosen.append(parse_config(name, in_file[name], compat=compat, stable_ties=stable))
+            except ConfigError as error:
+                raise ConfigError(f"{shown_file(args.frames)}: {error}") from error
         elif name in PRESETS:
             chosen += PRESETS[f"{name}_compat" if args.compat and f"{name}_compat" in PRESETS else name]
         elif name != NUSCENES_PRESET:

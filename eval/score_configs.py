@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from base.errors import ConfigError, DataError
+from base.messages import printable, shown
 from eval.metrics import (
     CENTER_DISTANCE,
     CENTER_DISTANCE_BEV,
@@ -40,6 +42,8 @@ REFERENCE_MODES: dict[str, tuple[str, MatchingMode]] = {
 }
 """perception_eval's name of a mode -> (its key in the configuration, the mode)."""
 
+_MAX_NUMBER = 1e300
+_MAX_LABELS = 256
 _GROUPS = ({"car", "truck", "bus"}, {"bicycle", "motorbike", "pedestrian", "animal"})
 _POLICIES = ("DEFAULT", "ALLOW_UNKNOWN", "ALLOW_SAME_GROUP", "ALLOW_ANY")
 _USED = {
@@ -148,14 +152,21 @@ class ScoreConfig:
 
 
 def _nearest(key: str, known: set[str]) -> str:
-    near = difflib.get_close_matches(key, sorted(known), n=1)
+    near = difflib.get_close_matches(key[:100], sorted(known), n=1)
     return f"; did you mean '{near[0]}'?" if near else f"; known are {', '.join(sorted(known))}"
 
 
 def _number(value: Any, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(value):
-        raise ConfigError(f"{where} is {value!r}; it must be a number")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= _MAX_NUMBER:
+        raise ConfigError(f"{where} is {shown(value)}; it must be a number")
     return float(value)
+
+
+def _flag(options: Mapping[str, Any], key: str, where: str) -> bool:
+    value = options.get(key)
+    if not isinstance(value, bool | None):
+        raise ConfigError(f"{where}.{key} is {shown(value)}; it must be true or false")
+    return bool(value)
 
 
 def _spread(value: Any, count: int, where: str) -> tuple[float, ...] | None:
@@ -165,7 +176,9 @@ def _spread(value: Any, count: int, where: str) -> tuple[float, ...] | None:
     values = value if isinstance(value, list) else [value]
     numbers = tuple(_number(item, where) for item in values)
     if len(numbers) not in (1, count):
-        raise ConfigError(f"{where} has {len(numbers)} values for {count} labels: {value}; give one, or one per label")
+        raise ConfigError(
+            f"{where} has {len(numbers)} values for {count} labels: {shown(value)}; give one, or one per label"
+        )
     return numbers * count if len(numbers) == 1 else numbers
 
 
@@ -173,6 +186,8 @@ def _thresholds(value: Any, count: int, mode: MatchingMode, where: str) -> Thres
     """Per class, from perception_eval's nested or flat lists (a flat list as long as the labels is one per label)."""
     if not isinstance(value, list) or not value:
         value = [value]
+    if len(value) > _MAX_LABELS:
+        raise ConfigError(f"{where} has {len(value)} thresholds; at most {_MAX_LABELS} are scored")
     if all(isinstance(item, list) for item in value):
         rows = [_spread(item, count, where) for item in value]
     else:
@@ -204,18 +219,20 @@ def parse_config(name: str, raw: Any, *, compat: bool = True, stable_ties: bool 
         raise ConfigError(f"{where} has no 'evaluation_config_dict'; see docs/metrics.md for the format")
     top = {"frame_id", "evaluation_config_dict", "critical", "pass_fail_threshold"}
     for key in sorted(set(raw) - top):
-        raise ConfigError(f"{where} has the unknown key '{key}'{_nearest(key, top)}")
+        raise ConfigError(f"{where} has the unknown key '{printable(key)}'{_nearest(key, top)}")
     frame_id = raw.get("frame_id", "base_link")
     if frame_id not in ("base_link", "map"):
-        raise ConfigError(f"{where}.frame_id is {frame_id!r}; boxes are given in 'base_link' or in the 'map'")
+        raise ConfigError(f"{where}.frame_id is {shown(frame_id)}; boxes are given in 'base_link' or in the 'map'")
     options = raw["evaluation_config_dict"]
     for key in sorted(set(options) - _USED - _WITHOUT_EFFECT):
         if key == "target_uuids":
             raise ConfigError(f"{where}.target_uuids cannot be honoured: the frames name no objects; remove the key")
-        raise ConfigError(f"{where}.evaluation_config_dict has the unknown key '{key}'{_nearest(key, _USED)}")
+        raise ConfigError(
+            f"{where}.evaluation_config_dict has the unknown key '{printable(key)}'{_nearest(key, _USED)}"
+        )
     if options.get("evaluation_task", "detection") != "detection":
-        raise ConfigError(f"{where}.evaluation_task is {options['evaluation_task']!r}; only 'detection' is scored")
-    merge = bool(options.get("merge_similar_labels", False))
+        raise ConfigError(f"{where}.evaluation_task is {shown(options['evaluation_task'])}; only 'detection' is scored")
+    merge = _flag(options, "merge_similar_labels", where)
     classes = _target_labels(options.get("target_labels"), merge, where)
     count = len(classes)
     modes = {
@@ -239,21 +256,29 @@ def parse_config(name: str, raw: Any, *, compat: bool = True, stable_ties: bool 
         in_map=frame_id == "map",
         label_policy=_label_policy(options, classes, where),
         merge_similar_labels=merge,
-        agnostic_false_positives=bool(options.get("matching_class_agnostic_fps", False)),
-        ignored=tuple(options.get("ignore_attributes") or ()),
+        agnostic_false_positives=_flag(options, "matching_class_agnostic_fps", where),
+        ignored=_ignored(options.get("ignore_attributes"), where),
         pass_fail_thresholds=_pass_fail(raw.get("pass_fail_threshold"), modes, count, where),
     )
 
 
+def _ignored(value: Any, where: str) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise ConfigError(f"{where}.ignore_attributes is {shown(value)}; give a list of names")
+    return tuple(value)
+
+
 def _target_labels(value: Any, merge: bool, where: str) -> tuple[str, ...]:
-    if not isinstance(value, list) or not value:
-        raise ConfigError(f"{where}.target_labels is {value!r}; give a list of class names")
+    if not isinstance(value, list) or not value or len(value) > _MAX_LABELS:
+        raise ConfigError(f"{where}.target_labels is {shown(value)}; give a list of class names")
     try:
         labels = tuple(canonical_label(str(name), merge=merge) for name in value)
     except DataError as error:
         raise ConfigError(f"{where}.target_labels: {error}") from error
     if len(set(labels)) != len(labels):
-        raise ConfigError(f"{where}.target_labels {value} name a class twice: they stand for {list(labels)}")
+        raise ConfigError(f"{where}.target_labels {shown(value)} name a class twice: they stand for {list(labels)}")
     return labels
 
 
@@ -277,9 +302,11 @@ def _limits(options: dict[str, Any], count: int, where: str) -> ObjectLimits:
 def _critical(raw: Any, count: int, where: str) -> ObjectLimits:
     if raw is None:
         return ObjectLimits()
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{where} is {shown(raw)}; it must be an object of limits")
     known = {*_CRITICAL, "min_point_numbers", "confidence_threshold_list"}
     for key in sorted(set(raw) - known):
-        raise ConfigError(f"{where} has the unknown key '{key}'{_nearest(key, known)}")
+        raise ConfigError(f"{where} has the unknown key '{printable(key)}'{_nearest(key, known)}")
     x, y, far, near, points, score = (
         _spread(raw.get(key), count, f"{where}.{key}")
         for key in (*_CRITICAL, "min_point_numbers", "confidence_threshold_list")
@@ -292,9 +319,9 @@ def _critical(raw: Any, count: int, where: str) -> ObjectLimits:
 def _label_policy(options: dict[str, Any], classes: tuple[str, ...], where: str) -> str:
     policy = options.get("matching_label_policy")
     if not policy:
-        policy = "ALLOW_UNKNOWN" if options.get("allow_matching_unknown") else "DEFAULT"
+        policy = "ALLOW_UNKNOWN" if _flag(options, "allow_matching_unknown", where) else "DEFAULT"
     if str(policy).upper() not in _POLICIES:
-        raise ConfigError(f"{where}.matching_label_policy is {policy!r}; it must be one of {', '.join(_POLICIES)}")
+        raise ConfigError(f"{where}.matching_label_policy is {shown(policy)}; it must be one of {', '.join(_POLICIES)}")
     policy = str(policy).upper()
     if policy in ("ALLOW_UNKNOWN", "ALLOW_SAME_GROUP") and UNKNOWN not in classes:
         raise ConfigError(f"{where}: {policy} needs '{UNKNOWN}' among target_labels, which are {list(classes)}")

@@ -6,7 +6,7 @@ import collections
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from base.errors import DataError
+from base.messages import printable, shown
 from base.progress import progress
 from eval.metrics import ObjectTable
 from eval.score_labels import canonical_label
@@ -28,6 +29,7 @@ UNKNOWN_NUM_POINTS = -1
 _LINES = (".jsonl", ".ndjson")
 _GEOMETRY = ("x", "y", "z", "l", "w", "h", "yaw")
 _SIZES = ("l", "w", "h")
+_MAX_BOXES = 250_000  # of a chunk, however few frames they are in
 _KINDS = {"est": "detection", "gt": "ground truth"}
 _POSE = ("x", "y", "z", "yaw")
 _pose = itemgetter(*_POSE)
@@ -116,7 +118,7 @@ class FrameFile:
             DataError: there are no frames, or one is broken; the message names file, frame, box and value.
         """
         waiting: list[tuple[str, Frame]] = []
-        count = 0
+        count = boxes = 0
         tokens: set[Any] = set()
         for where, frame in progress(self._frames(), "scoring", None):
             token = frame.get("token")
@@ -126,9 +128,10 @@ class FrameFile:
                 tokens.add(token)
             waiting.append((where, frame))
             count += 1
-            if len(waiting) == size:
+            boxes += len(frame["est"]) + len(frame["gt"])
+            if len(waiting) == size or boxes > _MAX_BOXES:
                 yield self._chunk(waiting)
-                waiting = []
+                waiting, boxes = [], 0
         if waiting:
             yield self._chunk(waiting)
         if not count:
@@ -151,8 +154,8 @@ class FrameFile:
             tokens = truth[1].get("token"), found[1].get("token")
             if tokens[0] != tokens[1]:
                 raise DataError(
-                    f"{truth[0]} and {found[0]} are not the same frame: tokens {tokens[0]!r} and {tokens[1]!r}; both "
-                    "files must list the same frames in the same order"
+                    f"{truth[0]} and {found[0]} are not the same frame: tokens {shown(tokens[0])} and "
+                    f"{shown(tokens[1])}; both files must list the same frames in the same order"
                 )
             frame = _with_boxes(truth[1], truth[0], ("gt",))
             yield truth[0], {**frame, "est": _with_boxes(found[1], found[0], ("est",))["est"]}
@@ -194,7 +197,7 @@ class FrameFile:
         for row, box in enumerate(boxes):
             name = box.get("label")
             if not isinstance(name, str):
-                raise DataError(f"{locate(row)}: label is {name!r}; it must be the name of a class")
+                raise DataError(f"{locate(row)}: label is {shown(name)}; it must be the name of a class")
             if name not in table:
                 try:
                     canonical_label(name)
@@ -226,7 +229,7 @@ def _read_frames(path: Path) -> Iterator[tuple[str, Frame]]:
             index += 1
     if "frames" not in document.keys:
         lines = " It looks like JSON Lines: name it .jsonl." if {"gt", "est"} & set(document.keys) else ""
-        raise DataError(f"'{path}' has no 'frames'; its keys are {sorted(document.keys)}.{lines}")
+        raise DataError(f"'{path}' has no 'frames'; its keys are {printable(str(sorted(document.keys)))}.{lines}")
 
 
 def _named(where: str, frame: Any) -> tuple[str, Frame]:
@@ -234,8 +237,8 @@ def _named(where: str, frame: Any) -> tuple[str, Frame]:
         raise DataError(f"{where} is {type(frame).__name__}; a frame is an object with the lists 'gt' and 'est'")
     token = frame.get("token")
     if token is not None and not isinstance(token, (str, int)):
-        raise DataError(f"{where}: token is {token!r}; it must be a string or a whole number")
-    return (where if token is None else f"{where}, token {token!r}"), frame
+        raise DataError(f"{where}: token is {shown(token)}; it must be a string or a whole number")
+    return (where if token is None else f"{where}, token {shown(token)}"), frame
 
 
 def _ego_pose(where: str, pose: Any) -> list[float]:
@@ -245,7 +248,7 @@ def _ego_pose(where: str, pose: Any) -> list[float]:
         raise DataError(f"{where}: ego2map is {type(pose).__name__}; it must be an object with x, y, z and yaw")
     values: list[float] = _column([pose], _POSE, _pose, lambda _: f"{where}, ego2map")[0].tolist()
     if not all(map(math.isfinite, values)):
-        raise DataError(f"{where}: ego2map is {pose}; it needs finite numbers")
+        raise DataError(f"{where}: ego2map is {shown(pose)}; it needs finite numbers")
     return values
 
 
@@ -276,18 +279,19 @@ def _column(
     if not boxes:
         return np.zeros((0, len(names)))
     try:
-        values = np.array([getter(box) for box in boxes])
-    except (KeyError, ValueError, TypeError):
-        values = np.zeros(0, object)
-    if values.dtype.kind in "fi":
-        return values.astype(np.float64).reshape(len(boxes), len(names))
+        rows = [getter(box) for box in boxes] if len(names) > 1 else [(getter(box),) for box in boxes]
+        # true would be 1, and an array of text has no numbers.
+        if {float, int}.issuperset(map(type, chain.from_iterable(rows))):
+            return np.array(rows, np.float64)
+    except (KeyError, OverflowError):
+        pass  # A key is missing, or an integer has no float: one by one.
     for row, box in enumerate(boxes):
         for name in names:
             if name not in box:
-                raise DataError(f"{locate(row)} has no '{name}'; its keys are {sorted(box)}")
+                raise DataError(f"{locate(row)} has no '{name}'; its keys are {printable(str(sorted(box)))}")
             value = box[name]
             if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
-                raise DataError(f"{locate(row)}: {name} is {value!r}; it must be a number")
+                raise DataError(f"{locate(row)}: {name} is {shown(value)}; it must be a number")
     # What is left are nulls, and integers beyond 64 bits.
     return np.array(
         [
@@ -301,8 +305,8 @@ def _bad_geometry(box: Box, values: NDArray[np.float64], where: str) -> DataErro
     for name, value in zip(_GEOMETRY, values.tolist(), strict=True):
         if not math.isfinite(value):
             return DataError(
-                f"{where}: {name} is {box[name]}; every box needs finite numbers. Leave the box out, or mend what "
-                "computes it"
+                f"{where}: {name} is {shown(box[name])}; every box needs finite numbers. Leave the box out, or mend "
+                "what computes it"
             )
         if name in _SIZES and value <= 0:
             return DataError(
@@ -317,7 +321,9 @@ def _scores(boxes: list[Box], locate: Callable[[int], str]) -> NDArray[np.float6
     bad = np.flatnonzero(~((scores >= 0) & (scores <= 1)))
     if bad.size:
         row = int(bad[0])
-        raise DataError(f"{locate(row)}: score is {boxes[row]['score']}; it must lie in [0, 1], as a sigmoid gives it")
+        raise DataError(
+            f"{locate(row)}: score is {shown(boxes[row]['score'])}; it must lie in [0, 1], as a sigmoid gives it"
+        )
     return scores
 
 
@@ -348,6 +354,6 @@ def _point_counts(boxes: list[Box], locate: Callable[[int], str]) -> NDArray[np.
     if bad.size:
         row = int(bad[0])
         raise DataError(
-            f"{locate(row)}: num_points is {boxes[row]['num_points']}; it must be a whole number, 0 or more"
+            f"{locate(row)}: num_points is {shown(boxes[row]['num_points'])}; it must be a whole number, 0 or more"
         )
     return np.where(unknown, UNKNOWN_NUM_POINTS, np.where(unknown, 0, values)).astype(np.int64)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 
 from base.errors import DataError
+from base.messages import shown
 
 __all__ = ["HAZARD", "UNKNOWN", "canonical_label"]
 
@@ -91,9 +92,9 @@ def canonical_label(name: str, *, merge: bool = False) -> str:
         )
     label = _CLASS_OF.get(lower)
     if label is None:
-        near = difflib.get_close_matches(lower, _CLASS_OF, n=1)
+        near = difflib.get_close_matches(lower[:100], _CLASS_OF, n=1)
         raise DataError(
-            f"unknown label '{name}'"
+            f"unknown label {shown(name)}"
             + (f"; did you mean '{near[0]}'? Use" if near else "; use")
             + f" one of {', '.join(_SYNONYMS)}, or a synonym listed in eval/score_labels.py; boxes of no class "
             f"that counts are labelled '{UNKNOWN}'"

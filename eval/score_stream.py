@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
+import os
 import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import Any, BinaryIO, TextIO, cast
 
 from base.errors import DataError
+from base.messages import shown, shown_file
+from base.reading import open_regular
 
 __all__ = ["JsonDocument", "JsonLines", "open_text"]
 
 _BLOCK = 1 << 20
 _MAX_VALUE = 32 << 20  # characters of one frame, or of one other value
+_MAX_EMPTY_LINES = 100_000
+# Frames compress ten to one. What unpacks to more than this, and to more than so many times itself, is a bomb.
+_MAX_UNPACKED = 8 << 20
+_MAX_RATIO = 100
+_LONG_INTEGER = "an integer has more than 4,300 digits, which Python does not read"
 _AFTER_VALUE = " \t\r\n,:]}"
 _UNFINISHED_NUMBER = re.compile(r"-|\.|[eE][+-]?")
 _SPACE = re.compile(r"[ \t\r\n]*")
@@ -22,30 +32,56 @@ _decode = json.JSONDecoder().raw_decode
 
 
 def open_text(path: Path) -> TextIO:
-    """Opens a text file, gzip-compressed if its name ends in .gz.
+    """Opens a text file, gzip-compressed if its name ends in .gz; a byte order mark is passed over.
 
     Raises:
-        DataError: it does not exist or is no file.
+        DataError: it does not exist or is no regular file.
     """
-    try:
-        if path.suffix == ".gz":
-            return cast("TextIO", gzip.open(path, "rt", encoding="utf-8"))
-        return path.open(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise DataError(f"'{path}' does not exist") from error
-    except (IsADirectoryError, PermissionError) as error:
-        raise DataError(f"'{path}' cannot be read: {error.strerror}") from error
+    if os.path.isdir(path):
+        raise DataError(f"{shown_file(path)} cannot be read: Is a directory")
+    binary = open_regular(path, "frames file")
+    if path.suffix == ".gz":
+        binary = cast("BinaryIO", io.BufferedReader(_Unpacked(binary, path), _BLOCK))
+    return io.TextIOWrapper(binary, encoding="utf-8-sig")
 
 
-def _read(stream: TextIO, size: int, path: Path) -> str:
-    try:
-        return stream.read(size)
-    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
-        raise DataError(f"'{path}' is not UTF-8 text{_gzip_hint(error)}: {error}") from error
+class _Unpacked(io.RawIOBase):
+    """The content of a gzip file, which ends in an error where it is out of all proportion to the file."""
+
+    def __init__(self, packed: BinaryIO, path: Path) -> None:
+        self._path, self._packed = path, packed
+        self._stream = gzip.GzipFile(fileobj=packed)
+        self._count = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._stream.read(len(buffer))
+        self._count += len(data)
+        if self._count > max(_MAX_UNPACKED, _MAX_RATIO * self._packed.tell()):
+            raise DataError(
+                f"{shown_file(self._path)} unpacks to more than {_MAX_RATIO} times its size, over "
+                f"{self._count >> 20} MB; unpack it first if it is right"
+            )
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        self._packed.close()
+        super().close()
 
 
-def _gzip_hint(error: Exception) -> str:
-    return "" if isinstance(error, UnicodeDecodeError) else " compressed with gzip, or was cut off"
+# What a stream raises, in the end of all ways to be damaged.
+_DAMAGE = (UnicodeDecodeError, EOFError, zlib.error, OSError)
+
+
+def _damaged(path: Path, error: Exception) -> DataError:
+    if isinstance(error, UnicodeDecodeError):
+        return DataError(f"{shown_file(path)} is not UTF-8 text: {error}")
+    if isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile):
+        return DataError(f"{shown_file(path)} cannot be read: {error.strerror or error}")
+    return DataError(f"{shown_file(path)} is not UTF-8 text compressed with gzip, or was cut off: {error}")
 
 
 class JsonDocument:
@@ -75,13 +111,15 @@ class JsonDocument:
                 while True:
                     self._peek()
                     key = self._value("a key")
-                    self._expect(":", f"after the key {key!r}")
+                    if not isinstance(key, str):
+                        raise self._error(f"{shown(key)} stands where a key in quotes must come")
+                    self._expect(":", f"after the key {shown(key)}")
                     self._keys.append(key)
                     if key == stream_key:
                         yield from ((key, item) for item in self._items(key))
                     else:
                         self._peek()
-                        yield key, self._value(f"the value of '{key}'")
+                        yield key, self._value(f"the value of {shown(key)}")
                     if self._peek() != ",":
                         break
                     self._advance(1)
@@ -110,7 +148,10 @@ class JsonDocument:
         if self._ended:
             return False
         # Twice as much as is waiting, so that a long value is not scanned many times.
-        block = _read(self._stream, max(_BLOCK, len(self._text) - self._at), self.path)
+        try:
+            block = self._stream.read(max(_BLOCK, len(self._text) - self._at))
+        except _DAMAGE as error:
+            raise _damaged(self.path, error) from error
         self._ended = not block
         self._text = self._text[self._at :] + block
         self._at = 0
@@ -152,6 +193,8 @@ class JsonDocument:
                     raise self._error(f"{what}: {error.msg}") from error
             except RecursionError as error:
                 raise self._error(f"{what} is nested too deeply") from error
+            except ValueError as error:
+                raise self._error(f"{what}: {_LONG_INTEGER}") from error
             else:
                 # A number at the end of the block may go on in the next: "1" of "1.5", even "1." of it.
                 if self._ended or (end < len(self._text) and self._text[end] in _AFTER_VALUE):
@@ -205,10 +248,13 @@ class JsonLines:
             DataError: a line is no JSON value, or too long to be one frame.
         """
         with open_text(self.path) as stream:
-            number = 0
+            number = empty = 0
             while line := self._line(stream, number + 1):
                 number += 1
                 if not line.strip():
+                    empty += 1
+                    if empty > _MAX_EMPTY_LINES:
+                        raise DataError(f"'{self.path}' line {number}: over {_MAX_EMPTY_LINES} lines are empty")
                     continue
                 try:
                     value = json.loads(line)
@@ -220,13 +266,15 @@ class JsonLines:
                     ) from error
                 except RecursionError as error:
                     raise DataError(f"'{self.path}' line {number} is nested too deeply") from error
+                except ValueError as error:
+                    raise DataError(f"'{self.path}' line {number}: {_LONG_INTEGER}") from error
                 yield number, value
 
     def _line(self, stream: TextIO, number: int) -> str:
         try:
             line = stream.readline(_MAX_VALUE)
-        except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
-            raise DataError(f"'{self.path}' is not UTF-8 text{_gzip_hint(error)}: {error}") from error
+        except _DAMAGE as error:
+            raise _damaged(self.path, error) from error
         if len(line) == _MAX_VALUE and not line.endswith("\n"):
             raise DataError(
                 f"'{self.path}' line {number} is longer than {_MAX_VALUE >> 20} MB; JSON Lines hold one frame a line. "

@@ -130,6 +130,24 @@ def test_broken_detections_are_named(tmp_path: Path) -> None:
     path.write_text('{"token": "a", "est": [{"label": "car", "x": 1}], "gt": []}\n')
     with pytest.raises(DataError, match=r"line 1, est: a box is not as this program writes it \(KeyError: 'y'\)"):
         read_detections(path, ["car"])
+    row = dict.fromkeys(("x", "y", "z", "l", "w", "h", "yaw", "vx", "vy"), 1.0) | {"label": "car"}
+    for change, words in (
+        ({"x": "1.0"}, "'1.0' is no number of a box"),
+        ({"x": True}, "True is no number of a box"),
+        ({"x": 10**400}, "is no number of a box"),
+        ({"score": "high"}, "'high' is no number of a box"),
+        ({"num_points": -1}, "-1 is no number of points"),
+        ({"num_points": 1.5}, "1.5 is no number of points"),
+        ({"label": []}, "TypeError"),
+        ({"label": "tram"}, "KeyError: 'tram'"),
+    ):
+        path.write_text(json.dumps({"token": "a", "est": [row, row | change], "gt": []}))
+        with pytest.raises(DataError, match=f"line 1, est: a box is not as this program writes it .*{words}"):
+            read_detections(path, ["car"])
+    for rows in ("[5]", "5", "null", '{"a": 1}'):
+        path.write_text(f'{{"token": "a", "est": {rows}, "gt": []}}')
+        with pytest.raises(DataError, match="line 1, est"):
+            read_detections(path, ["car"])
     path.write_text('{"frame": 1}\n')
     with pytest.raises(DataError, match="line 1 is no frame"):
         read_detections(path, ["car"])
@@ -144,3 +162,14 @@ def test_kept_detections_can_be_scored_on_their_own(toy: Any, tmp_path: Path) ->
     assert score.main(["--frames", str(tmp_path / "a" / "onnx.jsonl"), "--out", str(out)]) == 0
     scored = json.loads(out.read_text())["results"]["awml"]["modes"]["CENTERDISTANCEBEV"]
     assert scored["mAP"] == pytest.approx(result.metrics.mean_ap, abs=1e-9)
+
+
+def test_detections_lie_beside_their_results(toy: Any, tmp_path: Path) -> None:
+    make_run(toy, tmp_path / "a", 0.0)
+    file = tmp_path / "a" / "results.json"
+    for elsewhere in ("/etc/passwd", "../b/onnx.jsonl", "a\0b", ""):
+        values = json.loads(file.read_text())
+        values["detections"] = dict.fromkeys(values["detections"], elsewhere)
+        file.write_text(json.dumps(values))
+        with pytest.raises(DataError, match=r"results\.json': detections"):
+            compare.compare_runs(file, file)

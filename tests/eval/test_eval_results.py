@@ -109,6 +109,15 @@ def test_broken_files_are_named(tmp_path: Path, results: RunResults) -> None:
     write({"title": 5})
     with pytest.raises(DataError, match=r"title is int 5; it must be str"):
         read_results(path)
+    write({"steps": [{**value["steps"][0], "status": "SKIPPED", "reason": ""}]})
+    with pytest.raises(DataError, match=r"results.json.steps\[0\]: step '.*' is SKIPPED without a reason"):
+        read_results(path)
+    write({"artifacts": [{"path": "a", "kind": "b", "precision": "c", "sha256": "d", "bytes": 10**30}]})
+    with pytest.raises(DataError, match=r"artifacts\[0\].bytes is 1000000000000000000000000000000; no count"):
+        read_results(path)
+    write({"steps": [{**value["steps"][0], "seconds": 10**400}]})
+    with pytest.raises(DataError, match=r"steps\[0\].seconds is an integer of 1329 bits; it must be a number"):
+        read_results(path)
     path.write_text("[1, 2")
     with pytest.raises(DataError, match="is not valid JSON"):
         read_results(path)

@@ -187,6 +187,8 @@ BROKEN_BOXES: list[tuple[str, Change, str]] = [
     ("label", lambda f: f[1]["est"][0].update(label="cra"), "est[0]: unknown label 'cra'; did you mean 'car'?"),
     ("label type", lambda f: f[1]["gt"][0].update(label=3), "gt[0]: label is 3; it must be the name of a class"),
     ("task", lambda f: f[1]["gt"][0].update(label="false_positive"), "belongs to the false-positive validation task"),
+    ("true", lambda f: f[1]["gt"][0].update(w=True), "gt[0]: w is True; it must be a number"),
+    ("long label", lambda f: f[1]["gt"][0].update(label="x" * 9999), "(9999 characters)"),
     ("no list", lambda f: f[1].pop("est"), "has no 'est': its detections are missing"),
     ("no truth", lambda f: f[1].pop("gt"), "has no 'gt': its ground truths are missing"),
     ("object", lambda f: f[1].update(est={}), "'est' is dict; it must be a list of boxes"),

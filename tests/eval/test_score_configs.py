@@ -114,6 +114,13 @@ def parse_mode() -> Any:
         ),
         ({}, {"allow_matching_unknown": True}, "ALLOW_UNKNOWN needs 'unknown' among target_labels"),
         ({}, {"target_uuids": ["a"]}, "target_uuids cannot be honoured"),
+        ({"critical": 5}, {}, r"critical is 5; it must be an object of limits"),
+        ({}, {"ignore_attributes": 5}, "ignore_attributes is 5; give a list of names"),
+        ({}, {"ignore_attributes": [5]}, r"ignore_attributes is \[5\]; give a list of names"),
+        ({}, {"merge_similar_labels": "no"}, "merge_similar_labels is 'no'; it must be true or false"),
+        ({}, {"max_distance": 10**400}, "max_distance is an integer of 1329 bits; it must be a number"),
+        ({}, {"max_distance": float("nan")}, "max_distance is nan; it must be a number"),
+        ({}, {"plane_distance_thresholds": [1.0] * 1000}, "has 1000 thresholds; at most 256"),
     ],
 )
 def test_what_cannot_be_honoured(top: dict[str, Any], changes: dict[str, Any], words: str) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import collections
+import gzip
 import json
+import os
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -121,3 +125,66 @@ def test_lines(tmp_path: Path) -> None:
     path.write_text('{"a": 1}\n{"b": "c')
     with pytest.raises(DataError, match=r"line 2 .*the file is truncated: write or copy it again"):
         list(JsonLines(path).values())
+
+
+def test_a_byte_order_mark_is_no_character(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b"\xef\xbb\xbf[1]\n")
+    assert list(JsonLines(tmp_path / "a.jsonl").values()) == [(1, [1])]
+    (tmp_path / "a.json").write_bytes(b'\xef\xbb\xbf{"frames": [2]}')
+    assert read(tmp_path / "a.json") == [("frames", 2)]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"{" + b'"a": ' + b"9" * 5000 + b"}", "an integer has more than 4,300 digits"),
+        (b"[" * 100_000, "nested too deeply|stands where '{' must come"),
+        (b"{5: 1}", "5 stands where a key in quotes must come|Expecting property name enclosed in double quotes"),
+    ],
+)
+def test_what_python_cannot_hold(tmp_path: Path, content: bytes, words: str) -> None:
+    for name, reader in (("a.json", read), ("a.jsonl", lambda path: list(JsonLines(path).values()))):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DataError, match=words):
+            reader(tmp_path / name)
+
+
+def test_a_damaged_gzip_file_at_every_byte(tmp_path: Path) -> None:
+    """Whatever gzip, zlib or the checksum says about it."""
+    whole = gzip.compress(b'{"frames": [1, 2, 3]}\n')
+    path = tmp_path / "a.json.gz"
+    for end in range(len(whole)):
+        path.write_bytes(whole[:end])
+        with pytest.raises(DataError, match=r"cut off|is empty"):
+            read(path)
+    path.write_bytes(whole)
+    assert [value for _, value in read(path)] == [1, 2, 3]
+    refused = 0
+    for index in range(len(whole)):
+        path.write_bytes(bytes((*whole[:index], whole[index] ^ 0x55, *whole[index + 1 :])))
+        try:
+            read(path)
+        except DataError:
+            refused += 1
+    assert refused > len(whole) - 10, "the name, the time and the system in the header may be anything"
+
+
+@pytest.mark.parametrize("content", [b" ", b"\n", b'{"token": 0}\n'])
+def test_a_gzip_file_out_of_proportion_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    monkeypatch.setattr(eval.score_stream, "_BLOCK", 1 << 20)
+    path = tmp_path / "bomb.jsonl.gz"
+    path.write_bytes(gzip.compress(content * (100_000_000 // len(content))))
+    assert path.stat().st_size < 1_000_000
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(DataError, match=r"unpacks to more than 100 times its size|lines are empty"):
+        collections.deque(JsonLines(path).values(), maxlen=0)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000, "kB"
+
+
+def test_what_is_no_regular_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    for path, words in ((tmp_path / "pipe.jsonl", "is a pipe"), (Path("/dev/zero"), "is a device")):
+        with pytest.raises(DataError, match=words):
+            next(JsonLines(path).values())
