@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -70,8 +71,11 @@ class StoredFrames(Sequence[CalibrationFrame]):
     def save(self, path: str | Path) -> None:
         """Writes the frames; `load` reads them."""
         rows = [(cells.token, tuple(cells.shape), cells.index, cells.values) for cells in self._frames]
+        # In memory first: torch's own writer does not tell a full disk from a fault.
+        buffer = io.BytesIO()
+        torch.save({"frames": rows}, buffer)
         with atomic_path(path) as temporary:
-            torch.save({"frames": rows}, temporary)
+            temporary.write_bytes(buffer.getvalue())
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import json
 import logging
 from pathlib import Path
@@ -108,8 +109,11 @@ def save_release(model: Any, path: Path, meta: dict[str, Any]) -> None:
         key: value.detach().cpu().half() if value.is_floating_point() else value.detach().cpu()
         for key, value in model.state_dict().items()
     }
+    # In memory first: torch's own writer does not tell a full disk from a fault.
+    buffer = io.BytesIO()
+    torch.save({"state_dict": state, "meta": meta}, buffer)
     with atomic_path(path) as temporary:
-        torch.save({"state_dict": state, "meta": meta}, temporary)
+        temporary.write_bytes(buffer.getvalue())
 
 
 def _parser() -> argparse.ArgumentParser:

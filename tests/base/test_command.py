@@ -69,6 +69,12 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
 
 
+def default_signals() -> None:
+    """A test run in the background of a script, or under nohup, ignores signals, and its processes would, too."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+
+
 @contextmanager
 def started(body: str, *arguments: str, **options: object) -> Iterator[subprocess.Popen[str]]:
     """A command that has said that it is ready."""
@@ -78,7 +84,7 @@ def started(body: str, *arguments: str, **options: object) -> Iterator[subproces
         stderr=subprocess.PIPE,
         text=True,
         env=environment(),
-        **options,  # type: ignore[call-overload]
+        **{"preexec_fn": default_signals, **options},  # type: ignore[call-overload]
     )
     try:
         assert process.stdout is not None
@@ -241,14 +247,14 @@ def test_what_the_process_was_started_to_ignore_stays_ignored() -> None:
     ready()
     sys.stdin.readline()
     """
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with started(body, stdin=subprocess.PIPE) as process:
-            process.send_signal(signal.SIGHUP)
-            process.communicate("go on\n", timeout=30)
-            assert process.returncode == 0
-    finally:
-        signal.signal(signal.SIGHUP, before)
+
+    def ignore() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    with started(body, stdin=subprocess.PIPE, preexec_fn=ignore) as process:
+        process.send_signal(signal.SIGHUP)
+        process.communicate("go on\n", timeout=30)
+        assert process.returncode == 0
 
 
 def test_a_signal_in_a_destructor_is_not_lost() -> None:

@@ -1,0 +1,66 @@
+"""A deployment that is asked to end: at once, in order, and with a word about what is there."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# Stops in the middle of the second file, half of its bytes written, and waits there.
+HALF = """
+import pathlib, time
+from base.command import run_main
+from deploy.export import main
+whole = pathlib.Path.write_bytes
+def half(self, data):
+    if "pts_backbone_neck_head" not in self.name:
+        return whole(self, data)
+    whole(self, data[: len(data) // 2])
+    print("half", flush=True)
+    time.sleep(600)
+pathlib.Path.write_bytes = half
+run_main(lambda: main({options!r}))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_stopped_in_the_middle_of_a_file(deployment, child_environment, tmp_path: Path, number: signal.Signals) -> None:
+    work_dir = tmp_path / "out"
+    options = [
+        "--mode=onnx",
+        f"--work-dir={work_dir}",
+        "--log-level=ERROR",
+        "--num-samples=1",
+        "--num-verify-samples=1",
+    ]
+    options += [f"--model-config={deployment.model_config}", f"--checkpoint={deployment.checkpoint}"]
+    code = HALF.format(options=[*options, f"--data-root={deployment.data_root}"])
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=child_environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A test run in the background of a script ignores signals, and its processes would, too.
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "half\n"
+        process.send_signal(number)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert "Traceback" not in error
+    lines = error.splitlines()
+    assert f"stopped by {number.name}: finished files are whole and were kept, unfinished ones were removed." in lines
+    (kept,) = (line for line in lines if "has of this run" in line)
+    assert "onnx/pts_voxel_encoder.onnx" in kept
+    assert "pts_backbone_neck_head" not in kept
+    assert [path.name for path in (work_dir / "onnx").iterdir()] == ["pts_voxel_encoder.onnx"]
+    assert not list(work_dir.rglob(".*"))
+    steps = json.loads((work_dir / "results.json").read_text())["steps"]
+    assert (steps[-1]["name"], steps[-1]["status"]) == ("export ONNX", "FAILED")
+    assert number.name in steps[-1]["reason"]
