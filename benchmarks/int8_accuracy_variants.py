@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from base.errors import ConfigError
 from base.progress import progress
+from export.opsets import INT8_OPSET
 from models.components import BackboneNeckHead
 from models.spec import BACKBONE_NECK_HEAD, VOXEL_ENCODER, ModelSpec
 
@@ -40,7 +41,6 @@ calibration frame alone: two models that differ in nothing but the choice of fra
 """
 
 _HALVES = ("even", "odd")
-_OPSET = 19
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ class Variants:
         else:
             model = self._quantized(parse_variant(name))
             align_biases(model)
-            export_components(model, self._spec, folder, OnnxExportSettings(precision="int8", opset_version=_OPSET))
+            export_components(model, self._spec, folder, OnnxExportSettings(precision="int8", opset_version=INT8_OPSET))
 
     def _quantized(self, variant: Variant) -> nn.Module:
         from quant.checkpoint import load_ptq_model
@@ -237,7 +237,7 @@ class Variants:
                 (torch.zeros(self._spec.canvas_shape),),
                 str(folder / f"{BACKBONE_NECK_HEAD}.onnx"),
                 dynamo=False,
-                opset_version=_OPSET,
+                opset_version=INT8_OPSET,
                 input_names=[tensor.name for tensor in component.inputs],
                 output_names=[tensor.name for tensor in component.outputs],
             )

@@ -185,12 +185,13 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _models(args: argparse.Namespace) -> tuple[dict[str, Any], Any, list[Any]]:
-    from export.quantized_model import QuantizationSettings, float_twin, quantize_float_model, read_quantized_model
+    from export.quantized_model import float_twin, quantize_float_model, read_quantized_model
     from models.build import build_model, load_checkpoint
     from models.config import load_model_config
     from models.spec import ModelSpec
     from quant.calibration.batches import calibration_batches
     from quant.checkpoint import is_quantized_checkpoint
+    from quant.settings import PtqSettings
 
     cfg = load_model_config(user_path(args.model_config))
     spec, model = ModelSpec.from_config(cfg), build_model(cfg)
@@ -203,14 +204,15 @@ def _models(args: argparse.Namespace) -> tuple[dict[str, Any], Any, list[Any]]:
         load_checkpoint(model, checkpoint)
         root = str(user_path(args.calibration_root))
         batches = calibration_batches(cfg, "train", root, args.num_batches, model=model)
-        quantize_float_model(model, spec, batches, QuantizationSettings(num_batches=args.num_batches))
+        quantize_float_model(model, spec, batches, PtqSettings(num_batches=args.num_batches))
     frames = calibration_batches(cfg, "test", str(user_path(args.data_root)), args.frames, model=model)
     canvases = [frames[index].canvas.numpy() for index in range(len(frames))]
     return {"int8": model, "fp32": float_twin(model)}, spec, canvases
 
 
 def _export(model: Any, spec: Any, folder: Path, precision: str, elsewhere: str) -> Path:
-    from export.onnx_export import INT8_OPSET, OnnxExportSettings, export_components
+    from export.onnx_export import OnnxExportSettings, export_components
+    from export.opsets import INT8_OPSET
 
     settings = OnnxExportSettings(opset_version=INT8_OPSET, precision=precision, float_precision=elsewhere)
     export_components(model, spec, folder, settings)

@@ -8,6 +8,7 @@ from typing import Any
 from base.command import add_log_level
 from deploy.config.names import BACKENDS, DECODES
 from deploy.config.paths import input_path
+from export.opsets import INT8_OPSET
 
 __all__ = [
     "DEFAULT_DEPLOY_CONFIG",
@@ -38,7 +39,7 @@ _POLICY = "backend_config.common_config.precision_policy"
 _PRECISIONS: dict[str, dict[str, Any]] = {
     "fp32": {_POLICY: "auto", "quantization.enabled": False},
     "fp16": {_POLICY: "fp16", "quantization.enabled": False},
-    "int8": {_POLICY: "int8", "quantization.enabled": True, "onnx_config.opset_version": 19},
+    "int8": {_POLICY: "int8", "quantization.enabled": True, "onnx_config.opset_version": INT8_OPSET},
 }
 
 

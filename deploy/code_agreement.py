@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from base.errors import ExportError
+from base.int8 import scale_of_amax
 from base.lazy import require
 from base.onnx_files import read_onnx
 from export.qdq.view import DEQUANTIZE, INTEGER_OPS, QUANTIZE, GraphView, module_path
@@ -153,7 +154,7 @@ def compare_codes(
                 handle.remove()
         for name, result in zip(outputs, results, strict=True):
             expected = result.numpy()
-            step = float(np.abs(expected).max()) / 127 or 1.0
+            step = scale_of_amax(float(np.abs(expected).max())) or 1.0
             tallies[name].add(np.abs(values[name] - expected) / step, 0.5)
     return tuple(
         tallies[name].result(paths[0], from_fp16=name in from_fp16) for name, paths in tensors.items()

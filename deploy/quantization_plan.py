@@ -10,7 +10,7 @@ from base.errors import CheckpointError, DataError
 from deploy.config.paths import input_path
 from deploy.config.schema import DeployConfig
 from deploy.data_roots import calibration_root
-from export.quantized_model import QuantizationSettings
+from quant.settings import PtqSettings
 
 if TYPE_CHECKING:
     from datasets.demo import DemoDataset
@@ -32,7 +32,7 @@ class QuantizationPlan:
     """
 
     checkpoint_is_quantized: bool
-    settings: QuantizationSettings
+    settings: PtqSettings
     split: str = "train"
     data_root: Path | None = None
     info_file: Path | None = None
@@ -78,10 +78,10 @@ def plan_quantization(
             "fine-tuned one. Train it with the command qat, or use mode 'ptq'."
         )
     calibration = config.quantization.calibration
-    if settings.cache_file is not None:
-        if not settings.cache_file.is_file():
+    if settings.calib_cache is not None:
+        if not settings.calib_cache.is_file():
             raise DataError(
-                f"{source}: 'quantization.calibration.cache_file' is '{settings.cache_file}', which does not exist."
+                f"{source}: 'quantization.calibration.cache_file' is '{settings.calib_cache}', which does not exist."
             )
         return QuantizationPlan(False, settings, calibration.split)
     if not calibrates:
@@ -90,16 +90,17 @@ def plan_quantization(
     return QuantizationPlan(False, settings, calibration.split, data.path, data.info_file, data.demo)
 
 
-def _settings(config: DeployConfig) -> QuantizationSettings:
+def _settings(config: DeployConfig) -> PtqSettings:
     section = config.quantization
-    cache = section.calibration.cache_file
-    return QuantizationSettings(
-        engine=section.engine,
-        method=section.method,
-        collection=section.calibration.method,
-        amax_method=section.calibration.amax_method,
-        num_batches=section.calibration.num_batches,
+    calibration, cache = section.calibration, section.calibration.cache_file
+    return PtqSettings(
+        num_batches=calibration.num_batches,
+        # Without a histogram there is nothing to choose from.
+        amax_method="max" if calibration.method == "max" else calibration.amax_method,
         fuse_bn=section.fusion.fuse_bn,
         skip_layers=section.sensitive_layers,
-        cache_file=input_path(cache) if cache is not None else None,
+        method=section.method,
+        engine=section.engine,
+        calib_cache=input_path(cache) if cache is not None else None,
+        any_cache=cache is not None,
     )

@@ -21,6 +21,7 @@ from export.components import CenterPointComponentExtractor, ExportableComponent
 from export.manifest import discard_manifest
 from export.onnx_checks import check_component, simplify
 from export.onnx_graph import canonicalize_, set_metadata_
+from export.opsets import DEFAULT_OPSET, INT8_OPSET, MAX_OPSET, MIN_OPSET
 from export.precision import PRECISIONS, convert_precision
 from export.qdq.view import is_quantized
 from export.rotation import fold_rot_y_axis_reference
@@ -36,11 +37,6 @@ if TYPE_CHECKING:
 
 __all__ = ["CenterPointONNXExportPipeline", "OnnxArtifact", "OnnxExportSettings", "export_components"]
 
-MIN_OPSET = 13
-# Newest operator set that torch's TorchScript exporter writes.
-MAX_OPSET = 20
-# Oldest operator set in which scales may be FP16.
-INT8_OPSET = 19
 EXPORT_PRECISIONS = (*PRECISIONS, "int8")
 
 _logger = logging.getLogger(__name__)
@@ -65,7 +61,7 @@ class OnnxExportSettings:
             from run to run belongs here.
     """
 
-    opset_version: int = 17
+    opset_version: int = DEFAULT_OPSET
     do_constant_folding: bool = True
     keep_initializers_as_inputs: bool = False
     simplify: bool = False
@@ -79,8 +75,8 @@ class OnnxExportSettings:
     def __post_init__(self) -> None:
         if not MIN_OPSET <= self.opset_version <= MAX_OPSET:
             raise ExportError(
-                f"opset_version is {self.opset_version}; this exporter writes {MIN_OPSET} to {MAX_OPSET}. Use 17 "
-                "unless a consumer asks for another."
+                f"opset_version is {self.opset_version}; this exporter writes {MIN_OPSET} to {MAX_OPSET}. Use "
+                f"{DEFAULT_OPSET} unless a consumer asks for another."
             )
         if self.precision not in EXPORT_PRECISIONS:
             raise ExportError(f"precision is '{self.precision}'; an export is one of {', '.join(EXPORT_PRECISIONS)}.")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from base.errors import ExportError
 from base.lazy import require
 from base.onnx_files import attribute
+from export.opsets import INT8_OPSET
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,8 +30,6 @@ FP16_MAX = 65504.0
 # Smallest normal number of FP16: weights below it lose digits, below 2**-25 they vanish.
 FP16_MIN_NORMAL = 2.0**-14
 
-# The scale of a Q/DQ pair has the type of the tensor it belongs to only from this operator set on.
-_TYPED_SCALE_OPSET = 19
 _QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 
 _logger = logging.getLogger(__name__)
@@ -127,10 +126,10 @@ def _check_convertible(model: onnx.ModelProto) -> None:
 
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
     for node in model.graph.node:
-        if node.op_type in _QUANTIZERS and opset < _TYPED_SCALE_OPSET:
+        if node.op_type in _QUANTIZERS and opset < INT8_OPSET:
             raise ExportError(
                 f"Node '{node.name}' is a {node.op_type} in opset {opset}, whose scale can only be FP32. Export with "
-                f"opset_version={_TYPED_SCALE_OPSET} or newer to run the rest of a quantized graph in FP16."
+                f"opset_version={INT8_OPSET} or newer to run the rest of a quantized graph in FP16."
             )
         for item in node.attribute:
             if item.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS):

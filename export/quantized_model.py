@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
     from models.spec import ModelSpec
     from quant.calibration.calibrator import CalibrationManager
+    from quant.settings import PtqSettings
     from quant.structure import QuantizationStructure
 
 __all__ = [
-    "QuantizationSettings",
     "QuantizedModel",
     "align_biases",
     "float_twin",
@@ -34,31 +34,6 @@ __all__ = [
 _WEIGHTED = ("conv2d", "conv_transpose2d", "linear")
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class QuantizationSettings:
-    """How a float model becomes a quantized one.
-
-    Attributes:
-        engine: One of `quant.quantizer.ENGINES`.
-        method: "calibrate", "bias_correction" or "lidar_ptq".
-        collection: "histogram" or "max": how activations are collected.
-        amax_method: How a histogram becomes a range.
-        num_batches: Calibration frames at most.
-        fuse_bn: Fold BatchNorm first.
-        skip_layers: Module paths and patterns of layers kept in floating point.
-        cache_file: Calibration to take the scales from instead of calibrating.
-    """
-
-    engine: str = "pytorch_quantization"
-    method: str = "calibrate"
-    collection: str = "histogram"
-    amax_method: str = "mse"
-    num_batches: int = 100
-    fuse_bn: bool = True
-    skip_layers: tuple[str, ...] = ()
-    cache_file: Path | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +54,7 @@ class QuantizedModel:
 
 
 def quantize_float_model(
-    model: nn.Module, spec: ModelSpec, batches: Iterable[Any] | None, settings: QuantizationSettings
+    model: nn.Module, spec: ModelSpec, batches: Iterable[Any] | None, settings: PtqSettings
 ) -> QuantizedModel:
     """Quantizes `model` in place, but for its voxel encoder and its last convolutions.
 
@@ -93,35 +68,22 @@ def quantize_float_model(
         ConfigError: a layer of `skip_layers` does not exist; a method that needs frames has none.
         DataError: no calibration frame, NaN or infinite activations, or a cache of another model.
     """
-    if batches is None and (settings.cache_file is None or settings.method != "calibrate"):
+    if batches is None and (settings.calib_cache is None or settings.method != "calibrate"):
         raise ConfigError(f"Quantization by '{settings.method}' needs calibration frames.")
-    if settings.method != "calibrate" and settings.cache_file is not None:
+    if settings.method != "calibrate" and settings.calib_cache is not None:
         raise ConfigError(
             f"'calibration.cache_file' holds scales alone; method '{settings.method}' changes weights too and needs "
             "frames. Leave cache_file out."
         )
     from quant.ptq import run_ptq
 
-    cached = settings.cache_file is not None
-    amax_method = "max" if settings.collection == "max" else settings.amax_method
-    manager = run_ptq(
-        model,
-        batches if batches is not None else (),
-        settings.num_batches,
-        None if cached else amax_method,
-        settings.fuse_bn,
-        settings.skip_layers,
-        method=settings.method,
-        engine=settings.engine,
-        spec=spec,
-        calib_cache=settings.cache_file,
-    )
+    manager = run_ptq(model, batches if batches is not None else (), settings, spec=spec)
     structure = _structure_of(model)
     align_biases(model)
     if settings.method != "calibrate":
         return QuantizedModel(model, structure, _facts(model, structure, {"method": settings.method}))
     result = manager.result
-    if not cached and result.num_frames < settings.num_batches:
+    if settings.calib_cache is None and result.num_frames < settings.num_batches:
         _logger.warning(
             "   calibrated on %d frames, not on %d: the split has no more", result.num_frames, settings.num_batches
         )

@@ -13,7 +13,7 @@ from base.errors import ConfigError
 from base.progress import progress
 from base.torchrun import ALONE, Processes
 from quant.calibration.calibrator import CalibrationManager
-from quant.quantizer import DEFAULT_ENGINE
+from quant.settings import PTQ_METHODS, PtqSettings
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -21,9 +21,7 @@ if TYPE_CHECKING:
     from models.spec import ModelSpec
     from quant.reconstruction.settings import ReconstructionSettings
 
-__all__ = ["PTQ_METHODS", "check_layer_names", "quantize_ptq", "run_ptq"]
-
-PTQ_METHODS = ("calibrate", "bias_correction", "lidar_ptq")
+__all__ = ["check_layer_names", "quantize_ptq", "run_ptq"]
 
 _logger = logging.getLogger(__name__)
 
@@ -36,133 +34,94 @@ def quantize_ptq(
     fuse_bn: bool = True,
     skip_layers: Iterable[str] = (),
     *,
-    method: str = "calibrate",
-    engine: str = DEFAULT_ENGINE,
-    weight_method: str = "mse",
-    equalize: bool | None = None,
-    calib_cache: str | Path | None = None,
-    reconstruction: ReconstructionSettings | None = None,
     workers: int | None = None,
     processes: Processes = ALONE,
+    **further: Any,
 ) -> nn.Module:
-    """Quantizes a CenterPoint in place: fold BatchNorm, replace layers, calibrate, and make up for what that costs.
+    """Quantizes a CenterPoint in place: `run_ptq`, by the names that the specification calls its settings.
 
     Args:
-        model: mmdet3d CenterPoint with trained weights; put into evaluation mode and changed.
-        dataloader: An mmengine data loader, `quant.calibration.calibration_batches(…)`, or canvases (1, C, H, W).
-        num_calibration_batches: Batches at most; all but a data loader's are one frame each.
-        amax_method: How activations' ranges are chosen: "max", "percentile", "mse", "entropy" or "sparse_mse".
-        fuse_bn: Fold BatchNorm into the convolutions; the integer graph has none. Off for training afterwards.
-        skip_layers: Module paths and patterns of layers that stay in floating point.
-        method: "calibrate"; "bias_correction": then make every channel's mean right; "lidar_ptq": then also learn
-            roundings, biases and activation scales block by block (`quant.reconstruction`).
-        engine: Of the quantizers, "pytorch_quantization" or "modelopt".
-        weight_method: "mse" or "max".
-        equalize: Bring the channels of each activation to one range first (`quant.equalization`); None: with
-            "lidar_ptq" alone.
-        calib_cache: File of scales: used where it exists, else written.
-        reconstruction: Settings of "lidar_ptq".
-        workers: Forked processes of the calibration; None: one a processor.
-        processes: Those of torchrun, which share the frames of the calibration. The first one's model is the result:
-            it alone makes up for the loss and writes `calib_cache`.
+        model, dataloader, workers, processes: As for `run_ptq`.
+        num_calibration_batches, amax_method, fuse_bn, skip_layers: `num_batches` and its kin of `PtqSettings`.
+        further: Other fields of `PtqSettings`, by name.
 
     Returns:
         `model`, whose `quantization_structure` says what is quantized; `save_ptq_model` stores it.
 
     Raises:
-        ConfigError: an unknown method or layer, a model that is quantized already, or settings that exclude each other.
-        DataError: no frames, NaN or infinite activations, or a cache of another model or method.
+        ConfigError, DataError: as `run_ptq`.
     """
-    run_ptq(
-        model,
-        dataloader,
-        num_calibration_batches,
-        amax_method,
-        fuse_bn,
-        skip_layers,
-        method=method,
-        engine=engine,
-        weight_method=weight_method,
-        equalize=equalize,
-        calib_cache=calib_cache,
-        reconstruction=reconstruction,
-        workers=workers,
-        processes=processes,
+    settings = PtqSettings(
+        num_calibration_batches, amax_method, fuse_bn=fuse_bn, skip_layers=tuple(skip_layers), **further
     )
+    run_ptq(model, dataloader, settings, workers=workers, processes=processes)
     return model
 
 
 def run_ptq(
     model: nn.Module,
     dataloader: Iterable[Any],
-    num_calibration_batches: int,
-    amax_method: str | None,
-    fuse_bn: bool,
-    skip_layers: Iterable[str],
+    settings: PtqSettings,
     *,
-    method: str,
-    engine: str,
     spec: ModelSpec | None = None,
-    weight_method: str | None = "mse",
-    equalize: bool | None = None,
-    calib_cache: str | Path | None = None,
-    reconstruction: ReconstructionSettings | None = None,
     workers: int | None = None,
     processes: Processes = ALONE,
 ) -> CalibrationManager:
-    """`quantize_ptq`, for those who need its calibration too.
+    """Quantizes a CenterPoint in place: fold BatchNorm, replace layers, calibrate, and make up for what that costs.
 
-    Args and errors as for `quantize_ptq`, but that `amax_method` and `weight_method` may be None with a `calib_cache`
-    that exists, whose scales are then taken whatever their method; and `spec`, the model's specification, may say how
-    it is run.
+    Args:
+        model: mmdet3d CenterPoint with trained weights; put into evaluation mode and changed.
+        dataloader: An mmengine data loader, `quant.calibration.calibration_batches(…)`, or canvases (1, C, H, W).
+        settings: How.
+        spec: The model's specification, which may say how it is run.
+        workers: Forked processes of the calibration; None: one a processor.
+        processes: Those of torchrun, which share the frames of the calibration. The first one's model is the result:
+            it alone makes up for the loss and writes the cache.
 
     Returns:
         What calibrated `model`. Its result is the calibration before anything made up for the loss.
+
+    Raises:
+        ConfigError: an unknown method or layer, a model that is quantized already, or settings that exclude each other.
+        DataError: no frames, NaN or infinite activations, or a cache of another model or method.
     """
     from quant.calibration.batches import frames_of
     from quant.fusion.bn_fusion import fuse_model_bn
     from quant.reconstruction.settings import ReconstructionSettings
     from quant.replace import quant_model
 
-    settings = reconstruction or ReconstructionSettings()
-    equalize = method == "lidar_ptq" if equalize is None else equalize
-    skip_layers = tuple(skip_layers)
-    _check(model, method, fuse_bn, equalize, skip_layers)
+    reconstruction = settings.reconstruction or ReconstructionSettings()
+    _check(model, settings)
     model.eval()
-    frames, num_frames = frames_of(model, dataloader, num_calibration_batches)
-    if fuse_bn:
+    frames, num_frames = frames_of(model, dataloader, settings.num_batches)
+    if settings.fuse_bn:
         fuse_model_bn(model)
     windows, reference = None, None
-    if equalize or method != "calibrate":
+    if settings.equalizes or settings.method != "calibrate":
         from quant.stored_frames import StoredFrames
 
         frames = StoredFrames(frames, num_frames)
-        windows = _survey(model, frames, settings, equalize)
+        windows = _survey(model, frames, reconstruction, settings.equalizes)
         reference = copy.deepcopy(model)
-    quant_model(model, skip_layers, engine=engine)
+    quant_model(model, settings.skip_layers, engine=settings.engine)
     manager = CalibrationManager(model, spec)
-    if amax_method is None or weight_method is None:
-        if calib_cache is None:
-            raise ConfigError(
-                "A calibration needs amax_method and weight_method, or a calib_cache to take scales from."
-            )
-        _load_cache(manager, calib_cache)
-    elif calib_cache is not None and Path(calib_cache).exists():
-        _load_cache(manager, calib_cache, (amax_method, weight_method))
+    cache = settings.calib_cache
+    if cache is not None and (settings.any_cache or Path(cache).exists()):
+        _load_cache(manager, cache, None if settings.any_cache else (settings.amax_method, settings.weight_method))
     else:
         manager.calibrate(
             frames,
             num_frames,
-            amax_method=amax_method,
-            weight_method=weight_method,
+            amax_method=settings.amax_method,
+            weight_method=settings.weight_method,
             progress=processes.is_first,
             workers=workers,
             processes=processes,
         )
-        if calib_cache is not None and processes.is_first:
-            manager.save_calib_cache(calib_cache)
+        if cache is not None and processes.is_first:
+            manager.save_calib_cache(cache)
     if windows is not None and reference is not None and processes.is_first:
-        _make_up(model, reference, windows, method, settings)
+        _make_up(model, reference, windows, settings.method, reconstruction)
     return manager
 
 
@@ -214,22 +173,23 @@ def _score_threshold(model: nn.Module) -> float:
     return float(cast(Any, model).pts_bbox_head.bbox_coder.score_threshold)
 
 
-def _check(model: nn.Module, method: str, fuse_bn: bool, equalize: bool, skip_layers: Sequence[str]) -> None:
+def _check(model: nn.Module, settings: PtqSettings) -> None:
     """What can be refused before anything is changed."""
     from quant.modules.layer import QuantizedLayer
 
+    method = settings.method
     if method not in PTQ_METHODS:
         near = difflib.get_close_matches(method, PTQ_METHODS, n=1)
         hint = f" Did you mean '{near[0]}'?" if near else ""
         raise ConfigError(f"Unknown PTQ method '{method}'; methods: {', '.join(PTQ_METHODS)}.{hint}")
     if any(isinstance(module, QuantizedLayer) for module in model.modules()):
         raise ConfigError("The model is quantized already. Quantize a float one, or call unquant_model first.")
-    if not fuse_bn and (equalize or method != "calibrate"):
+    if not settings.fuse_bn and (settings.equalizes or method != "calibrate"):
         raise ConfigError(
-            f"{'equalize' if equalize else f'method {method}'} changes biases, which BatchNorm would undo; "
+            f"{'equalize' if settings.equalizes else f'method {method}'} changes biases, which BatchNorm would undo; "
             "use fuse_bn=True."
         )
-    check_layer_names(model, skip_layers, "skip_layers")
+    check_layer_names(model, settings.skip_layers, "skip_layers")
 
 
 def check_layer_names(model: nn.Module, names: Iterable[str], what: str) -> None:

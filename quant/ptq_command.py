@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from base.errors import CheckpointError, ConfigError
 from base.files import sha256_file, user_path
 from base.torchrun import Processes
-from quant.quantizer import DEFAULT_ENGINE, ENGINES
+from quant.settings import DEFAULT_ENGINE, ENGINES, PTQ_METHODS, PtqSettings
 
 if TYPE_CHECKING:
     from torch import nn
@@ -50,8 +50,6 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
-    from quant.ptq import PTQ_METHODS
-
     add_model_arguments(parser)
     parser.add_argument(
         "--method",
@@ -89,7 +87,7 @@ def run(args: argparse.Namespace, processes: Processes) -> int:
     from models.config import load_model_config
     from quant.calibration.batches import calibration_batches
     from quant.checkpoint import is_quantized_checkpoint, save_ptq_model
-    from quant.ptq import quantize_ptq
+    from quant.ptq import run_ptq
 
     started = time.monotonic()
     output = user_path(args.output)
@@ -109,21 +107,7 @@ def run(args: argparse.Namespace, processes: Processes) -> int:
     _check_skipped(model, args.skip_layers)
     model.to(device)
     frames = calibration_batches(cfg, args.split, args.data_root, args.calibrate_batches, model=model)
-    quantize_ptq(
-        model,
-        frames,
-        args.calibrate_batches,
-        args.amax_method,
-        skip_layers=args.skip_layers,
-        method=args.method,
-        engine=args.engine,
-        weight_method=args.weight_method,
-        equalize=args.equalize,
-        calib_cache=None if args.calib_cache is None else user_path(args.calib_cache),
-        reconstruction=_reconstruction(args),
-        workers=args.workers,
-        processes=processes,
-    )
+    run_ptq(model, frames, _settings(args), workers=args.workers, processes=processes)
     if not processes.is_first:
         return 0
     save_ptq_model(model, output, meta=_meta(args, checkpoint, len(frames)))
@@ -148,11 +132,23 @@ def _check_skipped(model: nn.Module, names: list[str]) -> None:
     check_layer_names(model, names, "--skip-layers")
 
 
-def _reconstruction(args: argparse.Namespace) -> Any:
+def _settings(args: argparse.Namespace) -> PtqSettings:
     from quant.reconstruction.settings import ReconstructionSettings
 
     given = {"iterations": args.iterations, "frames": args.reconstruction_frames}
-    return ReconstructionSettings(seed=args.seed, **{key: value for key, value in given.items() if value is not None})
+    return PtqSettings(
+        num_batches=args.calibrate_batches,
+        amax_method=args.amax_method,
+        weight_method=args.weight_method,
+        skip_layers=tuple(args.skip_layers),
+        method=args.method,
+        engine=args.engine,
+        equalize=args.equalize,
+        calib_cache=None if args.calib_cache is None else user_path(args.calib_cache),
+        reconstruction=ReconstructionSettings(
+            seed=args.seed, **{key: value for key, value in given.items() if value is not None}
+        ),
+    )
 
 
 def _meta(args: argparse.Namespace, checkpoint: Path, frames: int) -> dict[str, Any]:

@@ -8,10 +8,9 @@ from base.errors import ConfigError
 from base.files import user_path
 from deploy.config.names import GPU_BACKENDS
 from deploy.config.schema import DeployConfig, Scenario
+from export.opsets import INT8_OPSET
 
 __all__ = ["check_consistency", "parse_device"]
-
-_INT8_OPSET = 19
 
 
 def parse_device(name: str, names: dict[str, str], where: str, source: str) -> str:
@@ -140,10 +139,10 @@ def _precision(config: DeployConfig) -> Iterator[str]:
             "'backend_config.common_config.precision_policy' is 'int8', but 'quantization.enabled' is False. INT8 is a "
             "property of a quantized model: enable quantization, or use 'fp16'."
         )
-    if config.quantization.enabled and opset < _INT8_OPSET and config.export.mode in ("onnx", "both"):
+    if config.quantization.enabled and opset < INT8_OPSET and config.export.mode in ("onnx", "both"):
         yield (
-            f"'onnx_config.opset_version' is {opset}, but INT8 beside FP16 needs {_INT8_OPSET} or 20, in which scales "
-            f"may be FP16. Set it to {_INT8_OPSET}."
+            f"'onnx_config.opset_version' is {opset}, but INT8 beside FP16 needs {INT8_OPSET} or 20, in which scales "
+            f"may be FP16. Set it to {INT8_OPSET}."
         )
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
+from export.engine.request import PrecisionPolicy
+
 __all__ = ["BACKENDS", "BOTH", "DECODES", "GPU_BACKENDS", "Backend", "Builder", "Decode", "Mode", "PrecisionPolicy"]
 
 Mode = Literal["onnx", "trt", "both", "none"]
-PrecisionPolicy = Literal["auto", "fp16", "fp32_tf32", "strongly_typed", "int8"]
 Builder = Literal["auto", "tensorrt_rtx", "tensorrt"]
 Backend = Literal["pytorch", "onnx", "tensorrt", "cuda"]
 Decode = Literal["training", "autoware", "both"]

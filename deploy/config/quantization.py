@@ -8,6 +8,7 @@ from pydantic.dataclasses import dataclass
 
 from base.parsing import Items, NonEmptyStr, PositiveInt
 from deploy.config.settings import STRICT, Section, setting
+from quant.settings import DEFAULT_ENGINE, ActivationMethod, Engine, PtqMethod
 
 __all__ = ["CalibrationConfig", "FusionConfig", "QuantizationConfig"]
 
@@ -22,7 +23,7 @@ class CalibrationConfig(Section):
     method: Literal["histogram", "max"] = setting(
         "histogram", "`histogram`: `amax_method` chooses the range. `max`: the largest value seen is the range."
     )
-    amax_method: Literal["mse", "sparse_mse", "entropy", "percentile", "max"] = setting(
+    amax_method: ActivationMethod = setting(
         "mse", "How a histogram becomes a range. `sparse_mse` leaves the zeros of empty BEV cells out."
     )
     split: Literal["train", "val", "test"] = setting("train", "Split to calibrate on; any but `train` is warned about.")
@@ -50,10 +51,8 @@ class QuantizationConfig(Section):
 
     enabled: bool = setting(False, "Deploy a quantized model.")
     mode: Literal["ptq", "qat"] = setting("ptq", "`ptq`: post-training; `qat`: a fine-tuned checkpoint.")
-    engine: Literal["pytorch_quantization", "modelopt"] = setting(
-        "pytorch_quantization", "Package whose quantizers are used."
-    )
-    method: Literal["calibrate", "bias_correction", "lidar_ptq"] = setting(
+    engine: Engine = setting(DEFAULT_ENGINE, "Package whose quantizers are used.")
+    method: PtqMethod = setting(
         "calibrate",
         "`calibrate`: ranges alone. `bias_correction`: then make the mean of each channel right. `lidar_ptq`: sparse "
         "calibration, adaptive rounding block by block, the float model's detections as targets.",

@@ -14,6 +14,7 @@ from base.parsing import Count, Items, NonEmptyStr, NonNegativeFloat, PositiveIn
 from deploy.config.names import Backend, Builder, Decode, Mode, PrecisionPolicy
 from deploy.config.quantization import QuantizationConfig
 from deploy.config.settings import STRICT, Section, setting
+from export.opsets import DEFAULT_OPSET, INT8_OPSET, MAX_OPSET
 
 __all__ = [
     "AutowareConfig",
@@ -93,7 +94,9 @@ class RuntimeIOConfig(Section):
 class OnnxConfig(Section):
     """The ONNX export."""
 
-    opset_version: Literal[13, 14, 15, 16, 17, 18, 19, 20] = setting(17, "ONNX operator set; INT8 needs 19 or 20.")
+    opset_version: Literal[13, 14, 15, 16, 17, 18, 19, 20] = setting(
+        DEFAULT_OPSET, f"ONNX operator set; INT8 needs {INT8_OPSET} or {MAX_OPSET}."
+    )
     do_constant_folding: bool = setting(True, "Fold constant expressions while tracing.")
     save_file: Text = setting(
         "centerpoint.onnx", "Read for compatibility. CenterPoint is exported as one file per component, named after it."

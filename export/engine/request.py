@@ -6,13 +6,21 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 from base.errors import EngineBuildError
 
-__all__ = ["PRECISION_POLICIES", "EngineBuilder", "EngineRequest", "EngineResult", "ShapeProfile"]
+__all__ = [
+    "PRECISION_POLICIES",
+    "EngineBuilder",
+    "EngineRequest",
+    "EngineResult",
+    "PrecisionPolicy",
+    "ShapeProfile",
+]
 
-PRECISION_POLICIES = ("auto", "fp16", "fp32_tf32", "strongly_typed", "int8")
+PrecisionPolicy = Literal["auto", "fp16", "fp32_tf32", "strongly_typed", "int8"]
+PRECISION_POLICIES: tuple[PrecisionPolicy, ...] = get_args(PrecisionPolicy)
 
 DEFAULT_WORKSPACE_BYTES = 2 << 30
 # Below this no convolution of a CenterPoint finds a tactic.

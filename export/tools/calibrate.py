@@ -15,11 +15,12 @@ from base.determinism import set_determinism
 from base.files import user_path
 from base.ownership import owned_folder
 from export.manifest import build_manifest, discard_manifest, write_manifest
-from export.quantized_model import QuantizationSettings, quantize_float_model, save_quantized_model
+from export.quantized_model import quantize_float_model, save_quantized_model
+from quant.settings import ACTIVATION_METHODS, ENGINES, PTQ_METHODS, PtqSettings
 
 __all__ = ["main"]
 
-_DEFAULTS = QuantizationSettings()
+_DEFAULTS = PtqSettings()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -36,16 +37,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--num-batches", type=int, default=_DEFAULTS.num_batches, metavar="N", help="default %(default)s"
     )
-    parser.add_argument("--method", choices=("calibrate", "bias_correction", "lidar_ptq"), default=_DEFAULTS.method)
+    parser.add_argument("--method", choices=PTQ_METHODS, default=_DEFAULTS.method)
     parser.add_argument(
         "--amax-method",
-        choices=("mse", "sparse_mse", "percentile", "entropy", "max"),
+        choices=ACTIVATION_METHODS,
         default=_DEFAULTS.amax_method,
         help="how activations' ranges are chosen (default %(default)s)",
     )
-    parser.add_argument(
-        "--engine", choices=("pytorch_quantization", "modelopt"), default=_DEFAULTS.engine, help="default %(default)s"
-    )
+    parser.add_argument("--engine", choices=ENGINES, default=_DEFAULTS.engine, help="default %(default)s")
     parser.add_argument(
         "--skip-layer", action="append", default=[], metavar="NAME", help="layer or pattern to keep in floating point"
     )
@@ -82,7 +81,7 @@ def _calibrate(args: argparse.Namespace) -> None:
         inputs["checkpoint"] = user_path(args.checkpoint)
         weights = "checkpoint"
         load_checkpoint(model, inputs["checkpoint"])
-    settings = QuantizationSettings(
+    settings = PtqSettings(
         engine=args.engine,
         method=args.method,
         amax_method=args.amax_method,

@@ -15,7 +15,8 @@ from base.errors import ConfigError
 from base.files import sha256_file, user_path
 from base.ownership import owned_folder
 from export.manifest import build_manifest, write_manifest
-from export.onnx_export import EXPORT_PRECISIONS, INT8_OPSET, OnnxExportSettings, export_components
+from export.onnx_export import EXPORT_PRECISIONS, OnnxExportSettings, export_components
+from export.opsets import DEFAULT_OPSET, INT8_OPSET
 from export.precision import PRECISIONS
 
 __all__ = ["export", "main"]
@@ -29,7 +30,7 @@ def _parser() -> argparse.ArgumentParser:
     weights.add_argument("--quantized-checkpoint", type=Path, help="PTQ or QAT checkpoint, for --precision int8")
     weights.add_argument("--seed", type=int, default=0, help="seed of random weights without --checkpoint (default 0)")
     parser.add_argument("--out", required=True, type=Path, help="folder for the .onnx files and manifest.json")
-    parser.add_argument("--opset", type=int, help=f"ONNX operator set (default 17; {INT8_OPSET} for int8)")
+    parser.add_argument("--opset", type=int, help=f"ONNX operator set (default {DEFAULT_OPSET}; {INT8_OPSET} for int8)")
     parser.add_argument("--precision", choices=EXPORT_PRECISIONS, default="fp32", help="precision inside the graphs")
     parser.add_argument(
         "--float-precision", choices=PRECISIONS, default="fp16", help="of an int8 export where it is not INT8"
@@ -98,7 +99,7 @@ def _export(args: argparse.Namespace) -> None:
         layers, facts = planned_layers(quantized.structure), {"quantization": quantized.facts}
         inputs["quantized_checkpoint"] = checkpoint
         provenance = {"weights": f"sha256 {sha256_file(checkpoint)}"}
-    default_opset = INT8_OPSET if args.precision == "int8" else OnnxExportSettings.opset_version
+    default_opset = INT8_OPSET if args.precision == "int8" else DEFAULT_OPSET
     settings = OnnxExportSettings(
         opset_version=default_opset if args.opset is None else args.opset,
         simplify=args.simplify,

@@ -10,8 +10,6 @@ from __future__ import annotations
 from base.lazy import lazy_attributes
 
 __all__ = [
-    "ACTIVATION_METHODS",
-    "WEIGHT_METHODS",
     "AbsHistogram",
     "ActivationStatistics",
     "CalibrationChart",
@@ -30,8 +28,6 @@ __all__ = [
 __getattr__ = lazy_attributes(
     __name__,
     {
-        "ACTIVATION_METHODS": "amax",
-        "WEIGHT_METHODS": "weights",
         "AbsHistogram": "histogram",
         "ActivationStatistics": "observation",
         "CalibrationChart": "chart",

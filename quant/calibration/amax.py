@@ -27,11 +27,13 @@ from the maximum and searches below it, for the same reason.
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from base.errors import ConfigError, DataError
+from base.int8 import INT8_MAX
+from quant.settings import ACTIVATION_METHODS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -39,8 +41,6 @@ if TYPE_CHECKING:
     from quant.calibration.histogram import AbsHistogram
 
 __all__ = [
-    "ACTIVATION_METHODS",
-    "ActivationMethod",
     "amax_entropy",
     "amax_mse",
     "amax_percentile",
@@ -50,11 +50,7 @@ __all__ = [
     "scale_candidates",
 ]
 
-ActivationMethod = Literal["max", "percentile", "mse", "entropy", "sparse_mse"]
-ACTIVATION_METHODS: tuple[ActivationMethod, ...] = get_args(ActivationMethod)
-
-_LEVELS = 128  # magnitudes 0 to 127
-_TOP_CODE = 127
+_LEVELS = INT8_MAX + 1  # magnitudes 0 to 127
 _START_BIN = 128
 SMALLEST_SHARE = 0.3
 # Divergences closer than this are one: the sums' rounding differs between processors, the choice must not.
@@ -146,7 +142,7 @@ def amax_mse(counts: NDArray[np.int64], edges: NDArray[np.floating], start_bin: 
     limits = edges.astype(np.float32)
     centers = (limits[1:] + limits[:-1]) / np.float32(2)
     candidates = centers[start_bin:]
-    errors = _squared_errors(counts, centers.astype(np.float64), candidates.astype(np.float64) / _TOP_CODE)
+    errors = _squared_errors(counts, centers.astype(np.float64), candidates.astype(np.float64) / INT8_MAX)
     return float(candidates[int(np.argmin(errors))])
 
 
@@ -160,12 +156,12 @@ def amax_sparse_mse(histogram: AbsHistogram, smallest_share: float = SMALLEST_SH
     counts, edges = histogram.used_counts(with_zeros=False), histogram.edges()
     scales = scale_candidates(histogram.max, smallest_share)[::-1]
     errors = _squared_errors(counts, (edges[1:] + edges[:-1]) / 2, scales)
-    return float(scales[int(np.argmin(errors))] * _TOP_CODE)
+    return float(scales[int(np.argmin(errors))] * INT8_MAX)
 
 
 def scale_candidates(largest: float, smallest_share: float = SMALLEST_SHARE) -> NDArray[np.float64]:
     """Ascending scales of eight significant bits, from `smallest_share * largest / 127` to one that clips nothing."""
-    top = largest / _TOP_CODE
+    top = largest / INT8_MAX
     exponent = int(np.frexp(top)[1])
     # top = m * 2**exponent with m in [1/2, 1): its octave has the steps 128 to 255 of 2**(exponent - 8).
     steps = np.arange(_STEPS_PER_OCTAVE, 2 * _STEPS_PER_OCTAVE)

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from base.errors import ConfigError, DataError
+from base.int8 import scale_of_amax
 from base.torchrun import ALONE, Processes
-from quant.calibration.amax import ACTIVATION_METHODS, check_method, compute_amax
+from quant.calibration.amax import check_method, compute_amax
 from quant.calibration.identity import architecture_fingerprint, weights_fingerprint
 from quant.calibration.observation import ActivationStatistics, observe_activations
 from quant.calibration.result import CalibrationResult, QuantizerCalibration
-from quant.calibration.weights import WEIGHT_METHODS, weight_amax
+from quant.calibration.weights import weight_amax
+from quant.settings import ACTIVATION_METHODS, WEIGHT_METHODS
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -221,7 +223,7 @@ class CalibrationManager:
 
     def _set(self, name: str, amax: Tensor, up: bool, statistics: ActivationStatistics) -> QuantizerCalibration:
         quantizer = self._quantizers[name]
-        quantizer.set_scale(amax / 127, up=up)
+        quantizer.set_scale(scale_of_amax(amax), up=up)
         scale = quantizer.scale.detach().cpu().double()
         if name in self._weights:
             weight, axis = self._weights[name]

@@ -11,7 +11,8 @@ import numpy as np
 
 from base.errors import ConfigError, DataError
 from base.lazy import require
-from quant.calibration.amax import ACTIVATION_METHODS, compute_amax
+from quant.calibration.amax import compute_amax
+from quant.settings import ACTIVATION_METHODS
 
 if TYPE_CHECKING:
     from quant.calibration.histogram import AbsHistogram

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from base.errors import DataError
+from base.int8 import INT8_MAX, INT8_MIN, amax_of_scale
 from quant.calibration.amax import check_method, scale_candidates
+from quant.settings import WEIGHT_METHODS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-__all__ = ["WEIGHT_METHODS", "WeightMethod", "weight_amax"]
-
-WeightMethod = Literal["max", "mse"]
-WEIGHT_METHODS: tuple[WeightMethod, ...] = get_args(WeightMethod)
+__all__ = ["weight_amax"]
 
 # Elements of the (candidates, weights) table evaluated at a time: 2 MB of float64.
 _TABLE = 1 << 18
@@ -53,7 +52,7 @@ def weight_amax(weight: Tensor, axis: int | None, method: str = "mse", name: str
     amax = largest.copy()
     if method == "mse":
         for channel in np.flatnonzero(largest > 0):
-            amax[channel] = _best_scale(rows[channel], float(largest[channel])) * 127
+            amax[channel] = amax_of_scale(_best_scale(rows[channel], float(largest[channel])))
     return torch.from_numpy(amax).reshape(() if axis is None else (-1,))
 
 
@@ -63,6 +62,6 @@ def _best_scale(row: NDArray[np.float64], largest: float) -> float:
     step = max(_TABLE // len(row), 1)
     for start in range(0, len(scales), step):
         s = scales[start : start + step, None]
-        quantized = np.clip(np.rint(row / s), -128, 127)
+        quantized = np.clip(np.rint(row / s), INT8_MIN, INT8_MAX)
         errors[start : start + step] = np.square(quantized * s - row).sum(axis=1)
     return float(scales[int(np.argmin(errors))])

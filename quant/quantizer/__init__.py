@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from base.errors import ConfigError
 from base.lazy import require
+from quant.settings import DEFAULT_ENGINE, ENGINES
 
 if TYPE_CHECKING:
     from torch import nn
@@ -17,12 +18,10 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT_ENGINE", "ENGINES", "load_engine", "named_quantizers", "new_quantizer"]
 
 # Engine -> the package it stands on.
-_PACKAGES = {
+_PACKAGES: dict[str, str] = {
     "pytorch_quantization": "pytorch_quantization.nn",
     "modelopt": "modelopt.torch.quantization.nn",
 }
-ENGINES = tuple(_PACKAGES)
-DEFAULT_ENGINE = "pytorch_quantization"
 
 
 def new_quantizer(spec: QuantizerSpec, engine: str = DEFAULT_ENGINE, channels: int | None = None) -> Quantizer:

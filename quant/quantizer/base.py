@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from base.errors import ConfigError, DataError
+from base.int8 import INT8_MAX, INT8_MIN, scale_of_amax
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,8 +30,6 @@ __all__ = [
     "scale_from_amax",
 ]
 
-INT8_MIN = -128
-INT8_MAX = 127
 SCALE = "scale"
 """Name of the buffer, and the end of its key in a state dict."""
 
@@ -86,7 +85,7 @@ def round_scale(scale: Tensor, *, up: bool = False) -> Tensor:
 
 def scale_from_amax(amax: Tensor, *, up: bool = False) -> Tensor:
     """The scale at which `amax`, a largest magnitude, becomes the code 127; see `round_scale`."""
-    return round_scale(amax.detach().to(torch.float64) / INT8_MAX, up=up)
+    return round_scale(scale_of_amax(amax.detach().to(torch.float64)), up=up)
 
 
 def fake_quantize(x: Tensor, scale: Tensor, axis: int | None) -> Tensor:

@@ -89,8 +89,9 @@ def open_calibrated_model(args: argparse.Namespace) -> CalibratedModel:
     from models.spec import ModelSpec
     from quant.calibration import calibration_batches
     from quant.checkpoint import is_quantized_checkpoint, load_ptq_model
-    from quant.ptq import check_layer_names, quantize_ptq
+    from quant.ptq import check_layer_names, run_ptq
     from quant.sensitivity.frames import open_sensitivity_frames
+    from quant.settings import PtqSettings
 
     if args.device != "cpu" and not torch.cuda.is_available():
         raise ConfigError(f"--device is '{args.device}', but torch finds no CUDA device; use cpu.")
@@ -111,15 +112,13 @@ def open_calibrated_model(args: argparse.Namespace) -> CalibratedModel:
         model.to(args.device)
         root = args.calibration_data_root or args.data_root
         batches = calibration_batches(cfg, "train", root, args.calibrate_batches, model=model)
-        quantize_ptq(
-            model,
-            batches,
-            args.calibrate_batches,
-            args.amax_method,
-            skip_layers=args.skip_layers,
+        settings = PtqSettings(
+            num_batches=args.calibrate_batches,
+            amax_method=args.amax_method,
+            skip_layers=tuple(args.skip_layers),
             calib_cache=None if args.calib_cache is None else user_path(args.calib_cache),
-            workers=args.workers,
         )
+        run_ptq(model, batches, settings, workers=args.workers)
     return CalibratedModel(cfg, spec, model.eval(), frames)
 
 

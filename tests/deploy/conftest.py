@@ -75,10 +75,11 @@ def tiny_int8(tiny: tuple[Any, Any], tiny_canvases: list[Any]) -> Any:
     """The tiny CenterPoint, calibrated on two seeded canvases. Tests must not change it."""
     import copy
 
-    from export.quantized_model import QuantizationSettings, quantize_float_model
+    from export.quantized_model import quantize_float_model
+    from quant.settings import PtqSettings
 
     model, spec = tiny
-    return quantize_float_model(copy.deepcopy(model), spec, tiny_canvases, QuantizationSettings(num_batches=2))
+    return quantize_float_model(copy.deepcopy(model), spec, tiny_canvases, PtqSettings(num_batches=2))
 
 
 @pytest.fixture(scope="session")

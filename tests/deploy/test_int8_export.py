@@ -18,7 +18,6 @@ from export.qdq.precision_picture import draw_precision_map
 from export.qdq.rules import check_qdq
 from export.qdq.view import GraphView
 from export.quantized_model import (
-    QuantizationSettings,
     align_biases,
     float_twin,
     planned_layers,
@@ -30,6 +29,7 @@ from export.rotation import fold_rot_y_axis_reference
 from models.build import build_model
 from models.components import extract_components
 from models.config import load_model_config
+from quant.settings import PtqSettings
 
 BACKBONE = "pts_backbone_neck_head"
 
@@ -125,7 +125,7 @@ def test_export_is_the_same_bytes_twice(tiny, tiny_int8, tiny_int8_onnx, tmp_pat
 
 
 def test_both_engines_give_the_same_graph(tiny, tiny_canvases, tiny_int8_onnx, tmp_path):
-    settings = QuantizationSettings(num_batches=2, engine="modelopt")
+    settings = PtqSettings(num_batches=2, engine="modelopt")
     other = quantize_float_model(copy.deepcopy(tiny[0]), tiny[1], tiny_canvases, settings)
     export = OnnxExportSettings(opset_version=19, precision="int8", quantized_layers=planned_layers(other.structure))
     for artifact in export_components(other.model, tiny[1], tmp_path, export):
@@ -133,7 +133,7 @@ def test_both_engines_give_the_same_graph(tiny, tiny_canvases, tiny_int8_onnx, t
 
 
 def test_bias_correction_changes_biases_alone(tiny, tiny_canvases, tiny_int8):
-    settings = QuantizationSettings(num_batches=2, method="bias_correction")
+    settings = PtqSettings(num_batches=2, method="bias_correction")
     other = quantize_float_model(copy.deepcopy(tiny[0]), tiny[1], tiny_canvases, settings)
     assert other.facts["scales_sha256"] == tiny_int8.facts["scales_sha256"]
     ours, theirs = other.model.state_dict(), tiny_int8.model.state_dict()
@@ -151,7 +151,7 @@ def test_the_checkpoint_brings_the_same_model_back(tiny, tiny_int8, tiny_config_
         for left, right in zip(*(_network(item.model, spec)(canvas) for item in (again, tiny_int8)), strict=True):
             assert torch.equal(left, right)
     # And its scales alone, from the cache, on the float model.
-    settings = QuantizationSettings(cache_file=calibration)
+    settings = PtqSettings(calib_cache=calibration, any_cache=True)
     cached = quantize_float_model(copy.deepcopy(tiny[0]), spec, None, settings)
     assert cached.facts["scales_sha256"] == tiny_int8.facts["scales_sha256"]
 
@@ -181,13 +181,11 @@ def test_refusals(tiny, tiny_int8, tmp_path):
     with pytest.raises(ExportError, match=r"planned_layers: it is quantized, but 'pts_neck\.deblocks\.0\.0'"):
         export_components(tiny_int8.model, spec, tmp_path, settings)
     with pytest.raises(ConfigError, match="needs calibration frames"):
-        quantize_float_model(copy.deepcopy(model), spec, None, QuantizationSettings())
+        quantize_float_model(copy.deepcopy(model), spec, None, PtqSettings())
     with pytest.raises(ConfigError, match=r"pts_backbone\.blocks\.0\.0"):
-        quantize_float_model(
-            copy.deepcopy(model), spec, [], QuantizationSettings(skip_layers=("pts_backbone.block.0.0",))
-        )
+        quantize_float_model(copy.deepcopy(model), spec, [], PtqSettings(skip_layers=("pts_backbone.block.0.0",)))
     with pytest.raises(DataError):
-        quantize_float_model(copy.deepcopy(model), spec, [], QuantizationSettings())
+        quantize_float_model(copy.deepcopy(model), spec, [], PtqSettings())
     torch.save({"state_dict": model.state_dict()}, tmp_path / "float.pth")
     with pytest.raises(CheckpointError, match="is a float checkpoint, and a quantized one was expected"):
         read_quantized_model(copy.deepcopy(model), tmp_path / "float.pth")
@@ -196,7 +194,7 @@ def test_refusals(tiny, tiny_int8, tmp_path):
 
 def test_a_skipped_layer_stays_in_floating_point(tiny, tmp_path):
     model, spec = tiny
-    settings = QuantizationSettings(num_batches=1, skip_layers=("pts_backbone.blocks.1.*",))
+    settings = PtqSettings(num_batches=1, skip_layers=("pts_backbone.blocks.1.*",))
     quantized = quantize_float_model(copy.deepcopy(model), spec, [_canvas(spec)], settings)
     export = OnnxExportSettings(
         opset_version=19, precision="int8", quantized_layers=planned_layers(quantized.structure)

@@ -217,10 +217,11 @@ def tiny_canvases(tiny):
 
 def export_int8(tiny, canvases, folder, skip=(), **settings):
     from export.onnx_export import OnnxExportSettings, export_components
-    from export.quantized_model import QuantizationSettings, planned_layers, quantize_float_model
+    from export.quantized_model import planned_layers, quantize_float_model
+    from quant.settings import PtqSettings
 
     model, spec = tiny
-    how = QuantizationSettings(num_batches=2, skip_layers=skip)
+    how = PtqSettings(num_batches=2, skip_layers=skip)
     quantized = quantize_float_model(copy.deepcopy(model), spec, canvases, how)
     export = OnnxExportSettings(
         opset_version=19, precision="int8", quantized_layers=planned_layers(quantized.structure), **settings

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from base.int8 import scale_of_amax
 from runtime.cuda_engine.plan import FusedConv, HeadBranch, HeadsLayer, MapType, NetworkPlan, PlanMap
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ class _Builder:
         weight = self._random.normal(0, np.sqrt(2 / (shape[1] * taps**2)), shape)
         if not self._int8:
             return weight.astype(np.float16), None
-        scale = (np.abs(weight.reshape(shape[0], -1)).max(axis=1) / 127).astype(np.float32)
+        scale = scale_of_amax(np.abs(weight.reshape(shape[0], -1)).max(axis=1)).astype(np.float32)
         return np.rint(weight / scale.reshape(-1, *[1] * (len(shape) - 1))).astype(np.int8), scale
 
     def _branch(self, name: str, outputs: int, source: PlanMap) -> HeadBranch:
