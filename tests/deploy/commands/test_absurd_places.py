@@ -12,9 +12,9 @@ from base.files import user_path
 from datasets import create_t4_infos
 from datasets.synthetic import __main__ as synthetic
 from datasets.synthetic import preview
-from deploy import autoware_bundle, evaluate, export, predict
+from deploy import autoware_bundle, detect, evaluate, export, predict
 from eval import score
-from export.tools import build_engines, calibrate, detect, export_onnx
+from export.tools import build_engines, calibrate, export_onnx
 from quant import centerpoint_quantization as quantization
 
 FOLDERS = {

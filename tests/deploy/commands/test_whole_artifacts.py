@@ -16,8 +16,8 @@ import onnx
 import pytest
 
 from base.wholeness import replacing
-from deploy import evaluate, export, predict
-from export.tools import build_engines, detect, export_onnx
+from deploy import detect, evaluate, export, predict
+from export.tools import build_engines, export_onnx
 
 ENCODER, HEAD = "pts_voxel_encoder", "pts_backbone_neck_head"
 QUIET = "evaluation = dict(enabled=False)\nverification = dict(enabled=False)\n"
