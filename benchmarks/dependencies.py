@@ -1,4 +1,4 @@
-"""What each package that the code imports costs: time and modules of a first import, memory, licence.
+"""What each package that the code imports costs: CPU time and modules of a first import, memory, licence.
 
     python -m benchmarks.dependencies [--write docs/design/dependencies.md]
 
@@ -39,9 +39,9 @@ import json, resource, sys, time
 def memory():
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * resource.getpagesize() / 2**20
-modules, before, start = len(sys.modules), memory(), time.perf_counter()
+modules, before, start = len(sys.modules), memory(), time.process_time()
 __import__(sys.argv[1])
-seconds = time.perf_counter() - start
+seconds = time.process_time() - start
 print(json.dumps([1000 * seconds, len(sys.modules) - modules, memory() - before]))
 """
 
@@ -51,7 +51,7 @@ class ImportCost:
     """Of one import in a fresh process.
 
     Attributes:
-        ms: Milliseconds.
+        ms: Milliseconds of CPU time, which other processes hardly change.
         modules: Modules that it brings.
         memory_mb: By how much the process grows.
     """
@@ -139,7 +139,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace) -> int:
-    head = ("import", "distribution", "licence", "ms", "modules", "MB", "imported by")
+    head = ("import", "distribution", "licence", "CPU ms", "modules", "MB", "imported by")
     table = "\n".join(markdown_table(head, _rows(args.runs)))
     if args.write is None:
         print(table)  # noqa: T201 - the command's result

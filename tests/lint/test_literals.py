@@ -12,11 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.dependencies import PACKAGES
+
 ROOT = Path.cwd()  # the runfiles tree under Bazel, the repository's root otherwise
-FOLDERS = (
-    *("base", "benchmarks", "bazel", "configs", "datasets", "deploy", "eval", "models", "quant", "runtime"),
-    *("tests", "third_party", "training"),
-)
+FOLDERS = (*PACKAGES, "bazel", "configs", "tests", "third_party")
 WIDTH = 120
 # A line may end early behind these, where a clause ends, and where the text itself begins a new line.
 CLAUSE = re.compile(r"([.,;:)>] ?|\\n)$")
