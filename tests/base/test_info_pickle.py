@@ -437,7 +437,8 @@ def test_what_is_no_file_is_named(tmp_path: Path) -> None:
         "none\0.pkl": "no file can have that name",
         "a" * 300: "name too long",
     }.items():
-        with pytest.raises(DataError, match=rf"Info file '{tmp_path}.* {message}"):
+        # A path of more than 300 characters is cut in its middle: as much of this one as every message shows.
+        with pytest.raises(DataError, match=rf"Info file '{str(tmp_path)[:100]}.* {message}"):
             load_info_pickle(tmp_path / name)
     with pytest.raises(DataError, match="'/dev/zero' is a device, not a file"):
         load_info_pickle("/dev/zero")
