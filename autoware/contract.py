@@ -14,8 +14,10 @@ from typing import Any
 
 from autoware.graphs import check_graphs
 from autoware.yaml_file import ML_PACKAGE
-from base.errors import ExportError
-from base.lazy import require
+from base.documents import read_yaml
+from base.errors import DataError, ExportError
+from base.messages import printable, shown
+from base.parsing import RelativePath, parse
 from runtime.autoware_params import AUTOWARE_LABELS, NODE_CLASS_LABELS
 
 __all__ = ["SCORES_KEY", "Violation", "check_bundle", "read_parameters", "require_bundle"]
@@ -49,8 +51,18 @@ _REMAPPER_KEYS = {
     "min_area_matrix": "list of doubles",
     "max_area_matrix": "list of doubles",
 }
-_VERSION = re.compile(r"v?([0-9]+)\.([0-9]+)")
+_VERSION = re.compile(r"v?([0-9]{1,9})\.([0-9]{1,9})")
 _MAJOR, _MIN_MINOR = 4, 1
+_MAX_INTEGER = 2**63 - 1
+_MAX_CELLS = 1 << 14
+# Parameters that name files, relative to the bundle.
+_FILE_KEYS = (
+    "encoder_onnx_path",
+    "encoder_engine_path",
+    "head_onnx_path",
+    "head_engine_path",
+    "class_remapper_param_path",
+)
 _PRECISIONS = ("fp32", "fp16", "strongly-typed")
 # Width of the encoder's input -> columns of a point, as the node's kernels assemble it.
 _POINT_COLUMNS = {9: 4, 10: 4, 11: 5}
@@ -64,11 +76,13 @@ class Violation:
         file: Name within the bundle.
         problem: What is wrong, with the value, and what is right.
         effect: What the node would do about it.
+        key: Of the parameter that it is about; empty for the file.
     """
 
     file: str
     problem: str
     effect: str = STOPS
+    key: str = ""
 
     def __str__(self) -> str:
         return f"{self.file}: {self.problem} ({self.effect})"
@@ -89,26 +103,27 @@ def check_bundle(folder: str | Path) -> tuple[Violation, ...]:
     if isinstance(names, list) and _type_of(names) == "list of strings":
         keys |= {f"{SCORES_KEY}.{name}": "list of doubles" for name in names}
     found += _check_types(values, keys, ML_PACKAGE)
-    broken = {violation.problem.split("'")[1] for violation in found}
+    found += _check_names(values)
+    broken = {violation.key for violation in found}
     good = {key: value for key, value in values.items() if key in keys and key not in broken}
     found += _check_package(good)
     remapper = good.get("class_remapper_param_path")
     if remapper is not None:
         found += _check_remapper(folder, remapper)
+    unusable = {violation.key for violation in found if violation.effect == STOPS}
+    good = {key: value for key, value in good.items() if key not in unusable}
     found += [Violation(*item) for item in check_graphs(folder, good)]
     return tuple(found)
 
 
 def read_parameters(folder: Path, name: str) -> tuple[dict[str, Any] | None, list[Violation]]:
     """Dotted key -> value of a ROS parameter file of a bundle; None, and why, where it has none."""
-    yaml = require("yaml", "to read a bundle's parameter files")
-    path = folder / name
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+    if not (folder / name).is_file():
         return None, [Violation(name, f"the file '{name}' does not exist in {folder}")]
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        return None, [Violation(name, f"the file '{name}' is not YAML: {' '.join(str(error).split())}")]
+    try:
+        document = read_yaml(folder / name)
+    except DataError as error:
+        return None, [Violation(name, f"the file '{name}' is not YAML that the node reads: {error}")]
     inner = document.get("/**") if isinstance(document, dict) else None
     parameters = inner.get("ros__parameters") if isinstance(inner, dict) else None
     if not isinstance(parameters, dict):
@@ -123,6 +138,20 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def _check_names(values: dict[str, Any]) -> list[Violation]:
+    """Files that the parameters name lie in the bundle."""
+    found = []
+    for key in _FILE_KEYS:
+        name = values.get(key)
+        try:
+            if isinstance(name, str):
+                parse(RelativePath, name, file=ML_PACKAGE, at=(key,))
+        except DataError:
+            problem = f"'{key}' is {shown(name)}; it must name a file of the bundle"
+            found.append(Violation(ML_PACKAGE, problem, STOPS, key))
+    return found
+
+
 def _type_of(value: Any) -> str:
     if isinstance(value, list):
         inner = {_type_of(item) for item in value}
@@ -133,15 +162,22 @@ def _type_of(value: Any) -> str:
 
 def _check_types(values: dict[str, Any], keys: dict[str, str], file: str) -> list[Violation]:
     found = [
-        Violation(file, f"'{key}' is missing; it must be a {kind}") for key, kind in keys.items() if key not in values
+        Violation(file, f"'{key}' is missing; it must be a {kind}", STOPS, key)
+        for key, kind in keys.items()
+        if key not in values
     ]
     for key, value in values.items():
+        name, text = f"'{printable(key)}'", shown(value)
         if key not in keys:
-            found.append(Violation(file, f"'{key}' is no parameter of the node, which ignores it", MISLEADS))
+            found.append(Violation(file, f"{name} is no parameter of the node, which ignores it", MISLEADS, key))
         elif _type_of(value) != keys[key]:
-            found.append(Violation(file, f"'{key}' is a {_type_of(value)} ({value!r}); it must be a {keys[key]}"))
+            found.append(
+                Violation(file, f"{name} is a {_type_of(value)} ({text}); it must be a {keys[key]}", STOPS, key)
+            )
         elif any(isinstance(item, float) and not math.isfinite(item) for item in _items(value)):
-            found.append(Violation(file, f"'{key}' has a NaN or infinite number ({value!r})", MISLEADS))
+            found.append(Violation(file, f"{name} has a NaN or infinite number ({text})", MISLEADS, key))
+        elif any(isinstance(item, int) and abs(item) > _MAX_INTEGER for item in _items(value)):
+            found.append(Violation(file, f"{name} has a number of more than 64 bits ({text})", STOPS, key))
     return found
 
 
@@ -154,27 +190,27 @@ def _check_package(values: dict[str, Any]) -> list[Violation]:
     found: list[Violation] = []
 
     def add(key: str, problem: str, effect: str = STOPS) -> None:
-        found.append(Violation(ML_PACKAGE, f"'{key}' {problem}", effect))
+        found.append(Violation(ML_PACKAGE, f"'{key}' {problem}", effect, key))
 
     version = values.get("version")
     if version is not None:
         match = _VERSION.fullmatch(version)
         if match is None:
-            add("version", f"is '{version}'; it must look like 'v4.1'")
+            add("version", f"is {shown(version)}; it must look like 'v4.1'")
         elif int(match[1]) != _MAJOR or int(match[2]) < _MIN_MINOR:
             add("version", f"is '{version}'; this node reads v{_MAJOR}.{_MIN_MINOR} and newer of version {_MAJOR}")
     precision = values.get("trt_precision")
     if precision is not None and precision not in _PRECISIONS:
-        add("trt_precision", f"is '{precision}'; it must be one of {', '.join(_PRECISIONS)}")
+        add("trt_precision", f"is {shown(precision)}; it must be one of {', '.join(_PRECISIONS)}")
 
     names = values.get("model_params.class_names")
     if names is not None:
         if len(set(names)) != len(names):
-            add("model_params.class_names", f"names a class twice: {names}")
+            add("model_params.class_names", f"names a class twice: {shown(names)}")
         unknown = [name for name in names if name not in NODE_CLASS_LABELS]
         if unknown:
             known = ", ".join(NODE_CLASS_LABELS)
-            add("model_params.class_names", f"has {unknown}, published as UNKNOWN; known are {known}", MISLEADS)
+            add("model_params.class_names", f"has {shown(unknown)}, published as UNKNOWN; known are {known}", MISLEADS)
     for key, length in (("point_cloud_range", 6), ("voxel_size", 3)):
         value = values.get(f"model_params.{key}")
         if value is not None and len(value) != length:
@@ -187,6 +223,15 @@ def _check_package(values: dict[str, Any]) -> list[Violation]:
         value = values.get(f"model_params.{key}")
         if value is not None and value < 1:
             add(f"model_params.{key}", f"is {value}; it must be at least 1")
+    limits, size = values.get("model_params.point_cloud_range"), values.get("model_params.voxel_size")
+    if limits is not None and size is not None and (len(limits), len(size)) == (6, 3):
+        cells = [(limits[axis + 3] - limits[axis]) / size[axis] if size[axis] else math.inf for axis in range(2)]
+        if not all(1 <= count <= _MAX_CELLS for count in cells):
+            add(
+                "model_params.voxel_size",
+                f"is {size}, which makes {cells[0]:g} x {cells[1]:g} cells of the range {limits}; each must be 1 to "
+                f"{_MAX_CELLS}",
+            )
     _check_features(values, add)
     _check_thresholds(values, names, add)
     return found

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autoware.yaml_file import CONTRACT_VERSION
-from base.files import read_json, sha256_file
+from base.files import sha256_file
+from base.manifests import read_manifest
+from base.messages import printable
 from runtime.autoware_params import DEFAULT_SCORE_THRESHOLD, NODE_CLASS_LABELS, node_class_names
 
 if TYPE_CHECKING:
@@ -72,12 +74,13 @@ def _files(folder: Path) -> str:
 def _provenance(spec: ModelSpec, facts: Mapping[str, str], manifest: Path) -> str:
     rows = [("weights", facts["weights"]), ("specification", f"sha256 {spec.fingerprint()}")]
     if manifest.is_file():
-        content = read_json(manifest)
+        content = read_manifest(manifest, "Export again, or remove it.")
         rows += [
-            (role.replace("_", " "), f"{entry['file']}, sha256 {entry['sha256']}")
-            for role, entry in sorted(content["inputs"].items())
+            (printable(role.replace("_", " ")), f"{printable(entry.file)}, sha256 {entry.sha256}")
+            for role, entry in sorted(content.inputs.items())
         ]
-        versions = ", ".join(f"{name} {version}" for name, version in sorted(content["versions"].items()) if version)
+        made = {name: version for name, version in sorted(content.versions.items()) if version}
+        versions = ", ".join(printable(f"{name} {version}") for name, version in made.items())
         rows.append(("exported with", versions))
     table = "".join(f"| {name} | {value} |\n" for name, value in rows)
     width, height = spec.grid_size

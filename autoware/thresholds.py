@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from base.errors import DataError
 from base.files import read_json, sha256_file
+from base.manifests import Manifest, read_manifest
+from base.messages import printable
 from eval.detections_file import DETECTIONS, MANIFEST_KIND
 from runtime.autoware_params import DEFAULT_DISTANCE_BINS_M, DEFAULT_SCORE_THRESHOLD
 
@@ -150,11 +152,9 @@ def measure_thresholds(
     source = f"{len(frames)} frames, {detections.name}, sha256 {sha256_file(detections)}"
     made = _manifest_of(detections)
     if made is not None:
-        info, versions = made["inputs"]["info_file"], made["versions"]
-        source += (
-            f", what ONNX Runtime {versions['onnxruntime']} and the node's decode make of {info['file']} (sha256 "
-            f"{info['sha256']})"
-        )
+        info, version = made.inputs.get("info_file"), printable(str(made.versions.get("onnxruntime")))
+        name, checksum = (printable(info.file), info.sha256) if info is not None else ("frames", "unknown")
+        source += f", what ONNX Runtime {version} and the node's decode make of {name} (sha256 {checksum})"
     return ScoreThresholds(tuple(edges[1:]), spec.class_names, tuple(rows), source)
 
 
@@ -173,21 +173,24 @@ def require_same_model(detections: str | Path, facts: Mapping[str, str]) -> None
     if made is None:
         return
     for key in ("weights", "precision"):
-        if made["settings"].get(key) != facts.get(key):
+        if made.settings.get(key) != facts.get(key):
             raise DataError(
-                f"'{detections}' was detected by a model with {key} {made['settings'].get(key)}; the bundle's has "
-                f"{facts.get(key)}. Measure with the model that is bundled (deploy.detect)."
+                f"'{detections}' was detected by a model with {key} {printable(str(made.settings.get(key)))}; the bundle's has "
+                f"{printable(str(facts.get(key)))}. Measure with the model that is bundled (deploy.detect)."
             )
 
 
-def _manifest_of(detections: Path) -> dict[str, Any] | None:
+def _manifest_of(detections: Path) -> Manifest | None:
     """The manifest that `deploy.detect` writes beside its detections."""
     path = detections.with_name("manifest.json")
     if not path.is_file():
         return None
-    manifest = read_json(path)
-    known = isinstance(manifest, dict) and manifest.get("kind") == MANIFEST_KIND
-    return manifest if known and detections.name in manifest["outputs"] else None
+    # A folder from elsewhere may have a manifest of its own.
+    content = read_json(path)
+    if not isinstance(content, dict) or content.get("kind") != MANIFEST_KIND:
+        return None
+    manifest = read_manifest(path, "Detect again (deploy.detect).")
+    return manifest if detections.name in manifest.outputs else None
 
 
 def _visible(truth: Boxes3D, spec: ModelSpec) -> Boxes3D:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from base.errors import BackendUnavailable, DataError, ExportError, MissingDependencyError
-from base.files import read_json, sha256_file
+from base.files import sha256_file
 from base.lazy import require
+from base.manifests import read_manifest
 from deploy.inspect_graph import TensorFacts
 
 __all__ = ["EngineFacts", "EngineLayer", "inspect_engine"]
@@ -86,18 +87,16 @@ def _manifest(path: Path, checksum: str) -> tuple[dict[str, Any], dict[str, Any]
     file = path.with_name(path.name + ".json")
     if not file.is_file():
         return {}, {}
-    manifest = read_json(file)
-    try:
-        recorded = manifest["outputs"]["engine"]["sha256"]
-        settings, source = dict(manifest["settings"]), dict(manifest["inputs"]["onnx"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"'{file}' is no engine manifest: {error!r}. Build the engine again.") from error
-    if recorded != checksum:
+    manifest = read_manifest(file, "Build the engine again.")
+    engine, source = manifest.outputs.get("engine"), manifest.inputs.get("onnx")
+    if engine is None or source is None:
+        raise DataError(f"'{file}' is no engine manifest: it names no engine or no ONNX file. Build the engine again.")
+    if engine.sha256 != checksum:
         raise DataError(
             f"'{path}' is not the engine that '{file.name}' describes: its SHA-256 is {checksum}, the manifest says "
-            f"{recorded}. Build the engine again."
+            f"{engine.sha256}. Build the engine again."
         )
-    return settings, source
+    return dict(manifest.settings), source.model_dump()
 
 
 def _open(path: Path, builder: str) -> tuple[tuple[TensorFacts, ...], tuple[EngineLayer, ...]]:

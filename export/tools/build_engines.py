@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from base.command import add_log_level, run_command, run_main
+from base.documents import read_json
 from base.errors import DataError, EngineBuildError
-from base.files import read_json, user_path
+from base.files import user_path
 from base.ownership import owned_folder
+from base.parsing import Items, NonEmptyStr, PositiveInt, Record, parse
 from export.engine.pipeline import CenterPointTensorRTExportPipeline, EngineSettings
 from export.engine.request import DEFAULT_WORKSPACE_BYTES, PRECISION_POLICIES, ShapeProfile
 from export.engine.selection import BUILDERS
@@ -83,18 +85,26 @@ def _build(args: argparse.Namespace) -> None:
     write_manifest(out / "manifest.json", manifest)
 
 
+class _Profile(Record):
+    """Shapes of one input."""
+
+    min: Items[PositiveInt]
+    opt: Items[PositiveInt]
+    max: Items[PositiveInt]
+
+
 def _read_profiles(path: Path) -> dict[str, ShapeProfile]:
     values = read_json(path)
     try:
-        return {
-            name: ShapeProfile(*(tuple(int(size) for size in shapes[key]) for key in ("min", "opt", "max")))
-            for name, shapes in values.items()
-        }
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        rows = {name: {key: shapes[key] for key in ("min", "opt", "max")} for name, shapes in values.items()}
+    except (AttributeError, KeyError, TypeError) as error:
         raise DataError(
             f"'{path}' is no profile file ({type(error).__name__}: {error}); expected "
             '{"input": {"min": [...], "opt": [...], "max": [...]}}.'
         ) from error
+    read = parse(dict[NonEmptyStr, _Profile], rows, file=path)
+    try:
+        return {name: ShapeProfile(shapes.min, shapes.opt, shapes.max) for name, shapes in read.items()}
     except EngineBuildError as error:
         raise EngineBuildError(f"'{path}': {error}") from error
 

@@ -224,6 +224,35 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda b: (b / ENCODER).write_bytes((b / ENCODER).read_bytes()[:700]), "is not a whole ONNX file"
     ),
     "broken yaml": (lambda b: (b / PACKAGE).write_text("/**: [\n"), "is not YAML"),
+    "an alias": (
+        lambda b: (b / PACKAGE).write_text("/**: &a {ros__parameters: *a}\n"), "anchors and aliases are not read"
+    ),
+    "a tag": (lambda b: (b / PACKAGE).write_text("/**: !!python/name:os.system x\n"), "tag .* is not read"),
+    "a list for a package": (lambda b: (b / PACKAGE).write_text("- 1\n"), "below '/\\*\\*': 'ros__parameters'"),
+    "no text": (lambda b: (b / PACKAGE).write_bytes(b"\xff\xfe"), "is no UTF-8 text"),
+    "a key twice": (
+        lambda b: (b / PACKAGE).write_text((b / PACKAGE).read_text() + "    version: 'v4.1'\n"), "stands twice"
+    ),
+    "a file outside": (
+        lambda b: change(b, "head_onnx_path", "../head.onnx"),
+        r"'head_onnx_path' is '../head.onnx'; it must name a file of the bundle",
+    ),
+    "a file with a NUL": (
+        lambda b: change(b, "class_remapper_param_path", "a\0b"), r"is 'a\\x00b'; it must name a file of the bundle"
+    ),
+    "a number of 100 bits": (
+        lambda b: change(b, "model_params.max_voxel_size", 2**100), "'model_params.max_voxel_size' has a number of more"
+    ),
+    "a grid without end": (
+        lambda b: change(b, "model_params.voxel_size", [1e-300, 0.32, 8.0]), "makes 1.024e.301 x 32 cells of the range"
+    ),
+    "a class with a quote": (
+        lambda b: [
+            change(b, "model_params.class_names", ["a'b", "TRUCK", "BUS", "BICYCLE", "PEDESTRIAN"]),
+            change(b, f"{SCORES}.a'b", 5),
+        ],
+        r"a'b' is a integer \(5\); it must be a list of doubles",
+    ),
     "parameters elsewhere": (
         lambda b: (b / PACKAGE).write_text("version: v4.1\n"), "below '/\\*\\*': 'ros__parameters'"
     ),

@@ -199,8 +199,11 @@ def _engine(folder: Path, content: bytes) -> Path:
     path = folder / "net.engine"
     path.write_bytes(content)
     manifest = {
-        "outputs": {"engine": {"sha256": sha256_file(path)}},
-        "inputs": {"onnx": {"file": "net.onnx", "sha256": "ab" * 32}},
+        "schema_version": 1,
+        "kind": "engine",
+        "outputs": {"engine": {"file": "net.engine", "bytes": len(content), "sha256": sha256_file(path)}},
+        "inputs": {"onnx": {"file": "net.onnx", "bytes": 9, "sha256": "ab" * 32}},
+        "versions": {},
         "settings": {"builder": "tensorrt_rtx", "graph_precision": "int8", "profiles": {"x": {"max": [9, 2]}}},
     }
     (folder / "net.engine.json").write_text(json.dumps(manifest))
