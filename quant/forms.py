@@ -1,12 +1,16 @@
-"""The types of what quantized checkpoints and calibration caches hold as JSON."""
+"""The types of what the package writes as JSON: structures, calibration caches, profiles, curves."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from base.parsing import Count, Items, NonEmptyStr, NonNegativeFloat, Record, Share, Text
+from pydantic import Field
 
-__all__ = ["CacheForm", "StructureForm"]
+from base.parsing import Count, FiniteFloat, Items, NonEmptyStr, NonNegativeFloat, Record, Share, Text
+
+__all__ = ["CacheForm", "CurveForm", "EffectForm", "ProfileForm", "StructureForm"]
+
+Macs = Annotated[int, Field(ge=0, le=2**62)]
 
 
 class _Layer(Record):
@@ -58,3 +62,67 @@ class CacheForm(Record):
     frames: _Frames
     model: _Model
     quantizers: Items[_Quantizer]
+
+
+class EffectForm(Record):
+    """One `Effect` of a profile: infinite ratios and undefined numbers are null."""
+
+    sqnr_db: Annotated[dict[NonEmptyStr, FiniteFloat | None], Field(min_length=1)]
+    mean_ap: Share | None
+    difference: FiniteFloat | None
+    low: FiniteFloat | None
+    high: FiniteFloat | None
+    verdict: Literal["better", "worse", "indistinguishable", "undefined"]
+
+
+class _LayerEffects(Record):
+    name: NonEmptyStr
+    layers: Annotated[Items[NonEmptyStr], Field(min_length=1)]
+    macs: Macs
+    alone: EffectForm
+    all_but: EffectForm
+
+
+class _Cost(Record):
+    network_macs: Annotated[int, Field(ge=1, le=2**62)]
+    analysis_macs: Macs
+    num_runs: Count
+
+
+class ProfileForm(Record):
+    """What `SensitivityProfile.write_json` writes."""
+
+    version: int
+    model_name: Text
+    model_fingerprint: Text
+    granularity: Literal["layer", "stage"]
+    head_names: Annotated[Items[NonEmptyStr], Field(min_length=1)]
+    float_map: Share | None
+    quantized: EffectForm
+    layers: Items[_LayerEffects]
+    num_frames: Count
+    num_groups: Count
+    confidence: Share
+    num_resamples: Count
+    frames_sha256: Text
+    cost: _Cost
+
+
+class _Score(Record):
+    epoch: Count
+    iter: Count
+    map: FiniteFloat | None
+    per_class: dict[NonEmptyStr, FiniteFloat | None]
+
+
+class _Loss(Record):
+    iter: Count
+    loss: FiniteFloat | None
+    lr: FiniteFloat
+
+
+class CurveForm(Record):
+    """What `DetectionMapHook` writes."""
+
+    map: Items[_Score]
+    loss: Items[_Loss]

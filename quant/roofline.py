@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from base.errors import ConfigError, DataError
 from base.files import read_json
+from base.messages import printable, shown
 
 __all__ = [
     "DEVICES",
@@ -38,6 +39,7 @@ Precision = Literal["int8", "fp16"]
 Size = tuple[int, int]
 PRECISIONS: tuple[Precision, ...] = ("int8", "fp16")
 _BYTES = {"int8": 1, "fp16": 2}
+_MAX_MS = 1e9
 
 
 @dataclass(frozen=True)
@@ -258,10 +260,14 @@ def read_layer_times(path: str | Path) -> LayerTimes:
     seconds: dict[str, dict[Precision, float]] = {}
     for name, times in values.items():
         if not isinstance(times, dict) or set(times) != set(PRECISIONS):
-            raise DataError(f"'{path}': layer '{name}' has {times}; it needs 'int8' and 'fp16', milliseconds.")
+            raise DataError(
+                f"'{path}': layer '{printable(name)}' has {shown(times)}; it needs 'int8' and 'fp16', milliseconds."
+            )
         for precision in PRECISIONS:
             value = times[precision]
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-                raise DataError(f"'{path}': layer '{name}', {precision}: {value!r} is no time in milliseconds.")
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < _MAX_MS:
+                raise DataError(
+                    f"'{path}': layer '{printable(name)}', {precision}: {shown(value)} is no time in milliseconds."
+                )
         seconds[name] = {precision: times[precision] / 1e3 for precision in PRECISIONS}
     return LayerTimes(f"'{path}'", seconds)

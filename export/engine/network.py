@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -13,6 +14,7 @@ from typing import Any
 
 from base.errors import BackendUnavailable, EngineBuildError
 from base.files import atomic_path
+from base.reading import read_bounded
 from export.engine.builder_log import BuilderLog
 from export.engine.policy import BuilderTraits, BuildPlan, plan_precision
 from export.engine.request import EngineRequest, EngineResult
@@ -20,6 +22,7 @@ from export.engine.request import EngineRequest, EngineResult
 __all__ = ["BuildOutput", "Dialect", "build_engine", "traits_of", "write_output"]
 
 _PRECISION_FLAGS = ("FP16", "INT8", "TF32")
+_MAX_CACHE = 1 << 30  # bytes of a timing cache
 
 
 @dataclass(frozen=True)
@@ -244,7 +247,7 @@ def _load_timing_cache(dialect: Dialect, request: EngineRequest, config: Any, lo
         log.note(f"{dialect.title} measures no tactics and has no timing cache; '{request.timing_cache}' is not used.")
         return None
     path = Path(request.timing_cache)
-    data = path.read_bytes() if path.is_file() else b""
+    data = read_bounded(path, _MAX_CACHE, "Timing cache", error=EngineBuildError) if os.path.lexists(path) else b""
     cache = config.create_timing_cache(data)
     if cache is None or not config.set_timing_cache(cache, False):
         raise EngineBuildError(

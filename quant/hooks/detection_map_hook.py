@@ -71,9 +71,10 @@ class DetectionMapHook(Hook):
         """Takes up the curve of a resumed training."""
         path = Path(runner.work_dir) / CURVE_FILE
         if runner._resume and path.is_file():
-            from base.files import read_json
+            from base.documents import read_json
+            from quant.forms import CurveForm
 
-            found = read_json(path)
+            found = read_json(path, CurveForm, remedy="Remove it, or train in a new folder.").model_dump()
             self._curve = {key: [p for p in found[key] if p["iter"] <= runner.iter] for key in ("map", "loss")}
 
     def before_train_epoch(self, runner: Runner) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from base.determinism import set_determinism
 from base.errors import CheckpointError, ConfigError
-from base.files import read_json, user_path
+from base.files import user_path
 from quant.hooks.schedule import fine_tuning_schedule
 
 __all__ = ["add_arguments", "qat_config", "run"]
@@ -158,9 +158,11 @@ def _join_processes(cfg: Any) -> None:
 
 
 def _write_curve(work_dir: Path, output: Path) -> None:
+    from base.documents import read_json
+    from quant.forms import CurveForm
     from quant.hooks.curve import curve_figure
     from quant.hooks.detection_map_hook import CURVE_FILE
 
     curve = work_dir / CURVE_FILE
     if curve.is_file():
-        curve_figure(read_json(curve), output.with_suffix(".curve.svg"))
+        curve_figure(read_json(curve, CurveForm).model_dump(), output.with_suffix(".curve.svg"))

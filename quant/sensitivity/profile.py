@@ -9,10 +9,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from base.errors import DataError
 from base.files import atomic_path, read_json, write_json
+from base.parsing import misfit, parse
+
+if TYPE_CHECKING:
+    from quant.forms import EffectForm
 
 __all__ = ["AnalysisCost", "Effect", "LayerSensitivity", "MeasuredCost", "SensitivityProfile"]
 
@@ -182,29 +186,30 @@ class SensitivityProfile:
         Raises:
             DataError: it is no such file, or one of another version.
         """
+        from quant.forms import ProfileForm
+
         values = read_json(path)
-        if not isinstance(values, dict) or values.pop("version", None) != _VERSION:
+        if not isinstance(values, dict) or values.get("version") != _VERSION:
             raise DataError(f"'{path}' is no sensitivity profile of version {_VERSION}; run the analysis again.")
         try:
-            layers = tuple(
-                LayerSensitivity(
-                    item["name"],
-                    tuple(item["layers"]),
-                    item["macs"],
-                    _effect(item["alone"]),
-                    _effect(item["all_but"]),
-                )
-                for item in values.pop("layers")
-            )
-            return cls(
-                quantized=_effect(values.pop("quantized")),
-                layers=layers,
-                cost=AnalysisCost(**values.pop("cost")),
-                head_names=tuple(values.pop("head_names")),
-                **values,
-            )
-        except (KeyError, TypeError, AttributeError) as error:
+            form = parse(ProfileForm, values, file=path)
+            effects = [form.quantized, *(effect for item in form.layers for effect in (item.alone, item.all_but))]
+            for effect in effects:
+                if set(effect.sqnr_db) != set(form.head_names):
+                    raise misfit(path, ["sqnr_db"], list(effect.sqnr_db), f"head_names are {list(form.head_names)}")
+        except DataError as error:
             raise DataError(f"'{path}' is a damaged sensitivity profile ({error}); run the analysis again.") from error
+        plain = {name: getattr(form, name) for name in ProfileForm.model_fields if name != "version"}
+        plain |= {
+            "float_map": _known(form.float_map),
+            "quantized": _effect(form.quantized),
+            "layers": tuple(
+                LayerSensitivity(item.name, item.layers, item.macs, _effect(item.alone), _effect(item.all_but))
+                for item in form.layers
+            ),
+            "cost": AnalysisCost(form.cost.network_macs, form.cost.analysis_macs, form.cost.num_runs),
+        }
+        return cls(**plain)
 
     def to_csv(self) -> str:
         """One line per layer, by descending stake; SQNR in dB ("inf" where an output is untouched), mAP from 0 to 1."""
@@ -238,8 +243,12 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _effect(values: Mapping[str, Any]) -> Effect:
-    numbers = {key: math.nan if values[key] is None else values[key] for key in ("difference", "low", "high")}
-    sqnr = {head: math.inf if ratio is None else ratio for head, ratio in values["sqnr_db"].items()}
-    mean_ap = math.nan if values["mean_ap"] is None else values["mean_ap"]
-    return Effect(sqnr, mean_ap, numbers["difference"], numbers["low"], numbers["high"], values["verdict"])
+def _known(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _effect(form: EffectForm) -> Effect:
+    sqnr = {head: math.inf if ratio is None else ratio for head, ratio in form.sqnr_db.items()}
+    return Effect(
+        sqnr, _known(form.mean_ap), _known(form.difference), _known(form.low), _known(form.high), form.verdict
+    )

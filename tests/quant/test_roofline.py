@@ -176,6 +176,9 @@ def test_measured_times(tmp_path: Path) -> None:
         ({"a": {"int8": 1, "fp16": -2}}, "layer 'a', fp16: -2 is no time"),
         ({"a": {"int8": "1", "fp16": 2}}, "layer 'a', int8: '1' is no time"),
         ({"a": {"int8": True, "fp16": 2}}, "layer 'a', int8: True is no time"),
+        ({"a": {"int8": 10**4000, "fp16": 2}}, "layer 'a', int8: an integer of 13288 bits is no time"),
+        ({"a": {"int8": 1, "fp16": 1e300}}, "layer 'a', fp16: 1e.300 is no time"),
+        ({"a": 5}, "layer 'a' has 5; it needs 'int8' and 'fp16'"),
     ],
 )
 def test_bad_times_are_named(tmp_path: Path, content: Any, message: str) -> None:

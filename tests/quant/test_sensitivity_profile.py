@@ -135,6 +135,13 @@ def test_json_round_trip_and_stable_bytes(tmp_path: Path) -> None:
         (lambda values: values.pop("layers"), "damaged sensitivity profile"),
         (lambda values: values["layers"][0].pop("alone"), "damaged sensitivity profile"),
         (lambda values: values.update(surprise=1), "damaged sensitivity profile .*surprise"),
+        (lambda values: values.update(num_frames="3"), "num_frames is '3', but must be a whole number"),
+        (lambda values: values["cost"].update(network_macs=0), "network_macs is 0, but must be at least 1"),
+        (lambda values: values["quantized"].update(mean_ap=55), "quantized.mean_ap is 55, but must be at most 1"),
+        (lambda values: values["quantized"].update(verdict="good"), "verdict is 'good', but must be 'better'"),
+        (lambda values: values["layers"][0]["alone"].update(sqnr_db={}), r"layers\[0\].alone.sqnr_db"),
+        (lambda values: values["layers"][0]["alone"].update(sqnr_db={"x": 1.0}), "but head_names are"),
+        (lambda values: values["layers"][0].update(layers="a"), r"layers\[0\].layers is 'a', but must be a list"),
     ],
 )
 def test_damaged_file(tmp_path: Path, change: Any, message: str) -> None:
