@@ -173,10 +173,11 @@ def require_same_model(detections: str | Path, facts: Mapping[str, str]) -> None
     if made is None:
         return
     for key in ("weights", "precision"):
-        if made.settings.get(key) != facts.get(key):
+        theirs, ours = made.settings.get(key), facts.get(key)
+        if theirs != ours:
             raise DataError(
-                f"'{detections}' was detected by a model with {key} {printable(str(made.settings.get(key)))}; the bundle's has "
-                f"{printable(str(facts.get(key)))}. Measure with the model that is bundled (deploy.detect)."
+                f"'{detections}' was detected by a model with {key} {printable(str(theirs))}; the bundle's has "
+                f"{printable(str(ours))}. Measure with the model that is bundled (deploy.detect)."
             )
 
 
