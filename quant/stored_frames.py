@@ -110,7 +110,7 @@ def _cells(row: object) -> _Cells | None:
     match row:
         case (
             str(token),
-            (1, int(channels), int(height), int(width)),
+            (int(batch), int(channels), int(height), int(width)),
             torch.Tensor() as index,
             torch.Tensor() as values,
         ):
@@ -125,8 +125,10 @@ def _cells(row: object) -> _Cells | None:
         (channels, len(index)),
     ):
         return None
-    if not 0 < channels * count <= _LARGEST_CANVAS or (
-        len(index) and not 0 <= int(index.min()) <= int(index.max()) < count
+    if (
+        batch != 1
+        or not 0 < channels * count <= _LARGEST_CANVAS
+        or (len(index) and not 0 <= int(index.min()) <= int(index.max()) < count)
     ):
         return None
     return _Cells(token, torch.Size((1, channels, height, width)), index, values)

@@ -22,16 +22,25 @@ from base.untrusted.torch_names import Storages, TensorBook, storage_of, torch_n
 __all__ = ["CheckpointPickle"]
 
 
+# Of a name that is skipped and its texts, of a module's version.
+_NAME_BYTES, _VERSION_BYTES = 512, 320
+
+
 class _CheckpointVocabulary:
     """Plain values, numpy arrays and tensors; the rest is skipped or refused (`skipped`)."""
 
-    def __init__(self) -> None:
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
         self.names: Mapping[tuple[str, str], object] = {}
+        self._skipped: dict[tuple[str, str], SkippedName] = {}
 
     def stand_in(self, module: str, name: str) -> object:
         module = python_3_module(module)
-        found = self.names.get((module, name))
-        return SkippedName(module, name) if found is None else found
+        found = self.names.get((module, name)) or self._skipped.get((module, name))
+        if found is None:
+            self._memory.take(_NAME_BYTES)
+            found = self._skipped[module, name] = SkippedName(module, name)
+        return found
 
     def persistent(self, identifier: object) -> object:
         return storage_of(identifier)
@@ -39,6 +48,7 @@ class _CheckpointVocabulary:
     def attributes(self, state: dict[object, object]) -> dict[str, object]:
         match state:
             case {"_metadata": dict(versions), **rest} if not rest:
+                self._memory.take(_VERSION_BYTES * len(versions))
                 return {"_metadata": _module_versions(versions)}
         raise Refused("it sets attributes of a dictionary that are not the _metadata of a state_dict()")
 
@@ -64,7 +74,8 @@ class CheckpointPickle:
     def __init__(self, data: bytes, torch: Any, storages: Storages, file_size: int) -> None:
         """`data`: where the pickles are; `file_size`: of the whole checkpoint, which bounds its tensors."""
         self.tensors = TensorBook(torch, file_size)
-        memory, vocabulary = Memory(len(data)), _CheckpointVocabulary()
+        memory = Memory(len(data))
+        vocabulary = _CheckpointVocabulary(memory)
         self._reader = PickleReader(data, vocabulary, memory)
         vocabulary.names = {
             **plain_names(memory, vocabulary.is_key),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from base.errors import DataError
-from base.messages import shown_file
+from base.messages import printable, shown_file
 from base.reading import open_regular
 from base.untrusted.file_size import checked_size
 from base.untrusted.limits import MAX_INFO_BYTES, Memory
@@ -19,7 +19,7 @@ from base.untrusted.numpy_names import numpy_names
 from base.untrusted.other_formats import other_format
 from base.untrusted.pickle_reader import PickleReader
 from base.untrusted.plain_names import plain_names
-from base.untrusted.refusal import Refused, shown
+from base.untrusted.refusal import Refused
 from base.untrusted.stand_ins import StandIn
 from base.untrusted.structure import PLAIN_VALUES, check_structure
 
@@ -35,7 +35,7 @@ class _InfoVocabulary:
     def stand_in(self, module: str, name: str) -> object:
         module = python_3_module(module)
         if (module, name) not in self.names:
-            raise Refused(f"it asks for '{shown(module)}.{shown(name)}', which no info file needs")
+            raise Refused(f"it asks for '{printable(module)}.{printable(name)}', which no info file needs")
         return self.names[module, name]
 
     def persistent(self, identifier: object) -> object:

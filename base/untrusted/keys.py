@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from base.untrusted.limits import MAX_TUPLE_KEY, MAX_UNUSUAL_KEYS
-from base.untrusted.refusal import Refused, kind
+from base.untrusted.refusal import Refused
+from base.untrusted.stand_ins import kind
 
 __all__ = ["check_keys"]
 

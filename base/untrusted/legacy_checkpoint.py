@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from base.messages import printable, shown
 from base.untrusted.checkpoint_pickle import CheckpointPickle
-from base.untrusted.refusal import Refused, shown
+from base.untrusted.refusal import Refused
 
 __all__ = ["is_legacy", "read_legacy"]
 
@@ -34,8 +35,10 @@ def read_legacy(data: bytes, torch: Any) -> Any:
     storages = _Storages(len(data), torch)
     pickles = CheckpointPickle(data, torch, storages, len(data))
     magic, version, machine = pickles.read(), pickles.read(), pickles.read()
-    if magic != _MAGIC or version != _VERSION:
-        raise Refused(f"it is a checkpoint of version {shown(str(version))}; {_VERSION} is the last of its kind")
+    if type(magic) is not int or magic != _MAGIC:
+        raise Refused("it does not begin with the number that torch.save writes")
+    if type(version) is not int or version != _VERSION:
+        raise Refused(f"it is a checkpoint of version {shown(version)}; {_VERSION} is the last of its kind")
     if not isinstance(machine, dict) or machine.get("little_endian") is not True:
         raise Refused("its numbers are not in little-endian order; save it again on a little-endian machine")
     value = pickles.read()
@@ -56,7 +59,7 @@ class _Storages:
         if key in self._announced:
             known, known_size, content = self._announced[key]
             if known * known_size != count * item_size:
-                raise Refused(f"its storage '{shown(key)}' has two sizes")
+                raise Refused(f"its storage '{printable(key)}' has two sizes")
             return content
         self._left -= count * item_size
         if self._left < 0:
@@ -67,14 +70,14 @@ class _Storages:
 
     def fill(self, data: bytes, pos: int, keys: object) -> None:
         """Copies the bytes from `pos` on into the storages, in the order of `keys`."""
-        if not isinstance(keys, list) or sorted(map(str, keys)) != sorted(self._announced):
+        if type(keys) is not list or set(map(type, keys)) - {str} or sorted(keys) != sorted(self._announced):
             raise Refused("the list of its storages is not that of its tensors")
         for key in keys:
             count, item_size, content = self._announced[key]
             start = pos + _COUNT_BYTES
             if int.from_bytes(data[pos:start], "little") != count:
-                raise Refused(f"its storage '{shown(key)}' has no {count} elements (byte {pos})")
+                raise Refused(f"its storage '{printable(key)}' has no {count} elements (byte {pos})")
             pos = start + count * item_size
             if pos > len(data):
-                raise Refused(f"it is cut off in its storage '{shown(key)}' (byte {start})")
+                raise Refused(f"it is cut off in its storage '{printable(key)}' (byte {start})")
             content.numpy()[:] = memoryview(data)[start:pos]

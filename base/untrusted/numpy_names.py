@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from base.messages import printable, shown
 from base.untrusted.limits import MAX_DIMENSIONS, Memory
-from base.untrusted.refusal import Refused, kind, shown
-from base.untrusted.stand_ins import StandIn
+from base.untrusted.refusal import Refused
+from base.untrusted.stand_ins import StandIn, kind
 
 __all__ = ["NUMPY_SCALARS", "numpy_names"]
 
@@ -25,7 +26,8 @@ _PLAIN = re.compile(r"b1|[iu][1248]|f[248]|c8|c16|[SU](0|[1-9][0-9]{0,6})|O8?")
 _SCALAR_CODES = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16", "S1", "U1")
 # Types of the numbers and texts that `scalar` gives.
 NUMPY_SCALARS = frozenset(np.dtype(code).type for code in _SCALAR_CODES)
-_ARRAY_BYTES = 128
+_ORDERS = frozenset({"C", "F"})
+_ARRAY_BYTES, _DTYPE_BYTES = 128, 128
 Again = Callable[[Any], Any]
 _LARGEST_EMPTY = 1 << 31
 _LAST_CHARACTER, _SURROGATES = 0x10FFFF, (0xD800, 0xDFFF)
@@ -41,7 +43,7 @@ def numpy_names(memory: Memory, again: Again) -> dict[tuple[str, str], StandIn]:
     ndarray = StandIn("numpy.ndarray")  # an argument of _reconstruct, never called
     names: dict[tuple[str, str], StandIn] = {
         ("numpy", "ndarray"): ndarray,
-        ("numpy", "dtype"): _DtypeName("numpy.dtype"),
+        ("numpy", "dtype"): _DtypeName("numpy.dtype", memory),
     }
     for core in ("numpy.core", "numpy._core"):
         names[f"{core}.multiarray", "_reconstruct"] = _Reconstruct(f"{core}._reconstruct", ndarray, memory, again)
@@ -53,12 +55,19 @@ def numpy_names(memory: Memory, again: Again) -> dict[tuple[str, str], StandIn]:
 class _DtypeName(StandIn):
     """`numpy.dtype('f8', False, True)`: its code alone is used, and only if it is on the list."""
 
+    __slots__ = ("_memory",)
+
+    def __init__(self, what: str, memory: Memory) -> None:
+        super().__init__(what)
+        self._memory = memory
+
     def call(self, arguments: tuple[object, ...]) -> object:
         match arguments:
             case (str(code), *_) if _PLAIN.fullmatch(code):
+                self._memory.take(_DTYPE_BYTES)
                 return _Dtype(code)
             case (str(code), *_):
-                raise Refused(f"it has an array of dtype '{shown(code)}', which is no plain number or text")
+                raise Refused(f"it has an array of dtype '{printable(code)}', which is no plain number or text")
         raise Refused("'numpy.dtype' is called without the name of a plain dtype")
 
 
@@ -73,15 +82,15 @@ class _Dtype(StandIn):
 
     def build(self, state: object) -> object:
         match state:
-            case (3 | 4, str(order), None, None, None, int(size), int(alignment), int(flags)):
+            case (int(), str(order), None, None, None, int(size), int(alignment), int(flags)):
                 pass
-            case (4, str(order), None, None, None, int(size), int(alignment), int(flags), None):
+            case (int(), str(order), None, None, None, int(size), int(alignment), int(flags), None):
                 pass
             case _:
                 raise Refused(f"the state of {self.what} has fields or metadata; plain dtypes have none")
         value = self.value
         if order not in ("<", ">", "|") or (order == "|") != (value.byteorder == "|"):
-            raise Refused(f"the byte order of {self.what} is '{shown(order)}'")
+            raise Refused(f"the byte order of {self.what} is '{printable(order)}'")
         said, true = (size, alignment, flags), (value.itemsize, value.alignment, value.flags)
         if size not in (-1, true[0]) or alignment not in (-1, true[1]) or flags != true[2]:
             raise Refused(f"{self.what} is said to have size, alignment and flags {said}, not {true}")
@@ -117,7 +126,7 @@ class _Announced(StandIn):
 
     def build(self, state: object) -> object:
         match state:
-            case (1, tuple(shape), _Dtype(value=dtype), bool(is_fortran), content):
+            case (int(version), tuple(shape), _Dtype(value=dtype), bool(is_fortran), content) if version == 1:
                 pass
             case _:
                 raise Refused("the state of an array is not (1, shape, dtype, order, bytes)")
@@ -145,8 +154,8 @@ class _FromBuffer(StandIn):
 
     def call(self, arguments: tuple[object, ...]) -> object:
         match arguments:
-            case (content, _Dtype(value=dtype), tuple(shape), "C" | "F" as order) if not dtype.hasobject:
-                return _array(content, dtype, shape, str(order), self._memory)
+            case (content, _Dtype(value=dtype), tuple(shape), str(order)) if order in _ORDERS and not dtype.hasobject:
+                return _array(content, dtype, shape, order, self._memory)
         raise Refused(f"'{self.what}' is called with something else than bytes, a plain dtype, a shape and an order")
 
 
@@ -161,7 +170,7 @@ class _Scalar(StandIn):
 
     def call(self, arguments: tuple[object, ...]) -> object:
         match arguments:
-            case (_Dtype(value=dtype), b"") if not dtype.itemsize:
+            case (_Dtype(value=dtype), bytes(content)) if not dtype.itemsize and not content:
                 return dtype.type()  # an empty text
             case (_Dtype(value=dtype), bytes(content)) if not dtype.hasobject:
                 return _array(content, dtype, (), "C", self._memory)[()]
@@ -171,11 +180,11 @@ class _Scalar(StandIn):
 def _count(shape: tuple[object, ...]) -> int:
     """Elements of an array of that shape, all of whose dimensions are what they should be."""
     if len(shape) > MAX_DIMENSIONS or any(type(length) is not int or length < 0 for length in shape):
-        raise Refused(f"an array has the shape {shown(str(shape))}")
+        raise Refused(f"an array has the shape {shown(shape)}")
     lengths = [length for length in shape if isinstance(length, int)]
     count = math.prod(lengths)
     if not count and math.prod(length for length in lengths if length) > _LARGEST_EMPTY:
-        raise Refused(f"an empty array has the shape {shown(str(shape))}")
+        raise Refused(f"an empty array has the shape {shown(shape)}")
     return count
 
 
@@ -185,8 +194,8 @@ def _array(content: object, dtype: np.dtype[Any], shape: tuple[Any, ...], order:
         raise Refused(f"the content of an array is {kind(content)}, not bytes")
     if len(content) != count * dtype.itemsize or (count and not dtype.itemsize):
         raise Refused(
-            f"an array of shape {shown(str(shape))} and dtype {dtype} has {len(content)} bytes, not "
-            f"{shown(str(count * dtype.itemsize))}"
+            f"an array of shape {shown(shape)} and dtype {dtype} has {len(content)} bytes, not "
+            f"{shown(count * dtype.itemsize)}"
         )
     memory.take(len(content) + _ARRAY_BYTES)
     # The length was compared, so the array ends where its memory ends; the copy is its own, and writable.
@@ -209,7 +218,7 @@ def _object_array(content: object, shape: tuple[Any, ...], order: str, memory: M
     """An array of plain values that the reader has built already; `structure` checks them like those of a list."""
     count = _count(shape)
     if type(content) is not list or len(content) != count:
-        raise Refused(f"an object array of shape {shown(str(shape))} does not hold a list of as many values")
+        raise Refused(f"an object array of shape {shown(shape)} does not hold a list of as many values")
     memory.take(16 * count + _ARRAY_BYTES)
     flat = np.empty(count, dtype=object)
     for index, value in enumerate(content):

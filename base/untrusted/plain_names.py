@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 
+from base.messages import printable
 from base.untrusted.keys import check_keys
 from base.untrusted.limits import Memory
-from base.untrusted.refusal import Refused, kind, shown
-from base.untrusted.stand_ins import StandIn
+from base.untrusted.refusal import Refused
+from base.untrusted.stand_ins import StandIn, kind
 
 __all__ = ["plain_names"]
 
@@ -96,5 +97,7 @@ class _Latin1(_Allocating):
                 self.memory.take(len(text))
                 return text.encode("latin1")
             case (_, str(codec)):
-                raise Refused(f"it asks for '_codecs.encode' with the codec '{shown(codec)}'; only latin1 is needed")
+                raise Refused(
+                    f"it asks for '_codecs.encode' with the codec '{printable(codec)}'; only latin1 is needed"
+                )
         raise Refused(f"it asks for '_codecs.encode' with {', '.join(map(kind, arguments)) or 'nothing'}")

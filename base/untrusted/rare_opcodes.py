@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from base.messages import printable
 from base.untrusted.keys import check_keys
 from base.untrusted.limits import (
     MAX_INTEGER_BYTES,
@@ -16,8 +17,8 @@ from base.untrusted.limits import (
     MAX_NUMBER_TEXT,
     Memory,
 )
-from base.untrusted.refusal import Refused, kind, shown
-from base.untrusted.stand_ins import StandIn, Vocabulary, tuple_of
+from base.untrusted.refusal import Refused
+from base.untrusted.stand_ins import StandIn, Vocabulary, kind, tuple_of
 
 __all__ = ["CONTAINERS", "RareOpcodes"]
 
@@ -283,7 +284,7 @@ class RareOpcodes:
         if type(name) is not str or type(module) is not str:
             raise Refused("it asks for something without a name")
         if len(name) > MAX_NAME_BYTES or len(module) > MAX_NAME_BYTES:
-            raise Refused(f"it asks for '{shown(module)}.{shown(name)}'")
+            raise Refused(f"it asks for '{printable(module)}.{printable(name)}'")
         self.stack.append(self.vocabulary.stand_in(module, name))
         return pos
 
@@ -295,7 +296,8 @@ class RareOpcodes:
         return pos
 
     def _newobj_ex(self, pos: int) -> int:
-        if self.stack.pop():
+        named = self.stack.pop()
+        if type(named) is not dict or named:
             raise Refused("it makes an object with named arguments")
         return self._newobj(pos)
 

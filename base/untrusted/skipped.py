@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import sys
 
-from base.untrusted.refusal import Refused, kind, shown
-from base.untrusted.stand_ins import StandIn
+from base.messages import printable
+from base.untrusted.refusal import Refused
+from base.untrusted.stand_ins import StandIn, kind
 
 __all__ = ["Skipped", "SkippedName", "skipped_names"]
 
@@ -65,7 +66,7 @@ class SkippedName(StandIn):
     __slots__ = ("module", "name")
 
     def __init__(self, module: str, name: str) -> None:
-        super().__init__(f"{shown(module)}.{shown(name)}")
+        super().__init__(f"{printable(module)}.{printable(name)}")
         self.module, self.name = module, name
 
     def call(self, arguments: tuple[object, ...]) -> object:
@@ -86,7 +87,7 @@ class SkippedName(StandIn):
             Refused: this one is of Python's own library, where classes have methods that act.
         """
         if self.module.partition(".")[0] in sys.stdlib_module_names:
-            raise Refused(f"it asks for '{self.what}.{shown(name)}', which no checkpoint needs")
+            raise Refused(f"it asks for '{self.what}.{printable(name)}', which no checkpoint needs")
         return SkippedName(self.module, f"{self.name}.{name}")
 
     def __repr__(self) -> str:

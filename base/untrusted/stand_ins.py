@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from base.untrusted.refusal import Refused, kind
+from base.untrusted.refusal import Refused
 
-__all__ = ["StandIn", "Vocabulary", "stand_in_types", "tuple_of"]
+__all__ = ["StandIn", "Vocabulary", "kind", "stand_in_types", "tuple_of"]
 
 
 class StandIn:
@@ -73,6 +73,11 @@ class Vocabulary(Protocol):
 
     def is_key(self, value: object) -> bool:
         """Whether a value that is no plain number, text or tuple may be a dictionary's key."""
+
+
+def kind(value: object) -> str:
+    """What a value is, for a message."""
+    return f"the name '{value.what}'" if isinstance(value, StandIn) else f"a value of type {type(value).__name__}"
 
 
 def tuple_of(arguments: object, what: str) -> tuple[object, ...]:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 from typing import Any, Protocol
 
+from base.messages import shown
 from base.untrusted.limits import MAX_DIMENSIONS
-from base.untrusted.refusal import Refused, kind, shown
+from base.untrusted.refusal import Refused
 from base.untrusted.skipped import Skipped, SkippedName
-from base.untrusted.stand_ins import StandIn
+from base.untrusted.stand_ins import StandIn, kind
 
 __all__ = ["Storages", "TensorBook", "storage_of", "torch_names"]
 
@@ -37,6 +38,8 @@ _STORAGES = {
 }
 _DEVICES = frozenset({"cpu", "cuda", "mps", "xpu", "npu", "meta"})
 _LARGEST_EMPTY = 1 << 31
+_LARGEST_NUMBER = 1 << 62  # of a size, stride or offset: torch holds them as int64
+_TENSOR_BYTES = 4096
 
 
 class Storages(Protocol):
@@ -51,24 +54,31 @@ class Storages(Protocol):
 
 
 class TensorBook:
-    """All tensors of a file. Each is counted as if it were copied: views of one storage may repeat its elements."""
+    """All tensors of a file. Each is counted as if it were copied: views of one storage may repeat its elements.
+
+    Each also counts a few kilobytes for itself, less than the bytes that a tensor of its own takes in a file times 16.
+    """
 
     def __init__(self, torch: Any, file_size: int) -> None:
         self._torch = torch
         self._left = (64 << 20) + 16 * file_size
         self._truth_values: list[Any] = []
 
-    def enter(self, tensor: Any) -> None:
-        """Books a tensor, whose storage may still be empty.
+    def take(self, size: int) -> None:
+        """Books a tensor of `size` bytes, before it is made.
 
         Raises:
             Refused: the tensors repeat their storages too often.
         """
-        self._left -= tensor.numel() * tensor.itemsize
+        self._left -= size + _TENSOR_BYTES
         if self._left < 0:
             raise Refused("its tensors repeat the same bytes so often that copies of them would fill the memory")
+
+    def made(self, tensor: Any) -> Any:
+        """Notes a tensor, whose storage may still be empty."""
         if tensor.dtype is self._torch.bool and tensor.numel():
             self._truth_values.append(tensor)
+        return tensor
 
     def check(self) -> None:
         """Checks what no dtype of numbers needs: bytes of truth values. To be called when the storages are filled.
@@ -93,7 +103,7 @@ def torch_names(torch: Any, storages: Storages, book: TensorBook) -> dict[tuple[
         name: _Rebuild(f"torch._utils.{name}", torch, book)
         for name in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3")
     }
-    parameters = {name: _Parameter(f"torch._utils.{name}", torch) for name in _PARAMETERS}
+    parameters = {name: _Parameter(f"torch._utils.{name}", torch, book) for name in _PARAMETERS}
     names: dict[tuple[str, str], object] = {("torch", name): getattr(torch, name) for name in _DTYPES}
     names |= {("torch._utils", name): stand_in for name, stand_in in (rebuild | parameters).items()}
     names["torch", "Size"] = _Size("torch.Size", torch)
@@ -133,13 +143,13 @@ def storage_of(identifier: object) -> StandIn:
         Refused: the reference is malformed, of an unknown type, or the file lacks it.
     """
     match identifier:
-        case ("storage", _StorageType() as storage_type, str(key), str(), int(count)) if count >= 0:
+        case (str(), _StorageType() as storage_type, str(key), str(), int(count)) if count >= 0:
             pass
-        case ("storage", _StorageType() as storage_type, str(key), str(), int(count), None) if count >= 0:
+        case (str(), _StorageType() as storage_type, str(key), str(), int(count), None) if count >= 0:
             pass  # files of torch before 1.6 have a sixth value, for views of storages
-        case ("storage", _StorageType(), str(), str(), int(count), *_):
-            raise Refused(f"it has a storage of {shown(str(count))} elements, or a view of a storage")
-        case ("storage", SkippedName(what=what), *_):
+        case (str(), _StorageType(), str(), str(), int(count), *_):
+            raise Refused(f"it has a storage of {shown(count)} elements, or a view of a storage")
+        case (str(), SkippedName(what=what), *_):
             return Skipped(what)
         case _:
             raise Refused("it refers to something outside of itself that is no storage")
@@ -169,29 +179,29 @@ class _Rebuild(StandIn):
             rest[2:3] = []
         if not isinstance(dtype, self._torch.dtype):
             raise Refused(f"{storage.what} has elements of unknown dtype")
-        if len(rest) > 2 and rest[2]:
+        marks = rest[2] if len(rest) > 2 else None
+        if marks is not None and (type(marks) is not dict or marks):
             raise Refused("a tensor is marked as conjugate or negative; save it with resolve_conj() and resolve_neg()")
         return self._view(storage.content, dtype, offset, size, stride)
 
     def _view(self, content: Any, dtype: Any, offset: int, size: tuple[Any, ...], stride: tuple[Any, ...]) -> Any:
         numbers = (*size, *stride, offset)
         if len(size) != len(stride) or len(size) > MAX_DIMENSIONS:
-            raise Refused(f"a tensor has the size {shown(str(size))} and the stride {shown(str(stride))}")
-        if any(type(number) is not int or number < 0 for number in numbers):
-            raise Refused(f"a tensor has size, stride and offset {shown(str(numbers))}")
+            raise Refused(f"a tensor has the size {shown(size)} and the stride {shown(stride)}")
+        if any(type(number) is not int or not 0 <= number < _LARGEST_NUMBER for number in numbers):
+            raise Refused(f"a tensor has size, stride and offset {shown(numbers)}")
         available, left_over = divmod(content.numel(), dtype.itemsize)
         count = math.prod(size)
         last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
         if left_over or (last >= available if count else offset > available):
             raise Refused(
-                f"a tensor of size {shown(str(size))}, stride {shown(str(stride))} and offset {shown(str(offset))} "
+                f"a tensor of size {shown(size)}, stride {shown(stride)} and offset {shown(offset)} "
                 f"leads out of its storage of {available} elements"
             )
         if not count and math.prod(length for length in (*size, *stride) if length) > _LARGEST_EMPTY:
-            raise Refused(f"an empty tensor has the size {shown(str(size))} and the stride {shown(str(stride))}")
-        tensor = content.view(dtype).as_strided(size, stride, offset)
-        self._book.enter(tensor)
-        return tensor
+            raise Refused(f"an empty tensor has the size {shown(size)} and the stride {shown(stride)}")
+        self._book.take(count * dtype.itemsize)
+        return self._book.made(content.view(dtype).as_strided(size, stride, offset))
 
 
 _PARAMETERS = ("_rebuild_parameter", "_rebuild_parameter_with_state")
@@ -200,11 +210,11 @@ _PARAMETERS = ("_rebuild_parameter", "_rebuild_parameter_with_state")
 class _Parameter(StandIn):
     """`_rebuild_parameter(tensor, requires_grad, hooks)`: the tensor as a parameter; hooks and state are left out."""
 
-    __slots__ = ("_torch",)
+    __slots__ = ("_book", "_torch")
 
-    def __init__(self, what: str, torch: Any) -> None:
+    def __init__(self, what: str, torch: Any, book: TensorBook) -> None:
         super().__init__(what)
-        self._torch = torch
+        self._torch, self._book = torch, book
 
     def call(self, arguments: tuple[object, ...]) -> object:
         torch = self._torch
@@ -213,6 +223,7 @@ class _Parameter(StandIn):
         if len(arguments) < 2 or type(arguments[0]) is not torch.Tensor or type(arguments[1]) is not bool:
             raise Refused(f"'{self.what}' is called with something else than a tensor")
         tensor: Any = arguments[0]
+        self._book.take(0)
         differentiable = tensor.is_floating_point() or tensor.is_complex()
         return torch.nn.Parameter(tensor, requires_grad=arguments[1] and differentiable)
 
@@ -224,6 +235,8 @@ class _FromType(StandIn):
         match arguments:
             case (_Rebuild() | _Parameter() as rebuild, StandIn(), tuple(inner), *_):
                 return rebuild.call(inner)
+            case (SkippedName() as rebuild, *_):
+                return Skipped(rebuild.what)
         raise Refused(f"'{self.what}' is called with something else than a way to rebuild a tensor")
 
 
@@ -260,6 +273,6 @@ class _Device(StandIn):
         match arguments:
             case (str(name),) if name in _DEVICES:
                 return self._torch.device(name)
-            case (str(name), int(index)) if name in _DEVICES and 0 <= index < 128:
+            case (str(name), int(index)) if name in _DEVICES and type(index) is int and 0 <= index < 128:
                 return self._torch.device(name, index)
         raise Refused("'torch.device' is called with something else than a device's name and number")

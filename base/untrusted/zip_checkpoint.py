@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, BinaryIO
 
+from base.messages import printable, shown
 from base.untrusted.checkpoint_pickle import CheckpointPickle
-from base.untrusted.refusal import Refused, shown
+from base.untrusted.refusal import Refused
 from base.untrusted.zip_directory import Record, read_directory, read_record
 
 __all__ = ["read_zip"]
@@ -46,10 +47,10 @@ class _Storages:
     def content(self, key: str, count: int, item_size: int) -> Any:
         record = self._records.get(f"{self._folder}/data/{key}")
         if record is None:
-            raise Refused(f"its storage '{shown(key)}' is missing")
+            raise Refused(f"its storage '{printable(key)}' is missing")
         if record.size != count * item_size:
             raise Refused(
-                f"its storage '{shown(key)}' has {record.size} bytes, not {shown(str(count))} elements of {item_size} "
+                f"its storage '{printable(key)}' has {record.size} bytes, not {shown(count)} elements of {item_size} "
                 "bytes"
             )
         if key not in self._read:
@@ -69,6 +70,5 @@ def _check_byte_order(file: BinaryIO, records: dict[str, Record], folder: str) -
     record = records.get(f"{folder}/byteorder")
     order = _bytes(file, record)[:16] if record else b"little"
     if order != b"little":
-        raise Refused(
-            f"its numbers are in the byte order {shown(repr(order))}; save it again on a little-endian machine"
-        )
+        found = printable(order.decode("latin1"))
+        raise Refused(f"its numbers are in the byte order '{found}'; save it again on a little-endian machine")

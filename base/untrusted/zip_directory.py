@@ -11,8 +11,9 @@ import zlib
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from base.messages import printable
 from base.untrusted.limits import MAX_RECORDS
-from base.untrusted.refusal import Refused, shown
+from base.untrusted.refusal import Refused
 
 __all__ = ["Record", "read_directory", "read_record"]
 
@@ -56,14 +57,14 @@ def read_directory(file: BinaryIO, file_size: int) -> dict[str, Record]:
         if len(records) >= MAX_RECORDS:
             raise Refused(f"it has more than {MAX_RECORDS} records")
         if record.name in records:
-            raise Refused(f"it has two records named '{shown(record.name)}'")
+            raise Refused(f"it has two records named '{printable(record.name)}'")
         records[record.name] = record
     if len(records) != count:
         raise Refused(f"{_CUT}{len(records)} records are in its directory, which says {count}")
     end = 0
     for record in sorted(records.values(), key=lambda record: record.start):
         if record.start < end:
-            raise Refused(f"its record '{shown(record.name)}' overlaps another one")
+            raise Refused(f"its record '{printable(record.name)}' overlaps another one")
         end = record.start + record.size
     return records
 
@@ -76,10 +77,10 @@ def read_record(file: BinaryIO, record: Record, into: memoryview) -> None:
     """
     file.seek(record.start)
     if file.readinto(into) != record.size:  # type: ignore[attr-defined]
-        raise Refused(f"{_CUT}its record '{shown(record.name)}' has no {record.size} bytes")
+        raise Refused(f"{_CUT}its record '{printable(record.name)}' has no {record.size} bytes")
     # torch.serialization.set_crc32_options(False) writes 0 for all.
     if record.crc and record.crc != zlib.crc32(into):
-        raise Refused(f"its record '{shown(record.name)}' is damaged: the checksum does not fit")
+        raise Refused(f"its record '{printable(record.name)}' is damaged: the checksum does not fit")
 
 
 def _find(file: BinaryIO, file_size: int) -> tuple[int, int, int]:
@@ -135,16 +136,16 @@ def _entry(directory: bytes, pos: int, file: BinaryIO, directory_start: int) -> 
         raise Refused(f"{_CUT}the name of a record is no text") from error
     size, packed, header = _large(extra, size, packed, header)
     if flags & _ENCRYPTED:
-        raise Refused(f"its record '{shown(name)}' is encrypted")
+        raise Refused(f"its record '{printable(name)}' is encrypted")
     if method or packed != size:
         raise Refused(
-            f"its record '{shown(name)}' is compressed, and torch.save compresses nothing: a small file could fill the "
-            "memory. If you trust it, load it with torch.load and save it again"
+            f"its record '{printable(name)}' is compressed, and torch.save compresses nothing: a small file could fill "
+            "the memory. If you trust it, load it with torch.load and save it again"
         )
     signature, *_, name_size, extra_size = _HEADER.unpack(_at(file, header, _HEADER.size))
     start = header + _HEADER.size + name_size + extra_size
     if signature != b"PK\x03\x04" or name_size != len(raw_name) or start + size > directory_start:
-        raise Refused(f"{_CUT}its record '{shown(name)}' is not where its directory says")
+        raise Refused(f"{_CUT}its record '{printable(name)}' is not where its directory says")
     return Record(name, start, size, crc), end
 
 

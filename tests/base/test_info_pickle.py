@@ -197,8 +197,8 @@ HOSTILE = {
         _array(b"\x8a\x08" + (1 << 62).to_bytes(8, "little") + b"\x85", _dtype("f8"), EIGHT),
         "has 8 b",
     ),
-    "a negative shape": (_array(b"J\xff\xff\xff\xffK\xff\x86", _dtype("f8"), EIGHT), r"has the shape \(-1, 255\)"),
-    "a shape of truth values": (_array(b"\x88\x85", _dtype("f8"), EIGHT), r"has the shape \(True,\)"),
+    "a negative shape": (_array(b"J\xff\xff\xff\xffK\xff\x86", _dtype("f8"), EIGHT), r"has the shape \[-1, 255\]"),
+    "a shape of truth values": (_array(b"\x88\x85", _dtype("f8"), EIGHT), r"has the shape \[True\]"),
     "empty and vast": (
         _array(b"K\x00J\xff\xff\xff\x7fJ\xff\xff\xff\x7f\x87", _dtype("f8"), _bytes(b"")),
         "an empty array",
