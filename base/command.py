@@ -27,6 +27,7 @@ from types import FrameType
 from typing import NoReturn
 
 from base.errors import BackendUnavailable, UserError
+from base.lazy import missing_package
 from base.signals import SIGNALS, Stopped, is_listening, listening
 
 __all__ = [
@@ -147,18 +148,25 @@ def _ended(work: Callable[[], int | None]) -> int:
     except OSError as error:
         _discard_output()
         return _failed("system", _system_message(error), error)
+    except ModuleNotFoundError as error:
+        missing = missing_package(error)
+        return _bug(error) if missing is None else _failed(missing.label, str(missing), error)
     except RecursionError as error:
         return _failed("input", f"The input is nested too deeply to be read. {_TRACEBACK_HINT}", error)
-    except Exception as error:  # every other one is a bug, and shown as such
+    except Exception as error:  # noqa: BLE001 - every other one is a bug, and shown as such with its traceback
         if _is_out_of_memory(error):
             what = str(error).strip().split("\n")[0]
             text = f"Memory ran out{': ' + what if what else ''}. Use smaller sizes, or a machine with more memory."
             return _failed("memory", f"{text} {_TRACEBACK_HINT}", error)
-        traceback.print_exception(error, file=sys.stderr)
-        _say(f"error (bug): {type(error).__name__}: this is a fault of the tool, not of its input. Please report it.")
-        _logger.debug("bug", exc_info=True)
-        return EXIT_BUG
+        return _bug(error)
     return EXIT_PASSED if code is None else code
+
+
+def _bug(error: Exception) -> int:
+    traceback.print_exception(error, file=sys.stderr)
+    _say(f"error (bug): {type(error).__name__}: this is a fault of the tool, not of its input. Please report it.")
+    _logger.debug("bug", exc_info=error)
+    return EXIT_BUG
 
 
 def _failed(label: str, message: str, error: Exception) -> int:

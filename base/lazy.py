@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from types import ModuleType
 from typing import Any
 
 from base.errors import MissingDependencyError
 
-__all__ = ["lazy_attributes", "require"]
+__all__ = ["lazy_attributes", "missing_package", "require"]
 
 # Import name -> what to install, where the two differ or need a word of explanation.
 _HOW_TO_GET: dict[str, str] = {
@@ -33,12 +34,24 @@ def require(module: str, purpose: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        top = module.split(".")[0]
-        remedy = _HOW_TO_GET.get(module) or _HOW_TO_GET.get(top) or f"'pip install {top}'"
-        raise MissingDependencyError(
-            f"Python package '{module}' is needed {purpose}, but importing it failed: {error}. "
-            f"Get it with {remedy}, or use ./bazelw, whose environment has it."
-        ) from error
+        raise _missing(module, purpose, error) from error
+
+
+def missing_package(error: ModuleNotFoundError) -> MissingDependencyError | None:
+    """What to say of an import without `require`; None where an installed package lacks a module, which is a bug."""
+    top = (error.name or "").split(".")[0]
+    if not top or importlib.util.find_spec(top) is not None:
+        return None
+    return _missing(top, "here", error)
+
+
+def _missing(module: str, purpose: str, error: ImportError) -> MissingDependencyError:
+    top = module.split(".")[0]
+    remedy = _HOW_TO_GET.get(module) or _HOW_TO_GET.get(top) or f"'pip install {top}'"
+    return MissingDependencyError(
+        f"Python package '{module}' is needed {purpose}, but importing it failed: {error}. "
+        f"Get it with {remedy}, or use ./bazelw, whose environment has it."
+    )
 
 
 def lazy_attributes(package: str, exports: dict[str, str]) -> Any:

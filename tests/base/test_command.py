@@ -163,6 +163,22 @@ def test_memory_and_depth_are_no_tracebacks(capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().err.startswith("error (input): The input is nested too deeply to be read. --log-level")
 
 
+def test_a_package_that_is_not_installed_is_said_so(capsys: pytest.CaptureFixture[str]) -> None:
+    def work() -> None:
+        import no_such_package_anywhere.part  # type: ignore[import-not-found]  # noqa: F401
+
+    assert run_command(work) == 2
+    assert "error (installation): Python package 'no_such_package_anywhere' is needed" in capsys.readouterr().err
+
+
+def test_a_module_that_an_installed_package_lacks_is_a_bug(capsys: pytest.CaptureFixture[str]) -> None:
+    def work() -> None:
+        import base.no_such_module  # type: ignore[import-not-found]  # noqa: F401
+
+    assert run_command(work) == EXIT_BUG
+    assert "Traceback" in capsys.readouterr().err
+
+
 def test_a_bug_is_shown_with_its_traceback() -> None:
     done = run("{}['key']")
     assert done.returncode == EXIT_BUG == 70
