@@ -25,7 +25,7 @@ from base.files import atomic_path, user_path
 from base.ownership import owned_file, owned_folder
 from models.build import import_mmdet3d
 from models.config import load_model_config
-from training.checkpoints import safe_checkpoints
+from training.safe_files import safe_files
 from training.targets import use_numpy_targets
 
 __all__ = ["main", "runner_config", "save_release"]
@@ -167,7 +167,7 @@ def _train_into(args: argparse.Namespace, output: Path) -> None:
     cfg.resume = args.resume
     runner = Runner.from_cfg(cfg)
     use_numpy_targets(runner.model.pts_bbox_head)
-    with safe_checkpoints(args.resume):
+    with safe_files(args.resume):
         model = runner.train()
     meta = {
         "model_config": Path(args.model_config).name,

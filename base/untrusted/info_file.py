@@ -23,7 +23,7 @@ from base.untrusted.refusal import Refused
 from base.untrusted.stand_ins import StandIn
 from base.untrusted.structure import PLAIN_VALUES, check_structure
 
-__all__ = ["load_info_pickle"]
+__all__ = ["info_from_bytes", "load_info_pickle"]
 
 
 class _InfoVocabulary:
@@ -57,15 +57,27 @@ def load_info_pickle(path: str | Path) -> Any:
     with open_regular(path, "Info file") as file:
         size = os.fstat(file.fileno()).st_size
         try:
-            return _value(file.read(checked_size(file, MAX_INFO_BYTES)))
+            data = file.read(checked_size(file, MAX_INFO_BYTES))
         except OSError as error:
             raise DataError(f"Info file {shown_file(path)} cannot be read: {error.strerror}.") from error
         except Refused as error:
-            raise DataError(
-                f"Info file {shown_file(path)} ({size} bytes) was refused: {error}. Only plain containers, numbers, "
-                "strings and numpy arrays are accepted, and nothing in the file was run. Write the info file again "
-                "from its dataset."
-            ) from error
+            raise _refusal(error, str(path), size) from error
+    return info_from_bytes(data, str(path))
+
+
+def info_from_bytes(data: bytes, name: str) -> Any:
+    """`load_info_pickle` for what was read already; `name` is the file's in messages."""
+    try:
+        return _value(data)
+    except Refused as error:
+        raise _refusal(error, name, len(data)) from error
+
+
+def _refusal(error: Refused, name: str, size: int) -> DataError:
+    return DataError(
+        f"Info file {shown_file(name)} ({size} bytes) was refused: {error}. Only plain containers, numbers, strings "
+        "and numpy arrays are accepted, and nothing in the file was run. Write the info file again from its dataset."
+    )
 
 
 def _value(data: bytes) -> Any:

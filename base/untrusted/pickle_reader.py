@@ -176,7 +176,9 @@ class PickleReader(RareOpcodes):
                     stack[-1] = self.build(stack[-1], state)
                 elif op == 0x2E:  # STOP
                     self.end = pos
-                    return stack.pop().remembered() if isinstance(stack[-1], StandIn) else stack.pop()
+                    if len(stack) != 1 or marks:
+                        raise Refused("it ends with one value, and has more or none")
+                    return stack[0].remembered() if isinstance(stack[0], StandIn) else stack[0]
                 else:
                     if op not in rare:
                         raise Refused("it uses an opcode that info files and checkpoints have no use for")

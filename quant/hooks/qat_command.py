@@ -118,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
         importlib.import_module(module)
     from quant.hooks.qat_hook import QATHook
     from quant.hooks.runner_model import unwrapped_model
-    from training.checkpoints import safe_checkpoints
+    from training.safe_files import safe_files
     from training.targets import use_numpy_targets
 
     set_determinism(args.seed)
@@ -127,7 +127,7 @@ def run(args: argparse.Namespace) -> int:
         _join_processes(cfg)
     runner = Runner.from_cfg(cfg)
     use_numpy_targets(unwrapped_model(runner).pts_bbox_head)
-    with safe_checkpoints(args.resume):
+    with safe_files(args.resume):
         runner.train()
     hook = next(hook for hook in runner.hooks if isinstance(hook, QATHook))
     if is_main_process():

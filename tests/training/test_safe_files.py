@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import pickle
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import mmengine
+import numpy as np
 import pytest
 import torch
 from mmengine.model import BaseModel
@@ -14,8 +17,8 @@ from mmengine.runner import CheckpointLoader, Runner
 from mmengine.runner.checkpoint import load_from_local
 from torch import nn
 
-from base.errors import CheckpointError
-from training.checkpoints import safe_checkpoints
+from base.errors import CheckpointError, DataError
+from training.safe_files import safe_files
 
 
 class Toy(BaseModel):
@@ -54,7 +57,7 @@ def test_a_resumed_training_is_the_training(tmp_path: Path, monkeypatch: pytest.
     whole = _runner(tmp_path / "whole", 2)
     whole.train()
     found = {}
-    for name, reader in (("ours", safe_checkpoints(resume=True)), ("mmengine's", nullcontext())):
+    for name, reader in (("ours", safe_files(resume=True)), ("mmengine's", nullcontext())):
         _runner(tmp_path / name, 1).train()
         second = _runner(tmp_path / name, 2, resume=True)
         with monkeypatch.context() as patch, reader:
@@ -69,7 +72,7 @@ def test_weights_to_start_from_are_read_the_same_way(tmp_path: Path) -> None:
     first = _runner(tmp_path / "a", 1)
     first.train()
     second = _runner(tmp_path / "b", 1, load_from=str(tmp_path / "a" / "epoch_1.pth"))
-    with safe_checkpoints(resume=False):
+    with safe_files(resume=False):
         second.load_or_resume()
     assert _weights(second) == _weights(first)
 
@@ -91,12 +94,12 @@ def test_nothing_in_a_work_dir_runs(tmp_path: Path) -> None:
     good = torch.load(path, weights_only=False)
 
     torch.save({**good, "optimizer": Hostile(marker)}, path)
-    with safe_checkpoints(resume=True), pytest.raises(CheckpointError, match=r"epoch_1\.pth' .* it calls '.*mkdir'"):
+    with safe_files(resume=True), pytest.raises(CheckpointError, match=r"epoch_1\.pth' .* it calls '.*mkdir'"):
         _runner(folder, 2, resume=True).train()
 
     meta = {**good["meta"], "config": f"import os\nos.mkdir({str(marker)!r})\n"}
     torch.save({**good, "meta": meta}, path)
-    with safe_checkpoints(resume=True):
+    with safe_files(resume=True):
         _runner(folder, 2, resume=True).train()
     assert not marker.exists()
 
@@ -109,13 +112,33 @@ def test_what_is_missing_is_named(tmp_path: Path, part: str) -> None:
     del content[part]
     torch.save(content, folder / "epoch_1.pth")
     with (
-        safe_checkpoints(resume=True),
+        safe_files(resume=True),
         pytest.raises(CheckpointError, match=r"epoch_1\.pth' is none that a training can"),
     ):
         _runner(folder, 2, resume=True).train()
 
 
-def test_mmengine_reads_as_before_afterwards() -> None:
-    with pytest.raises(ZeroDivisionError), safe_checkpoints(resume=True):
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_databases_of_objects_are_read_without_running_them(tmp_path: Path, protocol: int) -> None:
+    """As mmdet3d's `DataBaseSampler` reads them: an open file, or a path."""
+    marker = tmp_path / "owned"
+    good = {"car": [{"path": "a.bin", "box3d_lidar": np.arange(7.0), "num_points_in_gt": 9}]}
+    (tmp_path / "good.pkl").write_bytes(pickle.dumps(good, protocol=protocol))
+    (tmp_path / "bad.pkl").write_bytes(pickle.dumps({"car": [Hostile(marker)]}, protocol=protocol))
+    with safe_files(resume=False):
+        with (tmp_path / "good.pkl").open("rb") as file:
+            found = mmengine.load(file, file_format="pkl")
+        np.testing.assert_array_equal(found["car"][0]["box3d_lidar"], np.arange(7.0))
+        with pytest.raises(DataError, match=r"bad\.pkl' .* it asks for '(posix|os)\.mkdir'"):
+            mmengine.load((tmp_path / "bad.pkl").open("rb"), file_format="pkl")
+        with pytest.raises(DataError, match=r"it asks for '(posix|os)\.mkdir'"):
+            mmengine.load(str(tmp_path / "bad.pkl"))
+    assert not marker.exists()
+
+
+def test_mmengine_reads_as_before_afterwards(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), safe_files(resume=True):
         raise ZeroDivisionError
     assert CheckpointLoader._get_checkpoint_loader("a.pth") is load_from_local
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(Path("a")))
+    assert mmengine.load(str(tmp_path / "a.pkl")) == Path("a")
