@@ -11,6 +11,7 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -140,6 +141,9 @@ def test_a_kind_of_a_kind_keeps_its_label(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_errors_of_the_system_name_the_path_and_the_remedy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def read(path: Path) -> int:
+        return len(path.read_bytes())
+
     (tmp_path / "file").touch()
     for path, text in (
         (tmp_path / "file" / "inside", "Not a directory. A part of the path is a file; give a path of folders."),
@@ -147,7 +151,7 @@ def test_errors_of_the_system_name_the_path_and_the_remedy(tmp_path: Path, capsy
         (tmp_path, "Is a directory. Give the path of a file."),
         (tmp_path / "absent", "No such file or directory."),
     ):
-        assert run_command(lambda path=path: path.read_bytes() and 0) == 2
+        assert run_command(partial(read, path)) == 2
         assert capsys.readouterr().err == f"error (system): '{path}': {text}\n"
 
 

@@ -76,7 +76,7 @@ def test_a_file_beyond_the_limit_is_not_read(tmp_path: Path) -> None:
 
 
 def _renamed(model: onnx.ModelProto) -> bytes:
-    data = model.SerializeToString()
+    data: bytes = model.SerializeToString()
     assert data.count(b"relu") == 1
     return data.replace(b"relu", b"re\xffu")
 

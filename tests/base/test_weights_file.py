@@ -166,7 +166,7 @@ def test_a_checkpoint_of_a_training_run(tmp_path: Path) -> None:
     runner = Runner(
         model=Toy(),
         work_dir=str(tmp_path),
-        train_dataloader=torch.utils.data.DataLoader([{"inputs": torch.ones(1)}] * 4),
+        train_dataloader=torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.ones(4, 1))),
         train_cfg={"by_epoch": True, "max_epochs": 1},
         optim_wrapper={"optimizer": {"type": "AdamW", "lr": 0.1}},
         param_scheduler={"type": "LinearLR", "by_epoch": False, "begin": 0, "end": 2},
@@ -447,7 +447,8 @@ def test_files_that_are_large_for_nothing(tmp_path: Path) -> None:
 
 
 def test_torchscript_and_other_archives_are_named(tmp_path: Path) -> None:
-    torch.jit.save(torch.jit.trace(nn.ReLU(), torch.ones(1)), str(tmp_path / "m.pt"))
+    program = torch.jit.trace(nn.ReLU(), torch.ones(1))  # type: ignore[no-untyped-call]  # torch gives it no types
+    torch.jit.save(program, str(tmp_path / "m.pt"))
     with pytest.raises(CheckpointError, match=r"TorchScript program|is compressed"):
         load_weights_file(tmp_path / "m.pt")
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:

@@ -38,7 +38,7 @@ def _runner(folder: Path, epochs: int, resume: bool = False, **more: Any) -> Run
     return Runner(
         model=Toy(),
         work_dir=str(folder),
-        train_dataloader=torch.utils.data.DataLoader([{"inputs": torch.full((1,), float(i))} for i in range(4)]),
+        train_dataloader=torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.arange(4.0).reshape(4, 1))),
         train_cfg={"by_epoch": True, "max_epochs": epochs},
         optim_wrapper={"optimizer": {"type": "AdamW", "lr": 0.1}},
         param_scheduler={"type": "LinearLR", "by_epoch": False, "begin": 0, "end": 6},
