@@ -13,6 +13,7 @@ import pytest
 from base.errors import BackendUnavailable
 from benchmarks import gpu, gpu_page, gpu_sections
 from benchmarks.gpu_cloud import lidar_cloud
+from benchmarks.gpu_end_to_end import OurFrame
 from benchmarks.gpu_engine import Engine, LayerTime, layer_times, relative_errors, throughput
 from benchmarks.gpu_layers import device_of, launch_works, layer_rows
 from benchmarks.gpu_peers import PeerInputs, exact_outputs, half_channels_last, prepare_peer, time_limit
@@ -88,6 +89,7 @@ def test_roofline_by_hand() -> None:
     assert up.flop == {"int8": 2 * 40 * 40 * 64 * 64}
     rows = layer_rows(plan, [LayerTime(work.label, 10.0, 8.0) for work in launch_works(plan)], DEVICES["h100"])
     assert rows[0].roofline_us == pytest.approx(first.bytes / 3.35e12 * 1e6)
+    assert rows[0].roofline_us is not None
     assert rows[0].bound == "memory"
     assert rows[0].share == pytest.approx(rows[0].roofline_us / 10.0)
     with pytest.raises(ValueError, match="launches"):
@@ -254,7 +256,7 @@ def bench(
 
     def frame(_spec: Any, _folder: Path, _device: str) -> Any:
         detector = open_detector("pytorch", spec=spec, components=extract_components(network, spec))
-        return gpu_sections.OurFrame(detector)
+        return OurFrame(detector)
 
     monkeypatch.setattr(gpu_sections, "points_to_boxes", frame)
     peers = ("torch-tf32", "torch-fp16", "torch-fp16-graph", "mmdet3d", "mmdet3d-amp")

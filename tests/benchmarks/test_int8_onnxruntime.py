@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.int8_onnxruntime import main, measure, unsigned_codes
@@ -20,9 +21,9 @@ def _model(scale: float) -> onnx.ModelProto:
     constants = [
         numpy_helper.from_array(rng.integers(-127, 128, (4, 4, 1, 1)).astype(np.int8), "w0"),
         numpy_helper.from_array(rng.integers(-127, 128, (2, 4, 1, 1)).astype(np.int8), "w1"),
-        *(numpy_helper.from_array(np.float32(2.0**-7), name) for name in ("w0_scale", "w1_scale", "x_scale")),
-        numpy_helper.from_array(np.float32(scale), "y_scale"),
-        *(numpy_helper.from_array(np.int8(0), f"zero_{index}") for index in range(6)),
+        *(numpy_helper.from_array(np.array(2.0**-7, np.float32), name) for name in ("w0_scale", "w1_scale", "x_scale")),
+        numpy_helper.from_array(np.array(scale, np.float32), "y_scale"),
+        *(numpy_helper.from_array(np.array(0, np.int8), f"zero_{index}") for index in range(6)),
     ]
 
     def pair(tensor: str, name: str, zeros: tuple[str, str]) -> list[onnx.NodeProto]:
@@ -52,14 +53,15 @@ def _model(scale: float) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
 
 
-def _run(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
+def _run(model: onnx.ModelProto, x: NDArray[np.float32]) -> NDArray[np.float32]:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    return session.run(None, {"x": x})[0]
+    (found,) = session.run(None, {"x": x})
+    return np.asarray(found, np.float32)
 
 
-def test_unsigned_codes_compute_the_same_where_nothing_is_cut():
+def test_unsigned_codes_compute_the_same_where_nothing_is_cut() -> None:
     x = np.random.default_rng(1).standard_normal((1, 4, 8, 8)).astype(np.float32)
     model = _model(scale=0.125)
     copy = unsigned_codes(model)
@@ -70,7 +72,7 @@ def test_unsigned_codes_compute_the_same_where_nothing_is_cut():
     np.testing.assert_allclose(_run(copy, x), _run(model, x), atol=1e-5)
 
 
-def test_measured_by_turns_against_the_first():
+def test_measured_by_turns_against_the_first() -> None:
     x = [np.zeros((1, 4, 8, 8), np.float32)]
     data = _model(0.125).SerializeToString()
     timings = measure({"first": data, "second": data}, x, repeats=3, threads=1)
@@ -81,7 +83,7 @@ def test_measured_by_turns_against_the_first():
     assert all(0 < item.median_ms <= item.p90_ms for item in timings)
 
 
-def test_a_float_checkpoint_without_calibration_frames(tmp_path, capsys):
+def test_a_float_checkpoint_without_calibration_frames(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import torch
 
     from models.build import build_model
