@@ -5,9 +5,11 @@ import math
 import pickle
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from shapely import Polygon, contains_xy
 
 from base.errors import ConfigError, DataError
@@ -15,14 +17,15 @@ from base.untrusted import load_info_pickle
 from datasets.points import read_points
 from datasets.synthetic import __main__ as command
 from datasets.synthetic import dataset_writer
-from datasets.synthetic.dataset_writer import DatasetConfig, generate, sweep_to_key
+from datasets.synthetic.dataset_writer import DatasetConfig, generate
 from datasets.synthetic.lidar import Lidar, measure, trace
 from datasets.synthetic.motion import AlongRoad
 from datasets.synthetic.preview import corners_bev
 from datasets.synthetic.primitives import METAL, PrimitiveTable, Shape
 from datasets.synthetic.raycast import NO_HIT
 from datasets.synthetic.roads import make_road
-from datasets.synthetic.scene import make_scene
+from datasets.synthetic.scene import Scene, make_scene
+from datasets.synthetic.sweeps import sweep_to_key
 
 
 def digests(root: Path) -> dict[str, str]:
@@ -101,9 +104,9 @@ def test_velocity_is_the_difference_of_positions(tiny_dataset: Path) -> None:
     """Boxes of two frames, matched by size, moved into the world: their difference over time is the velocity."""
     before, middle, after = load_info_pickle(tiny_dataset / "centerpoint_infos_val.pkl")["data_list"]
 
-    def world(sample: dict) -> dict[tuple[float, ...], np.ndarray]:
+    def world(sample: dict[str, Any]) -> dict[tuple[float, ...], NDArray[np.float64]]:
         pose = np.array(sample["ego2global"])
-        found: dict[tuple[float, ...], np.ndarray] = {}
+        found: dict[tuple[float, ...], NDArray[np.float64]] = {}
         for i in sample["instances"]:
             found[tuple(i["bbox_3d"][3:6])] = pose[:3, :3] @ np.array(i["bbox_3d"][:3]) + pose[:3, 3]
         return found
@@ -122,7 +125,7 @@ def test_velocity_is_the_difference_of_positions(tiny_dataset: Path) -> None:
     assert moving >= 5
 
 
-def turning_scene():
+def turning_scene() -> Scene:
     """The ego vehicle takes a bend at 12 m/s past one pole; nothing else stands near."""
     base = make_scene(np.random.SeedSequence(1), 1.0, 0.5)
     road = make_road((-60.0, 0.0), 0.2, 160.0, 1, (False, False), [(20.0, 1 / 25.0)])
@@ -141,13 +144,14 @@ def test_a_pole_stays_where_it_is_across_sweeps() -> None:
     turn = math.acos((np.trace(key_pose[:3, :3].T @ sweep_pose[:3, :3]) - 1) / 2)
     assert turn > 0.15  # half a second of this bend
 
-    def pole_axis(points: np.ndarray) -> np.ndarray:
+    def pole_axis(points: NDArray[np.float32]) -> NDArray[np.float64]:
         """Centre of the circle through the returns well above ground (least squares)."""
         x, y = points[:, 0].astype(float), points[:, 1].astype(float)
         a = np.column_stack([2 * x, 2 * y, np.ones(len(x))])
-        return np.linalg.lstsq(a, x**2 + y**2, rcond=None)[0][:2]
+        circle: NDArray[np.float64] = np.linalg.lstsq(a, x**2 + y**2, rcond=None)[0]
+        return circle[:2]
 
-    def pole_points(time_s: float, seed: int) -> np.ndarray:
+    def pole_points(time_s: float, seed: int) -> NDArray[np.float32]:
         returns = trace(lidar, scene, time_s, 1)
         # The measurement, without noise, of a world in which only the pole reflects.
         quiet = replace(lidar, range_sigma_m=0.0, dropout=0.0)
@@ -192,7 +196,7 @@ def test_an_existing_dataset_is_not_overwritten(tmp_path: Path) -> None:
 
 def test_an_interrupted_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = dataset_writer.render_scene
-    done = []
+    done: list[int] = []
 
     def interrupted(*args: object) -> object:
         if done:
@@ -233,7 +237,7 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         ({"seed": -1}, "seed must be 0 to 9223372036854775807, got -1"),
     ],
 )
-def test_bad_requests(change: dict, message: str) -> None:
+def test_bad_requests(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         DatasetConfig(**{"scenes": {"val": 1}, "frames_per_scene": 1, **change})
 

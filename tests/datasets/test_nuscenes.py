@@ -53,7 +53,8 @@ def root(tmp_path: Path) -> Path:
     """Two key frames with three sweeps; the last sweep of each is an earlier key frame, as every tenth is."""
     rng = np.random.default_rng(0)
     samples, sweeps = tmp_path / "samples/LIDAR_TOP", tmp_path / "sweeps/LIDAR_TOP"
-    samples.mkdir(parents=True), sweeps.mkdir(parents=True)
+    samples.mkdir(parents=True)
+    sweeps.mkdir(parents=True)
 
     def cloud(folder: Path, stamp: int) -> str:
         points = np.column_stack(

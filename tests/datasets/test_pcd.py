@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from base.errors import DataError
 from datasets.lzf import decompress
@@ -18,7 +19,7 @@ PATH = Path("cloud.pcd")
 
 
 @pytest.fixture(scope="module")
-def cloud() -> np.ndarray:
+def cloud() -> NDArray[np.float32]:
     """(7, 4) x, y, z, intensity; whole intensities, so that a byte can hold them."""
     points = np.random.default_rng(4).uniform(-50, 50, (7, 4)).astype(np.float32)
     points[:, 3] = [0, 3, 9, 27, 81, 243, 255]
@@ -26,7 +27,12 @@ def cloud() -> np.ndarray:
 
 
 def header(
-    storage: str, points: int, fields="x y z intensity", size="4 4 4 4", kind="F F F F", count="1 1 1 1"
+    storage: str,
+    points: int,
+    fields: str = "x y z intensity",
+    size: str = "4 4 4 4",
+    kind: str = "F F F F",
+    count: str = "1 1 1 1",
 ) -> bytes:
     return (
         f"# .PCD v0.7 - Point Cloud Data file format\nVERSION 0.7\n"
@@ -35,21 +41,21 @@ def header(
     ).encode()
 
 
-def test_binary(cloud):
+def test_binary(cloud: NDArray[np.float32]) -> None:
     np.testing.assert_array_equal(parse_pcd(header("binary", 7) + cloud.tobytes(), PATH), cloud)
 
 
-def test_ascii(cloud):
+def test_ascii(cloud: NDArray[np.float32]) -> None:
     rows = "\n".join(" ".join(repr(float(value)) for value in row) for row in cloud)
     np.testing.assert_array_equal(parse_pcd(header("ascii", 7) + rows.encode(), PATH), cloud)
 
 
-def autoware_records(cloud: np.ndarray) -> bytes:
+def autoware_records(cloud: NDArray[np.float32]) -> bytes:
     """x, y, z float; intensity, return type byte; channel short, four bytes of padding, a stamp as double."""
     return b"".join(struct.pack("<fffBBH4xd", x, y, z, int(i), 1, 7, 0.5) for x, y, z, i in cloud)
 
 
-def test_fields_of_other_types_orders_and_padding(cloud):
+def test_fields_of_other_types_orders_and_padding(cloud: NDArray[np.float32]) -> None:
     head = header(
         "binary",
         7,
@@ -74,14 +80,14 @@ def packed(stream: bytes, size: int) -> bytes:
     return struct.pack("<II", len(stream), size) + stream
 
 
-def test_compressed_fields_stand_one_after_another(cloud):
+def test_compressed_fields_stand_one_after_another(cloud: NDArray[np.float32]) -> None:
     data = np.ascontiguousarray(cloud.T).tobytes()
     np.testing.assert_array_equal(
         parse_pcd(header("binary_compressed", 7) + packed(literals(data), len(data)), PATH), cloud
     )
 
 
-def test_compressed_repetitions():
+def test_compressed_repetitions() -> None:
     # 300 points that are all (0, 0, 0, 0): one literal zero, then repetitions of the byte before, which overlap
     # with themselves. A repetition has 3 to 8 bytes in the short form, 9 to 264 in the long one.
     size = 300 * 16
@@ -98,7 +104,7 @@ def test_compressed_repetitions():
     assert not points.any()
 
 
-def test_a_repetition_from_further_back():
+def test_a_repetition_from_further_back() -> None:
     # Two points whose x, y, z and intensity each are 1.0 twice: 8 bytes, then 8 bytes from 8 back, three times.
     one = struct.pack("<ff", 1.0, 2.0)
     stream = bytes([7]) + one + bytes([(8 - 2) << 5, 7]) * 3
@@ -106,12 +112,12 @@ def test_a_repetition_from_further_back():
     np.testing.assert_array_equal(points, [[1.0] * 4, [2.0] * 4])
 
 
-def test_points_that_do_not_get_smaller_are_stored_as_they_are(cloud):
+def test_points_that_do_not_get_smaller_are_stored_as_they_are(cloud: NDArray[np.float32]) -> None:
     data = np.ascontiguousarray(cloud.T).tobytes()
     np.testing.assert_array_equal(parse_pcd(header("binary_compressed", 7) + packed(data, len(data)), PATH), cloud)
 
 
-def test_a_compressed_size_that_nothing_can_have(cloud):
+def test_a_compressed_size_that_nothing_can_have(cloud: NDArray[np.float32]) -> None:
     # 3 GB out of 20 bytes: refused before anything is made.
     points = 200_000_000
     head = header("binary_compressed", points)
@@ -119,19 +125,19 @@ def test_a_compressed_size_that_nothing_can_have(cloud):
         parse_pcd(head + packed(b"\xff" * 20, 16 * points), PATH)
 
 
-def test_numbers_beyond_single_precision_are_infinite():
+def test_numbers_beyond_single_precision_are_infinite() -> None:
     points = parse_pcd(header("ascii", 2) + b"1e300 2 3 4\n1e999 nan -inf 5", PATH)
     np.testing.assert_array_equal(points, [[np.inf, 2, 3, 4], [np.inf, np.nan, -np.inf, 5]])
 
 
 @pytest.mark.parametrize("text", [b"", b"  \n ", b"\n\n"])
-def test_no_points(text):
+def test_no_points(text: bytes) -> None:
     assert parse_pcd(header("ascii", 0) + text, PATH).shape == (0, 4)
     assert parse_pcd(header("binary", 0), PATH).shape == (0, 4)
     assert parse_pcd(header("binary_compressed", 0) + packed(b"", 0), PATH).shape == (0, 4)
 
 
-def test_ascii_in_pieces(cloud, monkeypatch):
+def test_ascii_in_pieces(cloud: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch) -> None:
     rows = "\n".join(" ".join(repr(float(value)) for value in row) for row in cloud)
     for size in (33, 50, 200):
         monkeypatch.setattr("datasets.pcd._ASCII_BLOCK", size)
@@ -142,9 +148,10 @@ def test_ascii_in_pieces(cloud, monkeypatch):
 
 
 @given(st.binary(max_size=400), st.integers(0, 400))
-def test_repetitions_are_those_of_a_byte_by_byte_reader(stream, size):
-    def one_by_one():
-        out, position = [], 0
+def test_repetitions_are_those_of_a_byte_by_byte_reader(stream: bytes, size: int) -> None:
+    def one_by_one() -> bytes | None:
+        out: list[int] = []
+        position = 0
         try:
             while position < len(stream):
                 control = stream[position]
@@ -177,7 +184,7 @@ def test_repetitions_are_those_of_a_byte_by_byte_reader(stream, size):
 
 
 @given(st.data())
-def test_damaged_files_are_points_or_an_error(data):
+def test_damaged_files_are_points_or_an_error(data: st.DataObject) -> None:
     rng = np.random.default_rng(data.draw(st.integers(0, 10**6)))
     points = rng.uniform(-50, 50, (5, 4)).astype(np.float32)
     raw = np.ascontiguousarray(points.T).tobytes()
@@ -203,7 +210,7 @@ def test_damaged_files_are_points_or_an_error(data):
     assert read.shape[1] == 4
 
 
-def test_bad_files(cloud):
+def test_bad_files(cloud: NDArray[np.float32]) -> None:
     data = cloud.tobytes()
     compressed = packed(literals(data), len(data))
     cases = [

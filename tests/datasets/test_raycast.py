@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from scipy import stats
 from scipy.spatial import ConvexHull
 from shapely import Polygon, contains_xy
@@ -14,9 +15,10 @@ from datasets.synthetic.roads import make_road
 from datasets.synthetic.terrain import make_terrain
 
 MISS = 1e9
+Array = NDArray[np.float64]
 
 
-def rays(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def rays(count: int, seed: int) -> tuple[Array, Array]:
     """Origins on a sphere of radius 6 and unit directions towards points near its centre."""
     rng = np.random.default_rng(seed)
     origin = rng.normal(size=(count, 3))
@@ -25,7 +27,7 @@ def rays(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return origin, direction / np.linalg.norm(direction, axis=1, keepdims=True)
 
 
-def one_primitive(shape: Shape) -> np.ndarray:
+def one_primitive(shape: Shape) -> Array:
     assert len(shape.kinds) == 1
     return np.array(shape.params[0])
 
@@ -155,7 +157,7 @@ def test_foliage_stops_the_share_of_beams_its_density_says() -> None:
     assert max(stopped) <= 6.0
 
 
-def small_lidar() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def small_lidar() -> tuple[Array, Array, Array, Array, Array]:
     """(elevations, offsets, rotation, origin, world directions) of a tilted unit with 12 beams and 90 columns."""
     elevations = np.radians(np.linspace(-30.0, 25.0, 12))
     offsets = np.radians(np.resize([0.0, 1.5, -2.0], 12))
@@ -245,7 +247,7 @@ def test_ground_of_a_slope_and_a_kerb() -> None:
 
 def test_road_edges_are_distances() -> None:
     road = make_road((-30.0, 0.0), 0.0, 60.0, lanes=2, parking=(True, False), bends=[])
-    axis = np.arange(-20.0, 20.5, 0.5)
+    axis = np.arange(-20.0, 20.5, 0.5).astype(np.float64)
     edge = road.edge_distance(axis, axis, reach=30.0)
     # Straight along x: half widths 2 x 3.3 + 0.4 m, and 2.4 m more of parking on the left.
     expected = np.maximum(axis - 9.4, -axis - 7.0)

@@ -1,21 +1,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from datasets.synthetic.lidar import Lidar, beam_elevations, measure, trace
 from datasets.synthetic.motion import AlongRoad, Occupancy, Parked, Straight
 from datasets.synthetic.people import make_bicycle, make_pedestrian
 from datasets.synthetic.primitives import CYLINDER, METAL, PrimitiveTable, Shape
 from datasets.synthetic.roads import make_road
-from datasets.synthetic.scene import BOX_MARGIN_M, CLASSES, make_scene
+from datasets.synthetic.scene import BOX_MARGIN_M, CLASSES, Scene, make_scene
 from datasets.synthetic.vehicles import make_bus, make_car, make_truck
 
 
 @pytest.fixture(scope="module")
-def scene():
+def scene() -> Scene:
     return make_scene(np.random.SeedSequence(11), 1.0, 0.1)
 
 
@@ -47,7 +49,12 @@ def test_beams_of_an_unknown_unit() -> None:
         (lambda rng: make_pedestrian(rng, True), (0.2, 1.4), (0.3, 1.1), (1.0, 2.3)),
     ],
 )
-def test_shapes_have_plausible_sizes_and_stand_centred(make, length, width, height) -> None:
+def test_shapes_have_plausible_sizes_and_stand_centred(
+    make: Callable[[np.random.Generator], Shape],
+    length: tuple[float, float],
+    width: tuple[float, float],
+    height: tuple[float, float],
+) -> None:
     sizes = []
     for seed in range(60):
         shape = make(np.random.default_rng(seed))
@@ -61,7 +68,7 @@ def test_shapes_have_plausible_sizes_and_stand_centred(make, length, width, heig
     assert np.std(sizes, axis=0)[[0, 2]].min() > 0.01
 
 
-def test_every_class_is_there_and_drawn_from_the_seed(scene) -> None:
+def test_every_class_is_there_and_drawn_from_the_seed(scene: Scene) -> None:
     again = make_scene(np.random.SeedSequence(11), 1.0, 0.1)
     other = make_scene(np.random.SeedSequence(12), 1.0, 0.1)
     assert {a.class_name for a in scene.actors} == set(CLASSES)
@@ -70,7 +77,7 @@ def test_every_class_is_there_and_drawn_from_the_seed(scene) -> None:
     assert scene.table.params.shape != other.table.params.shape
 
 
-def test_ego_pose_is_rigid_and_lies_on_the_ground(scene) -> None:
+def test_ego_pose_is_rigid_and_lies_on_the_ground(scene: Scene) -> None:
     for time_s in (-0.1, 0.0, 0.7):
         pose = scene.ego_pose(time_s)
         np.testing.assert_allclose(pose[:3, :3] @ pose[:3, :3].T, np.eye(3), atol=1e-12)
@@ -79,7 +86,7 @@ def test_ego_pose_is_rigid_and_lies_on_the_ground(scene) -> None:
         assert pose[2, 2] > 0.995
 
 
-def test_velocity_is_the_motion_over_ground_in_ego_axes(scene) -> None:
+def test_velocity_is_the_motion_over_ground_in_ego_axes(scene: Scene) -> None:
     time_s, dt = 0.5, 0.1
     boxes = scene.boxes(time_s)
     before, after = scene.actor_poses(time_s - dt / 2), scene.actor_poses(time_s + dt / 2)
@@ -96,7 +103,7 @@ def test_velocity_is_the_motion_over_ground_in_ego_axes(scene) -> None:
             assert abs(math.remainder(math.atan2(box[8], box[7]) - box[6], 2 * math.pi)) < 0.1
 
 
-def test_boxes_hold_their_primitives(scene) -> None:
+def test_boxes_hold_their_primitives(scene: Scene) -> None:
     """Corners of every primitive's bounds lie in the actor's box (up to the ego vehicle's pitch and roll)."""
     pose, boxes, poses = scene.ego_pose(0.0), scene.boxes(0.0), scene.actor_poses(0.0)
     for actor, box, (x, y, z, yaw) in zip(scene.actors, boxes, poses, strict=True):
@@ -115,7 +122,7 @@ def test_boxes_hold_their_primitives(scene) -> None:
         assert (local.max(axis=0) >= box[3:6] / 2 - BOX_MARGIN_M - slack).all()
 
 
-def test_no_two_actors_share_ground(scene) -> None:
+def test_no_two_actors_share_ground(scene: Scene) -> None:
     from shapely import Polygon
 
     from datasets.synthetic.preview import corners_bev
@@ -126,7 +133,7 @@ def test_no_two_actors_share_ground(scene) -> None:
             assert a.intersection(b).area < 0.25 * min(a.area, b.area)
 
 
-def test_sweep_has_the_sensors_geometry(scene) -> None:
+def test_sweep_has_the_sensors_geometry(scene: Scene) -> None:
     lidar = Lidar.with_beams(64)
     points = measure(lidar, scene, trace(lidar, scene, 0.0, 5), np.random.default_rng(1))
     assert points.dtype == np.float32
@@ -146,13 +153,13 @@ def test_sweep_has_the_sensors_geometry(scene) -> None:
     assert abs(np.median(points[near, 2])) < 0.2
 
 
-def test_noise_has_the_stated_sigma(scene) -> None:
+def test_noise_has_the_stated_sigma(scene: Scene) -> None:
     lidar = Lidar.with_beams(64)
     returns = trace(lidar, scene, 0.0, 5)
     a = measure(lidar, scene, returns, np.random.default_rng(1))
     b = measure(lidar, scene, returns, np.random.default_rng(2))
 
-    def by_ray(points: np.ndarray) -> dict[tuple[int, int], float]:
+    def by_ray(points: NDArray[np.float32]) -> dict[tuple[int, int], float]:
         local = points[:, :3].astype(float) - [0.9, 0.0, 2.0]
         ring = points[:, 4].astype(int)
         azimuth = np.arctan2(local[:, 1], local[:, 0]) - lidar.azimuth_offsets[ring]
@@ -168,7 +175,7 @@ def test_noise_has_the_stated_sigma(scene) -> None:
     assert abs(difference.mean()) < 0.001
 
 
-def test_a_shadow_lies_behind_a_wall(scene) -> None:
+def test_a_shadow_lies_behind_a_wall(scene: Scene) -> None:
     lidar = Lidar.with_beams(64)
     pose = scene.ego_pose(0.0)
     wall = Shape()
@@ -191,7 +198,7 @@ def test_a_shadow_lies_behind_a_wall(scene) -> None:
 def test_road_pose_is_continuous_and_parallel() -> None:
     road = make_road((0.0, 0.0), 0.3, 200.0, 1, (False, False), [(50.0, 1 / 40.0), (110.0, -1 / 60.0)])
     s = np.arange(1.0, 195.0, 0.05)
-    poses = np.array([road.pose(v, 2.0) for v in s])
+    poses = np.array([road.pose(v, 2.0) for v in s.tolist()])
     step = np.hypot(*np.diff(poses[:, :2], axis=0).T)
     # 2 m to the left, arc length changes by 2 x curvature at most; where the curvature eases by a tenth of its change
     # a metre (at most 1/40 + 1/60), headings of neighbouring pieces differ by half of that step.

@@ -4,6 +4,7 @@ import copy
 import os
 import pickle
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from base.untrusted import load_info_pickle
 from datasets.t4 import T4Dataset
 
 CLASSES = ["car", "truck", "bus", "bicycle", "pedestrian"]
-LOAD = [
+LOAD: list[dict[str, Any]] = [
     {"type": "LoadPointsFromFile", "coord_type": "LIDAR", "load_dim": 5, "use_dim": 5},
     {
         "type": "LoadPointsFromMultiSweeps",
@@ -30,7 +31,7 @@ LOAD = [
 
 
 @pytest.fixture(autouse=True)
-def mmdet3d_scope():
+def mmdet3d_scope() -> Iterator[None]:
     from mmengine.registry import DefaultScope
 
     with DefaultScope.overwrite_default_scope("mmdet3d"):
@@ -77,7 +78,8 @@ def make(root: Path, *samples: dict[str, Any], **options: Any) -> T4Dataset:
 
 
 def truth(dataset: T4Dataset, index: int = 0) -> dict[str, Any]:
-    return dataset.get_data_info(index)["eval_ann_info"]
+    found: dict[str, Any] = dataset.get_data_info(index)["eval_ann_info"]
+    return found
 
 
 def test_boxes_become_bottom_centred_with_velocity(tmp_path: Path) -> None:
