@@ -45,9 +45,9 @@ def test_boxes_must_be_those_of_the_detectors_own_outputs(toy: Any) -> None:
 
 
 def test_what_became_of_the_points_must_be_equal(toy: Any) -> None:
-    class Miscounting(toy.pipeline):  # type: ignore[misc, name-defined]
+    class Miscounting(toy.pipeline):
         def detect(self, points: NDArray[Any]) -> Inference:
-            found = super().detect(points)
+            found: Inference = super().detect(points)
             return dataclasses.replace(found, counts=found.counts + VoxelCounts(dropped_points=2))
 
     result = run(toy.pipeline("pytorch"), Miscounting("cuda"), toy.frames(), num_frames=1)
@@ -58,9 +58,9 @@ def test_what_became_of_the_points_must_be_equal(toy: Any) -> None:
 
 
 def test_pillars_must_lie_in_the_same_cells(toy: Any) -> None:
-    class Turned(toy.pipeline):  # type: ignore[misc, name-defined]
+    class Turned(toy.pipeline):
         def encode(self, points: NDArray[Any]) -> Pillars:
-            found = super().encode(points)
+            found: Pillars = super().encode(points)
             return dataclasses.replace(found, coords=found.coords[:, [0, 2, 1]])
 
     result = run(toy.pipeline("pytorch"), Turned("cuda"), toy.frames(), num_frames=1)
@@ -71,10 +71,10 @@ def test_pillars_must_lie_in_the_same_cells(toy: Any) -> None:
 def test_boxes_of_a_cloud_without_points_fail(toy: Any) -> None:
     """What a network makes of an empty canvas is nothing that was seen, on a device as on the host."""
 
-    class Dreaming(toy.pipeline):  # type: ignore[misc, name-defined]
+    class Dreaming(toy.pipeline):
         def detect(self, points: NDArray[Any]) -> Inference:
-            found = super().detect(points)
-            self.found = Boxes3D.empty() if not len(points) else self.found
+            found: Inference = super().detect(points)
+            self.found: Boxes3D = self.found if len(points) else Boxes3D.empty()
             ghost = Boxes3D(np.ones((1, 9), np.float32), np.ones(1, np.float32), np.zeros(1, np.int64))
             return found if len(points) else dataclasses.replace(found, detections=ghost)
 
@@ -92,7 +92,7 @@ def test_boxes_of_a_cloud_without_points_fail(toy: Any) -> None:
 class BoxesAlone(Detector):
     """A detector that shows nothing else."""
 
-    def __init__(self, inner: Any) -> None:
+    def __init__(self, inner: Detector) -> None:
         super().__init__(inner.spec, inner.name, inner.device, inner.decoder)
         self.inner = inner
 
@@ -119,16 +119,18 @@ def test_a_detector_of_boxes_alone_is_compared_by_its_boxes(toy: Any) -> None:
 def test_on_equal_inputs_the_reference_starts_from_the_tested_pillars(toy: Any) -> None:
     """A difference of the encoders is judged as one, and does not travel into the outputs."""
 
-    class FromCanvas(toy.pipeline):  # type: ignore[misc, name-defined]
+    class FromCanvas(toy.pipeline):
         """Its outputs follow from the canvas alone, steeply: any other canvas gives others."""
 
         def detect(self, points: NDArray[Any]) -> Inference:
             pillars = self.encode(points)
             outputs = self.outputs_of(scatter(pillars.features, pillars.coords, self.spec))
-            return dataclasses.replace(super().detect(points), outputs=outputs)
+            found: Inference = super().detect(points)
+            return dataclasses.replace(found, outputs=outputs)
 
         def encode(self, points: NDArray[Any]) -> Pillars:
-            return dataclasses.replace(super().encode(points), counts=VoxelCounts(7, 1, 3, 2, 1))
+            found: Pillars = super().encode(points)
+            return dataclasses.replace(found, counts=VoxelCounts(7, 1, 3, 2, 1))
 
     def compared(**options: Any) -> Any:
         test = FromCanvas("cuda", noise={"pillar_features": 1e-3})
@@ -156,7 +158,7 @@ def test_differences_of_decoding_in_words() -> None:
     assert decode_difference(wanted, wanted, names) == ""
     # The last place of a yaw and of a score is exp's and atan2's.
     last = boxes([(0.0, float(np.nextafter(np.float32(0.1), np.float32(1))), 0.9, 0), *[(5.0, 0.2, 0.8, 1)]])
-    assert decode_difference(last, wanted.select(slice(0, 2)), names) == ""
+    assert decode_difference(last, wanted.select(np.arange(2)), names) == ""
     other = boxes([(0.0, 0.1, 0.9, 0), (5.0, 0.2, 0.8, 0), (9.0, 0.31, 0.7, 0)])
     assert decode_difference(other, wanted, names) == (
         "3 boxes, the host decodes 3 of the same outputs; missing: bus at (5.0, 0.0) m with score 0.80, "

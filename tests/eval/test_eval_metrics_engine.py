@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ def make_frames(count: int) -> list[FrameResult]:
             ]
         ).astype(np.float32)
         moved = boxes + rng.normal(0, 0.3, boxes.shape).astype(np.float32)
-        scores = rng.permutation(1000)[:number].astype(np.float32) / 1000 + index / 1e5
+        scores = (rng.permutation(1000)[:number].astype(np.float32) / 1000 + index / 1e5).astype(np.float32)
         truth = Boxes3D(boxes, np.ones(number, np.float32), labels, rng.integers(0, 9, number))
         frames.append(FrameResult(f"f{index}", Boxes3D(moved[:6], scores[:6], labels[:6]), truth))
     return frames
@@ -51,7 +52,7 @@ def same(a: float, b: float) -> bool:
 @needs_package
 @pytest.mark.parametrize("mode", MATCHING_MODES.values(), ids=lambda mode: mode.name)
 def test_engines_agree(mode: MatchingMode) -> None:
-    options = {
+    options: dict[str, Any] = {
         "thresholds_m": (0.3, 0.5) if mode.larger_is_better else (1.0, 2.0),
         "ranges_m": ((0.0, 30.0), (30.0, 80.0)),
         "min_score": 0.1,

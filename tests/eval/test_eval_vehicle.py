@@ -28,8 +28,9 @@ TRUCK_SIZED = (6.0, 2.5)  # 15 m²: the node makes a truck of a car of this area
 
 
 def spec_of(toy: Any) -> ModelSpec:
+    spec: ModelSpec = toy.spec()
     return dataclasses.replace(
-        toy.spec(), class_names=("car", "truck"), heads=tuple(HeadSpec(name, channels) for name, channels in HEADS)
+        spec, class_names=("car", "truck"), heads=tuple(HeadSpec(name, channels) for name, channels in HEADS)
     )
 
 
@@ -43,13 +44,15 @@ class DrawnPipeline(InspectableDetector):
     def __init__(
         self, toy: Any, size: tuple[float, float] = (4.0, 2.0), score: float = 0.8, *, on_device: bool = False
     ) -> None:
-        self.fake = toy.pipeline("onnx")
+        self.fake: InspectableDetector = toy.pipeline("onnx")
         super().__init__(spec_of(toy), "onnx", "cpu", TRAINING_DECODER)
         self.size, self.score, self.on_device = size, score, on_device
         self.inspected = 0
 
     def drawn(self, points: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
-        out = {name: np.zeros((1, channels, 40, 40), np.float32) for name, channels in HEADS}
+        out: dict[str, NDArray[np.float32]] = {
+            name: np.zeros((1, channels, 40, 40), np.float32) for name, channels in HEADS
+        }
         out["heatmap"][:] = -9
         cell = (points[0, :2] + 40) / 2
         x, y = (int(value) for value in cell)
@@ -153,7 +156,8 @@ def test_a_detector_that_leaves_its_outputs_on_the_device_is_asked_for_them(toy:
 def test_a_detector_of_boxes_alone_has_nothing_that_the_node_could_decode(toy: Any) -> None:
     class BoxesAlone(Detector):
         def detect(self, points: NDArray[Any]) -> Inference:
-            return dataclasses.replace(toy.pipeline("onnx")(points), outputs=None)
+            found: Inference = toy.pipeline("onnx")(points)
+            return dataclasses.replace(found, outputs=None)
 
     detector = BoxesAlone(spec_of(toy), "boxes", "cpu", TRAINING_DECODER)
     with pytest.raises(ConfigError, match=r"'boxes' shows nothing but its boxes: .*evaluation\.decode to 'training'"):

@@ -87,7 +87,8 @@ def test_frame_means_equal_frames_scored_alone() -> None:
     scorer.add(found, truth, 5)
     means = list(scorer.frame_means("all"))
     for frame, item in enumerate(means):
-        alone = score(*(table.select(table.frame == frame).from_frame(frame) for table in (found, truth)))
+        mine, target = (table.select(table.frame == frame).from_frame(frame) for table in (found, truth))
+        alone = score(mine, target)
         assert item.mean_ap == pytest.approx(np.mean([part.mean_ap for part in alone]))
         assert item.mean_aph == pytest.approx(np.mean([part.mean_aph for part in alone]))
     assert len({item.mean_ap for item in means}) > 1
@@ -106,7 +107,8 @@ def unknown_takes_any() -> NDArray[np.bool_]:
 def test_unknown_detection_takes_ground_truth_where_it_may() -> None:
     found, truth = objects([(0, 10)], [2], [0.9]), objects([(0, 10)], [0])
     hit = score(found, truth, MatchingRules(compatible=unknown_takes_any()))[0].thresholds[0]
-    assert (hit.num_true_positives, hit.ap) == (1, pytest.approx(1.0))
+    assert hit.num_true_positives == 1
+    assert hit.ap == pytest.approx(1.0)
     free = score(found, truth)[0].thresholds[0]
     # Where only equal labels match it is no detection at all: a miss, no false positive.
     assert (free.num_true_positives, free.num_false_positives, free.num_misses) == (0, 0, 1)
