@@ -92,13 +92,17 @@ def _register(cfg: Any) -> None:
         importlib.import_module(name)
 
 
+def _releasing(runner: Any) -> list[Any]:
+    """Hooks that made another model of the config's, and so write the checkpoint to ship themselves."""
+    return [hook for hook in runner.hooks if hasattr(hook, "save_release")]
+
+
 def _save(runner: Any, model: Any, path: Path, meta: dict[str, Any]) -> None:
-    """The checkpoint to ship, written by the hook that made another model of the config's, where there is one."""
-    for hook in runner.hooks:
-        if hasattr(hook, "save_release"):
-            hook.save_release(runner, path, meta)
-            return
-    save_release(model, path, meta)
+    hooks = _releasing(runner)
+    if hooks:
+        hooks[0].save_release(runner, path, meta)
+    else:
+        save_release(model, path, meta)
 
 
 def save_release(model: Any, path: Path, meta: dict[str, Any]) -> None:
@@ -166,6 +170,8 @@ def _train_into(args: argparse.Namespace, output: Path) -> None:
     cfg = runner_config(cfg, args)
     cfg.resume = args.resume
     runner = Runner.from_cfg(cfg)
+    for hook in _releasing(runner):
+        hook.output = None  # this command says where
     use_numpy_targets(runner.model.pts_bbox_head)
     with safe_files(args.resume):
         model = runner.train()
