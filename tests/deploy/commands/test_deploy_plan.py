@@ -10,6 +10,7 @@ import pytest
 from deploy.config import load_deploy_config
 from deploy.config.paths import repository_root
 from deploy.plan import RunPlan, make_plan
+from export.manifest import build_manifest, write_manifest
 
 _ENGINE_DIR = "evaluation.backends.tensorrt.engine_dir"
 
@@ -41,8 +42,14 @@ def plan_of(deployment: Any, work_dir: Path, **overrides: Any) -> RunPlan:
 def test_engines_of_an_earlier_run(deployment, tmp_path, mode, names_a_folder, reads):
     folder = tmp_path / ("elsewhere" if names_a_folder else "out/tensorrt")
     folder.mkdir(parents=True)
+    source = tmp_path / "source.onnx"
+    source.write_bytes(b"what they were built from")
     for component in ("pts_voxel_encoder", "pts_backbone_neck_head"):
-        (folder / f"{component}.engine").write_bytes(b"of an earlier run")
+        engine = folder / f"{component}.engine"
+        engine.write_bytes(b"of an earlier run")
+        settings = {"graph_precision": "fp32", "precision_policy": "auto"}
+        manifest = build_manifest("engine", {"onnx": source}, {"engine": engine}, settings)
+        write_manifest(engine.with_name(engine.name + ".json"), manifest)
     named = {_ENGINE_DIR: str(folder)} if names_a_folder else {}
     plan = plan_of(deployment, tmp_path / "out", **{"export.mode": mode}, **named)
     assert plan.reads_engines is reads

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 
-PACKAGES = ("base", "models", "datasets", "runtime", "eval", "quant", "training", "deploy")
+PACKAGES = ("base", "models", "datasets", "runtime", "eval", "quant", "training", "export", "autoware", "deploy")
 # The record of the run and its page; `python -m benchmarks.structure --run` prints the same for an INT8 deployment.
 RECORD = {
     *("eval", "eval.codec", "eval.intervals", "eval.machine", "eval.palette", "eval.results", "eval.report"),
@@ -48,4 +48,5 @@ def test_an_export_alone_enters_no_evaluation(deployment, child_environment, tmp
         *("runtime", "runtime.decoders")
     }
     assert not {"deploy.accuracy", "autoware.contract", "deploy.int8_report", "export.qdq.passes"} & names
-    assert len(names) <= 80
+    # What every command stands on, `base`, is apart: files' borders, ownership, signals.
+    assert len([name for name in names if not name.startswith("base")]) <= 80
