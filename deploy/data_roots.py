@@ -109,8 +109,10 @@ def _demo_stands_in(config: DeployConfig, model_cfg: Any, root: Path) -> bool:
     """Whether nobody named a dataset: the folder is what the shipped model configs assume, and it is not there."""
     named = (config.runtime_io.data_root, config.quantization.calibration.data_root)
     built = (os.environ.get(DEMO_DATA_VARIABLE), os.environ.get(DEMO_TRAIN_DATA_VARIABLE))
-    shipped = repository_root() / "configs" / "model"
-    is_shipped = Path(model_cfg.filename).resolve().parent == shipped.resolve()
+    config_file = Path(model_cfg.filename)
+    # File by file: of a runfiles tree only the files are links.
+    shipped = repository_root() / "configs" / "model" / config_file.name
+    is_shipped = shipped.resolve() == config_file.resolve()
     return is_shipped and not any((*named, *built)) and not root.exists()
 
 
