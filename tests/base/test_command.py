@@ -170,7 +170,7 @@ def test_memory_and_depth_are_no_tracebacks(capsys: pytest.CaptureFixture[str]) 
 
 def test_a_package_that_is_not_installed_is_said_so(capsys: pytest.CaptureFixture[str]) -> None:
     def work() -> None:
-        importlib.import_module("no_such_package_anywhere.part")
+        importlib.import_module(".".join(("no_such_package_anywhere", "part")))
 
     assert run_command(work) == 2
     assert "error (installation): Python package 'no_such_package_anywhere' is needed" in capsys.readouterr().err
