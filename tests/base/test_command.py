@@ -178,7 +178,7 @@ def test_a_package_that_is_not_installed_is_said_so(capsys: pytest.CaptureFixtur
 
 def test_a_module_that_an_installed_package_lacks_is_a_bug(capsys: pytest.CaptureFixture[str]) -> None:
     def work() -> None:
-        import base.no_such_module  # type: ignore[import-not-found]  # noqa: F401
+        __import__("base.no_such_module")
 
     assert run_command(work) == EXIT_BUG
     assert "Traceback" in capsys.readouterr().err
