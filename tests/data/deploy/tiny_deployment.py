@@ -1,6 +1,6 @@
 """The tiny CenterPoint with a dataset: what the deploy commands need of a model config."""
 
-# ruff: noqa: C408, F821 - a model config, spelt as such are; `_base_` is put in by mmengine
+# ruff: noqa: C408 - a model config, spelt as such are
 
 _base_ = ["tiny_centerpoint.py"]
 
