@@ -7,6 +7,7 @@ would happen: the node stops, or it starts and sees something else than the mode
 from __future__ import annotations
 
 import math
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,7 +104,7 @@ def check_bundle(folder: str | Path) -> tuple[Violation, ...]:
     if isinstance(names, list) and _type_of(names) == "list of strings":
         keys |= {f"{SCORES_KEY}.{name}": "list of doubles" for name in names}
     found += _check_types(values, keys, ML_PACKAGE)
-    found += _check_names(values)
+    found += _check_names(folder, values)
     broken = {violation.key for violation in found}
     good = {key: value for key, value in values.items() if key in keys and key not in broken}
     found += _check_package(good)
@@ -138,7 +139,7 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _check_names(values: dict[str, Any]) -> list[Violation]:
+def _check_names(folder: Path, values: dict[str, Any]) -> list[Violation]:
     """Files that the parameters name lie in the bundle."""
     found = []
     for key in _FILE_KEYS:
@@ -146,7 +147,10 @@ def _check_names(values: dict[str, Any]) -> list[Violation]:
         try:
             if isinstance(name, str):
                 parse(RelativePath, name, file=ML_PACKAGE, at=(key,))
-        except DataError:
+                os.stat(folder / name)
+        except FileNotFoundError:
+            pass  # which is said where the file is read
+        except (DataError, OSError):
             problem = f"'{key}' is {shown(name)}; it must name a file of the bundle"
             found.append(Violation(ML_PACKAGE, problem, STOPS, key))
     return found

@@ -158,6 +158,8 @@ def _problems(model: onnx.ModelProto) -> Iterator[str]:
         except (ValueError, TypeError, KeyError) as failure:
             yield f"{what} does not have the bytes of its shape {list(tensor.dims)}: {failure}"
     for value in (*graph.input, *graph.output, *graph.value_info):
+        if value.type.tensor_type.elem_type not in onnx.TensorProto.DataType.values():
+            yield f"tensor {shown(value.name)} is of type {value.type.tensor_type.elem_type}, which ONNX does not have"
         for dim in value.type.tensor_type.shape.dim:
             if not -_MAX_DIMENSION <= dim.dim_value <= _MAX_DIMENSION:
                 yield f"tensor {shown(value.name)} has an axis of {dim.dim_value}"

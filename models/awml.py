@@ -179,4 +179,4 @@ def _typed(node: Any, where: str) -> Iterator[tuple[str, Any]]:
 
 def _plain(node: Any) -> str:
     """The type's name without its scope."""
-    return str(node.get("type", "")).rsplit(".", 1)[-1]
+    return str(node.get("type", "")).rsplit(".", 1)[-1] if isinstance(node, dict) else ""

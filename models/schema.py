@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, Strict
+from pydantic import Field
 
 from base.errors import ConfigError
-from base.parsing import Items, NonEmptyStr, NonNegativeFloat, Record, Share, parse
+from base.parsing import FromList, Items, NonEmptyStr, NonNegativeFloat, Record, Share, parse
 
 __all__ = ["ModelConfig", "SpecRecord", "parse_model", "parse_spec"]
 
@@ -24,8 +24,8 @@ Many = Annotated[int, Field(ge=1, le=10_000_000)]
 Few = Annotated[int, Field(ge=1, le=1024)]
 Size = Annotated[float, Field(ge=1e-3, le=1e6)]
 Metres = Annotated[float, Field(ge=-1e6, le=1e6)]
-Side = Annotated[tuple[Size, Size, Size], Strict(False)]
-Box = Annotated[tuple[Metres, Metres, Metres, Metres, Metres, Metres], Strict(False)]
+Side = Annotated[tuple[Size, Size, Size], FromList()]
+Box = Annotated[tuple[Metres, Metres, Metres, Metres, Metres, Metres], FromList()]
 HeadName = Literal["heatmap", "reg", "height", "dim", "rot", "vel"]
 
 
@@ -39,7 +39,7 @@ class VoxelLayer(_Part):
     max_num_points: Few
     point_cloud_range: Box
     voxel_size: Side
-    max_voxels: Many | Annotated[tuple[Many, Many], Strict(False)] = 20000
+    max_voxels: Many | Annotated[tuple[Many, Many], FromList()] = 20000
 
 
 class Preprocessor(_Part):
@@ -66,7 +66,7 @@ class PillarEncoder(_Part):
 class MiddleEncoder(_Part):
     """mmdet3d's PointPillarsScatter."""
 
-    output_shape: Annotated[tuple[Cells, Cells], Strict(False)]
+    output_shape: Annotated[tuple[Cells, Cells], FromList()]
     in_channels: Channels | None = None
 
 
@@ -113,7 +113,7 @@ class Head(_Part):
     share_conv_channel: Channels = 64
     num_heatmap_convs: Few = 2
     tasks: Annotated[Items[Task], Field(min_length=1, max_length=64)]
-    common_heads: dict[str, Annotated[tuple[Channels, Few], Strict(False)]] = Field(default_factory=dict)
+    common_heads: dict[str, Annotated[tuple[Channels, Few], FromList()]] = Field(default_factory=dict)
     bbox_coder: Coder
     norm_bbox: bool = True
 

@@ -99,7 +99,7 @@ class ProfileForm(Record):
     head_names: Annotated[Items[NonEmptyStr], Field(min_length=1)]
     float_map: Share | None
     quantized: EffectForm
-    layers: Items[_LayerEffects]
+    layers: Annotated[Items[_LayerEffects], Field(max_length=512)]
     num_frames: Count
     num_groups: Count
     confidence: Share

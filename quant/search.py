@@ -260,15 +260,18 @@ def _run(args: argparse.Namespace) -> SearchResult:
         def evaluate(skipped: tuple[str, ...]) -> Effect:
             return evaluate_plan(opened.model, opened.frames, skipped, spec=spec, workers=args.workers)
 
-    result = search_plan(
-        profile,
-        times,
-        args.budget,
-        evaluate=evaluate,
-        max_evaluations=args.max_evaluations,
-        by=args.by,
-        criterion=args.criterion,
-    )
+    try:
+        result = search_plan(
+            profile,
+            times,
+            args.budget,
+            evaluate=evaluate,
+            max_evaluations=args.max_evaluations,
+            by=args.by,
+            criterion=args.criterion,
+        )
+    except ConfigError as error:
+        raise ConfigError(f"'{args.profile}': {error}") from error
     if output is not None:
         result.write_json(output)
         _logger.info("wrote %s", output)

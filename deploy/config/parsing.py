@@ -49,18 +49,20 @@ def parse_settings(section: type[T], raw: object, source: str) -> T:
     try:
         return TypeAdapter(section).validate_python(raw)
     except ValidationError as failure:
-        problems = _problems(section, raw, failure)
-    more = f"\n… and {len(problems) - _MAX_PROBLEMS} more" if len(problems) > _MAX_PROBLEMS else ""
-    raise ConfigError("\n".join(f"{source}: {problem}" for problem in problems[:_MAX_PROBLEMS]) + more)
+        problems = _problems(raw, failure)
+    lines = [f"{source}: {_sentence(section, keys, errors)}" for keys, errors in problems[:_MAX_PROBLEMS]]
+    more = [f"… and {len(problems) - _MAX_PROBLEMS} more"] if len(problems) > _MAX_PROBLEMS else []
+    raise ConfigError("\n".join(lines + more))
 
 
-def _problems(root: type, raw: object, failure: ValidationError) -> list[str]:
+def _problems(raw: object, failure: ValidationError) -> list[tuple[tuple[Any, ...], list[Any]]]:
+    """Places that are wrong, each with its errors."""
     found: dict[tuple[Any, ...], list[Any]] = {}
     for error in failure.errors(include_url=False):
         found.setdefault(_keys(raw, error), []).append(error)
     # Of a value that may be a number or a table, the table's wrong entry says more than that it is no number.
     outer = {keys[:end] for keys in found for end in range(len(keys))}
-    return [_sentence(root, keys, errors) for keys, errors in found.items() if keys not in outer or not keys]
+    return [(keys, errors) for keys, errors in found.items() if keys not in outer or not keys]
 
 
 def _keys(value: Any, error: Any) -> tuple[Any, ...]:

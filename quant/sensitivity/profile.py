@@ -197,6 +197,9 @@ class SensitivityProfile:
             for effect in effects:
                 if set(effect.sqnr_db) != set(form.head_names):
                     raise misfit(path, ["sqnr_db"], list(effect.sqnr_db), f"head_names are {list(form.head_names)}")
+            for names in ([item.name for item in form.layers], [path for item in form.layers for path in item.layers]):
+                if len(set(names)) != len(names):
+                    raise misfit(path, ["layers"], names, "each must stand once")
         except DataError as error:
             raise DataError(f"'{path}' is a damaged sensitivity profile ({error}); run the analysis again.") from error
         plain = {name: getattr(form, name) for name in ProfileForm.model_fields if name != "version"}

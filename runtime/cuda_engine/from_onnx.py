@@ -62,7 +62,10 @@ def plan_from_onnx(path: Path, spec: ModelSpec) -> NetworkPlan:
     """
     graph = read_graph(path)
     _check_tensors(graph, spec, path)
-    return _Walk(graph, spec, path).plan()
+    try:
+        return _Walk(graph, spec, path).plan()
+    except ExportError as error:
+        raise ExportError(f"{path}: {error}") from error
 
 
 @dataclass(frozen=True)
