@@ -18,14 +18,14 @@ def run_network(model: Any, canvas: torch.Tensor) -> dict[str, torch.Tensor]:
     return dict(outputs)
 
 
-def calibrate_by_max(model: nn.Module, *inputs: torch.Tensor, run: Any = run_network) -> None:
+def calibrate_by_max(model: nn.Module, *inputs: Any, run: Any = run_network) -> None:
     """Sets every scale to the largest magnitude that its quantizer sees in one run of `run(model, *inputs)`."""
     largest: dict[Quantizer, torch.Tensor] = {}
 
     def observe(quantizer: Quantizer, x: torch.Tensor) -> None:
         axis = quantizer.spec.axis
-        others = [dim for dim in range(x.dim()) if dim != axis]
-        found = x.detach().abs().amax(others if axis is not None else None)
+        magnitudes = x.detach().abs()
+        found = magnitudes.max() if axis is None else magnitudes.amax([dim for dim in range(x.dim()) if dim != axis])
         largest[quantizer] = torch.maximum(largest.get(quantizer, found), found)
 
     quantizers = list(named_quantizers(model).values())

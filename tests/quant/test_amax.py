@@ -14,7 +14,6 @@ import torch
 
 from base.errors import ConfigError, DataError
 from quant.calibration.amax import (
-    ACTIVATION_METHODS,
     amax_entropy,
     amax_mse,
     amax_percentile,
@@ -24,6 +23,7 @@ from quant.calibration.amax import (
 )
 from quant.calibration.histogram import AbsHistogram
 from quant.quantizer.base import round_scale
+from quant.settings import ACTIVATION_METHODS
 from tests.quant.first_batch import FirstBatchHistogram
 
 PEERS = ("pytorch_quantization.calib.histogram", "modelopt.torch.quantization.calib.histogram")

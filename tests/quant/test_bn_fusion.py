@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -21,6 +22,8 @@ def lively(model: nn.Module) -> nn.Module:
     generator = torch.Generator().manual_seed(0)
     for module in model.modules():
         if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            assert module.running_mean is not None
+            assert module.running_var is not None
             module.running_mean.copy_(torch.randn(module.num_features, generator=generator))
             module.running_var.copy_(torch.rand(module.num_features, generator=generator) + 0.1)
             if module.affine:
@@ -29,7 +32,7 @@ def lively(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-TOYS = {
+TOYS: dict[str, tuple[Callable[[], list[nn.Module]], tuple[int, ...]]] = {
     "conv": (lambda: [nn.Conv2d(6, 8, 3, bias=False), nn.BatchNorm2d(8, eps=1e-3)], (6, 9, 9)),
     "conv with bias, not affine": (lambda: [nn.Conv2d(6, 8, 3), nn.BatchNorm2d(8, affine=False)], (6, 9, 9)),
     "grouped conv": (lambda: [nn.Conv2d(6, 8, 3, groups=2), nn.BatchNorm2d(8)], (6, 9, 9)),
@@ -43,7 +46,8 @@ TOYS = {
 def test_equal_outputs(name: str) -> None:
     torch.manual_seed(1)
     make, shape = TOYS[name]
-    model = lively(nn.Sequential(*make(), nn.ReLU())).double()
+    model = nn.Sequential(*make(), nn.ReLU())
+    lively(model).double()
     x = torch.randn(4, *shape, dtype=torch.float64)
     with torch.no_grad():
         expected = model(x)

@@ -15,10 +15,10 @@ from quant import quantize_ptq, save_ptq_model
 from quant.calibration import CalibrationManager
 from quant.checkpoint import load_ptq_model
 from quant.fusion import fuse_model_bn
-from quant.ptq import PTQ_METHODS
 from quant.quantizer import named_quantizers
 from quant.reconstruction.settings import ReconstructionSettings
 from quant.replace import quant_model
+from quant.settings import PTQ_METHODS
 from quant.stored_frames import StoredFrames
 from tests.quant.quantized_model import relative_difference, run_network
 
@@ -30,7 +30,7 @@ def canvases() -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(21)
     features = torch.rand(3, 32, 64, 64, generator=generator) * 4
     sparse = features * (torch.rand(3, 1, 64, 64, generator=generator) < 0.2)
-    return list(sparse.split(1))
+    return [frame[None] for frame in sparse]
 
 
 def scales(model: Any) -> dict[str, torch.Tensor]:
@@ -99,8 +99,9 @@ def test_an_mmengine_data_loader(trained_demo_model: Any) -> None:
     ]
     for cloud in clouds:
         cloud[:, 2] = cloud[:, 2] / 30 + 0.5
-    loader = DataLoader(
-        [0], batch_size=1, collate_fn=lambda _: {"inputs": {"points": clouds}, "data_samples": [None] * 2}
+    only: Any = [0]  # a list is a dataset, though it does not say so
+    loader = DataLoader[Any](
+        only, batch_size=1, collate_fn=lambda _: {"inputs": {"points": clouds}, "data_samples": [None] * 2}
     )
     model = quantize_ptq(copy.deepcopy(trained_demo_model), loader, 2, "max")
     folded = fuse_model_bn(copy.deepcopy(trained_demo_model))

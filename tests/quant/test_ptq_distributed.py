@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -91,7 +92,7 @@ class Pair(Processes):
         self.sent: list[object] = []
         self.fingerprint = fingerprint
 
-    def exchange(self, value):  # type: ignore[no-untyped-def]
+    def exchange(self, value: Any) -> Any:
         self.sent.append(value)
         return [value] if self.fingerprint is None else [value, (*value[:2], self.fingerprint)]
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -87,10 +88,10 @@ def test_the_first_process_writes_a_complete_checkpoint(trained: Path) -> None:
     from quant.fusion.bn_fusion import fuse_model_bn
 
     cfg = load_model_config(CONFIG)
-    model = build_model(cfg)
+    model: Any = build_model(cfg)
     assert load_ptq_model(model, trained / "qat.pth").fuse_bn
     assert all(quantizer.is_calibrated for quantizer in named_quantizers(model).values())
-    before = build_model(cfg)
+    before: Any = build_model(cfg)
     load_checkpoint(before, CHECKPOINT)
     fuse_model_bn(before)
     old, new = before.pts_backbone.blocks[0][0].weight, model.pts_backbone.blocks[0][0].weight

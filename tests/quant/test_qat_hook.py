@@ -172,7 +172,7 @@ def test_folding_a_trained_batch_norm_keeps_the_function() -> None:
     model = torch.nn.Sequential(convolution, norm).eval()
     x = torch.randn(1, 3, 9, 9, generator=generator)
     structure = quant_model(model, include=["0"], example_inputs=(x,))
-    layer = model[0]
+    layer: Any = model[0]
     layer.input_quantizer.set_scale(x.abs().max() / 127)
     layer.weight_quantizer.set_scale(layer.weight.abs().amax((1, 2, 3)) / 127)
     codes = torch.round(layer.weight / layer.weight_quantizer.scale[:, None, None, None]).abs().clamp(max=128)

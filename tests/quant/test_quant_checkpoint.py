@@ -43,7 +43,7 @@ def test_round_trip(
     path = save_ptq_model(demo_model, tmp_path / "model.pth", meta={"frames": 3})
     assert is_quantized_checkpoint(path)
 
-    loaded = build_model(demo_cfg, seed=11)
+    loaded: Any = build_model(demo_cfg, seed=11)
     assert load_ptq_model(loaded, path) == structure == quantization_structure(loaded)
     expected = run_network(demo_model, canvas)
     found = run_network(loaded, canvas)

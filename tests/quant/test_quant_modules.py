@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -28,7 +29,7 @@ def on_grid(x: torch.Tensor, amax: torch.Tensor) -> torch.Tensor:
     return torch.clamp(torch.round(x / step), -128, 127) * step
 
 
-LAYERS = {
+LAYERS: dict[str, tuple[Callable[[], nn.Module], type[Any], int]] = {
     "conv2d": (lambda: nn.Conv2d(6, 8, 3, stride=2, padding=1, dilation=2), QuantConv2d, 0),
     "conv2d grouped": (lambda: nn.Conv2d(6, 8, 3, groups=2, bias=False), QuantConv2d, 0),
     "conv2d padding by reflection": (lambda: nn.Conv2d(6, 8, 3, padding=1, padding_mode="reflect"), QuantConv2d, 0),
@@ -51,7 +52,7 @@ def test_weighted_layers(name: str, engine: str) -> None:
     x = tensor(2, 9, 9, 9)[:, :6] if not isinstance(layer, nn.Linear) else tensor(4, 7, 9)
     expected_float = layer(x).detach()
     convert: Any = quant_linear_module if isinstance(layer, nn.Linear) else quant_conv_module
-    quantized = convert(layer, engine)
+    quantized: Any = convert(layer, engine)
     assert type(quantized) is quantized_type
     assert quantized.weight is layer.weight
     assert list(layer.state_dict()) == [key for key in quantized.state_dict() if "quantizer" not in key]
@@ -94,7 +95,9 @@ def test_gradients_reach_weight_and_input() -> None:
     # Nothing is clipped, so the gradient is that of the convolution of the quantized operands.
     quantized_x = on_grid(x.detach(), layer.input_quantizer.scale * 127)
     weight = on_grid(layer.weight.detach(), (layer.weight_quantizer.scale * 127).reshape(-1, 1, 1, 1)).requires_grad_()
-    F.conv2d(quantized_x, weight, layer.bias.detach()).square().sum().backward()
+    assert layer.bias is not None
+    torch.autograd.backward(F.conv2d(quantized_x, weight, layer.bias.detach()).square().sum())
+    assert weight.grad is not None
     assert torch.allclose(layer.weight.grad, weight.grad, rtol=1e-4, atol=1e-3)
 
 

@@ -131,7 +131,7 @@ def test_a_cache_of_another_model(
             return run_network(other, x)
 
     manager = CalibrationManager(other)
-    manager._network = Network  # type: ignore[method-assign]
+    manager._network = Network
     manager.calibrate([canvas], 1, amax_method="max", workers=1)
     manager.save_calib_cache(tmp_path / "other.json")
     assert ptq(dataset, tmp_path / "q.pth", "--calib-cache", str(tmp_path / "other.json")) == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -91,7 +92,8 @@ def test_undecided_is_one_in_the_middle_and_zero_at_the_ends() -> None:
 
 def test_sharpness_falls_from_20_to_2_after_the_warm_up() -> None:
     assert sharpness(0.1) is None
-    values = [sharpness(p / 100) for p in range(20, 101)]
+    values = [value for p in range(20, 101) if (value := sharpness(p / 100)) is not None]
+    assert len(values) == 81
     assert values[0] == pytest.approx(20.0)
     assert values[-1] == pytest.approx(2.0)
     assert values[40] == pytest.approx(11.0)
@@ -108,6 +110,7 @@ def test_learned_scale_gradients() -> None:
     # Within the range the derivative by x is 1; by s it is round(x / s) - x / s, and the code itself beyond the range.
     by_scale = torch.tensor([1 - 0.52, -1 + 1.22, 0 - 0.08, 127.0, -128.0])
     torch.testing.assert_close(x.grad, torch.tensor([1.0, 2.0, 3.0, 0.0, 0.0]))
+    assert learned.log_ratio.grad is not None
     assert float(learned.log_ratio.grad) == pytest.approx(0.5 * float((weights * by_scale).sum()), rel=1e-5)
 
 
@@ -195,5 +198,6 @@ def test_windows_of_empty_frames() -> None:
     ],
 )
 def test_settings_that_make_no_sense(name: str, value: float, message: str) -> None:
+    settings: dict[str, Any] = {name: value}
     with pytest.raises(ConfigError, match=message):
-        ReconstructionSettings(**{name: value})
+        ReconstructionSettings(**settings)

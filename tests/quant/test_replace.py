@@ -258,7 +258,8 @@ class Residual(nn.Module):
         z = self.second(y)
         # The same tensor object as y, with other values.
         z = z + self.third(self.activation(y))
-        return self.add(z, x) + side
+        out: torch.Tensor = self.add(z, x) + side
+        return out
 
 
 def test_any_model_with_example_inputs() -> None:
@@ -294,7 +295,8 @@ def test_a_failing_run_leaves_the_model_alone(demo_model: Any) -> None:
     with pytest.raises(RuntimeError, match="expected input"):
         quant_model(demo_model.pts_backbone, include=["blocks"], example_inputs=(torch.zeros(1, 3, 64, 64),))
     stock = type(demo_model.pts_neck)
+    wrong: Any = (1, 2, 3, 4, 5, 6)
     with pytest.raises(TypeError):
-        quant_model(demo_model, example_inputs=(1, 2, 3, 4, 5, 6))
+        quant_model(demo_model, example_inputs=wrong)
     assert type(demo_model.pts_neck) is stock
     assert quant.modules.quant_concat._SUBCLASSES.keys() <= {stock}
