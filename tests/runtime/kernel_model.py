@@ -55,7 +55,8 @@ def _memory(device: ModelDevice, address: int) -> NDArray[np.uint8]:
 
 def _values(device: ModelDevice, address: int, dtype: Any, *shape: int) -> NDArray[Any]:
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    return device.bytes_from(address)[:size].view(dtype).reshape(shape)
+    values: NDArray[Any] = device.bytes_from(address)[:size].view(dtype).reshape(shape)
+    return values
 
 
 def _patch(
@@ -65,7 +66,8 @@ def _patch(
     chunk = np.arange(chunks)[None, None, :, None] * plane
     y = np.arange(rows)[:, None, None, None] * (step * pitch * 16)
     x = np.arange(_COLUMNS)[None, :, None, None] * (step * 16)
-    return memory[first + chunk + y + x + np.arange(16)].reshape(rows, _COLUMNS, chunks * 16)
+    pixels: NDArray[np.uint8] = memory[first + chunk + y + x + np.arange(16)]
+    return pixels.reshape(rows, _COLUMNS, chunks * 16)
 
 
 def _numbers(data: NDArray[np.uint8], int8: bool) -> NDArray[np.float64]:

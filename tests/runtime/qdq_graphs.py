@@ -175,6 +175,7 @@ def plan_of(model: onnx.ModelProto, spec: ModelSpec, folder: Path) -> NetworkPla
 
 def node(model: onnx.ModelProto, name: str) -> onnx.NodeProto:
     """The node of that name."""
+    found: onnx.NodeProto
     (found,) = (item for item in model.graph.node if item.name == name)
     return found
 

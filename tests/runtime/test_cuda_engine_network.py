@@ -152,8 +152,8 @@ def test_kernels_compile(map_type: MapType, tmp_path: Path) -> None:
     kinds = {}
     for launch in network.launches:
         tiling = launch.tiling
-        is_conv = isinstance(tiling, ConvTiling)
-        kinds[(tiling.stride, tiling.upsample, tiling.resident) if is_conv else HEADS] = launch
+        kind = (tiling.stride, tiling.upsample, tiling.resident) if isinstance(tiling, ConvTiling) else HEADS
+        kinds[kind] = launch
     for launch in kinds.values():
         source = (conv_source if isinstance(launch.tiling, ConvTiling) else heads_source)(launch.tiling.macros)
         said = compile_cubin(source, ARCHITECTURE, tmp_path, "-Xptxas", "-v")

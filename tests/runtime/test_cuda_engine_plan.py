@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import onnx
 import pytest
 
 from tests.runtime.qdq_graphs import (
@@ -24,11 +27,11 @@ SPEC = graph_spec()
 
 
 @pytest.fixture
-def model():
+def model() -> onnx.ModelProto:
     return small_graph(SPEC)
 
 
-def test_maps_of_an_int8_graph(model, tmp_path):
+def test_maps_of_an_int8_graph(model: onnx.ModelProto, tmp_path: Path) -> None:
     plan = plan_of(model, SPEC, tmp_path)
     found = {item.name: (item.type, item.channels, item.height, item.width, item.scale) for item in plan.maps.values()}
     assert found == {
@@ -42,7 +45,7 @@ def test_maps_of_an_int8_graph(model, tmp_path):
     assert all(name == item.name for name, item in plan.maps.items())
 
 
-def test_layers_of_an_int8_graph(model, tmp_path):
+def test_layers_of_an_int8_graph(model: onnx.ModelProto, tmp_path: Path) -> None:
     plan = plan_of(model, SPEC, tmp_path)
     nodes = ["/block0/Conv", "/side/Conv", "/block1/Conv", "/up/ConvTranspose", "/shared/Conv"]
     assert [conv.node for conv in plan.convs] == nodes
@@ -62,11 +65,12 @@ def test_layers_of_an_int8_graph(model, tmp_path):
         np.testing.assert_array_equal(conv.weight, expected)
         np.testing.assert_array_equal(conv.weight_scale, value(model, f"{conv.node}.weight/DequantizeLinear.scale"))
         np.testing.assert_array_equal(conv.bias, value(model, f"{conv.node}.bias"))
+        assert conv.weight_scale is not None
         assert conv.weight_scale.dtype == conv.bias.dtype == np.float32
         assert plan.maps[conv.source].channels == conv.in_channels
 
 
-def test_a_concatenation_is_written_in_place(model, tmp_path):
+def test_a_concatenation_is_written_in_place(model: onnx.ModelProto, tmp_path: Path) -> None:
     plan = plan_of(model, SPEC, tmp_path)
     joined = "/join/Concat/QuantizeLinear_output_0"
     writers = {conv.node: (conv.target_channel, conv.out_channels) for conv in plan.convs if conv.target == joined}
@@ -75,14 +79,14 @@ def test_a_concatenation_is_written_in_place(model, tmp_path):
     assert reader == "/shared/Conv"
 
 
-def test_a_concatenation_of_a_concatenation_is_written_in_place(tmp_path):
+def test_a_concatenation_of_a_concatenation_is_written_in_place(tmp_path: Path) -> None:
     model = small_graph(SPEC, floats=("block0", "block1", "side", "up", "shared", "hidden"))
     # [[side, up]] read through two nodes.
     insert(model, "/shared/Conv", 0, "Concat", axis=1)
     assert [conv.target_channel for conv in plan_of(model, SPEC, tmp_path).convs] == [0, 0, 0, 32, 0]
 
 
-def test_heads_of_an_int8_graph(model, tmp_path):
+def test_heads_of_an_int8_graph(model: onnx.ModelProto, tmp_path: Path) -> None:
     heads = plan_of(model, SPEC, tmp_path).heads
     assert heads.source == "/shared/Relu/QuantizeLinear_output_0"
     assert [branch.output for branch in heads.branches] == ["heatmap", "reg"]
@@ -111,7 +115,9 @@ def test_heads_of_an_int8_graph(model, tmp_path):
         (("block0", "side", "block1", "up", "shared", "hidden"), "fffff", "fffff"),
     ],
 )
-def test_layers_in_floating_point(floats, weights, maps, tmp_path, caplog):
+def test_layers_in_floating_point(
+    floats: tuple[str, ...], weights: str, maps: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     plan = plan_of(small_graph(SPEC, floats), SPEC, tmp_path)
     assert "".join(conv.weight.dtype.name[0] for conv in plan.convs) == weights
     order = [plan.canvas.name, *dict.fromkeys(conv.target for conv in plan.convs)]
@@ -127,7 +133,7 @@ def test_layers_in_floating_point(floats, weights, maps, tmp_path, caplog):
 
 
 @pytest.mark.parametrize("precision", ["int8", "fp16"])
-def test_bias_and_batch_norm_behind_a_convolution_are_folded(precision, tmp_path):
+def test_bias_and_batch_norm_behind_a_convolution_are_folded(precision: str, tmp_path: Path) -> None:
     floats = () if precision == "int8" else ("block0", "side", "block1", "up", "shared", "hidden")
     model = small_graph(SPEC, floats)
     rng = np.random.default_rng(1)
@@ -151,12 +157,14 @@ def test_bias_and_batch_norm_behind_a_convolution_are_folded(precision, tmp_path
     np.testing.assert_allclose(conv.bias, bias, rtol=1e-5, atol=1e-6)
     if precision == "int8":
         np.testing.assert_array_equal(conv.weight, before.weight)
+        assert conv.weight_scale is not None
+        assert before.weight_scale is not None
         np.testing.assert_allclose(conv.weight_scale, before.weight_scale * factor, rtol=1e-6)
     else:
         np.testing.assert_allclose(conv.weight, before.weight * factor[:, None, None, None], rtol=2e-3, atol=1e-7)
 
 
-def test_one_scale_for_all_channels_and_no_bias(model, tmp_path):
+def test_one_scale_for_all_channels_and_no_bias(model: onnx.ModelProto, tmp_path: Path) -> None:
     set_value(model, "/block0/Conv.weight/DequantizeLinear.scale", np.array(0.5, np.float16))
     del node(model, "/block0/Conv").input[2]
     conv = plan_of(model, SPEC, tmp_path).convs[0]

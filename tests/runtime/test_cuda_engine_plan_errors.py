@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 
 from base.errors import ConfigError, ExportError, UserError
-from models.spec import HeadSpec
+from models.spec import HeadSpec, ModelSpec
 from runtime.cuda_engine.from_onnx import plan_from_onnx
 from tests.runtime.qdq_graphs import graph_spec, insert, node, plan_of, set_attribute, set_value, small_graph, value
 
 SPEC = graph_spec()
+Change = Callable[[onnx.ModelProto], object]
 
 
 @pytest.fixture
-def model():
+def model() -> onnx.ModelProto:
     return small_graph(SPEC)
 
 
 # What is done to the graph, and the error's text.
-def _second_scale(model):
+def _second_scale(model: onnx.ModelProto) -> None:
     set_value(model, "other", np.array(0.25, np.float32))
     for op_type, end in (("QuantizeLinear", "q"), ("DequantizeLinear", "d")):
         new = onnx.NodeProto()
@@ -34,43 +38,48 @@ def _second_scale(model):
     node(model, "/block1/Conv").input[0] = "second_d"
 
 
-def _input(name, index, tensor):
+def _input(name: str, index: int, tensor: str) -> Change:
     return lambda model: node(model, name).input.__setitem__(index, tensor)
 
 
-def _value(name, change):
+def _value(name: str, change: Callable[[NDArray[Any]], NDArray[Any]]) -> Change:
     return lambda model: set_value(model, name, change(value(model, name)))
 
 
-def _attribute(node_name, name, new):
+def _attribute(node_name: str, name: str, new: Any) -> Change:
     return lambda model: set_attribute(model, node_name, name, new)
 
 
-def _insert(reader, index, op_type, **attributes):
+def _insert(reader: str, index: int, op_type: str, **attributes: Any) -> Change:
     return lambda model: insert(model, reader, index, op_type, **attributes)
 
 
-def _negative_gain(model):
+def _negative_gain(model: onnx.ModelProto) -> None:
     for name, array in (("gain", -np.ones(32)), ("zeros", np.zeros(32)), ("ones", np.ones(32))):
         set_value(model, name, array.astype(np.float32))
     insert(model, "/up/Relu", 0, "BatchNormalization", "gain", "zeros", "zeros", "ones")
 
 
-def _joins_one_scale_of_two(model):
+def _joins_one_scale_of_two(model: onnx.ModelProto) -> None:
     for op_type in ("QuantizeLinear", "DequantizeLinear"):
         set_value(model, f"/side/Relu/{op_type}.scale", np.array(0.5, np.float32))
 
 
-def _larger_hidden_weight(model):
+def _reads_a_constant(model: onnx.ModelProto) -> None:
+    set_value(model, "constant", np.zeros((1, 32, 16, 20), np.float32))
+    node(model, "/spatial_features/QuantizeLinear").input[0] = "constant"
+
+
+def _larger_hidden_weight(model: onnx.ModelProto) -> None:
     name = "/hidden_reg/Conv.weight/DequantizeLinear"
     set_value(model, f"{name}.codes", np.zeros((32, 32, 3, 3), np.int8))
     set_attribute(model, "/hidden_reg/Conv", "pads", [1, 1, 1, 1])
 
 
-def _wide(layer, channels, kernel=1):
+def _wide(layer: str, channels: int, kernel: int = 1) -> Change:
     """Gives a layer another number of output channels."""
 
-    def change(model):
+    def change(model: onnx.ModelProto) -> None:
         name = f"/{layer}/Conv.weight/DequantizeLinear"
         inputs = value(model, f"{name}.codes").shape[1]
         set_value(model, f"{name}.codes", np.zeros((channels, inputs, kernel, kernel), np.int8))
@@ -81,14 +90,14 @@ def _wide(layer, channels, kernel=1):
     return change
 
 
-def _narrow(model):
+def _narrow(model: onnx.ModelProto) -> None:
     _wide("shared", 16, 3)(model)
     for head in ("heatmap", "reg"):
         name = f"/hidden_{head}/Conv.weight/DequantizeLinear.codes"
         set_value(model, name, value(model, name)[:, :16])
 
 
-def _without_relu(model):
+def _without_relu(model: onnx.ModelProto) -> None:
     model.graph.node.remove(node(model, "/hidden_reg/Relu"))
     node(model, "/last_reg/Conv").input[0] = "/hidden_reg/Conv_output_0"
 
@@ -228,10 +237,7 @@ ERRORS = {
     "axis": (_attribute("/join/Concat", "axis", 2), r"'/join/Concat' \(Concat\) joins along axis 2"),
     "sizes": (_attribute("/side/Conv", "strides", [2, 2]), r"'/join/Concat' .* maps of 4 x 5, 8 x 10 cells \(y, x\)"),
     "no layer": (
-        lambda model: (
-            set_value(model, "constant", np.zeros((1, 32, 16, 20), np.float32)),
-            node(model, "/spatial_features/QuantizeLinear").input.__setitem__(0, "constant"),
-        ),
+        _reads_a_constant,
         r"'/block0/Conv' \(Conv\) reads 'constant', which no layer writes",
     ),
     "ReLU of a concatenation": (
@@ -246,7 +252,7 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("case", ERRORS)
-def test_what_the_engine_does_not_run_is_named(case, model, tmp_path):
+def test_what_the_engine_does_not_run_is_named(case: str, model: onnx.ModelProto, tmp_path: Path) -> None:
     change, message = ERRORS[case]
     change(model)
     with pytest.raises(UserError, match=message) as caught:
@@ -254,7 +260,7 @@ def test_what_the_engine_does_not_run_is_named(case, model, tmp_path):
     assert isinstance(caught.value, (ExportError, ConfigError))
 
 
-def test_half_quantized_layers_are_named(tmp_path):
+def test_half_quantized_layers_are_named(tmp_path: Path) -> None:
     model = small_graph(SPEC)
     set_value(model, "float", np.zeros((64, 32, 3, 3), np.float32))
     node(model, "/block1/Conv").input[1] = "float"
@@ -266,7 +272,7 @@ def test_half_quantized_layers_are_named(tmp_path):
         plan_of(model, SPEC, tmp_path)
 
 
-def test_float16_channels_are_checked(tmp_path):
+def test_float16_channels_are_checked(tmp_path: Path) -> None:
     floats = ("block0", "side", "block1", "up", "shared", "hidden")
     spec = graph_spec(encoder_channels=24)
     model = small_graph(SPEC, floats)
@@ -287,12 +293,14 @@ def test_float16_channels_are_checked(tmp_path):
         ),
     ],
 )
-def test_the_graph_of_another_model_is_refused(spec, message, model, tmp_path):
+def test_the_graph_of_another_model_is_refused(
+    spec: ModelSpec, message: str, model: onnx.ModelProto, tmp_path: Path
+) -> None:
     with pytest.raises(ConfigError, match=message):
         plan_of(model, spec, tmp_path)
 
 
-def test_a_graph_that_contradicts_its_declared_outputs_is_refused(model, tmp_path):
+def test_a_graph_that_contradicts_its_declared_outputs_is_refused(model: onnx.ModelProto, tmp_path: Path) -> None:
     for output in model.graph.output:
         del output.type.tensor_type.shape.dim[:]
         output.type.tensor_type.shape.dim.extend([onnx.TensorShapeProto.Dimension() for _ in range(4)])
@@ -302,7 +310,7 @@ def test_a_graph_that_contradicts_its_declared_outputs_is_refused(model, tmp_pat
         plan_of(model, graph_spec(heads=(HeadSpec("heatmap", 5), HeadSpec("reg", 3))), tmp_path)
 
 
-def test_files_that_are_no_graph(tmp_path):
+def test_files_that_are_no_graph(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"ONNX file is missing: .*nowhere\.onnx"):
         plan_from_onnx(Path(tmp_path / "nowhere.onnx"), SPEC)
     (tmp_path / "text.onnx").write_text("no model, but text")
@@ -313,7 +321,7 @@ def test_files_that_are_no_graph(tmp_path):
         plan_from_onnx(tmp_path / "empty.onnx", SPEC)
 
 
-def test_a_network_of_endless_depth_is_refused(model, tmp_path):
+def test_a_network_of_endless_depth_is_refused(model: onnx.ModelProto, tmp_path: Path) -> None:
     readers = [node for node in model.graph.node if model.graph.input[0].name in node.input]
     name = model.graph.input[0].name
     channels = SPEC.encoder_channels

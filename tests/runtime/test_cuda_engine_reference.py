@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+import torch
+from numpy.typing import NDArray
+from torch import nn
 
 from base.errors import DataError
 from models.spec import ModelSpec
@@ -17,6 +22,10 @@ from runtime.cuda_engine.from_onnx import plan_from_onnx
 from runtime.cuda_engine.plan import FusedConv, HeadsLayer, NetworkPlan, PlanMap
 from tests.runtime.qdq_graphs import canvas, graph_spec, run_with_codes, small_graph
 
+# Of `compare`: (node, share of equal codes, largest difference in steps), and ours and theirs of each output.
+Table = list[tuple[str, float, int]]
+Outputs = dict[str, tuple[NDArray[Any], NDArray[Any]]]
+
 HEAD = "pts_backbone_neck_head"
 TINY_CONFIG = Path(__file__).parents[1] / "data" / "deploy" / "tiny_centerpoint.py"
 # Of a layer's codes, from equal codes in front of it.
@@ -25,11 +34,11 @@ MIN_EQUAL_SHARE, MAX_STEPS = 0.999, 1
 MIN_EQUAL_SHARE_FP16 = 0.98
 
 
-def plan_of_one(conv, source, target):
+def plan_of_one(conv: FusedConv, source: PlanMap, target: PlanMap) -> NetworkPlan:
     return NetworkPlan(source, {source.name: source, target.name: target}, (conv,), HeadsLayer(target.name, ()))
 
 
-def layer(weight, **changes):
+def layer(weight: NDArray[Any], **changes: Any) -> FusedConv:
     channels = len(weight)
     values = {
         "node": "/x/Conv",
@@ -47,7 +56,7 @@ def layer(weight, **changes):
     return FusedConv(**{**values, **changes})
 
 
-def test_codes_are_rounded_half_to_even_and_saturated():
+def test_codes_are_rounded_half_to_even_and_saturated() -> None:
     values = np.array([[[0.25, 0.75, -0.25, -0.75, 1.25, 63.5, 64, 1e9, -64, -64.25, -1e9, 0.3]]], np.float32)
     codes = store(values, PlanMap("x", 1, 1, 12, 0.5))
     assert codes.dtype == np.int8
@@ -61,10 +70,14 @@ def test_codes_are_rounded_half_to_even_and_saturated():
     ("kernel", "stride", "padding"), [(1, 1, 0), (3, 1, 1), (3, 2, 1), (2, 2, 0), (1, 2, 0), (3, 1, 0)]
 )
 @pytest.mark.parametrize("kind", ["int8", "float16"])
-def test_convolutions_against_torch(kernel, stride, padding, kind, monkeypatch):
+def test_convolutions_against_torch(
+    kernel: int, stride: int, padding: int, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
 
     rng = np.random.default_rng(0)
+    source: NDArray[Any]
+    weight: NDArray[Any]
     if kind == "int8":
         source = rng.integers(-128, 128, (32, 9, 11), dtype=np.int8)
         weight = rng.integers(-128, 128, (16, 32, kernel, kernel), dtype=np.int8)
@@ -80,10 +93,16 @@ def test_convolutions_against_torch(kernel, stride, padding, kind, monkeypatch):
         stride=stride,
         padding=padding,
     )[0].numpy()
-    factors = scale * conv.weight_scale if scale else np.ones(16, np.float32)
+    factors: NDArray[Any] = np.ones(16, np.float32)
+    if scale is not None:
+        assert conv.weight_scale is not None
+        factors = scale * conv.weight_scale
     y = total.astype(np.float32) * factors[:, None, None] + conv.bias[:, None, None]
     for target_scale in (0.125, None):
-        maps = PlanMap("in", 32, 9, 11, scale), PlanMap("out", *total.shape, target_scale)
+        maps = (
+            PlanMap("in", 32, 9, 11, scale),
+            PlanMap("out", total.shape[0], total.shape[1], total.shape[2], target_scale),
+        )
         expected = y.astype(np.float16) if target_scale is None else np.clip(np.rint(y / 0.125), -128, 127)
         found = run_layer(plan_of_one(conv, *maps), conv, source)
         if kind == "int8":
@@ -97,7 +116,7 @@ def test_convolutions_against_torch(kernel, stride, padding, kind, monkeypatch):
 
 
 @pytest.mark.parametrize("factor", [2, 4])
-def test_transposed_convolutions_against_torch(factor):
+def test_transposed_convolutions_against_torch(factor: int) -> None:
     import torch
 
     rng = np.random.default_rng(0)
@@ -110,14 +129,15 @@ def test_transposed_convolutions_against_torch(factor):
         torch.from_numpy(weight.astype(np.float64).transpose(1, 0, 2, 3)),
         stride=factor,
     )[0].numpy()
-    maps = PlanMap("in", 32, 3, 5, 0.0625), PlanMap("out", *total.shape, None)
+    maps = PlanMap("in", 32, 3, 5, 0.0625), PlanMap("out", total.shape[0], total.shape[1], total.shape[2], None)
+    assert conv.weight_scale is not None
     y = total.astype(np.float32) * (0.0625 * conv.weight_scale)[:, None, None] + conv.bias[:, None, None]
     np.testing.assert_array_equal(
         run_layer(plan_of_one(conv, *maps), conv, source), np.maximum(y, 0).astype(np.float16)
     )
 
 
-def test_a_canvas_of_another_size_is_refused(tmp_path):
+def test_a_canvas_of_another_size_is_refused(tmp_path: Path) -> None:
     spec = graph_spec()
     onnx.save(small_graph(spec), tmp_path / "x.onnx")
     plan = plan_from_onnx(tmp_path / "x.onnx", spec)
@@ -125,7 +145,7 @@ def test_a_canvas_of_another_size_is_refused(tmp_path):
         run_plan(plan, canvas(spec))
 
 
-def compare(path, spec, image, *, end_to_end):
+def compare(path: Path, spec: ModelSpec, image: NDArray[np.float32], *, end_to_end: bool) -> tuple[Table, Outputs]:
     """(node, share of equal codes, largest difference in steps) of each layer that writes codes, and the outputs."""
     plan = plan_from_onnx(path, spec)
     found = run_with_codes(onnx.load(path), image)
@@ -144,7 +164,7 @@ def compare(path, spec, image, *, end_to_end):
     return table, {head.name: (outputs[head.name], found[head.name]) for head in spec.heads}
 
 
-def _agreement(ours, theirs):
+def _agreement(ours: NDArray[Any], theirs: NDArray[Any] | None) -> tuple[float, int]:
     if theirs is None:
         return 1.0, 0
     steps = np.abs(ours.astype(np.int32) - theirs.astype(np.int32))
@@ -152,14 +172,14 @@ def _agreement(ours, theirs):
     return float(np.mean(steps == 0)), int(steps.max())
 
 
-def assert_agrees(table, from_fp16=()):
+def assert_agrees(table: Table, from_fp16: Collection[str] = ()) -> None:
     for name, share, steps in table:
         least = MIN_EQUAL_SHARE_FP16 if any(part in name for part in from_fp16) else MIN_EQUAL_SHARE
         assert share >= least, table
         assert steps <= MAX_STEPS, table
 
 
-def assert_outputs_agree(outputs, tolerance=2.0**-10):
+def assert_outputs_agree(outputs: Outputs, tolerance: float = 2.0**-10) -> None:
     for name, (ours, theirs) in outputs.items():
         assert ours.dtype == np.float32
         assert ours.shape == theirs.shape
@@ -168,7 +188,7 @@ def assert_outputs_agree(outputs, tolerance=2.0**-10):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_small_graph_against_onnx_runtime(seed, tmp_path):
+def test_a_small_graph_against_onnx_runtime(seed: int, tmp_path: Path) -> None:
     spec = graph_spec()
     onnx.save(small_graph(spec, seed=seed), tmp_path / "x.onnx")
     table, outputs = compare(tmp_path / "x.onnx", spec, canvas(spec, seed), end_to_end=False)
@@ -178,7 +198,7 @@ def test_a_small_graph_against_onnx_runtime(seed, tmp_path):
 
 
 @pytest.mark.parametrize("floats", [("block0",), ("up",), ("side", "block1"), ("shared",), ("hidden",)])
-def test_small_graphs_of_two_precisions_against_onnx_runtime(floats, tmp_path):
+def test_small_graphs_of_two_precisions_against_onnx_runtime(floats: tuple[str, ...], tmp_path: Path) -> None:
     spec = graph_spec()
     onnx.save(small_graph(spec, floats), tmp_path / "x.onnx")
     table, outputs = compare(tmp_path / "x.onnx", spec, canvas(spec), end_to_end=False)
@@ -188,7 +208,7 @@ def test_small_graphs_of_two_precisions_against_onnx_runtime(floats, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def tiny():
+def tiny() -> tuple[nn.Module, ModelSpec]:
     """The tiny CenterPoint of the export's tests with numbers of channels that the engine takes; its specification."""
     import torch
 
@@ -205,7 +225,7 @@ def tiny():
 
 
 @pytest.fixture(scope="module")
-def tiny_canvases(tiny):
+def tiny_canvases(tiny: tuple[nn.Module, ModelSpec]) -> list[torch.Tensor]:
     import torch
 
     shape, generator = tiny[1].canvas_shape, torch.Generator().manual_seed(0)
@@ -215,7 +235,13 @@ def tiny_canvases(tiny):
     ]
 
 
-def export_int8(tiny, canvases, folder, skip=(), **settings):
+def export_int8(
+    tiny: tuple[nn.Module, ModelSpec],
+    canvases: list[torch.Tensor],
+    folder: Path,
+    skip: tuple[str, ...] = (),
+    **settings: Any,
+) -> Path:
     from export.onnx_export import OnnxExportSettings, export_components
     from export.quantized_model import planned_layers, quantize_float_model
     from quant.settings import PtqSettings
@@ -231,7 +257,9 @@ def export_int8(tiny, canvases, folder, skip=(), **settings):
 
 
 @pytest.mark.parametrize("float_precision", ["fp16", "fp32"])
-def test_an_int8_export_against_onnx_runtime(float_precision, tiny, tiny_canvases, tmp_path):
+def test_an_int8_export_against_onnx_runtime(
+    float_precision: str, tiny: tuple[nn.Module, ModelSpec], tiny_canvases: list[torch.Tensor], tmp_path: Path
+) -> None:
     path = export_int8(tiny, tiny_canvases, tmp_path, float_precision=float_precision)
     image = tiny_canvases[1].numpy()
     table, outputs = compare(path, tiny[1], image, end_to_end=False)
@@ -255,7 +283,9 @@ def test_an_int8_export_against_onnx_runtime(float_precision, tiny, tiny_canvase
         ("pts_bbox_head.*",),
     ],
 )
-def test_an_int8_export_with_layers_in_fp16_against_onnx_runtime(skip, tiny, tiny_canvases, tmp_path):
+def test_an_int8_export_with_layers_in_fp16_against_onnx_runtime(
+    skip: tuple[str, ...], tiny: tuple[nn.Module, ModelSpec], tiny_canvases: list[torch.Tensor], tmp_path: Path
+) -> None:
     path = export_int8(tiny, tiny_canvases, tmp_path, skip)
     table, outputs = compare(path, tiny[1], tiny_canvases[1].numpy(), end_to_end=False)
     assert_agrees(table, from_fp16=("ConvTranspose", "blocks.0.0", "blocks.1.0", "blocks.1.3", "shared_conv"))
@@ -263,7 +293,9 @@ def test_an_int8_export_with_layers_in_fp16_against_onnx_runtime(skip, tiny, tin
 
 
 @pytest.mark.parametrize("precision", ["fp16", "fp32"])
-def test_a_float_export_against_onnx_runtime(precision, tiny, tiny_canvases, tmp_path):
+def test_a_float_export_against_onnx_runtime(
+    precision: str, tiny: tuple[nn.Module, ModelSpec], tiny_canvases: list[torch.Tensor], tmp_path: Path
+) -> None:
     from export.onnx_export import OnnxExportSettings, export_components
 
     export_components(*tiny, tmp_path, OnnxExportSettings(precision=precision))

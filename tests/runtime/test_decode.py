@@ -87,7 +87,7 @@ def test_decode_is_mmdet3ds(changes: dict[str, Any], seed: int) -> None:
 
 def test_one_box_by_hand() -> None:
     spec = small_spec()
-    outputs = {h.name: np.zeros(spec.head_shape(h), np.float32) for h in spec.heads}
+    outputs: dict[str, NDArray[np.float32]] = {h.name: np.zeros(spec.head_shape(h), np.float32) for h in spec.heads}
     outputs["heatmap"][:] = -10
     y, x = 7, 12
     outputs["heatmap"][0, 3, y, x] = 2.0
@@ -116,7 +116,7 @@ def test_rotated_convention_decodes_to_the_same_boxes() -> None:
 
 def test_equal_logits_are_taken_by_class_row_and_column() -> None:
     spec = small_spec(nms_min_radius_m2=0.0, max_detections_before_nms=3)
-    outputs = {h.name: np.zeros(spec.head_shape(h), np.float32) for h in spec.heads}
+    outputs: dict[str, NDArray[np.float32]] = {h.name: np.zeros(spec.head_shape(h), np.float32) for h in spec.heads}
     outputs["heatmap"][:] = -10
     for label, y, x in ((1, 0, 0), (0, 9, 2), (0, 2, 9), (0, 2, 5)):
         outputs["heatmap"][0, label, y, x] = 1.0
@@ -175,7 +175,7 @@ def test_circle_nms_by_hand() -> None:
 
 def one_hot(spec: ModelSpec, cells: dict[tuple[int, int, int], float]) -> dict[str, NDArray[np.float32]]:
     """Outputs with these logits at (class, row, column) and -10 elsewhere."""
-    outputs = {h.name: np.zeros(spec.head_shape(h), np.float32) for h in spec.heads}
+    outputs: dict[str, NDArray[np.float32]] = {h.name: np.zeros(spec.head_shape(h), np.float32) for h in spec.heads}
     outputs["heatmap"][:] = -10
     for cell, logit in cells.items():
         outputs["heatmap"][0][cell] = logit
