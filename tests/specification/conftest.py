@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 REPOSITORY = Path(__file__).parents[2]
 MODEL_CONFIG = REPOSITORY / "tests" / "data" / "specification" / "tiny.py"
@@ -39,7 +40,7 @@ class Project:
         return self.root / "data" / "t4dataset"
 
 
-def frame_points(seed: int, count: int = 600) -> np.ndarray:
+def frame_points(seed: int, count: int = 600) -> NDArray[np.float32]:
     """(count, 5) float32 within the tiny model's range, in clusters, so that pillars hold several points."""
     generator = np.random.default_rng(seed)
     centers = generator.uniform(-4.5, 4.5, (40, 2))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -24,6 +24,9 @@ from quant.checkpoint import load_ptq_model
 from runtime.backends.pytorch import PyTorchBackend
 from runtime.pipeline import Pipeline
 
+if TYPE_CHECKING:
+    from tests.specification.conftest import Project
+
 REPOSITORY = Path(__file__).parents[2]
 SHIPPED = sorted((REPOSITORY / "configs" / "model").glob("*.py"))
 
@@ -31,14 +34,14 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::Deprecat
 
 
 @pytest.fixture(autouse=True)
-def _in_the_project(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def _in_the_project(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(project.root)
     monkeypatch.delenv("BUILD_WORKING_DIRECTORY", raising=False)
     torch.set_num_threads(1)
 
 
 @pytest.fixture
-def own(project: Any) -> tuple[Any, Pipeline]:
+def own(project: Project) -> tuple[Any, Pipeline]:
     """The same model on this project's own runtime: its config and its pipeline."""
     cfg = load_model_config(project.model_config)
     model, spec = build_model(cfg), ModelSpec.from_config(cfg)
@@ -46,7 +49,7 @@ def own(project: Any) -> tuple[Any, Pipeline]:
     return cfg, Pipeline(spec, PyTorchBackend(spec=spec, components=extract_components(model, spec), device="cpu"))
 
 
-def test_init_model_and_inference_detector(project: Any, own: tuple[Any, Pipeline]) -> None:
+def test_init_model_and_inference_detector(project: Project, own: tuple[Any, Pipeline]) -> None:
     from mmdet3d.apis import inference_detector, init_model
 
     model = init_model(str(project.model_config), str(project.checkpoint), device="cpu")
@@ -62,7 +65,7 @@ def test_init_model_and_inference_detector(project: Any, own: tuple[Any, Pipelin
         assert np.array_equal(found.labels_3d.numpy(), expected.labels)
 
 
-def test_init_model_asks_for_no_dataset(project: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_init_model_asks_for_no_dataset(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mmdet3d.apis import init_model
 
     monkeypatch.chdir(tmp_path)
@@ -86,7 +89,9 @@ def test_every_shipped_config_names_what_mmengine_needs(path: Path) -> None:
         assert {f"{split}_dataloader", f"{split}_cfg", f"{split}_evaluator"} <= set(cfg)
 
 
-def test_the_runner_scores_what_this_project_scores(project: Any, own: tuple[Any, Pipeline], tmp_path: Path) -> None:
+def test_the_runner_scores_what_this_project_scores(
+    project: Project, own: tuple[Any, Pipeline], tmp_path: Path
+) -> None:
     cfg = Config.fromfile(project.model_config)
     cfg.work_dir, cfg.load_from = str(tmp_path), str(project.checkpoint)
     runner = Runner.from_cfg(cfg)
@@ -99,7 +104,7 @@ def test_the_runner_scores_what_this_project_scores(project: Any, own: tuple[Any
         assert scores[f"detection/AP_{item.class_name}"] == pytest.approx(item.mean_ap, abs=1e-4)
 
 
-def test_a_runner_fine_tunes_in_int8(project: Any, tmp_path: Path) -> None:
+def test_a_runner_fine_tunes_in_int8(project: Project, tmp_path: Path) -> None:
     """What mmdet3d's tools/train.py does with a config that names QATHook."""
     config = tmp_path / "qat.py"
     config.write_text(
@@ -135,7 +140,7 @@ def test_a_runner_fine_tunes_in_int8(project: Any, tmp_path: Path) -> None:
     assert not before.fuse_bn
 
 
-def test_calibration_after_the_last_epoch_is_refused(project: Any, tmp_path: Path) -> None:
+def test_calibration_after_the_last_epoch_is_refused(project: Project, tmp_path: Path) -> None:
     from base.errors import ConfigError
 
     cfg = Config.fromfile(project.model_config)
@@ -146,7 +151,7 @@ def test_calibration_after_the_last_epoch_is_refused(project: Any, tmp_path: Pat
         Runner.from_cfg(cfg).train()
 
 
-def test_a_model_config_is_read_without_what_it_names(project: Any) -> None:
+def test_a_model_config_is_read_without_what_it_names(project: Project) -> None:
     """Light commands (deploy.inspect, the plan of an export) pay for no mmdet3d."""
     code = (
         "import sys\nfrom models.config import load_model_config\nfrom models.spec import ModelSpec\n"

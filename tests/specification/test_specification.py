@@ -9,16 +9,19 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
 from tests.specification.page import PAGE, Block, read_blocks
 from tests.specification.table import DOCUMENT, ENTRIES, HERE, LAYOUT, MODEL_CONFIG, SMALL, Entry, mapped, rendered
+
+if TYPE_CHECKING:
+    from tests.specification.conftest import Project
 
 REPOSITORY = Path(__file__).parents[2]
 BLOCKS = {block.key: block for block in read_blocks()}
@@ -31,7 +34,7 @@ pytestmark = [
 ]
 
 
-def text_of(key: str, project: Any) -> str:
+def text_of(key: str, project: Project | SimplePaths) -> str:
     """A block as it is run: our names, the smallest counts, the tiny model."""
     entry = TABLE[key]
     small = mapped(BLOCKS[key].text, HERE, entry.small, SMALL)
@@ -39,7 +42,7 @@ def text_of(key: str, project: Any) -> str:
 
 
 @pytest.fixture(scope="session")
-def shell(project: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def shell(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
     """`shell(text)`: types a shell block in the project's folder; fails with its output where it fails."""
     python = tmp_path_factory.mktemp("bin") / "python"
     python.write_text(f'#!/bin/sh\nexec {sys.executable} -W ignore "$@"\n')
@@ -66,7 +69,7 @@ def shell(project: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture(autouse=True)
-def _typed_in_the_project(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def _typed_in_the_project(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(project.root)
     monkeypatch.delenv("BUILD_WORKING_DIRECTORY", raising=False)
     torch.set_num_threads(1)
@@ -110,7 +113,7 @@ def leaves(block: Block) -> list[str]:
     return found
 
 
-def test_the_dataset_lies_as_drawn(project: Any) -> None:
+def test_the_dataset_lies_as_drawn(project: Project) -> None:
     drawn = leaves(BLOCKS["1. Prepare Data"])
     assert drawn == [
         "data/t4dataset/centerpoint_infos_train.pkl",
@@ -129,7 +132,7 @@ def test_every_file_that_is_drawn_has_its_place_here(key: str) -> None:
         assert (REPOSITORY / here).is_file(), f"{path} -> {here}"
 
 
-def test_the_components_are_those_drawn(project: Any, deployed: Path) -> None:
+def test_the_components_are_those_drawn(project: Project, deployed: Path) -> None:
     from models.config import load_model_config
     from models.spec import ModelSpec
 
@@ -141,7 +144,7 @@ def test_the_components_are_those_drawn(project: Any, deployed: Path) -> None:
         assert (deployed / "tensorrt" / f"{name}{engine}").is_file()
 
 
-def test_the_output_lies_as_drawn(project: Any, deployed: Path) -> None:
+def test_the_output_lies_as_drawn(project: Project, deployed: Path) -> None:
     drawn = leaves(BLOCKS["Output Structure"])
     assert len(drawn) == 4
     assert all((project.root / path).is_file() for path in drawn)
@@ -206,7 +209,7 @@ def test_the_export_modes(tmp_path: Path) -> None:
         assert {name: getattr(loaded, name) for name in mode} == mode
 
 
-def test_every_export_mode_runs(project: Any, deployed: Path) -> None:
+def test_every_export_mode_runs(project: Project, deployed: Path) -> None:
     """On the artifacts of the whole run, which `trt` and `none` need."""
     from deploy.main import main
 
@@ -248,7 +251,7 @@ def test_the_command_line_options() -> None:
 
 
 @pytest.fixture(scope="session")
-def deploy_configs(project: Any) -> Path:
+def deploy_configs(project: Project) -> Path:
     """The page's deploy configs, put together of its blocks as it says they are."""
     folder = project.root / "deploy"
     folder.mkdir()
@@ -261,7 +264,7 @@ def deploy_configs(project: Any) -> Path:
 
 
 @pytest.fixture(scope="session")
-def deployed(project: Any, shell: Any, deploy_configs: Path) -> Path:
+def deployed(project: Project, shell: Callable[[str], str], deploy_configs: Path) -> Path:
     """Work folder of "Export and Evaluate"."""
     shell(text_of("2. Export and Evaluate", project))
     return project.root / "work_dirs" / "centerpoint_deployment"
@@ -281,7 +284,9 @@ def test_export_and_evaluate(deployed: Path) -> None:
     assert '"opset_version": 16' in json.dumps(settings)
 
 
-def test_a_quantized_model_deploys(project: Any, shell: Any, deploy_configs: Path, ptq: Path) -> None:
+def test_a_quantized_model_deploys(
+    project: Project, shell: Callable[[str], str], deploy_configs: Path, ptq: Path
+) -> None:
     shell(text_of("Deployment with Quantized Model", project))
     steps = steps_of(project.root / "work_dirs" / "int8")
     assert steps["export ONNX"] == steps["build engines"] == steps["verify onnx against pytorch"] == "PASSED"
@@ -292,7 +297,7 @@ def test_a_quantized_model_deploys(project: Any, shell: Any, deploy_configs: Pat
 # ---- quantization on the command line -------------------------------------------------------------------------------
 
 
-def float_layers(project: Any, checkpoint: Path) -> set[str]:
+def float_layers(project: Project, checkpoint: Path) -> set[str]:
     """Layers with weights that a quantized checkpoint leaves in floating point; it is loaded on the way."""
     from models.build import build_model
     from models.config import load_model_config
@@ -304,24 +309,26 @@ def float_layers(project: Any, checkpoint: Path) -> set[str]:
 
 
 @pytest.fixture(scope="session")
-def ptq(project: Any, shell: Any) -> Path:
+def ptq(project: Project, shell: Callable[[str], str]) -> Path:
     """What "Method 1: Using CLI Tool" writes."""
     shell(text_of("Method 1: Using CLI Tool", project))
     return project.root / "work_dirs" / "centerpoint_ptq.pth"
 
 
-def test_ptq_on_the_command_line(project: Any, ptq: Path) -> None:
+def test_ptq_on_the_command_line(project: Project, ptq: Path) -> None:
     assert "pts_backbone.blocks.0.0" not in float_layers(project, ptq)
 
 
 @pytest.fixture(scope="session")
-def sensitivity(project: Any, shell: Any) -> Path:
+def sensitivity(project: Project, shell: Callable[[str], str]) -> Path:
     """What "Sensitivity Analysis" writes."""
     shell(text_of("Sensitivity Analysis", project))
     return project.root / "sensitivity_report.csv"
 
 
-def test_the_sensitivity_table_goes_into_skip_layers(project: Any, shell: Any, sensitivity: Path) -> None:
+def test_the_sensitivity_table_goes_into_skip_layers(
+    project: Project, shell: Callable[[str], str], sensitivity: Path
+) -> None:
     with sensitivity.open(newline="") as file:
         ranked = [row["layer"] for row in csv.DictReader(file)]
     assert len(ranked) > 10
@@ -335,7 +342,7 @@ def test_the_sensitivity_table_goes_into_skip_layers(project: Any, shell: Any, s
     assert set(ranked[:2]) <= float_layers(project, project.root / "work_dirs" / "skipped.pth")
 
 
-def test_qat_by_the_hook(project: Any, shell: Any) -> None:
+def test_qat_by_the_hook(project: Project, shell: Callable[[str], str]) -> None:
     """Step 1's config through step 2's command."""
     from mmengine.config import Config
 
@@ -355,7 +362,7 @@ def test_qat_by_the_hook(project: Any, shell: Any) -> None:
     assert "pts_backbone.blocks.0.0" not in float_layers(project, project.root / "work_dirs/centerpoint_qat/qat.pth")
 
 
-def test_qat_on_the_command_line(project: Any, shell: Any) -> None:
+def test_qat_on_the_command_line(project: Project, shell: Callable[[str], str]) -> None:
     shell(text_of("Step 2: Run Training #2", project))
     float_layers(project, project.root / "work_dirs" / "centerpoint_qat.pth")
 
@@ -371,7 +378,7 @@ def test_installation() -> None:
 
 
 @pytest.fixture(scope="session")
-def python_api(project: Any) -> dict[str, Any]:
+def python_api(project: Project) -> dict[str, Any]:
     """The names that "Method 2: Using Python API" leaves behind, and `path`, the file that it saved."""
     names: dict[str, Any] = {}
     with pytest.MonkeyPatch.context() as patch:
@@ -382,7 +389,7 @@ def python_api(project: Any) -> dict[str, Any]:
 
 
 def test_what_python_quantized_deploys(
-    project: Any, deploy_configs: Path, python_api: dict[str, Any], ptq: Path
+    project: Project, deploy_configs: Path, python_api: dict[str, Any], ptq: Path
 ) -> None:
     """The three forms of a checkpoint: `torch.save` of a state dict, `save_ptq_model`, and a float one."""
     import onnx
@@ -424,7 +431,7 @@ class SimplePaths:
 
 
 @pytest.fixture(scope="session")
-def custom_pipeline(project: Any, python_api: dict[str, Any]) -> dict[str, Any]:
+def custom_pipeline(project: Project, python_api: dict[str, Any]) -> dict[str, Any]:
     """The names that "Example: Custom PTQ Pipeline" leaves behind, on a model and a loader as Method 2 makes them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(project.root)
@@ -436,7 +443,9 @@ def custom_pipeline(project: Any, python_api: dict[str, Any]) -> dict[str, Any]:
     return names
 
 
-def test_the_custom_pipeline(project: Any, custom_pipeline: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_custom_pipeline(
+    project: Project, custom_pipeline: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     from quant import disable_quantization, print_quantizer_status
 
     model, calibrator = custom_pipeline["model"], custom_pipeline["calibrator"]
@@ -454,7 +463,7 @@ def test_the_custom_pipeline(project: Any, custom_pipeline: dict[str, Any], caps
     assert "pts_backbone.blocks.2.0" not in found
 
 
-def test_the_calibration_cache(project: Any, custom_pipeline: dict[str, Any]) -> None:
+def test_the_calibration_cache(project: Project, custom_pipeline: dict[str, Any]) -> None:
     from quant.quantizer import named_quantizers
 
     model = custom_pipeline["model"]
