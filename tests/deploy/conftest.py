@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from export.quantized_model import QuantizedModel
+    from models.spec import ModelSpec
 
 REPOSITORY = Path(__file__).parents[2]
 TINY_CONFIG = REPOSITORY / "tests" / "data" / "deploy" / "tiny_centerpoint.py"
@@ -19,7 +25,7 @@ def tiny_config_path() -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny() -> tuple[Any, Any]:
+def tiny() -> tuple[nn.Module, ModelSpec]:
     """The tiny CenterPoint with seeded weights, and its specification. Tests must not change the model."""
     import torch
 
@@ -33,7 +39,7 @@ def tiny() -> tuple[Any, Any]:
 
 
 @pytest.fixture(scope="session")
-def tiny_onnx(tiny: tuple[Any, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_onnx(tiny: tuple[nn.Module, ModelSpec], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with the tiny CenterPoint's FP32 ONNX files."""
     from export.onnx_export import export_components
 
@@ -59,7 +65,7 @@ def run_onnx() -> Callable[..., list[Any]]:
 
 
 @pytest.fixture(scope="session")
-def tiny_canvases(tiny: tuple[Any, Any]) -> list[Any]:
+def tiny_canvases(tiny: tuple[nn.Module, ModelSpec]) -> list[Tensor]:
     """Two seeded canvases, mostly empty, as a canvas of pillars is."""
     import torch
 
@@ -71,7 +77,7 @@ def tiny_canvases(tiny: tuple[Any, Any]) -> list[Any]:
 
 
 @pytest.fixture(scope="session")
-def tiny_int8(tiny: tuple[Any, Any], tiny_canvases: list[Any]) -> Any:
+def tiny_int8(tiny: tuple[nn.Module, ModelSpec], tiny_canvases: list[Tensor]) -> QuantizedModel:
     """The tiny CenterPoint, calibrated on two seeded canvases. Tests must not change it."""
     import copy
 
@@ -83,7 +89,9 @@ def tiny_int8(tiny: tuple[Any, Any], tiny_canvases: list[Any]) -> Any:
 
 
 @pytest.fixture(scope="session")
-def tiny_int8_onnx(tiny: tuple[Any, Any], tiny_int8: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_int8_onnx(
+    tiny: tuple[nn.Module, ModelSpec], tiny_int8: QuantizedModel, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """Folder with its INT8 export, FP16 elsewhere."""
     from export.onnx_export import OnnxExportSettings, export_components
     from export.quantized_model import planned_layers

@@ -12,6 +12,12 @@ from types import SimpleNamespace
 from typing import Any
 
 
+def _enumeration(name: str, **members: int) -> Any:
+    # Through a variable: members known only when it runs are nothing that a type checker could check.
+    make: Any = enum.IntEnum
+    return make(name, members)
+
+
 def make_tensorrt(version: str, *, gpu: bool = True, parse_errors: tuple[Any, ...] = (), fails: str = "") -> Any:
     """A module object; what happened is in its `calls` list."""
     trt: Any = types.ModuleType("tensorrt")
@@ -19,11 +25,11 @@ def make_tensorrt(version: str, *, gpu: bool = True, parse_errors: tuple[Any, ..
     trt.calls = []
     major = int(version.split(".")[0])
     flags = {"TF32": 6, "REFIT": 5} | ({"FP16": 0, "INT8": 1} if major < 11 else {})
-    trt.BuilderFlag = enum.IntEnum("BuilderFlag", flags)
-    trt.NetworkDefinitionCreationFlag = enum.IntEnum(
-        "NetworkDefinitionCreationFlag", {"EXPLICIT_BATCH": 0, "STRONGLY_TYPED": 1}
+    trt.BuilderFlag = _enumeration("BuilderFlag", **flags)
+    trt.NetworkDefinitionCreationFlag = _enumeration(
+        "NetworkDefinitionCreationFlag", EXPLICIT_BATCH=0, STRONGLY_TYPED=1
     )
-    trt.MemoryPoolType = enum.IntEnum("MemoryPoolType", {"WORKSPACE": 0})
+    trt.MemoryPoolType = _enumeration("MemoryPoolType", WORKSPACE=0)
 
     class ILogger:
         INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = range(5)

@@ -17,6 +17,8 @@ SHAPE = (1, 4, 16, 16)
 class Quantized(nn.Module):
     """A convolution whose input and weight are quantized; every instance has constants of its own."""
 
+    weight_scale: Tensor
+
     def __init__(self, layer: nn.Conv2d | nn.ConvTranspose2d, scale: float) -> None:
         super().__init__()
         self.layer, self.scale = layer, scale
@@ -69,7 +71,8 @@ class QuantizedToy(nn.Module):
         features = functional.relu(self.shared(joined))
         if self.stray:
             features = torch.fake_quantize_per_tensor_affine(features, 0.0625, 0, -128, 127)
-        return self.last(features)
+        out: Tensor = self.last(features)
+        return out
 
 
 def trace(module: nn.Module, opset: int = 19, shape: tuple[int, ...] = SHAPE) -> onnx.ModelProto:
@@ -78,7 +81,7 @@ def trace(module: nn.Module, opset: int = 19, shape: tuple[int, ...] = SHAPE) ->
     torch.onnx.export(
         module.eval(),
         (torch.zeros(shape),),
-        buffer,
+        buffer,  # type: ignore[arg-type]  # torch writes into file objects; its annotation leaves them out
         dynamo=False,
         opset_version=opset,
         input_names=["x"],

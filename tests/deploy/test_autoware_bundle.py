@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import pytest
 import yaml
+from torch import nn
 
 from autoware.bundle import write_bundle
 from autoware.contract import check_bundle
@@ -47,7 +48,7 @@ def settings(spec: ModelSpec, **changes: Any) -> OnnxExportSettings:
 
 
 @pytest.fixture(scope="module")
-def autoware_onnx(tiny: tuple[Any, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def autoware_onnx(tiny: tuple[nn.Module, ModelSpec], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("autoware_onnx")
     export_components(*tiny, folder, settings(tiny[1]))
     return folder
@@ -82,7 +83,14 @@ def change(folder: Path, key: str, value: Any, file: str = PACKAGE) -> None:
     (folder / file).write_text(yaml.safe_dump({"/**": {"ros__parameters": values}}))
 
 
-def test_a_bundle_keeps_the_contract_and_holds_what_the_model_says(good: Path, tiny: tuple[Any, Any]) -> None:
+def name_with_a_quote(folder: Path) -> None:
+    change(folder, "model_params.class_names", ["a'b", "TRUCK", "BUS", "BICYCLE", "PEDESTRIAN"])
+    change(folder, f"{SCORES}.a'b", 5)
+
+
+def test_a_bundle_keeps_the_contract_and_holds_what_the_model_says(
+    good: Path, tiny: tuple[nn.Module, ModelSpec]
+) -> None:
     assert check_bundle(good) == ()
     assert sorted(path.name for path in good.iterdir()) == sorted([ENCODER, HEAD, PACKAGE, REMAPPER, "README.md"])
     values, spec = parameters(good), tiny[1]
@@ -127,7 +135,7 @@ def test_the_graphs_are_static_fp32_outside_and_in_order(good: Path) -> None:
 
 
 def test_boxes_of_the_bundle_are_those_of_the_unfolded_model(
-    good: Path, tiny: tuple[Any, Any], tiny_onnx: Path, run_onnx: Callable[..., list[Any]]
+    good: Path, tiny: tuple[nn.Module, ModelSpec], tiny_onnx: Path, run_onnx: Callable[..., list[Any]]
 ) -> None:
     """The folded FP16 graph as the node reads it, against the FP32 graph in the training framework's convention."""
     spec = tiny[1]
@@ -247,10 +255,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda b: change(b, "model_params.voxel_size", [1e-300, 0.32, 8.0]), "makes 1.024e.301 x 32 cells of the range"
     ),
     "a class with a quote": (
-        lambda b: [
-            change(b, "model_params.class_names", ["a'b", "TRUCK", "BUS", "BICYCLE", "PEDESTRIAN"]),
-            change(b, f"{SCORES}.a'b", 5),
-        ],
+        name_with_a_quote,
         r"a'b' is a integer \(5\); it must be a list of doubles",
     ),
     "parameters elsewhere": (
@@ -305,7 +310,7 @@ def test_fp16_tensors_outside_are_caught(bundle: Path) -> None:
     assert any("is FLOAT16; the node's buffers are FLOAT" in line for line in edit_head(bundle, halve))
 
 
-def test_the_other_yaw_convention_is_caught(tiny: tuple[Any, Any], bundle: Path, tmp_path: Path) -> None:
+def test_the_other_yaw_convention_is_caught(tiny: tuple[nn.Module, ModelSpec], bundle: Path, tmp_path: Path) -> None:
     export_components(*tiny, tmp_path / "x", settings(tiny[1], rot_y_axis_reference=False))
     shutil.copy(tmp_path / "x" / HEAD, bundle / HEAD)
     (violation,) = check_bundle(bundle)
@@ -316,7 +321,7 @@ def test_the_other_yaw_convention_is_caught(tiny: tuple[Any, Any], bundle: Path,
     assert not (tmp_path / "out").exists()
 
 
-def test_an_int8_bundle_is_strongly_typed(tiny: tuple[Any, Any], tiny_int8: Any, tmp_path: Path) -> None:
+def test_an_int8_bundle_is_strongly_typed(tiny: tuple[nn.Module, ModelSpec], tiny_int8: Any, tmp_path: Path) -> None:
     from export.quantized_model import planned_layers
 
     chosen = settings(tiny[1], precision="int8", opset_version=19, quantized_layers=planned_layers(tiny_int8.structure))
@@ -329,7 +334,9 @@ def test_an_int8_bundle_is_strongly_typed(tiny: tuple[Any, Any], tiny_int8: Any,
     assert "is quantized (Q/DQ), but 'trt_precision' is 'fp16'" in str(violation)
 
 
-def test_components_of_two_exports_are_refused(tiny: tuple[Any, Any], autoware_onnx: Path, tmp_path: Path) -> None:
+def test_components_of_two_exports_are_refused(
+    tiny: tuple[nn.Module, ModelSpec], autoware_onnx: Path, tmp_path: Path
+) -> None:
     mixed = Path(shutil.copytree(autoware_onnx, tmp_path / "mixed"))
     export_components(*tiny, tmp_path / "x", settings(tiny[1], provenance={"weights": "sha256 " + "1" * 64}))
     shutil.copy(tmp_path / "x" / HEAD, mixed / HEAD)
@@ -342,7 +349,9 @@ def test_files_of_unknown_origin_are_refused(tiny_onnx: Path, tmp_path: Path, ca
     assert "does not say what it is (no weights in its metadata)" in capsys.readouterr().err
 
 
-def test_the_command_exports_and_bundles(tiny: tuple[Any, Any], tiny_config_path: Path, tmp_path: Path) -> None:
+def test_the_command_exports_and_bundles(
+    tiny: tuple[nn.Module, ModelSpec], tiny_config_path: Path, tmp_path: Path
+) -> None:
     import torch
 
     checkpoint = tmp_path / "weights.pth"
@@ -380,7 +389,7 @@ def frames_file(path: Path, class_names: tuple[str, ...]) -> Path:
 
 
 def test_thresholds_are_the_confidences_of_the_largest_f1(
-    tiny: tuple[Any, Any], autoware_onnx: Path, tmp_path: Path
+    tiny: tuple[nn.Module, ModelSpec], autoware_onnx: Path, tmp_path: Path
 ) -> None:
     spec = tiny[1]
     detections = frames_file(tmp_path / "d.jsonl", spec.class_names)
@@ -402,7 +411,9 @@ def test_thresholds_are_the_confidences_of_the_largest_f1(
     assert "usual threshold is 0.35" in readme
 
 
-def test_a_bundle_s_parameters_are_what_the_node_decodes_with(good: Path, bundle: Path, tiny: tuple[Any, Any]) -> None:
+def test_a_bundle_s_parameters_are_what_the_node_decodes_with(
+    good: Path, bundle: Path, tiny: tuple[nn.Module, ModelSpec]
+) -> None:
     spec = tiny[1]
     assert decode_params_of_bundle(good, spec) == AutowareDecodeParams.from_spec(spec)
     change(bundle, f"{SCORES}.CAR", [0.5, 0.25, 0.35, 0.35])
@@ -427,7 +438,9 @@ def detected(path: Path, facts: dict[str, str], class_names: tuple[str, ...]) ->
     return path
 
 
-def test_thresholds_of_another_model_are_refused(tiny: tuple[Any, Any], autoware_onnx: Path, tmp_path: Path) -> None:
+def test_thresholds_of_another_model_are_refused(
+    tiny: tuple[nn.Module, ModelSpec], autoware_onnx: Path, tmp_path: Path
+) -> None:
     facts = metadata(onnx.load(autoware_onnx / HEAD))
     same = {key: facts[key] for key in ("weights", "precision")}
     right = detected(tmp_path / "right", same, tiny[1].class_names)
@@ -443,7 +456,7 @@ def test_thresholds_of_another_model_are_refused(tiny: tuple[Any, Any], autoware
     assert main([*given, str(wrong)]) == 2
 
 
-def test_detections_of_other_classes_are_refused(tiny: tuple[Any, Any], tmp_path: Path) -> None:
+def test_detections_of_other_classes_are_refused(tiny: tuple[nn.Module, ModelSpec], tmp_path: Path) -> None:
     detections = frames_file(tmp_path / "d.jsonl", ("tram", "b", "c", "d", "e"))
     with pytest.raises(DataError, match="classes are car, truck"):
         measure_thresholds(detections, tiny[1])

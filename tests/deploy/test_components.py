@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 from base.errors import ExportError
 from export.components import CenterPointComponentExtractor
+from models.spec import ModelSpec
 
 
-def test_components_run_on_their_samples_and_give_the_shapes_of_the_specification(tiny):
+def test_components_run_on_their_samples_and_give_the_shapes_of_the_specification(tiny: tuple[Any, ModelSpec]) -> None:
     model, spec = tiny
     for component in CenterPointComponentExtractor(model, spec).extract():
         with torch.no_grad():
@@ -20,7 +23,7 @@ def test_components_run_on_their_samples_and_give_the_shapes_of_the_specificatio
         assert component.file_name == f"{component.name}.onnx"
 
 
-def test_chained_components_equal_the_stock_model(tiny):
+def test_chained_components_equal_the_stock_model(tiny: tuple[Any, ModelSpec]) -> None:
     """Encoder, scatter by hand and the rest against mmdet3d's own extraction and head."""
     model, spec = tiny
     encoder, rest = CenterPointComponentExtractor(model, spec).extract()
@@ -51,13 +54,13 @@ def test_chained_components_equal_the_stock_model(tiny):
         torch.testing.assert_close(outputs[name], value, rtol=0, atol=0)
 
 
-def test_only_the_number_of_pillars_is_dynamic(tiny):
+def test_only_the_number_of_pillars_is_dynamic(tiny: tuple[Any, ModelSpec]) -> None:
     encoder, rest = CenterPointComponentExtractor(*tiny).extract()
     assert encoder.dynamic_axes == {"input_features": {0: "num_voxels"}, "pillar_features": {0: "num_voxels"}}
     assert rest.dynamic_axes == {}
 
 
-def test_static_voxels_fix_that_axis(tiny):
+def test_static_voxels_fix_that_axis(tiny: tuple[Any, ModelSpec]) -> None:
     encoder, _ = CenterPointComponentExtractor(*tiny, static_voxels=48).extract()
     assert encoder.dynamic_axes == {}
     assert encoder.spec.inputs[0].shape == (48, 32, 11)
@@ -65,7 +68,7 @@ def test_static_voxels_fix_that_axis(tiny):
     assert tuple(encoder.sample_inputs[0].shape) == (48, 32, 11)
 
 
-def test_real_samples_are_used_and_copied(tiny):
+def test_real_samples_are_used_and_copied(tiny: tuple[Any, ModelSpec]) -> None:
     features = np.arange(3 * 32 * 11, dtype=np.float32).reshape(3, 32, 11)
     encoder, _ = CenterPointComponentExtractor(*tiny).extract({"input_features": features})
     np.testing.assert_array_equal(encoder.sample_inputs[0].numpy(), features)
@@ -74,18 +77,18 @@ def test_real_samples_are_used_and_copied(tiny):
 
 
 @pytest.mark.parametrize("shape", [(3, 32, 10), (3, 20, 11), (0, 32, 11), (32, 11)])
-def test_a_sample_of_another_shape_names_both(tiny, shape):
+def test_a_sample_of_another_shape_names_both(tiny: tuple[Any, ModelSpec], shape: tuple[int, ...]) -> None:
     with pytest.raises(
         ExportError, match=r"'input_features' has shape \[.*\]; the model config implies \['any', 32, 11\]"
     ):
         CenterPointComponentExtractor(*tiny).extract({"input_features": np.zeros(shape, np.float32)})
 
 
-def test_an_unknown_sample_lists_the_inputs(tiny):
+def test_an_unknown_sample_lists_the_inputs(tiny: tuple[Any, ModelSpec]) -> None:
     with pytest.raises(ExportError, match=r"\['voxels'\].*\['input_features', 'spatial_features'\]"):
         CenterPointComponentExtractor(*tiny).extract({"voxels": np.zeros((1, 32, 11), np.float32)})
 
 
-def test_static_voxels_must_be_positive(tiny):
+def test_static_voxels_must_be_positive(tiny: tuple[Any, ModelSpec]) -> None:
     with pytest.raises(ExportError, match="static_voxels is 0"):
         CenterPointComponentExtractor(*tiny, static_voxels=0)

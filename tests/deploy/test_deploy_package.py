@@ -37,7 +37,7 @@ for name in {_HEAVY!r}:
         "export.tools.export_onnx",
     ],
 )
-def test_imports_without_heavy_packages(module):
+def test_imports_without_heavy_packages(module: str) -> None:
     code = f"{_BLOCKED}\nimport {module}"
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
@@ -45,7 +45,7 @@ def test_imports_without_heavy_packages(module):
 
 
 @pytest.mark.parametrize("tool", ["export_onnx", "build_engines"])
-def test_help_without_heavy_packages(tool):
+def test_help_without_heavy_packages(tool: str) -> None:
     code = f"{_BLOCKED}\nfrom export.tools.{tool} import main\nmain(['--help'])"
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
@@ -53,7 +53,7 @@ def test_help_without_heavy_packages(tool):
     assert f"usage: {tool}" in done.stdout
 
 
-def test_public_names_resolve():
+def test_public_names_resolve() -> None:
     import deploy
     import export.engine
 

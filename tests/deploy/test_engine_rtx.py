@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -22,9 +23,10 @@ from onnx import TensorProto, helper, numpy_helper
 from base.errors import EngineBuildError
 from export.engine.pipeline import CenterPointTensorRTExportPipeline, EngineSettings
 from export.engine.profiles import check_profiles, default_profiles
-from export.engine.request import EngineRequest, ShapeProfile
+from export.engine.request import EngineBuilder, EngineRequest, EngineResult, ShapeProfile
 from export.engine.selection import open_engine_builder
 from export.precision import convert_precision
+from models.spec import ModelSpec
 
 pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
 
@@ -34,22 +36,22 @@ BACKBONE = "pts_backbone_neck_head.onnx"
 
 
 @pytest.fixture(scope="module")
-def builder():
+def builder() -> EngineBuilder:
     return open_engine_builder("tensorrt_rtx")
 
 
 @pytest.fixture(scope="module")
-def engines(tiny_onnx, tmp_path_factory):
+def engines(tiny_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[EngineResult, ...]:
     folder = tmp_path_factory.mktemp("engines")
     settings = EngineSettings(builder="tensorrt_rtx", workspace_bytes=1 << 28)
     return CenterPointTensorRTExportPipeline(settings).run(tiny_onnx, folder)
 
 
-def _request(onnx_path, folder, **more):
+def _request(onnx_path: Path, folder: Path, **more: Any) -> EngineRequest:
     return EngineRequest(Path(onnx_path), Path(folder) / "e.engine", **more)
 
 
-def test_both_engines_are_built_with_manifest_and_log(engines, tiny_onnx):
+def test_both_engines_are_built_with_manifest_and_log(engines: tuple[EngineResult, ...], tiny_onnx: Path) -> None:
     import tensorrt_rtx_bindings as trt
 
     for name, result in zip(NAMES, engines, strict=True):
@@ -71,7 +73,9 @@ def test_both_engines_are_built_with_manifest_and_log(engines, tiny_onnx):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_equal_bytes_from_another_process_folder_and_environment(tiny_onnx, tmp_path, precision):
+def test_equal_bytes_from_another_process_folder_and_environment(
+    tiny_onnx: Path, tmp_path: Path, precision: str
+) -> None:
     digests = []
     for folder, seed in (("a", "1"), ("a_much_longer_folder_name", "2")):
         source = tmp_path / folder / "onnx"
@@ -88,13 +92,15 @@ def test_equal_bytes_from_another_process_folder_and_environment(tiny_onnx, tmp_
     assert digests[0] == digests[1]
 
 
-def test_a_second_build_of_one_process_equals_the_first(builder, tiny_onnx, tmp_path):
+def test_a_second_build_of_one_process_equals_the_first(
+    builder: EngineBuilder, tiny_onnx: Path, tmp_path: Path
+) -> None:
     """TensorRT alone would not do this: see `export.engine.worker`."""
     first, second = (builder.build(_request(tiny_onnx / BACKBONE, tmp_path / name)).sha256 for name in "ab")
     assert first == second
 
 
-def test_fp16_graph_under_fp16_policy(builder, tiny_onnx, tmp_path):
+def test_fp16_graph_under_fp16_policy(builder: EngineBuilder, tiny_onnx: Path, tmp_path: Path) -> None:
     onnx.save(convert_precision(onnx.load(tiny_onnx / BACKBONE), "fp16"), tmp_path / "half.onnx")
     result = builder.build(_request(tmp_path / "half.onnx", tmp_path, precision_policy="fp16"))
     assert result.precision == "fp16"
@@ -103,12 +109,12 @@ def test_fp16_graph_under_fp16_policy(builder, tiny_onnx, tmp_path):
     assert result.num_bytes < full.num_bytes
 
 
-def test_fp16_policy_on_an_fp32_graph_explains(builder, tiny_onnx, tmp_path):
+def test_fp16_policy_on_an_fp32_graph_explains(builder: EngineBuilder, tiny_onnx: Path, tmp_path: Path) -> None:
     with pytest.raises(EngineBuildError, match=r"'fp16' contradicts .*graph is fp32: TensorRT-RTX .*--precision fp16"):
         builder.build(_request(tiny_onnx / BACKBONE, tmp_path, precision_policy="fp16"))
 
 
-def test_a_profile_for_another_grid_names_both(builder, tiny_onnx, tmp_path):
+def test_a_profile_for_another_grid_names_both(builder: EngineBuilder, tiny_onnx: Path, tmp_path: Path) -> None:
     profiles = {"spatial_features": ShapeProfile.fixed((1, 32, 760, 760))}
     message = (
         r"'spatial_features' has min shape \[1, 32, 760, 760\], but 'pts_backbone_neck_head.onnx' has "
@@ -128,12 +134,12 @@ def test_a_profile_for_another_grid_names_both(builder, tiny_onnx, tmp_path):
         ({"voxels": ShapeProfile.fixed((9,))}, r"\['voxels'\], but the inputs of 'a.onnx' are \['input_features'\]"),
     ],
 )
-def test_profiles_are_held_against_the_graph(profiles, message):
+def test_profiles_are_held_against_the_graph(profiles: dict[str, ShapeProfile], message: str) -> None:
     with pytest.raises(EngineBuildError, match=message):
         check_profiles({"input_features": (None, 32, 11)}, profiles, "a.onnx")
 
 
-def test_profiles_must_be_ordered():
+def test_profiles_must_be_ordered() -> None:
     with pytest.raises(EngineBuildError, match="every axis must have 1 <= min <= opt <= max"):
         ShapeProfile((10,), (5,), (20,))
     with pytest.raises(EngineBuildError, match="every axis must have"):
@@ -142,7 +148,7 @@ def test_profiles_must_be_ordered():
         ShapeProfile((1,), (5, 5), (20,))
 
 
-def test_default_profiles_cover_every_input_up_to_max_voxels(tiny):
+def test_default_profiles_cover_every_input_up_to_max_voxels(tiny: tuple[Any, ModelSpec]) -> None:
     spec = dataclasses.replace(tiny[1], max_voxels=64000)
     profiles = default_profiles(spec)
     assert profiles["input_features"] == ShapeProfile((1, 32, 11), (20000, 32, 11), (64000, 32, 11))
@@ -150,14 +156,14 @@ def test_default_profiles_cover_every_input_up_to_max_voxels(tiny):
     assert default_profiles(spec, 500)["input_features"] == ShapeProfile.fixed((500, 32, 11))
 
 
-def test_a_truncated_file_is_an_error(builder, tiny_onnx, tmp_path):
+def test_a_truncated_file_is_an_error(builder: EngineBuilder, tiny_onnx: Path, tmp_path: Path) -> None:
     (tmp_path / "cut.onnx").write_bytes((tiny_onnx / BACKBONE).read_bytes()[:-200])
     with pytest.raises(EngineBuildError, match=r"cut.onnx' is not a whole ONNX file"):
         builder.build(_request(tmp_path / "cut.onnx", tmp_path))
     assert not (tmp_path / "e.engine").exists()
 
 
-def test_a_corrupted_graph_names_the_node(builder, tiny_onnx, tmp_path):
+def test_a_corrupted_graph_names_the_node(builder: EngineBuilder, tiny_onnx: Path, tmp_path: Path) -> None:
     model = onnx.load(tiny_onnx / BACKBONE)
     model.graph.node[4].op_type = "Convolute"
     onnx.save(model, tmp_path / "bad.onnx")
@@ -165,7 +171,7 @@ def test_a_corrupted_graph_names_the_node(builder, tiny_onnx, tmp_path):
         builder.build(_request(tmp_path / "bad.onnx", tmp_path))
 
 
-def test_an_operator_that_the_parser_refuses_is_shown_with_its_node(builder, tmp_path):
+def test_an_operator_that_the_parser_refuses_is_shown_with_its_node(builder: EngineBuilder, tmp_path: Path) -> None:
     """Valid ONNX that no TensorRT can build: a matrix determinant."""
     graph = helper.make_graph(
         [helper.make_node("Det", ["x"], ["y"], "/head/Det")],
@@ -181,20 +187,20 @@ def test_an_operator_that_the_parser_refuses_is_shown_with_its_node(builder, tmp
         builder.build(_request(tmp_path / "det.onnx", tmp_path))
 
 
-def test_compute_capabilities(builder, tiny_onnx, tmp_path):
+def test_compute_capabilities(builder: EngineBuilder, tiny_onnx: Path, tmp_path: Path) -> None:
     result = builder.build(_request(tiny_onnx / BACKBONE, tmp_path, compute_capabilities=("8.6", "8.9")))
     assert result.num_bytes > 0
     with pytest.raises(EngineBuildError, match=r"does not build for compute capability 9.0; it knows 7.5, 8.0, 8.6"):
         builder.build(_request(tiny_onnx / BACKBONE, tmp_path, compute_capabilities=("9.0",)))
 
 
-def test_a_timing_cache_is_noted_as_unused(builder, tiny_onnx, tmp_path):
+def test_a_timing_cache_is_noted_as_unused(builder: EngineBuilder, tiny_onnx: Path, tmp_path: Path) -> None:
     result = builder.build(_request(tiny_onnx / BACKBONE, tmp_path, timing_cache=tmp_path / "t.cache"))
     assert "has no timing cache" in result.log_path.read_text()
     assert not (tmp_path / "t.cache").exists()
 
 
-def test_unknown_names():
+def test_unknown_names() -> None:
     with pytest.raises(
         EngineBuildError, match="no engine builder 'tensorflow'; known are auto, tensorrt_rtx, tensorrt"
     ):
@@ -207,7 +213,7 @@ def test_unknown_names():
         EngineRequest(Path("a"), Path("b"), optimization_level=7)
 
 
-def test_the_request_survives_json():
+def test_the_request_survives_json() -> None:
     request = EngineRequest(
         Path("a.onnx"),
         Path("b.engine"),
@@ -219,11 +225,12 @@ def test_the_request_survives_json():
     assert EngineRequest.from_dict(json.loads(json.dumps(request.to_dict()))) == request
 
 
-def test_a_missing_file_or_folder_is_found_before_any_build(tiny_onnx, tmp_path):
+def test_a_missing_file_or_folder_is_found_before_any_build(tiny_onnx: Path, tmp_path: Path) -> None:
     class Never:
         name = "never"
+        version = "0"
 
-        def build(self, request):
+        def build(self, request: EngineRequest) -> EngineResult:
             raise AssertionError("built before everything was checked")
 
     pipeline = CenterPointTensorRTExportPipeline(builder=Never())
@@ -237,18 +244,18 @@ def test_a_missing_file_or_folder_is_found_before_any_build(tiny_onnx, tmp_path)
         CenterPointTensorRTExportPipeline(typo, Never()).run(tiny_onnx, tmp_path / "out")
 
 
-def test_an_engine_that_cannot_be_written(builder, tiny_onnx, tmp_path):
+def test_an_engine_that_cannot_be_written(builder: EngineBuilder, tiny_onnx: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     request = _request(tiny_onnx / BACKBONE, tmp_path / "file", log_path=tmp_path / "log")
     with pytest.raises(EngineBuildError, match=r"Cannot write '.*e.engine' \(\d+\.\d MB\)"):
         builder.build(request)
 
 
-def test_a_build_killed_in_the_middle_leaves_no_engine(builder, tiny_onnx, tmp_path):
+def test_a_build_killed_in_the_middle_leaves_no_engine(builder: EngineBuilder, tiny_onnx: Path, tmp_path: Path) -> None:
     """The builder's process is killed; the message says so, and nothing is left that looks like an engine."""
     failures: list[Exception] = []
 
-    def build():
+    def build() -> None:
         try:
             builder.build(_request(tiny_onnx / BACKBONE, tmp_path))
         except EngineBuildError as error:
@@ -274,10 +281,10 @@ def _workers() -> list[int]:
     return [pid for pid in children if b"export.engine.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
-def test_int8_engines_keep_codes(tiny_int8_onnx, tiny_onnx, tmp_path):
+def test_int8_engines_keep_codes(tiny_int8_onnx: Path, tiny_onnx: Path, tmp_path: Path) -> None:
     """Weights as codes: what the builder stores for the quantized network is a quarter of FP32, and the scales."""
 
-    def weights(folder, policy, out):
+    def weights(folder: Path, policy: str, out: str) -> tuple[EngineResult, EngineResult, int]:
         settings = EngineSettings(builder="tensorrt_rtx", precision_policy=policy, workspace_bytes=1 << 28)
         encoder, backbone = CenterPointTensorRTExportPipeline(settings).run(folder, tmp_path / out)
         (line,) = [line for line in backbone.log_path.read_text().splitlines() if "Total Weights Memory" in line]
@@ -289,7 +296,9 @@ def test_int8_engines_keep_codes(tiny_int8_onnx, tiny_onnx, tmp_path):
     # Every layer but the heads' six last ones has codes for weights, as TensorRT's parser sees them.
     (parsed,) = [line for line in backbone.log_path.read_text().splitlines() if "parsed network:" in line]
     assert re.search(r"\b6 CAST FLOAT\b", parsed)
-    codes = int(re.search(r"(\d+) CONSTANT INT8", parsed)[1])
+    constants = re.search(r"(\d+) CONSTANT INT8", parsed)
+    assert constants is not None
+    codes = int(constants[1])
     assert codes == sum(map(int, re.findall(r"(\d+) (?:CONVOLUTION|DECONVOLUTION) ", parsed))) - 6
     assert int8 < 0.4 * weights(tiny_onnx, "auto", "fp32")[2]
     again = CenterPointTensorRTExportPipeline(
@@ -300,7 +309,7 @@ def test_int8_engines_keep_codes(tiny_int8_onnx, tiny_onnx, tmp_path):
     assert (manifest["settings"]["graph_precision"], manifest["settings"]["precision_policy"]) == ("int8", "int8")
 
 
-def test_the_int8_policy_wants_a_quantized_graph(tiny_onnx, tmp_path):
+def test_the_int8_policy_wants_a_quantized_graph(tiny_onnx: Path, tmp_path: Path) -> None:
     settings = EngineSettings(builder="tensorrt_rtx", precision_policy="int8")
     with pytest.raises(EngineBuildError, match="none of which is quantized"):
         CenterPointTensorRTExportPipeline(settings).run(tiny_onnx, tmp_path)

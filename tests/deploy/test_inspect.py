@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from base.errors import ConfigError, DataError, ExportError
@@ -21,7 +24,13 @@ H100_INT8, H100_FP16, H100_BYTES = 1978.9e12, 989.4e12, 3.35e12
 ORIN_BYTES = 204.8e9
 
 
-def _save(path: Path, nodes: list, initializers: dict[str, np.ndarray], inputs: list, outputs: list) -> Path:
+def _save(
+    path: Path,
+    nodes: list[onnx.NodeProto],
+    initializers: Mapping[str, NDArray[Any]],
+    inputs: list[onnx.ValueInfoProto],
+    outputs: list[onnx.ValueInfoProto],
+) -> Path:
     graph = helper.make_graph(
         nodes,
         path.stem,
@@ -34,11 +43,11 @@ def _save(path: Path, nodes: list, initializers: dict[str, np.ndarray], inputs: 
     return path
 
 
-def _value(name: str, shape: list, kind: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
+def _value(name: str, shape: Sequence[int | str], kind: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, kind, shape)
 
 
-def float_file(path: Path, weight: np.ndarray, size: object = 16, channels: int = 4) -> Path:
+def float_file(path: Path, weight: NDArray[np.float32], size: int | str = 16, channels: int = 4) -> Path:
     nodes = [helper.make_node("Conv", ["x", "w", "b"], ["y"], "/net/conv/Conv", kernel_shape=[3, 3], pads=[1, 1, 1, 1])]
     values = {"w": weight, "b": np.zeros(len(weight), np.float32)}
     return _save(
@@ -46,31 +55,30 @@ def float_file(path: Path, weight: np.ndarray, size: object = 16, channels: int 
     )
 
 
-def int8_file(path: Path, codes: np.ndarray, scale: np.ndarray) -> Path:
+def int8_file(path: Path, codes: NDArray[np.int8], scale: NDArray[np.float32]) -> Path:
     nodes = [
         helper.make_node("QuantizeLinear", ["x", "xs", "zero"], ["xq"], "q"),
         helper.make_node("DequantizeLinear", ["xq", "xs", "zero"], ["xd"], "dq"),
         helper.make_node("DequantizeLinear", ["w", "ws", "zeros"], ["wd"], "wdq", axis=0),
         helper.make_node("Conv", ["xd", "wd", "b"], ["y"], "/net/conv/Conv", kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
     ]
-    values = {
-        "xs": np.float32(0.1),
-        "zero": np.int8(0),
+    values: dict[str, NDArray[Any]] = {
+        "xs": np.array(0.1, np.float32),
+        "zero": np.array(0, np.int8),
         "w": codes,
         "ws": scale,
         "zeros": np.zeros(len(codes), np.int8),
         "b": np.zeros(len(codes), np.float32),
     }
-    values = {name: np.asarray(value) for name, value in values.items()}
     return _save(path, nodes, values, [_value("x", [1, 4, 16, 16])], [_value("y", [1, len(codes), 16, 16])])
 
 
 @pytest.fixture
-def weight() -> np.ndarray:
+def weight() -> NDArray[np.float32]:
     return np.random.default_rng(0).normal(size=(8, 4, 3, 3)).astype(np.float32)
 
 
-def test_a_float_convolution(tmp_path: Path, weight: np.ndarray) -> None:
+def test_a_float_convolution(tmp_path: Path, weight: NDArray[np.float32]) -> None:
     path = float_file(tmp_path / "net.onnx", weight)
     facts = inspect_graph(path, "h100")
     assert (facts.precision, facts.opset, facts.size_bytes) == ("fp32", 19, path.stat().st_size)
@@ -118,7 +126,9 @@ def test_arithmetic_on_shapes_is_followed(tmp_path: Path) -> None:
     assert layer.moved_bytes == 4 * (11 * 6 * 5 + 5 * 7 + 11 * 6 * 7)
 
 
-def test_dynamic_axes_need_a_shape(tmp_path: Path, weight: np.ndarray, capsys: pytest.CaptureFixture[str]) -> None:
+def test_dynamic_axes_need_a_shape(
+    tmp_path: Path, weight: NDArray[np.float32], capsys: pytest.CaptureFixture[str]
+) -> None:
     path = float_file(tmp_path / "net.onnx", weight, size="side")
     with pytest.raises(ConfigError, match=r"dynamic axes \[2, 3\].* --shape x=1x4xsidexside"):
         inspect_graph(path, "h100")
@@ -156,9 +166,12 @@ def test_weights_are_compared_as_numbers(tmp_path: Path) -> None:
     assert "max |Δ| 0.5" in differences(exact, other)["net.conv", "weights"][1]
 
 
-def test_folders_and_exit_codes(tmp_path: Path, weight: np.ndarray, capsys: pytest.CaptureFixture[str]) -> None:
+def test_folders_and_exit_codes(
+    tmp_path: Path, weight: NDArray[np.float32], capsys: pytest.CaptureFixture[str]
+) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
-    one.mkdir(), two.mkdir()
+    one.mkdir()
+    two.mkdir()
     float_file(one / "net.onnx", weight)
     float_file(two / "net.onnx", weight)
     assert main([str(one), "--diff", str(two)]) == 0
@@ -176,7 +189,7 @@ def test_folders_and_exit_codes(tmp_path: Path, weight: np.ndarray, capsys: pyte
     assert "H100 SXM" in text
 
 
-def test_bad_input(tmp_path: Path, weight: np.ndarray, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input(tmp_path: Path, weight: NDArray[np.float32], capsys: pytest.CaptureFixture[str]) -> None:
     path = float_file(tmp_path / "net.onnx", weight)
     assert main([str(tmp_path / "absent")]) == 2
     assert "absent' does not exist" in capsys.readouterr().err
@@ -251,7 +264,7 @@ def test_an_engine_inspectors_answer() -> None:
     ]
 
 
-def test_kinds_are_not_mixed(tmp_path: Path, weight: np.ndarray) -> None:
+def test_kinds_are_not_mixed(tmp_path: Path, weight: NDArray[np.float32]) -> None:
     graph, engine = float_file(tmp_path / "net.onnx", weight), _engine(tmp_path / "a", b"\0" * 4096)
     with pytest.raises(ConfigError, match="of different kinds"):
         diff_files(inspect_files(graph), inspect_files(engine))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from torch import nn
 
 from base.errors import CheckpointError, ConfigError, DataError, ExportError
 from deploy.code_agreement import CodeAgreement, compare_codes, disagreements
@@ -18,6 +21,7 @@ from export.qdq.precision_picture import draw_precision_map
 from export.qdq.rules import check_qdq
 from export.qdq.view import GraphView
 from export.quantized_model import (
+    QuantizedModel,
     align_biases,
     float_twin,
     planned_layers,
@@ -29,21 +33,22 @@ from export.rotation import fold_rot_y_axis_reference
 from models.build import build_model
 from models.components import extract_components
 from models.config import load_model_config
+from models.spec import ModelSpec
 from quant.settings import PtqSettings
 
 BACKBONE = "pts_backbone_neck_head"
 
 
-def _canvas(spec, seed=5):
+def _canvas(spec: ModelSpec, seed: int = 5) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.rand(spec.canvas_shape, generator=generator)
 
 
-def _network(model, spec):
+def _network(model: nn.Module, spec: ModelSpec) -> nn.Module:
     return extract_components(model, spec)[BACKBONE]
 
 
-def test_what_is_quantized_and_what_stays(tiny_int8, tiny_int8_onnx):
+def test_what_is_quantized_and_what_stays(tiny_int8: QuantizedModel, tiny_int8_onnx: Path) -> None:
     model = onnx.load(tiny_int8_onnx / f"{BACKBONE}.onnx")
     layers = {layer.path: layer.precision for layer in precision_map(model).layers}
     last = {path for path, precision in layers.items() if precision != "int8"}
@@ -56,7 +61,9 @@ def test_what_is_quantized_and_what_stays(tiny_int8, tiny_int8_onnx):
     assert {entry.key: entry.value for entry in model.metadata_props}["centerpoint.precision"] == "int8"
 
 
-def test_layer_by_layer_the_codes_are_pytorch_s(tiny, tiny_int8, tiny_int8_onnx):
+def test_layer_by_layer_the_codes_are_pytorch_s(
+    tiny: tuple[Any, ModelSpec], tiny_int8: QuantizedModel, tiny_int8_onnx: Path
+) -> None:
     spec = tiny[1]
     found = compare_codes(
         _network(tiny_int8.model, spec), tiny_int8_onnx / f"{BACKBONE}.onnx", [_canvas(spec).numpy()], threads=1
@@ -69,7 +76,9 @@ def test_layer_by_layer_the_codes_are_pytorch_s(tiny, tiny_int8, tiny_int8_onnx)
     assert [item.name for item in found if item.is_output] == [head.name for head in spec.heads]
 
 
-def test_a_wrong_scale_shows_in_the_layer_that_has_it(tiny, tiny_int8, tiny_int8_onnx, tmp_path):
+def test_a_wrong_scale_shows_in_the_layer_that_has_it(
+    tiny: tuple[Any, ModelSpec], tiny_int8: QuantizedModel, tiny_int8_onnx: Path, tmp_path: Path
+) -> None:
     model = onnx.load(tiny_int8_onnx / f"{BACKBONE}.onnx")
     wrong = "/pts_backbone/blocks.1/blocks.1.0/Conv.weight/DequantizeLinear.scale"
     (tensor,) = [item for item in model.graph.initializer if item.name == wrong]
@@ -91,13 +100,15 @@ def test_a_wrong_scale_shows_in_the_layer_that_has_it(tiny, tiny_int8, tiny_int8
     assert len(disagreements(item for item in free if not item.is_output)) > 1
 
 
-def test_nan_counts_as_disagreement():
+def test_nan_counts_as_disagreement() -> None:
     item = CodeAgreement("layer", 10, 1.0, float("nan"))
     assert disagreements([item])
     assert not disagreements([CodeAgreement("layer", 10, 1.0, 1.0)])
 
 
-def test_comparing_with_another_network_is_refused(tiny, tiny_int8, tiny_int8_onnx, tiny_onnx):
+def test_comparing_with_another_network_is_refused(
+    tiny: tuple[Any, ModelSpec], tiny_int8: QuantizedModel, tiny_int8_onnx: Path, tiny_onnx: Path
+) -> None:
     spec, path = tiny[1], tiny_int8_onnx / f"{BACKBONE}.onnx"
     with pytest.raises(ExportError, match="has no quantized layer"):
         compare_codes(_network(tiny_int8.model, spec), tiny_onnx / f"{BACKBONE}.onnx", [])
@@ -105,8 +116,9 @@ def test_comparing_with_another_network_is_refused(tiny, tiny_int8, tiny_int8_on
         compare_codes(_network(copy.deepcopy(tiny[0]), spec), path, [_canvas(spec).numpy()])
 
 
-def test_aligned_biases_are_whole_steps_of_the_sums(tiny_int8):
-    layer = tiny_int8.model.pts_backbone.blocks[0][0]
+def test_aligned_biases_are_whole_steps_of_the_sums(tiny_int8: QuantizedModel) -> None:
+    model: Any = tiny_int8.model
+    layer = model.pts_backbone.blocks[0][0]
     step = layer.input_quantizer.scale.double() * layer.weight_quantizer.scale.double()
     steps = layer.bias.double() / step
     # FP32 holds the product to 24 bits.
@@ -116,7 +128,9 @@ def test_aligned_biases_are_whole_steps_of_the_sums(tiny_int8):
     assert torch.equal(layer.bias, before)
 
 
-def test_export_is_the_same_bytes_twice(tiny, tiny_int8, tiny_int8_onnx, tmp_path):
+def test_export_is_the_same_bytes_twice(
+    tiny: tuple[Any, ModelSpec], tiny_int8: QuantizedModel, tiny_int8_onnx: Path, tmp_path: Path
+) -> None:
     settings = OnnxExportSettings(
         opset_version=19, precision="int8", quantized_layers=planned_layers(tiny_int8.structure)
     )
@@ -124,7 +138,9 @@ def test_export_is_the_same_bytes_twice(tiny, tiny_int8, tiny_int8_onnx, tmp_pat
         assert artifact.path.read_bytes() == (tiny_int8_onnx / artifact.path.name).read_bytes()
 
 
-def test_both_engines_give_the_same_graph(tiny, tiny_canvases, tiny_int8_onnx, tmp_path):
+def test_both_engines_give_the_same_graph(
+    tiny: tuple[Any, ModelSpec], tiny_canvases: list[Any], tiny_int8_onnx: Path, tmp_path: Path
+) -> None:
     settings = PtqSettings(num_batches=2, engine="modelopt")
     other = quantize_float_model(copy.deepcopy(tiny[0]), tiny[1], tiny_canvases, settings)
     export = OnnxExportSettings(opset_version=19, precision="int8", quantized_layers=planned_layers(other.structure))
@@ -132,7 +148,9 @@ def test_both_engines_give_the_same_graph(tiny, tiny_canvases, tiny_int8_onnx, t
         assert artifact.path.read_bytes() == (tiny_int8_onnx / artifact.path.name).read_bytes()
 
 
-def test_bias_correction_changes_biases_alone(tiny, tiny_canvases, tiny_int8):
+def test_bias_correction_changes_biases_alone(
+    tiny: tuple[Any, ModelSpec], tiny_canvases: list[Any], tiny_int8: QuantizedModel
+) -> None:
     settings = PtqSettings(num_batches=2, method="bias_correction")
     other = quantize_float_model(copy.deepcopy(tiny[0]), tiny[1], tiny_canvases, settings)
     assert other.facts["scales_sha256"] == tiny_int8.facts["scales_sha256"]
@@ -142,7 +160,9 @@ def test_bias_correction_changes_biases_alone(tiny, tiny_canvases, tiny_int8):
     assert {key.rpartition(".")[2] for key in different} == {"bias"}
 
 
-def test_the_checkpoint_brings_the_same_model_back(tiny, tiny_int8, tiny_config_path, tmp_path):
+def test_the_checkpoint_brings_the_same_model_back(
+    tiny: tuple[Any, ModelSpec], tiny_int8: QuantizedModel, tiny_config_path: Path, tmp_path: Path
+) -> None:
     checkpoint, calibration = save_quantized_model(tiny_int8, tmp_path)
     again = read_quantized_model(build_model(load_model_config(tiny_config_path), seed=8), checkpoint)
     assert again.facts["scales_sha256"] == tiny_int8.facts["scales_sha256"]
@@ -156,7 +176,7 @@ def test_the_checkpoint_brings_the_same_model_back(tiny, tiny_int8, tiny_config_
     assert cached.facts["scales_sha256"] == tiny_int8.facts["scales_sha256"]
 
 
-def test_the_float_twin_has_no_quantizer_and_is_near(tiny, tiny_int8):
+def test_the_float_twin_has_no_quantizer_and_is_near(tiny: tuple[Any, ModelSpec], tiny_int8: QuantizedModel) -> None:
     spec, canvas = tiny[1], _canvas(tiny[1])
     twin = float_twin(tiny_int8.model)
     assert not any("quantizer" in name for name, _ in twin.named_modules())
@@ -166,7 +186,7 @@ def test_the_float_twin_has_no_quantizer_and_is_near(tiny, tiny_int8):
             assert float((ours - trained).norm() / trained.norm()) < 1e-3
 
 
-def test_refusals(tiny, tiny_int8, tmp_path):
+def test_refusals(tiny: tuple[Any, ModelSpec], tiny_int8: QuantizedModel, tmp_path: Path) -> None:
     model, spec = tiny
     with pytest.raises(ExportError, match=r"precision is 'fp16'\. Export it with precision 'int8'"):
         export_components(tiny_int8.model, spec, tmp_path, OnnxExportSettings(opset_version=19, precision="fp16"))
@@ -192,7 +212,7 @@ def test_refusals(tiny, tiny_int8, tmp_path):
     assert not list(tmp_path.glob("*.onnx"))
 
 
-def test_a_skipped_layer_stays_in_floating_point(tiny, tmp_path):
+def test_a_skipped_layer_stays_in_floating_point(tiny: tuple[Any, ModelSpec], tmp_path: Path) -> None:
     model, spec = tiny
     settings = PtqSettings(num_batches=1, skip_layers=("pts_backbone.blocks.1.*",))
     quantized = quantize_float_model(copy.deepcopy(model), spec, [_canvas(spec)], settings)
@@ -205,7 +225,7 @@ def test_a_skipped_layer_stays_in_floating_point(tiny, tmp_path):
     assert layers["pts_backbone.blocks.0.3"].precision == "int8"
 
 
-def test_the_yaw_convention_folds_into_quantized_layers(tiny):
+def test_the_yaw_convention_folds_into_quantized_layers(tiny: tuple[Any, ModelSpec]) -> None:
     """The last layers are quantized on request; their scales per output channel move with the channels."""
     from quant.calibration.calibrator import CalibrationManager
     from quant.fusion.bn_fusion import fuse_model_bn
@@ -225,7 +245,7 @@ def test_the_yaw_convention_folds_into_quantized_layers(tiny):
     assert torch.equal(after["rot"], -before["rot"][:, [1, 0]])
 
 
-def test_the_picture_shows_every_layer(tiny_int8_onnx):
+def test_the_picture_shows_every_layer(tiny_int8_onnx: Path) -> None:
     found = precision_map(onnx.load(tiny_int8_onnx / f"{BACKBONE}.onnx"))
     picture = draw_precision_map(found)
     assert picture.count("<title>") == len(found.layers)

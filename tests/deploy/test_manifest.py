@@ -5,6 +5,7 @@ import json
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,14 +20,14 @@ class _Settings:
 
 
 @pytest.fixture
-def files(tmp_path):
+def files(tmp_path: Path) -> dict[str, Path]:
     paths = {"config": tmp_path / "config.py", "model.onnx": tmp_path / "model.onnx"}
     for name, path in paths.items():
         path.write_bytes(name.encode())
     return paths
 
 
-def _manifest(files, **more):
+def _manifest(files: dict[str, Path], **more: Any) -> dict[str, Any]:
     return build_manifest(
         kind="onnx",
         inputs={"config": files["config"]},
@@ -37,7 +38,7 @@ def _manifest(files, **more):
     )
 
 
-def test_checksums_sizes_versions_and_settings(files):
+def test_checksums_sizes_versions_and_settings(files: dict[str, Path]) -> None:
     import numpy
 
     manifest = _manifest(files)
@@ -50,7 +51,7 @@ def test_checksums_sizes_versions_and_settings(files):
     assert manifest["settings"] == {"onnx": {"shape": [1, 2], "folder": "somewhere"}}
 
 
-def test_a_build_action_s_manifest_is_reproducible_and_holds_no_folder(files, tmp_path):
+def test_a_build_action_s_manifest_is_reproducible_and_holds_no_folder(files: dict[str, Path], tmp_path: Path) -> None:
     write_manifest(tmp_path / "a.json", _manifest(files))
     write_manifest(tmp_path / "b.json", _manifest(files))
     text = (tmp_path / "a.json").read_text()
@@ -59,8 +60,8 @@ def test_a_build_action_s_manifest_is_reproducible_and_holds_no_folder(files, tm
     assert "environment" not in json.loads(text)
 
 
-def test_a_run_adds_when_and_from_which_commit(files, tmp_path):
-    def git(*arguments):
+def test_a_run_adds_when_and_from_which_commit(files: dict[str, Path], tmp_path: Path) -> None:
+    def git(*arguments: str) -> str:
         identity = ["-c", "user.name=n", "-c", "user.email=e@example.org", "-c", "commit.gpgsign=false"]
         return subprocess.run(
             ["git", *identity, *arguments], cwd=tmp_path, check=True, capture_output=True, text=True
@@ -77,19 +78,19 @@ def test_a_run_adds_when_and_from_which_commit(files, tmp_path):
     assert state["created"].endswith("+00:00")
 
 
-def test_no_repository_is_no_error(tmp_path, monkeypatch):
+def test_no_repository_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert git_state(tmp_path) is None
     monkeypatch.setenv("PATH", "")
     assert git_state(tmp_path) is None
 
 
-def test_a_missing_file_is_named(files, tmp_path):
+def test_a_missing_file_is_named(files: dict[str, Path], tmp_path: Path) -> None:
     files["model.onnx"].unlink()
     with pytest.raises(ExportError, match=r"names 'model.onnx', but '.*model.onnx' does not exist"):
         _manifest(files)
 
 
-def test_an_unwritable_manifest_is_an_error(files, tmp_path):
+def test_an_unwritable_manifest_is_an_error(files: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"Cannot write '.*config.py/manifest.json'"):
         write_manifest(files["config"] / "manifest.json", _manifest(files))

@@ -5,7 +5,9 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -22,11 +24,11 @@ REPOSITORY = Path(__file__).parents[2]
 FILES = ("pts_voxel_encoder.onnx", "pts_backbone_neck_head.onnx")
 
 
-def _shape(value):
+def _shape(value: onnx.ValueInfoProto) -> list[int | str]:
     return [d.dim_value or d.dim_param for d in value.type.tensor_type.shape.dim]
 
 
-def test_names_order_and_axes(tiny_onnx):
+def test_names_order_and_axes(tiny_onnx: Path) -> None:
     encoder, rest = (onnx.load(tiny_onnx / name) for name in FILES)
     assert [(v.name, _shape(v)) for v in encoder.graph.input] == [("input_features", ["num_voxels", 32, 11])]
     assert [(v.name, _shape(v)) for v in encoder.graph.output] == [("pillar_features", ["num_voxels", 1, 32])]
@@ -42,7 +44,9 @@ def test_names_order_and_axes(tiny_onnx):
 
 
 @pytest.mark.parametrize("num_voxels", [1, 7, 48])
-def test_encoder_equals_torch_for_any_number_of_pillars(tiny, tiny_onnx, run_onnx, num_voxels):
+def test_encoder_equals_torch_for_any_number_of_pillars(
+    tiny: tuple[Any, ModelSpec], tiny_onnx: Path, run_onnx: Callable[..., list[Any]], num_voxels: int
+) -> None:
     encoder, _ = CenterPointComponentExtractor(*tiny).extract()
     features = torch.randn((num_voxels, 32, 11), generator=torch.Generator().manual_seed(num_voxels))
     with torch.no_grad():
@@ -51,7 +55,7 @@ def test_encoder_equals_torch_for_any_number_of_pillars(tiny, tiny_onnx, run_onn
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5)
 
 
-def test_padded_rows_are_part_of_the_function(tiny):
+def test_padded_rows_are_part_of_the_function(tiny: tuple[Any, ModelSpec]) -> None:
     """Why axis 1 is static: fewer padded rows give another result."""
     encoder, _ = CenterPointComponentExtractor(*tiny).extract()
     features = torch.zeros((4, 32, 11))
@@ -60,7 +64,9 @@ def test_padded_rows_are_part_of_the_function(tiny):
         assert not torch.allclose(encoder.module(features), encoder.module(features[:, :3]))
 
 
-def test_backbone_equals_torch(tiny, tiny_onnx, run_onnx):
+def test_backbone_equals_torch(
+    tiny: tuple[Any, ModelSpec], tiny_onnx: Path, run_onnx: Callable[..., list[Any]]
+) -> None:
     _, rest = CenterPointComponentExtractor(*tiny).extract()
     canvas = torch.randn((1, 32, 32, 32), generator=torch.Generator().manual_seed(5))
     with torch.no_grad():
@@ -71,7 +77,7 @@ def test_backbone_equals_torch(tiny, tiny_onnx, run_onnx):
         np.testing.assert_allclose(found, value.numpy(), rtol=0, atol=2e-5, err_msg=name)
 
 
-def test_a_file_says_what_it_is(tiny, tiny_onnx):
+def test_a_file_says_what_it_is(tiny: tuple[Any, ModelSpec], tiny_onnx: Path) -> None:
     _, spec = tiny
     for name in FILES:
         values = metadata(onnx.load(tiny_onnx / name))
@@ -82,7 +88,7 @@ def test_a_file_says_what_it_is(tiny, tiny_onnx):
         assert values["rot_convention"] == "x_axis_counterclockwise"
 
 
-def test_nothing_in_a_file_tells_where_or_by_whom_it_was_made(tiny_onnx):
+def test_nothing_in_a_file_tells_where_or_by_whom_it_was_made(tiny_onnx: Path) -> None:
     for name in FILES:
         model = onnx.load(tiny_onnx / name)
         assert (model.producer_name, model.producer_version, model.doc_string) == ("centerpoint-deploy", "", "")
@@ -92,7 +98,7 @@ def test_nothing_in_a_file_tells_where_or_by_whom_it_was_made(tiny_onnx):
             assert word not in data.replace(b"tiny_centerpoint", b"")
 
 
-def test_weights_are_named_after_their_node_and_not_shared(tiny_onnx):
+def test_weights_are_named_after_their_node_and_not_shared(tiny_onnx: Path) -> None:
     model = onnx.load(tiny_onnx / FILES[1])
     assert not any(node.op_type == "Identity" for node in model.graph.node)
     readers: dict[str, list[str]] = {}
@@ -106,7 +112,9 @@ def test_weights_are_named_after_their_node_and_not_shared(tiny_onnx):
     assert "/pts_backbone/blocks.0/blocks.0.0/Conv.weight" in names
 
 
-def test_static_and_rotated_export(tiny, tmp_path, run_onnx, tiny_onnx):
+def test_static_and_rotated_export(
+    tiny: tuple[Any, ModelSpec], tmp_path: Path, run_onnx: Callable[..., list[Any]], tiny_onnx: Path
+) -> None:
     settings = OnnxExportSettings(static_voxels=48, rot_y_axis_reference=True)
     export_components(*tiny, tmp_path, settings)
     encoder, rest = (onnx.load(tmp_path / name) for name in FILES)
@@ -119,7 +127,7 @@ def test_static_and_rotated_export(tiny, tmp_path, run_onnx, tiny_onnx):
     np.testing.assert_allclose(rotated[4], -plain[4][:, [1, 0]], atol=1e-6)
 
 
-def test_fp16_export_keeps_fp32_inputs_and_outputs(tiny, tmp_path):
+def test_fp16_export_keeps_fp32_inputs_and_outputs(tiny: tuple[Any, ModelSpec], tmp_path: Path) -> None:
     export_components(*tiny, tmp_path, OnnxExportSettings(precision="fp16"))
     for name in FILES:
         model = onnx.load(tmp_path / name)
@@ -129,13 +137,13 @@ def test_fp16_export_keeps_fp32_inputs_and_outputs(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("opset", [16, 17, 19])
-def test_opset_follows_the_settings(tiny, opset):
+def test_opset_follows_the_settings(tiny: tuple[Any, ModelSpec], opset: int) -> None:
     encoder, _ = CenterPointComponentExtractor(*tiny).extract()
     model = component_to_onnx(encoder, tiny[1], OnnxExportSettings(opset_version=opset))
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", opset)]
 
 
-def test_initializers_as_inputs(tiny, run_onnx):
+def test_initializers_as_inputs(tiny: tuple[Any, ModelSpec], run_onnx: Callable[..., list[Any]]) -> None:
     encoder, _ = CenterPointComponentExtractor(*tiny).extract()
     model = component_to_onnx(encoder, tiny[1], OnnxExportSettings(keep_initializers_as_inputs=True))
     assert {t.name for t in model.graph.initializer} < {v.name for v in model.graph.input}
@@ -146,17 +154,19 @@ def test_initializers_as_inputs(tiny, run_onnx):
 
 
 @pytest.mark.parametrize("opset", [9, 99])
-def test_bad_opset(opset):
+def test_bad_opset(opset: int) -> None:
     with pytest.raises(ExportError, match=f"opset_version is {opset}; this exporter writes 13 to 20"):
         OnnxExportSettings(opset_version=opset)
 
 
-def test_bad_precision():
+def test_bad_precision() -> None:
     with pytest.raises(ExportError, match="precision is 'bf16'; an export is one of fp32, fp16"):
         OnnxExportSettings(precision="bf16")
 
 
-def test_simplified_export_computes_the_same(tiny, tmp_path, tiny_onnx, run_onnx):
+def test_simplified_export_computes_the_same(
+    tiny: tuple[Any, ModelSpec], tmp_path: Path, tiny_onnx: Path, run_onnx: Callable[..., list[Any]]
+) -> None:
     export_components(*tiny, tmp_path, OnnxExportSettings(simplify=True))
     features = np.random.default_rng(0).standard_normal((9, 32, 11)).astype(np.float32)
     plain, simple = (run_onnx(d / FILES[0], {"input_features": features})[0] for d in (tiny_onnx, tmp_path))
@@ -171,10 +181,16 @@ def test_simplified_export_computes_the_same(tiny, tmp_path, tiny_onnx, run_onnx
         (False, "onnxsim changed what 'pts_voxel_encoder' computes"),
     ],
 )
-def test_a_failing_simplifier_is_an_error_and_leaves_no_file(tiny, tmp_path, monkeypatch, outcome, message):
+def test_a_failing_simplifier_is_an_error_and_leaves_no_file(
+    tiny: tuple[Any, ModelSpec],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    outcome: Exception | bool,
+    message: str,
+) -> None:
     import onnxsim
 
-    def simplify(model):
+    def simplify(model: onnx.ModelProto) -> tuple[onnx.ModelProto, Any]:
         if isinstance(outcome, Exception):
             raise outcome
         return model, outcome
@@ -185,10 +201,11 @@ def test_a_failing_simplifier_is_an_error_and_leaves_no_file(tiny, tmp_path, mon
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_operator_the_exporter_does_not_know(tiny):
+def test_an_operator_the_exporter_does_not_know(tiny: tuple[Any, ModelSpec]) -> None:
     class Strange(torch.nn.Module):
-        def forward(self, input_features):
-            return torch.linalg.eigvals(input_features[:, :3, :3]).real
+        def forward(self, input_features: torch.Tensor) -> torch.Tensor:
+            values: torch.Tensor = torch.linalg.eigvals(input_features[:, :3, :3])
+            return values.real
 
     encoder, _ = CenterPointComponentExtractor(*tiny).extract()
     broken = type(encoder)(encoder.spec, Strange(), encoder.sample_inputs)
@@ -196,9 +213,9 @@ def test_an_operator_the_exporter_does_not_know(tiny):
         component_to_onnx(broken, tiny[1], OnnxExportSettings())
 
 
-def test_a_graph_of_another_shape_is_refused(tiny):
+def test_a_graph_of_another_shape_is_refused(tiny: tuple[Any, ModelSpec]) -> None:
     class Narrow(torch.nn.Module):
-        def forward(self, input_features):
+        def forward(self, input_features: torch.Tensor) -> torch.Tensor:
             return input_features.max(1, keepdim=True)[0]
 
     encoder, _ = CenterPointComponentExtractor(*tiny).extract()
@@ -209,19 +226,21 @@ def test_a_graph_of_another_shape_is_refused(tiny):
         component_to_onnx(broken, tiny[1], OnnxExportSettings())
 
 
-def test_a_folder_that_cannot_be_made(tiny, tmp_path):
+def test_a_folder_that_cannot_be_made(tiny: tuple[Any, ModelSpec], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ExportError, match=r"Cannot write .*pts_voxel_encoder.onnx"):
         export_components(*tiny, tmp_path / "file" / "onnx")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is a Linux device")
-def test_a_full_disk_leaves_the_former_file(tiny, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_former_file(
+    tiny: tuple[Any, ModelSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     export_components(*tiny, tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     real = Path.write_bytes
 
-    def write_bytes(self, data):
+    def write_bytes(self: Path, data: bytes) -> int:
         # Half of the file arrives, then the kernel says ENOSPC.
         real(self, data[: len(data) // 2])
         with open("/dev/full", "wb", buffering=0) as device:
@@ -249,13 +268,13 @@ export_components(build_model(cfg, seed=3), ModelSpec.from_config(cfg), sys.argv
 """
 
 
-def _export_elsewhere(config, out, cwd, threads, seed):
+def _export_elsewhere(config: Path, out: Path, cwd: Path, threads: int, seed: str) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONHASHSEED": seed}
     arguments = [sys.executable, "-c", _EXPORT, str(config), str(out), str(threads)]
     return subprocess.Popen(arguments, cwd=cwd, env=environment)
 
 
-def test_equal_bytes_from_another_process_folder_and_thread_count(tiny_config_path, tmp_path):
+def test_equal_bytes_from_another_process_folder_and_thread_count(tiny_config_path: Path, tmp_path: Path) -> None:
     digests = []
     for threads, name, seed in ((1, "a", "1"), (2, "another_folder", "2")):
         (tmp_path / name).mkdir()
@@ -264,7 +283,7 @@ def test_equal_bytes_from_another_process_folder_and_thread_count(tiny_config_pa
     assert digests[0] == digests[1]
 
 
-def test_killed_in_the_middle_of_a_write_leaves_no_file(tiny_config_path, tmp_path):
+def test_killed_in_the_middle_of_a_write_leaves_no_file(tiny_config_path: Path, tmp_path: Path) -> None:
     """The process kills itself with SIGKILL when half of the first file is on disk."""
     script = (
         "import os, signal\nfrom pathlib import Path\nreal = Path.write_bytes\n"

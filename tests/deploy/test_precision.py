@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
@@ -12,7 +16,9 @@ from export.precision import convert_precision, graph_precision, weight_rounding
 FILES = ("pts_voxel_encoder.onnx", "pts_backbone_neck_head.onnx")
 
 
-def _graph(weight, nodes=None, opset=17, extra=()):
+def _graph(
+    weight: Any, nodes: Sequence[onnx.NodeProto] | None = None, opset: int = 17, extra: Sequence[onnx.TensorProto] = ()
+) -> onnx.ModelProto:
     """x (1, 4) times a (4, 3) weight."""
     nodes = nodes or [helper.make_node("MatMul", ["x", "w"], ["y"], "mul")]
     graph = helper.make_graph(
@@ -26,7 +32,7 @@ def _graph(weight, nodes=None, opset=17, extra=()):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_fp16_graph_is_close_to_fp32_and_valid(tiny_onnx, run_onnx, name):
+def test_fp16_graph_is_close_to_fp32_and_valid(tiny_onnx: Path, run_onnx: Callable[..., list[Any]], name: str) -> None:
     full = onnx.load(tiny_onnx / name)
     half = convert_precision(full, "fp16")
     check_model(half, name)
@@ -41,7 +47,7 @@ def test_fp16_graph_is_close_to_fp32_and_valid(tiny_onnx, run_onnx, name):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_everything_inside_is_fp16_with_casts_at_the_borders_alone(tiny_onnx, name):
+def test_everything_inside_is_fp16_with_casts_at_the_borders_alone(tiny_onnx: Path, name: str) -> None:
     half = convert_precision(onnx.load(tiny_onnx / name), "fp16")
     inferred = check_model(half, name)
     borders = {value.name for value in (*half.graph.input, *half.graph.output)}
@@ -52,7 +58,7 @@ def test_everything_inside_is_fp16_with_casts_at_the_borders_alone(tiny_onnx, na
     assert graph_precision(half) == "fp16"
 
 
-def test_conversion_is_deterministic_and_leaves_its_input(tiny_onnx):
+def test_conversion_is_deterministic_and_leaves_its_input(tiny_onnx: Path) -> None:
     full = onnx.load(tiny_onnx / FILES[0])
     before = full.SerializeToString(deterministic=True)
     first, second = (convert_precision(full, "fp16").SerializeToString(deterministic=True) for _ in range(2))
@@ -61,27 +67,27 @@ def test_conversion_is_deterministic_and_leaves_its_input(tiny_onnx):
     assert convert_precision(full, "fp32").SerializeToString(deterministic=True) == before
 
 
-def test_weight_rounding_counts_what_fp16_loses():
+def test_weight_rounding_counts_what_fp16_loses() -> None:
     # 70000 > 65504; 1e-9 < 2**-25; 1e-5 < 2**-14; 1 and 0 are exact.
     (entry,) = weight_rounding(_graph([[70000.0, 1e-9, 1e-5], [1, 0, -1], [0, 0, 0], [0, 0, 0]]))
     assert (entry.name, entry.size, entry.overflowed, entry.vanished, entry.subnormal) == ("w", 12, 1, 1, 1)
     assert entry.max_abs == 70000.0
 
 
-def test_an_overflowing_weight_is_named_with_its_value():
+def test_an_overflowing_weight_is_named_with_its_value() -> None:
     weight = np.zeros((4, 3), np.float32)
     weight[2, 1] = -1e5
     with pytest.raises(ExportError, match=r"'w' with \|w\| up to 100000 \(1 of 12\)"):
         convert_precision(_graph(weight), "fp16")
 
 
-def test_vanishing_weights_are_reported(caplog):
+def test_vanishing_weights_are_reported(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     convert_precision(_graph(np.full((4, 3), 1e-9)), "fp16")
     assert "of 12 weights 12 become 0, 0 keep fewer digits" in caplog.text
 
 
-def test_a_tensor_used_as_output_and_inside(run_onnx):
+def test_a_tensor_used_as_output_and_inside(run_onnx: Callable[..., list[Any]]) -> None:
     nodes = [
         helper.make_node("MatMul", ["x", "w"], ["y"], "mul"),
         helper.make_node("Relu", ["y"], ["z"], "relu"),
@@ -95,7 +101,7 @@ def test_a_tensor_used_as_output_and_inside(run_onnx):
     assert z.tolist() == [[0.0] * 3]
 
 
-def test_integer_tensors_keep_their_type(run_onnx):
+def test_integer_tensors_keep_their_type(run_onnx: Callable[..., list[Any]]) -> None:
     shape = numpy_helper.from_array(np.array([3, 1], np.int64), "shape")
     nodes = [
         helper.make_node("MatMul", ["x", "w"], ["m"], "mul"),
@@ -108,7 +114,7 @@ def test_integer_tensors_keep_their_type(run_onnx):
     assert run_onnx(half, {"x": np.ones((1, 4), np.float32)})[0].tolist() == [[4.0]] * 3
 
 
-def _quantized(opset):
+def _quantized(opset: int) -> onnx.ModelProto:
     scale = numpy_helper.from_array(np.array(0.5, np.float32), "scale")
     zero = numpy_helper.from_array(np.array(0, np.int8), "zero")
     nodes = [
@@ -119,7 +125,7 @@ def _quantized(opset):
     return _graph(np.ones((4, 3)), nodes, opset, [scale, zero])
 
 
-def test_quantized_graphs_keep_their_pairs_and_run_the_rest_in_fp16(run_onnx):
+def test_quantized_graphs_keep_their_pairs_and_run_the_rest_in_fp16(run_onnx: Callable[..., list[Any]]) -> None:
     half = convert_precision(_quantized(19), "fp16")
     check_model(half, "quantized")
     assert graph_precision(half) == "int8"
@@ -127,12 +133,12 @@ def test_quantized_graphs_keep_their_pairs_and_run_the_rest_in_fp16(run_onnx):
     assert run_onnx(half, {"x": np.full((1, 4), 0.3, np.float32)})[0].tolist() == [[2.0] * 3]
 
 
-def test_quantized_graphs_of_an_old_opset_are_refused():
+def test_quantized_graphs_of_an_old_opset_are_refused() -> None:
     with pytest.raises(ExportError, match=r"'quantize' is a QuantizeLinear in opset 17.*opset_version=19"):
         convert_precision(_quantized(17), "fp16")
 
 
-def test_graph_precision_tells_the_four_kinds():
+def test_graph_precision_tells_the_four_kinds() -> None:
     full = _graph(np.ones((4, 3)))
     half = convert_precision(full, "fp16")
     mixed = onnx.ModelProto()
@@ -141,7 +147,7 @@ def test_graph_precision_tells_the_four_kinds():
     assert [graph_precision(m) for m in (full, half, mixed, _quantized(19))] == ["fp32", "fp16", "mixed", "int8"]
 
 
-def test_precision_is_never_invented():
+def test_precision_is_never_invented() -> None:
     half = convert_precision(_graph(np.ones((4, 3))), "fp16")
     with pytest.raises(ExportError, match="is fp16; what was rounded away cannot be brought back"):
         convert_precision(half, "fp32")
@@ -151,7 +157,7 @@ def test_precision_is_never_invented():
         convert_precision(half, "int4")
 
 
-def test_subgraphs_are_refused_by_name():
+def test_subgraphs_are_refused_by_name() -> None:
     value = helper.make_tensor_value_info("v", TensorProto.FLOAT, None)
     branch = helper.make_graph([helper.make_node("Identity", ["x"], ["v"])], "branch", [], [value])
     condition = numpy_helper.from_array(np.array(True), "condition")

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from deploy.predict import main
 
+Run = Callable[..., tuple[int, str, str]]
 CLASSES = ("car", "truck", "bus", "bicycle", "pedestrian")
 
 
 @pytest.fixture(autouse=True)
-def _one_thread():
+def _one_thread() -> Iterator[None]:
     """The command sets torch's determinism for its process; this one goes on."""
     import torch
 
@@ -26,7 +30,7 @@ def _one_thread():
 
 
 @pytest.fixture(scope="module")
-def model_config(tiny_config_path, tmp_path_factory) -> Path:
+def model_config(tiny_config_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny CenterPoint with no more candidates than cells, which mmdet3d's own decoding needs."""
     path = tmp_path_factory.mktemp("predict") / "tiny.py"
     coder = "model = dict(pts_bbox_head=dict(bbox_coder=dict(max_num=200)))"
@@ -35,14 +39,14 @@ def model_config(tiny_config_path, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def checkpoint(model_config) -> Path:
+def checkpoint(model_config: Path) -> Path:
     """Seeded weights whose raised, spread heatmap gives boxes."""
     import torch
 
     from models.build import build_model
     from models.config import load_model_config
 
-    model = build_model(load_model_config(model_config), seed=5)
+    model: Any = build_model(load_model_config(model_config), seed=5)
     with torch.no_grad():
         heatmap = model.pts_bbox_head.task_heads[0].heatmap[-1]
         heatmap.bias.fill_(-0.5)
@@ -53,7 +57,7 @@ def checkpoint(model_config) -> Path:
 
 
 @pytest.fixture(scope="module")
-def scan_points() -> np.ndarray:
+def scan_points() -> NDArray[np.float32]:
     """(600, 5) x, y, z, intensity, ring of a few objects on the ground, base_link, in spatial order."""
     generator = np.random.default_rng(2)
     centers = generator.uniform(-4.5, 4.5, (30, 2))
@@ -66,11 +70,17 @@ def scan_points() -> np.ndarray:
 
 
 @pytest.fixture
-def run(model_config, checkpoint, tmp_path, monkeypatch, capsys):
+def run(
+    model_config: Path,
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Run:
     """`run(points or path, *options)`: exit code, stdout, stderr; a relative `--out` lies in `tmp_path`."""
     monkeypatch.setenv("BUILD_WORKING_DIRECTORY", str(tmp_path))
 
-    def predict(points, *options):
+    def predict(points: NDArray[np.float32] | Path, *options: str) -> tuple[int, str, str]:
         path = points
         if isinstance(points, np.ndarray):
             path = tmp_path / "scan.bin"
@@ -83,11 +93,14 @@ def run(model_config, checkpoint, tmp_path, monkeypatch, capsys):
     return predict
 
 
-def document(folder: Path) -> dict:
-    return json.loads((folder / "detections.json").read_text(encoding="utf-8"))
+def document(folder: Path) -> dict[str, Any]:
+    written: dict[str, Any] = json.loads((folder / "detections.json").read_text(encoding="utf-8"))
+    return written
 
 
-def reference_boxes(model_config, checkpoint, points):
+def reference_boxes(
+    model_config: Path, checkpoint: Path, points: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
     """Boxes of the stock model's own `predict` on points as a model takes them; z at the centre."""
     import torch
     from mmdet3d.structures import Det3DDataSample, LiDARInstance3DBoxes
@@ -95,7 +108,7 @@ def reference_boxes(model_config, checkpoint, points):
     from models.build import build_model, load_checkpoint
     from models.config import load_model_config
 
-    model = build_model(load_model_config(model_config))
+    model: Any = build_model(load_model_config(model_config))
     load_checkpoint(model, checkpoint)
     sample = Det3DDataSample(metainfo={"box_type_3d": LiDARInstance3DBoxes})
     with torch.inference_mode():
@@ -106,7 +119,9 @@ def reference_boxes(model_config, checkpoint, points):
     return boxes, found.scores_3d.numpy(), found.labels_3d.numpy()
 
 
-def test_detections_are_the_stock_models(run, tmp_path, model_config, checkpoint, scan_points):
+def test_detections_are_the_stock_models(
+    run: Run, tmp_path: Path, model_config: Path, checkpoint: Path, scan_points: NDArray[np.float32]
+) -> None:
     assert run(scan_points)[0] == 0
     (result,) = document(tmp_path / "out")["backends"]
     points = scan_points.copy()
@@ -121,7 +136,9 @@ def test_detections_are_the_stock_models(run, tmp_path, model_config, checkpoint
     np.testing.assert_allclose([item["velocity"] for item in found], boxes[:, 7:9], atol=1e-3)
 
 
-def test_a_scan_in_the_sensors_frame_gives_the_same_boxes(run, tmp_path, scan_points):
+def test_a_scan_in_the_sensors_frame_gives_the_same_boxes(
+    run: Run, tmp_path: Path, scan_points: NDArray[np.float32]
+) -> None:
     assert run(scan_points)[0] == 0
     expected = document(tmp_path / "out")["backends"]
     # nuScenes: x right, y forward, so that forward is their y and left is minus their x; 1.84 m up.
@@ -138,7 +155,9 @@ def test_a_scan_in_the_sensors_frame_gives_the_same_boxes(run, tmp_path, scan_po
         )
 
 
-def test_comparison_exports_onnx_and_judges_every_output(run, tmp_path, scan_points):
+def test_comparison_exports_onnx_and_judges_every_output(
+    run: Run, tmp_path: Path, scan_points: NDArray[np.float32]
+) -> None:
     code, out, _ = run(scan_points, "--compare=onnx")
     assert code == 0
     written = document(tmp_path / "out")
@@ -157,14 +176,14 @@ def test_comparison_exports_onnx_and_judges_every_output(run, tmp_path, scan_poi
     assert (tmp_path / "out" / "detections.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_same_scan_gives_the_same_bytes(run, tmp_path, scan_points):
+def test_the_same_scan_gives_the_same_bytes(run: Run, tmp_path: Path, scan_points: NDArray[np.float32]) -> None:
     for folder in ("first", "second"):
         assert run(scan_points, f"--out={folder}", "--backend=onnx")[0] == 0
     for name in ("detections.json", "detections.png", "onnx/pts_voxel_encoder.onnx"):
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes(), name
 
 
-def test_a_wrong_graph_fails_the_comparison(run, tmp_path, scan_points):
+def test_a_wrong_graph_fails_the_comparison(run: Run, tmp_path: Path, scan_points: NDArray[np.float32]) -> None:
     import onnx
     from onnx import numpy_helper
 
@@ -181,7 +200,9 @@ def test_a_wrong_graph_fails_the_comparison(run, tmp_path, scan_points):
     assert document(tmp_path / "other")["verification"]["passed"] is False
 
 
-def test_onnx_files_of_other_weights_are_refused(run, tmp_path, checkpoint, scan_points):
+def test_onnx_files_of_other_weights_are_refused(
+    run: Run, tmp_path: Path, checkpoint: Path, scan_points: NDArray[np.float32]
+) -> None:
     import torch
 
     assert run(scan_points, "--backend=onnx")[0] == 0
@@ -193,7 +214,7 @@ def test_onnx_files_of_other_weights_are_refused(run, tmp_path, checkpoint, scan
     assert "was exported from other weights" in err
 
 
-def test_fp16_is_judged_by_its_own_limits(run, tmp_path, scan_points):
+def test_fp16_is_judged_by_its_own_limits(run: Run, tmp_path: Path, scan_points: NDArray[np.float32]) -> None:
     run(scan_points, "--compare=onnx", "--precision=fp16")
     written = document(tmp_path / "out")
     assert written["verification"]["precision"] == "fp16"
@@ -202,7 +223,7 @@ def test_fp16_is_judged_by_its_own_limits(run, tmp_path, scan_points):
     assert 1e-5 < max(errors) < 1e-2
 
 
-def test_autowares_convention_gives_the_same_boxes(run, tmp_path, scan_points):
+def test_autowares_convention_gives_the_same_boxes(run: Run, tmp_path: Path, scan_points: NDArray[np.float32]) -> None:
     assert run(scan_points, "--backend=onnx")[0] == 0
     assert run(scan_points, "--backend=onnx", "--rot-y-axis-reference", "--out=autoware")[0] == 0
     plain, folded = (document(tmp_path / name)["backends"][0]["detections"] for name in ("out", "autoware"))
@@ -213,11 +234,13 @@ def test_autowares_convention_gives_the_same_boxes(run, tmp_path, scan_points):
     np.testing.assert_allclose(np.cos(turn), 1.0, atol=1e-6)
 
 
-def test_a_backend_that_cannot_run_is_skipped(run, tmp_path, scan_points, monkeypatch):
+def test_a_backend_that_cannot_run_is_skipped(
+    run: Run, tmp_path: Path, scan_points: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from base.errors import BackendUnavailable
     from deploy import prediction
 
-    def unavailable(*_, **__):
+    def unavailable(*_: Any, **__: Any) -> Any:
         raise BackendUnavailable("no CUDA device")
 
     monkeypatch.setattr(prediction._Files, "engines", unavailable)
@@ -230,7 +253,7 @@ def test_a_backend_that_cannot_run_is_skipped(run, tmp_path, scan_points, monkey
     assert "error (machine): --backend=tensorrt cannot run here: no CUDA device" in err
 
 
-def test_invalid_points_are_left_out_and_counted(run, tmp_path, scan_points):
+def test_invalid_points_are_left_out_and_counted(run: Run, tmp_path: Path, scan_points: NDArray[np.float32]) -> None:
     broken = scan_points.copy()
     broken[:7, 1] = np.nan
     code, out, err = run(broken)
@@ -240,7 +263,7 @@ def test_invalid_points_are_left_out_and_counted(run, tmp_path, scan_points):
     assert document(tmp_path / "out")["scan"]["invalid_points"] == 7
 
 
-def test_bad_files(run, tmp_path, scan_points):
+def test_bad_files(run: Run, tmp_path: Path, scan_points: NDArray[np.float32]) -> None:
     empty, cut = tmp_path / "empty.bin", tmp_path / "cut.bin"
     empty.touch()
     cut.write_bytes(scan_points.tobytes()[:-3])
@@ -250,7 +273,7 @@ def test_bad_files(run, tmp_path, scan_points):
         (empty, "is empty (0 bytes)"),
         (cut, "599 points of 5 float32 and 17 bytes of another. The file was cut off"),
         (np.full((9, 5), np.nan, np.float32), "no valid point: 9 in it, all with NaN or infinite values"),
-        (scan_points + np.float32([500, 0, 0, 0, 0]), "none of 600 points lies in the range of model"),
+        (scan_points + np.array([500, 0, 0, 0, 0], np.float32), "none of 600 points lies in the range of model"),
     ]
     for points, message in cases:
         code, out, err = run(points)
@@ -271,13 +294,13 @@ def test_bad_files(run, tmp_path, scan_points):
         ("--onnx-dir=nowhere", "nowhere', which does not exist"),
     ],
 )
-def test_bad_options(run, scan_points, option, message):
+def test_bad_options(run: Run, scan_points: NDArray[np.float32], option: str, message: str) -> None:
     code, _, err = run(scan_points, option, "--compare=onnx")
     assert code == 2
     assert message in err
 
 
-def test_a_backend_is_not_compared_with_itself(run, scan_points):
+def test_a_backend_is_not_compared_with_itself(run: Run, scan_points: NDArray[np.float32]) -> None:
     with pytest.raises(SystemExit) as stopped:
         run(scan_points, "--compare=pytorch")
     assert stopped.value.code == 2

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import nn
 
@@ -28,13 +31,21 @@ from tests.deploy.quantized_toy import (
 )
 
 
-def _arranged(module: nn.Module, **kwargs) -> onnx.ModelProto:
+def _arranged(module: nn.Module, **kwargs: Any) -> onnx.ModelProto:
     model = trace(module, **kwargs)
     canonicalize_(model, "toy")
     model = arrange_qdq(model)
     canonicalize_(model, "toy")
     check_model(model, "toy")
     return model
+
+
+def _scale(view: GraphView, node: onnx.NodeProto | None) -> NDArray[Any]:
+    """The scales of a quantizer that is there and has constant ones."""
+    assert node is not None
+    scale = view.scale(node)
+    assert scale is not None
+    return scale
 
 
 @pytest.fixture(scope="module")
@@ -44,18 +55,18 @@ def toy() -> QuantizedToy:
 
 
 @pytest.fixture(scope="module")
-def arranged(toy) -> onnx.ModelProto:
+def arranged(toy: QuantizedToy) -> onnx.ModelProto:
     return _arranged(toy)
 
 
-def test_the_arranged_graph_computes_what_pytorch_fake_quantizes(toy, arranged):
+def test_the_arranged_graph_computes_what_pytorch_fake_quantizes(toy: QuantizedToy, arranged: onnx.ModelProto) -> None:
     x = sample()
     expected = toy(torch.from_numpy(x)).detach().numpy()
     np.testing.assert_allclose(run_plainly(trace(toy), x), expected, atol=2e-6)
     np.testing.assert_allclose(run_plainly(arranged, x), expected, atol=2e-6)
 
 
-def test_one_pair_for_a_tensor_however_many_layers_read_it(arranged):
+def test_one_pair_for_a_tensor_however_many_layers_read_it(arranged: onnx.ModelProto) -> None:
     view = GraphView.of(arranged)
     tensors = [node.input[0] for node in view.nodes("QuantizeLinear")]
     assert max(Counter(tensors).values()) == 1
@@ -65,30 +76,32 @@ def test_one_pair_for_a_tensor_however_many_layers_read_it(arranged):
     assert sorted(node.name for node in view.readers(shared.output[0])) == ["/block1/Conv", "/branch0/Conv"]
 
 
-def test_weights_are_codes_rounded_as_pytorch_rounds(toy, arranged):
+def test_weights_are_codes_rounded_as_pytorch_rounds(toy: QuantizedToy, arranged: onnx.ModelProto) -> None:
     view = GraphView.of(arranged)
     layers = {"/block0/Conv": toy.block0, "/branch1/ConvTranspose": toy.branch1, "/shared/Conv": toy.shared}
     for name, layer in layers.items():
         (node,) = [node for node in view.order if node.name == name]
         dequantize = view.weight_dequantizer(node)
+        assert dequantize is not None
         assert dequantize.name == f"{name}.weight/DequantizeLinear"
         codes = view.constant(dequantize.input[0])
+        assert codes is not None
         assert codes.dtype == np.int8
-        scale = view.scale(dequantize)
+        scale = _scale(view, dequantize)
         shape = [-1 if axis == layer.axis else 1 for axis in range(4)]
         np.testing.assert_array_equal(codes * scale.reshape(shape), layer.quantized_weight().detach().numpy())
     floats = {tensor.name for tensor in arranged.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT}
     assert {name for name in floats if name.endswith(".weight")} == {"/last/Conv.weight"}
 
 
-def test_halves_round_to_even_and_codes_are_cut():
+def test_halves_round_to_even_and_codes_are_cut() -> None:
     weight = np.array([[0.5, 1.5, 2.5, -0.5, -1.5], [254.0, 255.0, 256.0, -257.0, -1e9]], np.float32)
     codes = quantize_weights(weight, np.array([1.0, 2.0], np.float32), 0)
     assert codes.tolist() == [[0, 2, 2, 0, -2], [127, 127, 127, -128, -128]]
 
 
 @pytest.mark.parametrize("axis", [0, 1])
-def test_codes_are_those_of_quantize_linear(axis):
+def test_codes_are_those_of_quantize_linear(axis: int) -> None:
     rng = np.random.default_rng(0)
     weight = rng.standard_normal((6, 6, 3, 3)).astype(np.float32)
     scale = rng.uniform(1e-3, 4e-2, 6).astype(np.float32)
@@ -104,7 +117,7 @@ def test_codes_are_those_of_quantize_linear(axis):
     np.testing.assert_array_equal(quantize_weights(weight, scale, axis), run_plainly(model, weight))
 
 
-def test_a_pair_that_no_integer_kernel_reads_is_left_out():
+def test_a_pair_that_no_integer_kernel_reads_is_left_out() -> None:
     stray = QuantizedToy(stray=True).eval()
     model = _arranged(stray)
     assert len(GraphView.of(model).nodes("QuantizeLinear")) == 6
@@ -125,11 +138,12 @@ class _PlainConcat(nn.Module):
         self.inputs_too = inputs_too
         self.reader = Quantized(nn.Conv2d(8, 2, 1), 0.0 if inputs_too else CONCAT_SCALE)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         branches = [self.left(x), self.right(x)]
         if self.inputs_too:
             branches = [torch.fake_quantize_per_tensor_affine(item, CONCAT_SCALE, 0, -128, 127) for item in branches]
-        return self.reader(torch.cat(branches, 1))
+        out: torch.Tensor = self.reader(torch.cat(branches, 1))
+        return out
 
 
 class _ConcatOfScales(nn.Module):
@@ -143,12 +157,13 @@ class _ConcatOfScales(nn.Module):
         self.deeper = Quantized(nn.Conv2d(8, 4, 1), 0.0)
         self.reader = Quantized(nn.Conv2d(12, 4, 1), CONCAT_SCALE)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         left = torch.fake_quantize_per_tensor_affine(self.left(x), BLOCK_SCALE, 0, -128, 127)
-        return self.reader(torch.cat([left, self.right(x)], 1)) + self.deeper(left)
+        out: torch.Tensor = self.reader(torch.cat([left, self.right(x)], 1)) + self.deeper(left)
+        return out
 
 
-def test_a_concatenation_rescales_an_input_that_has_another_scale():
+def test_a_concatenation_rescales_an_input_that_has_another_scale() -> None:
     """The engine stores a concatenation once, on one scale: an input on its own scale would be read as if on that."""
     module = _ConcatOfScales().eval()
     model = _arranged(module)
@@ -156,11 +171,13 @@ def test_a_concatenation_rescales_an_input_that_has_another_scale():
     (concat,) = view.nodes("Concat")
     before = [view.producer(name, "DequantizeLinear") for name in concat.input]
     (after,) = view.readers(concat.output[0])
-    assert [float(view.scale(node)) for node in (*before, after)] == [CONCAT_SCALE] * 3
+    assert [float(_scale(view, node)) for node in (*before, after)] == [CONCAT_SCALE] * 3
     # The first input's own codes stay: the other layer reads them.
+    assert before[0] is not None
     quantize = view.producer(before[0].input[0], "QuantizeLinear")
+    assert quantize is not None
     own = view.producer(quantize.input[0], "DequantizeLinear")
-    assert float(view.scale(own)) == BLOCK_SCALE
+    assert float(_scale(view, own)) == BLOCK_SCALE
     assert check_qdq(model) == ()
     x = sample()
     expected = module(torch.from_numpy(x)).detach().numpy()
@@ -168,7 +185,7 @@ def test_a_concatenation_rescales_an_input_that_has_another_scale():
 
 
 @pytest.mark.parametrize("inputs_too", [False, True])
-def test_a_concatenation_gets_its_scale_on_every_side(inputs_too):
+def test_a_concatenation_gets_its_scale_on_every_side(inputs_too: bool) -> None:
     module = _PlainConcat(inputs_too).eval()
     model = _arranged(module)
     view = GraphView.of(model)
@@ -176,7 +193,7 @@ def test_a_concatenation_gets_its_scale_on_every_side(inputs_too):
     before = [view.producer(name, "DequantizeLinear") for name in concat.input]
     (after,) = view.readers(concat.output[0])
     assert after.op_type == "QuantizeLinear"
-    assert [float(view.scale(node)) for node in (*before, after)] == [CONCAT_SCALE] * 3
+    assert [float(_scale(view, node)) for node in (*before, after)] == [CONCAT_SCALE] * 3
     assert check_qdq(model) == ()
     x = sample()
     expected = module(torch.from_numpy(x)).detach().numpy()
@@ -192,7 +209,7 @@ class _Shared(nn.Module):
         self.layer = Quantized(nn.Conv2d(4, 4, 1), BLOCK_SCALE)
         self.linear = nn.Linear(4, 3, bias=False)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.layer(torch.relu(self.layer(x))).permute(0, 2, 3, 1)
         scale = torch.full((3,), 2.0**-8)
         weight = torch.fake_quantize_per_channel_affine(
@@ -201,7 +218,7 @@ class _Shared(nn.Module):
         return torch.nn.functional.linear(torch.fake_quantize_per_tensor_affine(x, 0.01, 0, -128, 127), weight)
 
 
-def test_shared_and_transposed_weights_have_codes_of_their_own():
+def test_shared_and_transposed_weights_have_codes_of_their_own() -> None:
     module = _Shared().eval()
     model = _arranged(module)
     view = GraphView.of(model)
@@ -209,15 +226,18 @@ def test_shared_and_transposed_weights_have_codes_of_their_own():
     assert first.input[1] != second.input[1]
     (product,) = view.nodes("MatMul")
     dequantize = view.weight_dequantizer(product)
-    assert view.constant(dequantize.input[0]).shape == (4, 3)
-    assert view.scale(dequantize).shape == (3,)
+    assert dequantize is not None
+    codes = view.constant(dequantize.input[0])
+    assert codes is not None
+    assert codes.shape == (4, 3)
+    assert _scale(view, dequantize).shape == (3,)
     assert check_qdq(model) == ()
     x = sample()
     expected = module(torch.from_numpy(x)).detach().numpy()
     np.testing.assert_allclose(run_plainly(model, x), expected, atol=2e-6)
 
 
-def test_names_tell_the_tensor_and_equal_models_give_equal_bytes(arranged):
+def test_names_tell_the_tensor_and_equal_models_give_equal_bytes(arranged: onnx.ModelProto) -> None:
     names = {node.name for node in arranged.graph.node}
     assert {"/x/QuantizeLinear", "/Concat/DequantizeLinear", "/block0/Conv.weight/DequantizeLinear"} <= names
     assert len(names) == len(arranged.graph.node)
@@ -227,7 +247,7 @@ def test_names_tell_the_tensor_and_equal_models_give_equal_bytes(arranged):
     assert again.SerializeToString(deterministic=True) == arranged.SerializeToString(deterministic=True)
 
 
-def test_a_float_graph_comes_back_as_it_is():
+def test_a_float_graph_comes_back_as_it_is() -> None:
     model = trace(nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU()))
     assert arrange_qdq(model) == model
 
@@ -236,7 +256,9 @@ def _types(model: onnx.ModelProto) -> dict[str, int]:
     return {value.name: value.type.tensor_type.elem_type for value in check_model(model, "toy").graph.value_info}
 
 
-def test_fp16_for_every_float_tensor_that_a_kernel_writes(toy, arranged, run_onnx):
+def test_fp16_for_every_float_tensor_that_a_kernel_writes(
+    toy: QuantizedToy, arranged: onnx.ModelProto, run_onnx: Callable[..., list[Any]]
+) -> None:
     half = convert_qdq_precision(arranged, "fp16")
     assert check_qdq(half) == ()
     # The last integer layer writes floats, for the layer behind it, and so does the transposed one.
@@ -262,10 +284,11 @@ def test_fp16_for_every_float_tensor_that_a_kernel_writes(toy, arranged, run_onn
     assert convert_qdq_precision(arranged, "fp32") == arranged
 
 
-def test_onnx_runtime_s_rounding_of_large_biases_survives_fp16(run_onnx):
+def test_onnx_runtime_s_rounding_of_large_biases_survives_fp16(run_onnx: Callable[..., list[Any]]) -> None:
     """Its INT32 biases are b / (s_x s_w): 20 / (2**-6 · 2**-10) is beyond FP16."""
     module = QuantizedToy().eval()
     for layer in (module.block0, module.block1, module.branch1):
+        assert layer.layer.bias is not None
         torch.nn.init.constant_(layer.layer.bias, 20.0)
     x = sample()
     expected = module(torch.from_numpy(x)).detach().numpy()
@@ -283,11 +306,12 @@ class _TwoReaders(nn.Module):
         self.floats = Quantized(nn.Conv2d(4, 4, 1), INPUT_SCALE)
         self.reader = Quantized(nn.Conv2d(4, 2, 1), BLOCK_SCALE)
 
-    def forward(self, x):
-        return self.reader(torch.relu(self.codes(x))) + self.floats(x)[:, :2]
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.reader(torch.relu(self.codes(x))) + self.floats(x)[:, :2]
+        return out
 
 
-def test_two_types_of_one_tensor_come_from_one_quantizer():
+def test_two_types_of_one_tensor_come_from_one_quantizer() -> None:
     half = convert_qdq_precision(_arranged(_TwoReaders()), "fp16")
     types, view = _types(half), GraphView.of(half)
     (quantize,) = [node for node in view.nodes("QuantizeLinear") if node.input[0] == "x"]
@@ -299,16 +323,16 @@ def test_two_types_of_one_tensor_come_from_one_quantizer():
     assert check_qdq(half) == ()
 
 
-def test_a_scale_that_fp16_does_not_hold_is_refused(arranged):
+def test_a_scale_that_fp16_does_not_hold_is_refused(arranged: onnx.ModelProto) -> None:
     model = onnx.ModelProto()
     model.CopyFrom(arranged)
     (tensor,) = [item for item in model.graph.initializer if item.name == "/x/QuantizeLinear.scale"]
-    tensor.CopyFrom(numpy_helper.from_array(np.float32(0.01), tensor.name))
+    tensor.CopyFrom(numpy_helper.from_array(np.array(0.01, np.float32), tensor.name))
     with pytest.raises(ExportError, match=r"of '/x/QuantizeLinear' are not exact in FP16, such as 0.00999999978"):
         convert_qdq_precision(model, "fp16")
 
 
-def test_a_quantized_graph_output_and_a_computed_scale_are_refused(arranged):
+def test_a_quantized_graph_output_and_a_computed_scale_are_refused(arranged: onnx.ModelProto) -> None:
     model = onnx.ModelProto()
     model.CopyFrom(arranged)
     quantize = next(node for node in model.graph.node if node.op_type == "QuantizeLinear")
@@ -317,7 +341,7 @@ def test_a_quantized_graph_output_and_a_computed_scale_are_refused(arranged):
         arrange_qdq(model)
 
     class Quantizes(nn.Module):
-        def forward(self, x):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
             return torch.fake_quantize_per_tensor_affine(torch.relu(x), 0.5, 0, -128, 127)
 
     with pytest.raises(ExportError, match=r"Graph output\(s\) y are quantized"):
@@ -333,5 +357,5 @@ def test_a_quantized_graph_output_and_a_computed_scale_are_refused(arranged):
         ("/last/Conv", "last"),
     ],
 )
-def test_a_node_s_module(node, path):
+def test_a_node_s_module(node: str, path: str) -> None:
     assert module_path(node) == path

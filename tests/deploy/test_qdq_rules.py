@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import onnx
@@ -29,17 +30,18 @@ def good() -> onnx.ModelProto:
     return model
 
 
-def _node(model, name):
+def _node(model: onnx.ModelProto, name: str) -> onnx.NodeProto:
+    node: onnx.NodeProto
     (node,) = [node for node in model.graph.node if node.name == name]
     return node
 
 
-def _set(model, name, value):
+def _set(model: onnx.ModelProto, name: str, value: Any) -> None:
     (tensor,) = [tensor for tensor in model.graph.initializer if tensor.name == name]
     tensor.CopyFrom(numpy_helper.from_array(np.asarray(value), name))
 
 
-def _drop(model, name, reads):
+def _drop(model: onnx.ModelProto, name: str, reads: str) -> None:
     """Without a node; its readers read another tensor."""
     node = _node(model, name)
     for reader in model.graph.node:
@@ -49,11 +51,11 @@ def _drop(model, name, reads):
     model.graph.node.remove(node)
 
 
-def _float_activation(model):
+def _float_activation(model: onnx.ModelProto) -> None:
     _node(model, "/shared/Conv").input[0] = "/Concat_output_0"
 
 
-def _float_weight(model):
+def _float_weight(model: onnx.ModelProto) -> None:
     # As many values as codes.
     codes = next(t for t in model.graph.initializer if t.name == "/block1/Conv.weight/DequantizeLinear.codes")
     model.graph.initializer.append(
@@ -62,13 +64,13 @@ def _float_weight(model):
     _drop(model, "/block1/Conv.weight/DequantizeLinear", "float_weight")
 
 
-def _wide_codes(model):
+def _wide_codes(model: onnx.ModelProto) -> None:
     name = "/block1/Conv.weight/DequantizeLinear.codes"
     codes = next(numpy_helper.to_array(t) for t in model.graph.initializer if t.name == name)
     _set(model, name, codes.astype(np.uint8))
 
 
-def _second_quantizer(model):
+def _second_quantizer(model: onnx.ModelProto) -> None:
     for old in ("/Relu/QuantizeLinear", "/Relu/DequantizeLinear"):
         copy = model.graph.node.add()
         copy.CopyFrom(_node(model, old))
@@ -77,42 +79,42 @@ def _second_quantizer(model):
     _node(model, "/branch0/Conv").input[0] = "/Relu/DequantizeLinear_1_output_0"
 
 
-def _other_concat_scale(model):
+def _other_concat_scale(model: onnx.ModelProto) -> None:
     for side in ("Quantize", "Dequantize"):
         _set(model, f"/Relu_2/{side}Linear.scale", np.float32(0.25))
 
 
-def _unquantized_concat_input(model):
+def _unquantized_concat_input(model: onnx.ModelProto) -> None:
     _drop(model, "/Relu_2/DequantizeLinear", "/Relu_2_output_0")
     model.graph.node.remove(_node(model, "/Relu_2/QuantizeLinear"))
 
 
-def _zero_scale(model):
+def _zero_scale(model: onnx.ModelProto) -> None:
     name = "/block0/Conv.weight/DequantizeLinear.scale"
     scale = next(numpy_helper.to_array(t).copy() for t in model.graph.initializer if t.name == name)
     scale[3] = 0
     _set(model, name, scale)
 
 
-def _infinite_scale(model):
+def _infinite_scale(model: onnx.ModelProto) -> None:
     for side in ("Quantize", "Dequantize"):
         _set(model, f"/x/{side}Linear.scale", np.float32(np.inf))
 
 
-def _shifted_zero_point(model):
+def _shifted_zero_point(model: onnx.ModelProto) -> None:
     for side in ("Quantize", "Dequantize"):
         _set(model, f"/Relu_1/{side}Linear.zero_point", np.int8(-128))
 
 
-def _unlike_partner(model):
+def _unlike_partner(model: onnx.ModelProto) -> None:
     _set(model, "/Relu_1/DequantizeLinear.scale", np.float32(0.5))
 
 
-def _codes_without_reader(model):
+def _codes_without_reader(model: onnx.ModelProto) -> None:
     _drop(model, "/x/DequantizeLinear", "x")
 
 
-def _idle_pair(model):
+def _idle_pair(model: onnx.ModelProto) -> None:
     scale, zero_point = _node(model, "/x/QuantizeLinear").input[1:]
     codes, values = "idle_codes", "idle_values"
     tensor = _node(model, "/last/Conv").input[0]
@@ -121,7 +123,8 @@ def _idle_pair(model):
     _node(model, "/last/Conv").input[0] = values
 
 
-BREAKS: list[tuple[str, Callable, str, str]] = [
+Spoil = Callable[[onnx.ModelProto], None]
+BREAKS: list[tuple[str, Spoil, str, str]] = [
     ("both_inputs", _float_activation, "/shared/Conv", "the activation of this Conv is not quantized"),
     ("both_inputs", _float_weight, "/block1/Conv", "the weight of this Conv is not quantized"),
     ("int8_weights", _wide_codes, "/block1/Conv", "its weight is UINT8, not a constant of INT8 codes"),
@@ -137,17 +140,17 @@ BREAKS: list[tuple[str, Callable, str, str]] = [
 ]
 
 
-def test_a_good_graph_breaks_no_rule(good):
+def test_a_good_graph_breaks_no_rule(good: onnx.ModelProto) -> None:
     assert check_qdq(good, LAYERS) == ()
     require_rules(good, "toy", LAYERS)
 
 
-def test_every_rule_is_broken_here():
+def test_every_rule_is_broken_here() -> None:
     assert {rule for rule, *_ in BREAKS} == set(RULES)
 
 
 @pytest.mark.parametrize(("rule", "spoil", "node", "message"), BREAKS, ids=[spoil.__name__ for _, spoil, *_ in BREAKS])
-def test_a_broken_rule_names_its_node(good, rule, spoil, node, message):
+def test_a_broken_rule_names_its_node(good: onnx.ModelProto, rule: str, spoil: Spoil, node: str, message: str) -> None:
     model = onnx.ModelProto()
     model.CopyFrom(good)
     spoil(model)
@@ -165,13 +168,13 @@ def test_a_broken_rule_names_its_node(good, rule, spoil, node, message):
         ({**LAYERS, "block9": True}, "this layer is to be quantized and is not in the graph"),
     ],
 )
-def test_layers_that_differ_from_the_plan(good, layers, message):
+def test_layers_that_differ_from_the_plan(good: onnx.ModelProto, layers: dict[str, bool], message: str) -> None:
     (violation,) = check_qdq(good, layers)
     assert violation.rule == "planned_layers"
     assert message in violation.message
 
 
-def test_a_float_graph_keeps_every_rule():
+def test_a_float_graph_keeps_every_rule() -> None:
     tensor = helper.make_tensor_value_info
     graph = helper.make_graph(
         [helper.make_node("Relu", ["x"], ["y"], "relu")],

@@ -2,22 +2,25 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from base.errors import ExportError
 from export.rotation import fold_rot_y_axis_reference
 from models.components import extract_components
+from models.spec import ModelSpec
 
 
-def _head_outputs(model, spec, canvas):
+def _head_outputs(model: nn.Module, spec: ModelSpec, canvas: Tensor) -> dict[str, Tensor]:
     with torch.no_grad():
         values = extract_components(model, spec)["pts_backbone_neck_head"](canvas)
     return dict(zip([head.name for head in spec.heads], values, strict=True))
 
 
-def test_folding_permutes_and_negates_channels_to_the_last_bit(tiny):
+def test_folding_permutes_and_negates_channels_to_the_last_bit(tiny: tuple[Any, ModelSpec]) -> None:
     model, spec = tiny
     canvas = torch.randn((1, 32, 32, 32), generator=torch.Generator().manual_seed(0))
     before = _head_outputs(model, spec, canvas)
@@ -33,7 +36,7 @@ def test_folding_permutes_and_negates_channels_to_the_last_bit(tiny):
     assert torch.equal(_head_outputs(model, spec, canvas)["rot"], before["rot"])
 
 
-def test_the_decoded_yaw_is_clockwise_from_the_y_axis(tiny):
+def test_the_decoded_yaw_is_clockwise_from_the_y_axis(tiny: tuple[Any, ModelSpec]) -> None:
     """atan2 of the folded channels is -t - pi/2 for the yaw t that the original channels hold."""
     model, spec = tiny
     canvas = torch.randn((1, 32, 32, 32), generator=torch.Generator().manual_seed(1))
@@ -46,13 +49,13 @@ def test_the_decoded_yaw_is_clockwise_from_the_y_axis(tiny):
     assert float(wrapped.abs().max()) < 1e-5
 
 
-def test_folding_twice_is_refused(tiny):
+def test_folding_twice_is_refused(tiny: tuple[Any, ModelSpec]) -> None:
     folded, spec = fold_rot_y_axis_reference(*tiny)
     with pytest.raises(ExportError, match="has the y-axis rotation reference already"):
         fold_rot_y_axis_reference(folded, spec)
 
 
-def test_a_head_of_another_width_is_named(tiny):
+def test_a_head_of_another_width_is_named(tiny: tuple[Any, ModelSpec]) -> None:
     model, spec = tiny
     broken = copy.deepcopy(model)
     broken.pts_bbox_head.task_heads[0].dim[-1] = torch.nn.Conv2d(16, 6, 1)

@@ -64,7 +64,9 @@ def test_tensorrt_is_verified_and_scored_from_pillars(
     (folder / "pts_voxel_encoder.onnx").write_bytes(b"any")
     opener = Opener(monkeypatch)
     with session_on(folder).detector("tensorrt", "cuda:0", as_exported=as_exported) as (detector, precision):
-        assert (detector, precision) == (opener.opened, "fp16")
+        opened: object = opener.opened
+        assert detector is opened
+        assert precision == "fp16"
     (options,) = opener.calls
     assert options["engine_dir"] == folder
     assert options["spec"] == "exported"

@@ -9,15 +9,22 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 REPOSITORY = Path(__file__).parents[3]
 MODEL_CONFIG = REPOSITORY / "tests" / "data" / "deploy" / "tiny_deployment.py"
 CLASSES = ["car", "truck", "bus", "bicycle", "pedestrian"]
 NUM_FRAMES = 3
+
+# What the fixtures hand out.
+Points: TypeAlias = NDArray[np.float32]
+MakeDataset: TypeAlias = Callable[[Path, list[Points]], Path]
+MakePoints: TypeAlias = Callable[..., Points]
+Command: TypeAlias = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @dataclass(frozen=True)
@@ -29,7 +36,7 @@ class Deployment:
     data_root: Path
 
 
-def frame_points(seed: int, count: int = 600) -> np.ndarray:
+def frame_points(seed: int, count: int = 600) -> Points:
     """(count, 5) float32 within the tiny model's range, in clusters, so that pillars hold several points."""
     generator = np.random.default_rng(seed)
     centers = generator.uniform(-4.5, 4.5, (40, 2))
@@ -40,7 +47,7 @@ def frame_points(seed: int, count: int = 600) -> np.ndarray:
     return points
 
 
-def write_dataset(root: Path, clouds: list[np.ndarray]) -> Path:
+def write_dataset(root: Path, clouds: list[Points]) -> Path:
     """A T4 dataset with one validation frame for each cloud."""
     (root / "lidar").mkdir(parents=True)
     samples = []
@@ -78,12 +85,12 @@ def write_dataset(root: Path, clouds: list[np.ndarray]) -> Path:
 
 
 @pytest.fixture(scope="session")
-def make_dataset() -> Callable[[Path, list[np.ndarray]], Path]:
+def make_dataset() -> MakeDataset:
     return write_dataset
 
 
 @pytest.fixture(scope="session")
-def make_points() -> Callable[..., np.ndarray]:
+def make_points() -> MakePoints:
     return frame_points
 
 
@@ -116,9 +123,7 @@ def child_environment() -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def command(
-    deployment: Deployment, child_environment: dict[str, str]
-) -> Callable[..., subprocess.CompletedProcess[str]]:
+def command(deployment: Deployment, child_environment: dict[str, str]) -> Command:
     """`command(cwd, *options, module="deploy.export")`: a command on the small deployment, in its own process."""
 
     def run(cwd: Path, *options: str | Path, module: str = "deploy.export") -> subprocess.CompletedProcess[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -16,6 +18,9 @@ from deploy import autoware_bundle, detect, evaluate, export, predict
 from eval import score
 from export.tools import build_engines, calibrate, export_onnx
 from quant import centerpoint_quantization as quantization
+
+if TYPE_CHECKING:
+    from tests.deploy.commands.conftest import Deployment
 
 FOLDERS = {
     "predict": (predict.main, "--out", ["--points=scan.bin"]),
@@ -33,7 +38,7 @@ FOLDERS = {
         ["--train-scenes=0", "--val-scenes=1", "--frames-per-scene=1", "--workers=1", "--overwrite"],
     ),
 }
-FILES = {
+FILES: dict[str, tuple[Callable[[list[str]], int], str, list[str]]] = {
     "score": (score.main, "--out", ["--frames=frames.json"]),
     "ptq": (lambda words: quantization.main(["ptq", *words]), "--output", ["--config=m.py", "--checkpoint=c.pth"]),
 }
@@ -81,7 +86,7 @@ def test_files(name: str, where: str, here: Path, capsys: pytest.CaptureFixture[
 
 @pytest.mark.parametrize("where", [*PLACES, "/proc"])
 def test_the_work_folder(
-    where: str, here: Path, deployment, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    where: str, here: Path, deployment: Deployment, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("CENTERPOINT_DEMO_DATA", raising=False)
     options = [f"--model-config={deployment.model_config}", f"--checkpoint={deployment.checkpoint}"]
@@ -116,5 +121,10 @@ def test_a_current_folder_that_is_gone(
     gone.mkdir()
     monkeypatch.chdir(gone)
     gone.rmdir()
-    assert run_command(lambda: user_path("out") and 0) == 2
+
+    def work() -> int:
+        user_path("out")
+        return 0
+
+    assert run_command(work) == 2
     assert capsys.readouterr().err == "error (system): No such file or directory.\n"

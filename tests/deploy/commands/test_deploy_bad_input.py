@@ -7,20 +7,27 @@ import os
 import pickle
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from base.files import sha256_file
 from deploy.export import main
+
+if TYPE_CHECKING:
+    from tests.deploy.commands.conftest import Deployment, MakeDataset, MakePoints
 
 Deploy = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def deploy(deployment, capsys, tmp_path, monkeypatch) -> Deploy:
+def deploy(
+    deployment: Deployment, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Deploy:
     """`deploy(*options)` in this process: exit code, stdout, stderr. Exports nothing unless `--mode` says so."""
     monkeypatch.setenv("BUILD_WORKING_DIRECTORY", str(tmp_path))
     monkeypatch.delenv("CENTERPOINT_DEMO_DATA", raising=False)
@@ -58,15 +65,16 @@ def config_file(folder: Path, text: str = "") -> Path:
     return file
 
 
-def results_of(tmp_path: Path) -> dict:
-    return json.loads((tmp_path / "out" / "results.json").read_text())
+def results_of(tmp_path: Path) -> dict[str, Any]:
+    results: dict[str, Any] = json.loads((tmp_path / "out" / "results.json").read_text())
+    return results
 
 
-def dataset_with(tmp_path: Path, make_dataset, *clouds: np.ndarray) -> Path:
+def dataset_with(tmp_path: Path, make_dataset: MakeDataset, *clouds: NDArray[np.float32]) -> Path:
     return make_dataset(tmp_path / "data", list(clouds))
 
 
-def test_unknown_config_key(deploy, tmp_path):
+def test_unknown_config_key(deploy: Deploy, tmp_path: Path) -> None:
     config = config_file(tmp_path, "verificaton = dict(enabled=True)\n")
     code, out, err = deploy(f"--deploy-config={config}")
     assert (code, out) == (2, "")
@@ -75,14 +83,14 @@ def test_unknown_config_key(deploy, tmp_path):
     assert not (tmp_path / "out").exists(), "nothing starts before the configuration is right"
 
 
-def test_missing_checkpoint(deploy, tmp_path):
+def test_missing_checkpoint(deploy: Deploy, tmp_path: Path) -> None:
     code, _, err = deploy("--checkpoint=nowhere.pth")
     assert code == 2
     assert f"Checkpoint '{tmp_path / 'nowhere.pth'}' does not exist. Give the weights' file with --checkpoint" in err
     assert not (tmp_path / "out").exists()
 
 
-def test_checkpoint_of_another_architecture(deploy, tmp_path):
+def test_checkpoint_of_another_architecture(deploy: Deploy, tmp_path: Path) -> None:
     import torch
 
     path = tmp_path / "other.pth"
@@ -96,7 +104,9 @@ def test_checkpoint_of_another_architecture(deploy, tmp_path):
     assert "another architecture" in steps[0]["reason"]
 
 
-def test_truncated_point_file(deploy, tmp_path, make_dataset, make_points):
+def test_truncated_point_file(
+    deploy: Deploy, tmp_path: Path, make_dataset: MakeDataset, make_points: MakePoints
+) -> None:
     data = dataset_with(tmp_path, make_dataset, make_points(0), make_points(1))
     file = data / "lidar" / "00001.bin"
     file.write_bytes(file.read_bytes()[:-7])
@@ -116,11 +126,13 @@ class Hostile:
     def __init__(self, witness: Path) -> None:
         self.witness = witness
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
         return (os.system, (f"touch {self.witness}",))
 
 
-def test_info_file_that_tries_to_run_code(deploy, tmp_path, make_dataset, make_points):
+def test_info_file_that_tries_to_run_code(
+    deploy: Deploy, tmp_path: Path, make_dataset: MakeDataset, make_points: MakePoints
+) -> None:
     data, witness = dataset_with(tmp_path, make_dataset, make_points(0)), tmp_path / "ran"
     (data / "centerpoint_infos_val.pkl").write_bytes(pickle.dumps({"data_list": Hostile(witness), "metainfo": {}}))
     code, _, err = deploy(f"--data-root={data}")
@@ -130,7 +142,7 @@ def test_info_file_that_tries_to_run_code(deploy, tmp_path, make_dataset, make_p
     assert not witness.exists()
 
 
-def test_checkpoint_that_tries_to_run_code(deploy, tmp_path):
+def test_checkpoint_that_tries_to_run_code(deploy: Deploy, tmp_path: Path) -> None:
     import torch
 
     path, witness = tmp_path / "hostile.pth", tmp_path / "ran"
@@ -142,7 +154,9 @@ def test_checkpoint_that_tries_to_run_code(deploy, tmp_path):
     assert not witness.exists()
 
 
-def test_empty_cloud_is_scored_and_counted(deploy, tmp_path, make_dataset, make_points):
+def test_empty_cloud_is_scored_and_counted(
+    deploy: Deploy, tmp_path: Path, make_dataset: MakeDataset, make_points: MakePoints
+) -> None:
     data = dataset_with(tmp_path, make_dataset, np.zeros((0, 5), np.float32), make_points(1))
     code, _, err = deploy(f"--data-root={data}", "--num-verify-samples=2")
     assert code == 0, err
@@ -151,7 +165,7 @@ def test_empty_cloud_is_scored_and_counted(deploy, tmp_path, make_dataset, make_
     assert {item["num_frames"] for item in results["evaluations"]} == {2}
 
 
-def test_only_empty_clouds_cannot_pass(deploy, tmp_path, make_dataset):
+def test_only_empty_clouds_cannot_pass(deploy: Deploy, tmp_path: Path, make_dataset: MakeDataset) -> None:
     data = dataset_with(tmp_path, make_dataset, np.zeros((0, 5), np.float32))
     code, out, _ = deploy(f"--data-root={data}")
     assert code == 1
@@ -159,7 +173,9 @@ def test_only_empty_clouds_cannot_pass(deploy, tmp_path, make_dataset):
     assert results_of(tmp_path)["verifications"][0]["passed"] is False
 
 
-def test_nan_points_are_dropped_with_a_warning(deploy, tmp_path, make_dataset, make_points):
+def test_nan_points_are_dropped_with_a_warning(
+    deploy: Deploy, tmp_path: Path, make_dataset: MakeDataset, make_points: MakePoints
+) -> None:
     points = make_points(2)
     points[::10, 0] = np.nan
     data = dataset_with(tmp_path, make_dataset, points)
@@ -168,7 +184,9 @@ def test_nan_points_are_dropped_with_a_warning(deploy, tmp_path, make_dataset, m
     assert "dropped 60 of 600 points with NaN or infinite values" in err
 
 
-def test_more_pillars_than_max_voxels_are_dropped_and_counted(deploy, tmp_path, make_dataset):
+def test_more_pillars_than_max_voxels_are_dropped_and_counted(
+    deploy: Deploy, tmp_path: Path, make_dataset: MakeDataset
+) -> None:
     # One point in the middle of each of the 32 x 32 pillars, of which the model takes 400.
     centers = (np.arange(32) + 0.5) * 0.32 - 5.12
     grid = np.stack(np.meshgrid(centers, centers), axis=-1).reshape(-1, 2)
@@ -181,7 +199,7 @@ def test_more_pillars_than_max_voxels_are_dropped_and_counted(deploy, tmp_path, 
         assert item["inputs"]["dropped_voxels"] == 1024 - 400
 
 
-def test_profile_that_does_not_fit_the_grid(deploy, tmp_path):
+def test_profile_that_does_not_fit_the_grid(deploy: Deploy, tmp_path: Path) -> None:
     shape = "[1, 32, 760, 760]"
     text = (
         "backend_config = dict(model_inputs=[dict(input_shapes=dict(spatial_features=dict("
@@ -193,14 +211,14 @@ def test_profile_that_does_not_fit_the_grid(deploy, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_mode_trt_without_onnx_path(deploy):
+def test_mode_trt_without_onnx_path(deploy: Deploy) -> None:
     code, _, err = deploy("--mode=trt")
     assert code == 2
     assert "'export.onnx_path' is not set. Set it to the folder that holds pts_voxel_encoder.onnx" in err
 
 
 @pytest.mark.parametrize("kind", ["file", "half"])
-def test_mode_trt_with_a_wrong_onnx_path(deploy, tmp_path, kind):
+def test_mode_trt_with_a_wrong_onnx_path(deploy: Deploy, tmp_path: Path, kind: str) -> None:
     path = tmp_path / "onnx_in"
     if kind == "file":
         path.write_text("")
@@ -214,7 +232,7 @@ def test_mode_trt_with_a_wrong_onnx_path(deploy, tmp_path, kind):
     assert message in err
 
 
-def test_missing_dataset_names_the_generator(deploy, tmp_path):
+def test_missing_dataset_names_the_generator(deploy: Deploy, tmp_path: Path) -> None:
     code, _, err = deploy("--data-root=nowhere")
     assert code == 2
     assert f"Dataset folder '{tmp_path / 'nowhere'}' does not exist" in err
@@ -222,14 +240,14 @@ def test_missing_dataset_names_the_generator(deploy, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_more_frames_than_there_are(deploy):
+def test_more_frames_than_there_are(deploy: Deploy) -> None:
     code, _, err = deploy("--num-samples=1000")
     assert code == 2
     assert "'evaluation.num_samples' is 1000, but" in err
     assert "has 3 validation frames" in err
 
 
-def test_nothing_to_do(deploy, tmp_path):
+def test_nothing_to_do(deploy: Deploy, tmp_path: Path) -> None:
     text = "evaluation = dict(enabled=False)\n"
     code, _, err = deploy(f"--deploy-config={config_file(tmp_path, text)}", "--mode=none")
     assert code == 2
@@ -237,7 +255,7 @@ def test_nothing_to_do(deploy, tmp_path):
 
 
 @pytest.fixture
-def small_disk(tmp_path):
+def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 300 KiB."""
     folder = tmp_path / "small_disk"
     folder.mkdir()
@@ -253,14 +271,16 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def test_full_disk_is_seen_before_the_work(deploy, small_disk):
+def test_full_disk_is_seen_before_the_work(deploy: Deploy, small_disk: Path) -> None:
     code, _, err = deploy(f"--work-dir={small_disk / 'out'}")
     assert code == 2
     assert "MiB free; this run needs about" in err
     assert list(small_disk.iterdir()) == []
 
 
-def test_disk_that_fills_up_during_the_export(deploy, small_disk, monkeypatch):
+def test_disk_that_fills_up_during_the_export(
+    deploy: Deploy, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("deploy.plan._check_space", lambda plan: None)
     (small_disk / "ballast").write_bytes(bytes(200 * 1024))
     code, _, err = deploy(f"--work-dir={small_disk / 'out'}")
@@ -271,7 +291,7 @@ def test_disk_that_fills_up_during_the_export(deploy, small_disk, monkeypatch):
     )
 
 
-def test_full_disk_simulated(deploy, tmp_path, monkeypatch):
+def test_full_disk_simulated(deploy: Deploy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same wherever a disk cannot be mounted: writing the second component fails as a full disk makes it fail."""
     write = Path.write_bytes
 
@@ -291,7 +311,7 @@ def test_full_disk_simulated(deploy, tmp_path, monkeypatch):
     assert failed == ["export ONNX"]
 
 
-def test_failed_comparison_is_exit_code_1_and_named(deploy, tmp_path):
+def test_failed_comparison_is_exit_code_1_and_named(deploy: Deploy, tmp_path: Path) -> None:
     config = config_file(tmp_path, "verification = dict(tolerance=dict(rot=1e-12))\n")
     code, out, _ = deploy(f"--deploy-config={config}")
     assert code == 1
@@ -307,7 +327,7 @@ verification = dict(scenarios=dict(none=[dict(ref_backend="pytorch", test_backen
 """
 
 
-def test_debug_divergence_names_the_layer_of_a_spoilt_file(deploy, tmp_path):
+def test_debug_divergence_names_the_layer_of_a_spoilt_file(deploy: Deploy, tmp_path: Path) -> None:
     import onnx
 
     assert deploy("--mode=onnx")[0] == 0
@@ -329,7 +349,7 @@ def test_debug_divergence_names_the_layer_of_a_spoilt_file(deploy, tmp_path):
     assert divergence["tensors_compared"] < 25
 
 
-def test_accuracy_gate(deploy, tmp_path):
+def test_accuracy_gate(deploy: Deploy, tmp_path: Path) -> None:
     config = config_file(tmp_path)
     config.write_text(config.read_text().replace("dict(backends", "dict(min_map=0.99, max_map_drop=0.001, backends"))
     code, out, _ = deploy(f"--deploy-config={config}")
@@ -338,7 +358,7 @@ def test_accuracy_gate(deploy, tmp_path):
     assert "evaluation.max_map_drop is 0.001" not in out, "ONNX is as accurate as PyTorch"
 
 
-def test_gates_by_class_and_range(deploy, tmp_path):
+def test_gates_by_class_and_range(deploy: Deploy, tmp_path: Path) -> None:
     config = config_file(tmp_path)
     gates = "gates=dict(max_drop=0.0, max_drop_per_class=dict(car=0.02), max_drop_per_range=0.02, judge='worst_bound')"
     config.write_text(config.read_text().replace("dict(backends", f"dict({gates}, backends"))
@@ -356,7 +376,7 @@ def test_gates_by_class_and_range(deploy, tmp_path):
     assert comparison["num_resamples"] == 1000
 
 
-def test_a_gate_on_an_unknown_class_is_refused(deploy, tmp_path):
+def test_a_gate_on_an_unknown_class_is_refused(deploy: Deploy, tmp_path: Path) -> None:
     config = config_file(tmp_path)
     gates = "gates=dict(max_drop_per_class=dict(cart=0.02))"
     config.write_text(config.read_text().replace("dict(backends", f"dict({gates}, backends"))
@@ -370,7 +390,7 @@ def test_a_gate_on_an_unknown_class_is_refused(deploy, tmp_path):
     assert "'evaluation.gates.max_drop_per_range.near' names no range of model" in err
 
 
-def test_artifacts_of_another_checkpoint_are_not_taken(deploy, deployment, tmp_path):
+def test_artifacts_of_another_checkpoint_are_not_taken(deploy: Deploy, deployment: Deployment, tmp_path: Path) -> None:
     import torch
 
     assert deploy()[0] == 0
@@ -387,7 +407,7 @@ def test_artifacts_of_another_checkpoint_are_not_taken(deploy, deployment, tmp_p
     assert "rotation convention 'x_axis_counterclockwise', which is not the model of this run" in err
 
 
-def test_rotation_convention_keeps_the_boxes(deploy, tmp_path):
+def test_rotation_convention_keeps_the_boxes(deploy: Deploy, tmp_path: Path) -> None:
     assert deploy("--rot-y-axis-reference")[0] == 0
     pytorch, onnx = results_of(tmp_path)["evaluations"]
     assert pytorch["backend"] == "pytorch"
@@ -395,7 +415,7 @@ def test_rotation_convention_keeps_the_boxes(deploy, tmp_path):
     assert numbers(onnx["metrics"]["ranges"]) == pytest.approx(numbers(pytorch["metrics"]["ranges"]), abs=1e-5)
 
 
-def test_what_the_vehicle_sees_is_in_results_and_report(deploy, tmp_path):
+def test_what_the_vehicle_sees_is_in_results_and_report(deploy: Deploy, tmp_path: Path) -> None:
     code, out, _ = deploy("--decode=both")
     assert code == 0
     results = results_of(tmp_path)
@@ -408,14 +428,14 @@ def test_what_the_vehicle_sees_is_in_results_and_report(deploy, tmp_path):
     assert "What the vehicle sees" in (tmp_path / "out" / "report.html").read_text()
 
 
-def test_the_node_s_decode_alone(deploy, tmp_path):
+def test_the_node_s_decode_alone(deploy: Deploy, tmp_path: Path) -> None:
     assert deploy("--decode=autoware")[0] == 0
     results = results_of(tmp_path)
     assert [item["decode"] for item in results["evaluations"]] == ["autoware", "autoware"]
     assert results["evaluations"][0]["metrics"] == results["vehicle"][0]["metrics"]
 
 
-def test_a_bundle_that_is_none_or_not_used(deploy, tmp_path):
+def test_a_bundle_that_is_none_or_not_used(deploy: Deploy, tmp_path: Path) -> None:
     code, _, err = deploy("--bundle=nowhere", "--decode=both")
     assert code == 2
     assert "evaluation.autoware.bundle" in err
@@ -425,7 +445,7 @@ def test_a_bundle_that_is_none_or_not_used(deploy, tmp_path):
     assert "'evaluation.decode' is 'training', which does not use it" in err
 
 
-def numbers(value):
+def numbers(value: Any) -> list[float]:
     """Every number inside, in order; NaN where there is none."""
     if isinstance(value, dict):
         return [number for key in sorted(value) for number in numbers(value[key])]
@@ -434,7 +454,7 @@ def numbers(value):
     return [] if value is None or isinstance(value, str) else [float(value)]
 
 
-def test_two_runs_in_one_folder(deploy, tmp_path):
+def test_two_runs_in_one_folder(deploy: Deploy, tmp_path: Path) -> None:
     from deploy.work_dir import owned_work_dir
 
     with owned_work_dir(tmp_path / "out"):
@@ -449,14 +469,14 @@ def only_tensorrt(folder: Path) -> Path:
     return config_file(folder, f"evaluation = dict(backends=dict({backends}))\n")
 
 
-def test_a_run_of_skipped_steps_alone_does_not_pass(deploy, tmp_path):
+def test_a_run_of_skipped_steps_alone_does_not_pass(deploy: Deploy, tmp_path: Path) -> None:
     code, out, _ = deploy(f"--deploy-config={only_tensorrt(tmp_path)}", "--mode=none")
     assert code == 1
     assert "mode 'none' makes no engines, and no current ones are in" in out
     assert out.splitlines()[-1].startswith("FAILED (2 passed, 1 skipped; nothing that was asked for could be done)")
 
 
-def test_strict_makes_a_skipped_step_a_failure(deploy, tmp_path):
+def test_strict_makes_a_skipped_step_a_failure(deploy: Deploy, tmp_path: Path) -> None:
     config = only_tensorrt(tmp_path)
     assert deploy(f"--deploy-config={config}")[0] == 0
     code, out, _ = deploy(f"--deploy-config={config}", "--strict")
@@ -464,7 +484,7 @@ def test_strict_makes_a_skipped_step_a_failure(deploy, tmp_path):
     assert "--strict allows no skipped step" in out.splitlines()[-1]
 
 
-def test_fp16_is_verified_as_fp16_also_when_only_evaluated(deploy, tmp_path):
+def test_fp16_is_verified_as_fp16_also_when_only_evaluated(deploy: Deploy, tmp_path: Path) -> None:
     scenarios = "verification = dict(scenarios=dict(none=[dict(ref_backend='pytorch', test_backend='onnx')]))\n"
     config = config_file(tmp_path, scenarios)
     assert deploy(f"--deploy-config={config}", "--precision=fp16")[0] == 0
@@ -478,7 +498,9 @@ def test_fp16_is_verified_as_fp16_also_when_only_evaluated(deploy, tmp_path):
     assert evaluated["verifications"][0]["outputs"] == exported["verifications"][0]["outputs"]
 
 
-def test_dataset_of_the_build_is_found_from_anywhere(deploy, deployment, tmp_path, monkeypatch):
+def test_dataset_of_the_build_is_found_from_anywhere(
+    deploy: Deploy, deployment: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from deploy.config.paths import repository_root
 
     monkeypatch.setenv("CENTERPOINT_DEMO_DATA", os.path.relpath(deployment.data_root, repository_root()))

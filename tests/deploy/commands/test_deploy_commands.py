@@ -7,27 +7,33 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from base.files import sha256_file
 
+if TYPE_CHECKING:
+    from tests.deploy.commands.conftest import Command, Deployment
+
 COMPONENTS = ("pts_voxel_encoder", "pts_backbone_neck_head")
+Both = tuple[Path, subprocess.CompletedProcess[str]]
 HEADS = ["pillar_features", "heatmap", "reg", "height", "dim", "rot", "vel"]
 
 
 @pytest.fixture(scope="module")
-def both(command, tmp_path_factory):
+def both(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Both:
     """Folder of a whole run of `deploy.export --mode=both`, and the finished process."""
     folder = tmp_path_factory.mktemp("both")
     return folder / "out", command(folder, "--mode=both")
 
 
-def results_of(work_dir: Path) -> dict:
-    return json.loads((work_dir / "results.json").read_text())
+def results_of(work_dir: Path) -> dict[str, Any]:
+    results: dict[str, Any] = json.loads((work_dir / "results.json").read_text())
+    return results
 
 
-def test_both_makes_everything_and_says_so(both):
+def test_both_makes_everything_and_says_so(both: Both) -> None:
     work_dir, done = both
     assert done.returncode == 0, done.stderr
     for name in COMPONENTS:
@@ -42,7 +48,7 @@ def test_both_makes_everything_and_says_so(both):
     assert "Traceback" not in done.stderr
 
 
-def test_results_hold_every_comparison_and_time(both):
+def test_results_hold_every_comparison_and_time(both: Both) -> None:
     results = results_of(both[0])
     verification = results["verifications"][0]
     assert [output["comparison"]["name"] for output in verification["outputs"]] == HEADS
@@ -55,7 +61,7 @@ def test_results_hold_every_comparison_and_time(both):
         assert step["peak_rss_mb"] > 50
 
 
-def test_manifest_names_every_artifact_with_its_hash(both, deployment):
+def test_manifest_names_every_artifact_with_its_hash(both: Both, deployment: Deployment) -> None:
     work_dir = both[0]
     manifest = json.loads((work_dir / "manifest.json").read_text())
     assert manifest["inputs"]["checkpoint"]["sha256"] == sha256_file(deployment.checkpoint)
@@ -66,7 +72,7 @@ def test_manifest_names_every_artifact_with_its_hash(both, deployment):
     assert manifest["settings"]["deploy"]["export"]["mode"] == "both"
 
 
-def test_report_is_one_page_with_the_same_numbers(both):
+def test_report_is_one_page_with_the_same_numbers(both: Both) -> None:
     page = (both[0] / "report.html").read_text(encoding="utf-8")
     assert page.lstrip().lower().startswith("<!doctype html")
     assert "tiny_deployment" in page
@@ -75,13 +81,15 @@ def test_report_is_one_page_with_the_same_numbers(both):
 
 
 @pytest.mark.skipif(Path("/dev/nvidia0").exists(), reason="with a GPU the TensorRT steps may run")
-def test_without_a_gpu_tensorrt_steps_are_skipped_with_their_reason(both):
+def test_without_a_gpu_tensorrt_steps_are_skipped_with_their_reason(both: Both) -> None:
     skipped = {step["name"]: step["reason"] for step in results_of(both[0])["steps"] if step["status"] == "SKIPPED"}
     assert set(skipped) == {"verify tensorrt against onnx", "evaluate tensorrt"}
     assert all("CUDA" in reason for reason in skipped.values())
 
 
-def test_specified_command_line_and_same_bytes(both, command, deployment, tmp_path):
+def test_specified_command_line_and_same_bytes(
+    both: Both, command: Command, deployment: Deployment, tmp_path: Path
+) -> None:
     config = tmp_path / "deploy_config.py"
     config.write_text(
         f"checkpoint_path = {str(deployment.checkpoint)!r}\n"
@@ -97,7 +105,7 @@ def test_specified_command_line_and_same_bytes(both, command, deployment, tmp_pa
 
 
 @pytest.mark.parametrize("module", ["deploy.export", "deploy.main"])
-def test_help_needs_no_heavy_package(module, child_environment):
+def test_help_needs_no_heavy_package(module: str, child_environment: dict[str, str]) -> None:
     blocked = (
         "import sys\nfor name in ('torch', 'mmdet3d', 'mmengine', 'onnx', 'onnxruntime', 'tensorrt_rtx_bindings'):\n"
     )
@@ -110,7 +118,9 @@ def test_help_needs_no_heavy_package(module, child_environment):
     assert "Exit code: 0" in done.stdout
 
 
-def test_killed_export_leaves_nothing_that_looks_whole(both, deployment, child_environment, tmp_path):
+def test_killed_export_leaves_nothing_that_looks_whole(
+    both: Both, deployment: Deployment, child_environment: dict[str, str], tmp_path: Path
+) -> None:
     """SIGKILL while a component is being written: the old file stays, the next run clears up and succeeds."""
     work_dir = tmp_path / "out"
     (work_dir / "onnx").mkdir(parents=True)

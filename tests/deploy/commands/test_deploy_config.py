@@ -18,6 +18,7 @@ from deploy.config.model_checks import check_against_model, configured_profiles
 from deploy.config.paths import input_path, repository_root
 from deploy.config.reference import PAGE, embed_reference
 from deploy.config.schema import DeployConfig, Scenario, ShapeRange
+from models.spec import ModelSpec
 
 REPOSITORY = Path(__file__).parents[3]
 SHIPPED = REPOSITORY / "configs" / "deploy" / "deploy_config.py"
@@ -85,7 +86,8 @@ quantization = dict(
 
 
 def parse(raw: dict[str, Any], overrides: dict[str, Any] | None = None) -> DeployConfig:
-    return parse_deploy_config(raw, "my.py", overrides)
+    config: DeployConfig = parse_deploy_config(raw, "my.py", overrides)
+    return config
 
 
 def refused(raw: dict[str, Any]) -> str:
@@ -95,7 +97,7 @@ def refused(raw: dict[str, Any]) -> str:
     return str(caught.value)
 
 
-def test_specified_example_is_read_as_written(tmp_path):
+def test_specified_example_is_read_as_written(tmp_path: Path) -> None:
     file = tmp_path / "deploy_config.py"
     file.write_text(SPECIFIED)
     config = load_deploy_config(file)
@@ -108,7 +110,7 @@ def test_specified_example_is_read_as_written(tmp_path):
     assert shapes["input_features"] == ShapeRange((1000, 32, 11), (20000, 32, 11), (64000, 32, 11))
 
 
-def test_shipped_configs_load_and_fp16_differs_in_precision_and_folder_alone():
+def test_shipped_configs_load_and_fp16_differs_in_precision_and_folder_alone() -> None:
     fp32, fp16 = load_deploy_config(SHIPPED), load_deploy_config(SHIPPED.with_name("deploy_config_fp16.py"))
     assert fp32.export.mode == "both"
     assert fp32.evaluation.num_samples == DeployConfig().evaluation.num_samples
@@ -121,7 +123,7 @@ def test_shipped_configs_load_and_fp16_differs_in_precision_and_folder_alone():
     assert same == fp32
 
 
-def test_empty_config_takes_every_default():
+def test_empty_config_takes_every_default() -> None:
     assert parse({}) == DeployConfig()
 
 
@@ -141,7 +143,7 @@ def test_empty_config_takes_every_default():
         ),
     ],
 )
-def test_unknown_key_names_the_nearest(raw, message):
+def test_unknown_key_names_the_nearest(raw: dict[str, Any], message: str) -> None:
     text = refused(raw)
     assert message in text
     assert "Known keys of" in text
@@ -172,7 +174,7 @@ def test_unknown_key_names_the_nearest(raw, message):
         ({"runtime_io": {"sample_idx": 1}}, "'runtime_io.sample_idx' is not used"),
     ],
 )
-def test_wrong_value_is_shown_beside_what_is_allowed(raw, message):
+def test_wrong_value_is_shown_beside_what_is_allowed(raw: dict[str, Any], message: str) -> None:
     assert message in refused(raw)
 
 
@@ -234,32 +236,32 @@ def test_wrong_value_is_shown_beside_what_is_allowed(raw, message):
         ({"backend_config": {}, "tensorrt_config": {}}, "two spellings of the same settings"),
     ],
 )
-def test_contradiction_is_refused(raw, message):
+def test_contradiction_is_refused(raw: dict[str, Any], message: str) -> None:
     assert message in refused(raw)
 
 
-def profile(name: str, low: list[int], opt: list[int], high: list[int]) -> dict[str, Any]:
+def profile(name: str, low: object, opt: list[int], high: list[int]) -> dict[str, Any]:
     shapes = {name: {"min_shape": low, "opt_shape": opt, "max_shape": high}}
     return {"backend_config": {"model_inputs": [{"input_shapes": shapes}]}}
 
 
-def test_profile_must_be_ordered_and_of_one_rank():
+def test_profile_must_be_ordered_and_of_one_rank() -> None:
     text = refused(profile("input_features", [100, 32, 11], [50, 32, 11], [200, 32, 11]))
     assert "axis 0: needs 1 <= min <= opt <= max, got min 100, opt 50, max 200" in text
     assert "differ in rank" in refused(profile("input_features", [1, 32], [1, 32, 11], [1, 32, 11]))
-    two = {"backend_config": {"model_inputs": [{}, {}]}}
+    two: dict[str, Any] = {"backend_config": {"model_inputs": [{}, {}]}}
     assert "has 2 entries" in refused(two)
 
 
 @pytest.fixture(scope="module")
-def spec(tiny_config_path):
+def spec(tiny_config_path: Path) -> ModelSpec:
     from models.config import load_model_config
     from models.spec import ModelSpec
 
     return ModelSpec.from_config(load_model_config(tiny_config_path))
 
 
-def test_profile_that_fits_the_model_is_taken(spec):
+def test_profile_that_fits_the_model_is_taken(spec: ModelSpec) -> None:
     shape = ([1, 32, 11], [20, 32, 11], [48, 32, 11])
     config = parse(profile("input_features", *shape))
     check_against_model(config, spec, "my.py")
@@ -284,12 +286,12 @@ def test_profile_that_fits_the_model_is_taken(spec):
         ({"verification": {"tolerance": {"heatmaps": 0.1}}}, "Did you mean 'heatmap'?"),
     ],
 )
-def test_what_does_not_fit_the_model_is_refused(spec, raw, message):
+def test_what_does_not_fit_the_model_is_refused(spec: ModelSpec, raw: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
         check_against_model(parse(raw), spec, "my.py")
 
 
-def test_newer_spelling_gives_the_same_config():
+def test_newer_spelling_gives_the_same_config() -> None:
     shapes = {"min_shape": [1, 32, 11], "opt_shape": [2, 32, 11], "max_shape": [48, 32, 11]}
     newer = {
         "tensorrt_config": {"precision_policy": "fp16"},
@@ -313,20 +315,20 @@ def test_newer_spelling_gives_the_same_config():
     assert "'components.a.io' is not used" in refused({"components": {"a": {"io": {}}}})
 
 
-def test_overrides_take_the_place_of_the_file_and_are_validated():
+def test_overrides_take_the_place_of_the_file_and_are_validated() -> None:
     config = parse({"export": {"mode": "none"}}, {"export.mode": "onnx", "checkpoint_path": "w.pth"})
     assert (config.export.mode, config.checkpoint_path) == ("onnx", "w.pth")
     with pytest.raises(ConfigError, match=re.escape("'evaluation.num_samples' is -5")):
         parse({}, {"evaluation.num_samples": -5})
 
 
-def test_helpers_with_an_underscore_are_the_files_own(tmp_path):
+def test_helpers_with_an_underscore_are_the_files_own(tmp_path: Path) -> None:
     file = tmp_path / "config.py"
     file.write_text("_dir = 'a/b'\nexport = dict(work_dir=_dir)\n")
     assert load_deploy_config(file).export.work_dir == "a/b"
 
 
-def test_unreadable_files_are_named(tmp_path):
+def test_unreadable_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="does not exist"):
         load_deploy_config(tmp_path / "missing.py")
     broken = tmp_path / "broken.py"
@@ -336,7 +338,7 @@ def test_unreadable_files_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".json", ".yaml", ".yml"])
-def test_files_without_code_say_the_same(tmp_path, suffix):
+def test_files_without_code_say_the_same(tmp_path: Path, suffix: str) -> None:
     python = tmp_path / "deploy_config.py"
     python.write_text(SPECIFIED)
     values: dict[str, Any] = {}
@@ -349,7 +351,7 @@ def test_files_without_code_say_the_same(tmp_path, suffix):
     assert load_deploy_config(plain, {"export.mode": "none"}).export.mode == "none"
 
 
-def test_the_pages_example_without_code_is_one(tmp_path):
+def test_the_pages_example_without_code_is_one(tmp_path: Path) -> None:
     page = (REPOSITORY / PAGE).read_text(encoding="utf-8")
     (example,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
     (tmp_path / "my_deployment.yaml").write_text(example)
@@ -376,7 +378,7 @@ def test_the_pages_example_without_code_is_one(tmp_path):
         ("a.py", b"seed = 1\nimport os\nx = [\n", "SyntaxError: '[' was never closed"),
     ],
 )
-def test_files_that_are_no_configuration(tmp_path, name, content, message):
+def test_files_that_are_no_configuration(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ConfigError) as caught:
         load_deploy_config(tmp_path / name)
@@ -420,11 +422,11 @@ def test_files_that_are_no_configuration(tmp_path, name, content, message):
         (profile("input_features", 5, [1], [1]), "input_features.min_shape' must be a list, got int 5"),
     ],
 )
-def test_a_value_out_of_range_is_shown_with_its_range(raw, message):
+def test_a_value_out_of_range_is_shown_with_its_range(raw: dict[str, Any], message: str) -> None:
     assert message in refused(raw)
 
 
-def test_all_that_is_wrong_is_said_at_once():
+def test_all_that_is_wrong_is_said_at_once() -> None:
     lines = refused({"sed": 1, "seed": -1, "export": {"mode": "bth", "work_dir": 3}}).splitlines()
     assert len(lines) == 4
     assert all(line.startswith("my.py: ") for line in lines)
@@ -432,7 +434,7 @@ def test_all_that_is_wrong_is_said_at_once():
     assert "… and 35 more" in many
 
 
-def test_nothing_but_refusals_comes_of_wrong_values():
+def test_nothing_but_refusals_comes_of_wrong_values() -> None:
     """Every key of the specified example with every kind of wrong value."""
     values: dict[str, Any] = {}
     exec(SPECIFIED, values)
@@ -442,7 +444,7 @@ def test_nothing_but_refusals_comes_of_wrong_values():
     wrong = [None, True, -1, 2**70, 0.5, float("nan"), "", "\0", "x", [], {}, {"a": {}}, loop, object(), b"x", {1, 2}]
     places: list[tuple[Any, ...]] = []
 
-    def walk(node, keys):
+    def walk(node: Any, keys: tuple[Any, ...]) -> None:
         for key in node if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ():
             places.append((*keys, key))
             walk(node[key], (*keys, key))
@@ -463,7 +465,7 @@ def test_nothing_but_refusals_comes_of_wrong_values():
     assert len(places) * len(wrong) / 2 < refusals < len(places) * len(wrong)
 
 
-def test_relative_paths_start_where_the_command_was_typed(tmp_path, monkeypatch):
+def test_relative_paths_start_where_the_command_was_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BUILD_WORKING_DIRECTORY", str(tmp_path))
     assert input_path("pyproject.toml") == repository_root() / "pyproject.toml", "shipped files are found from anywhere"
     (tmp_path / "pyproject.toml").write_text("mine")
@@ -471,6 +473,6 @@ def test_relative_paths_start_where_the_command_was_typed(tmp_path, monkeypatch)
     assert input_path("nowhere.txt") == tmp_path / "nowhere.txt"
 
 
-def test_documentation_lists_exactly_the_schema():
+def test_documentation_lists_exactly_the_schema() -> None:
     page = (REPOSITORY / PAGE).read_text(encoding="utf-8")
     assert embed_reference(page) == page, "run: python -m deploy.config.reference"

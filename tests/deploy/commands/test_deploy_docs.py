@@ -38,18 +38,18 @@ def commands() -> list[str]:
 
 
 @pytest.mark.parametrize("line", commands())
-def test_command_lines_are_accepted(line):
+def test_command_lines_are_accepted(line: str) -> None:
     words = shlex.split(line, comments=True)
     program = next(word for word in words if word in PARSERS)
     options = [word for word in words[words.index(program) + 1 :] if word != "--"]
     PARSERS[program]().parse_args(options)
 
 
-def test_there_are_commands_on_the_quick_start():
+def test_there_are_commands_on_the_quick_start() -> None:
     assert len(commands()) >= 8
 
 
-def test_explained_messages_are_the_programs_own():
+def test_explained_messages_are_the_programs_own() -> None:
     text = page("troubleshooting.md")
     messages = re.findall(r"^\| `([^`]+)` \|", text, re.MULTILINE)
     messages += re.findall(r"^\| `([^`]+)` \|", page("quantization.md").split("## Messages")[1], re.MULTILINE)
@@ -64,7 +64,7 @@ def test_explained_messages_are_the_programs_own():
     assert all(message in text + page("quantization.md") for message in messages)
 
 
-def test_links_lead_somewhere():
+def test_links_lead_somewhere() -> None:
     for name in PAGES:
         for target in re.findall(r"\]\(([^)#]+)\)", page(name)):
             assert (REPOSITORY / "docs" / target).exists(), f"{name} links to {target}"

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from base.files import sha256_file
 from deploy.export import main
 from export.tools import calibrate, export_onnx
+
+if TYPE_CHECKING:
+    from tests.deploy.commands.conftest import Deployment
 
 CONFIG = (
     "evaluation = dict(backends=dict(pytorch=dict(device='cpu'), onnx=dict(device='cpu'),"
@@ -19,7 +23,7 @@ CONFIG = (
 
 
 @pytest.fixture(scope="module")
-def data(deployment, tmp_path_factory) -> Path:
+def data(deployment: Deployment, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small dataset, with its frames as the training split too."""
     root = tmp_path_factory.mktemp("int8") / "data"
     shutil.copytree(deployment.data_root, root)
@@ -27,7 +31,7 @@ def data(deployment, tmp_path_factory) -> Path:
     return root
 
 
-def _run(deployment, folder: Path, data_root: Path, *options: str, config: str = "") -> int:
+def _run(deployment: Deployment, folder: Path, data_root: Path, *options: str, config: str = "") -> int:
     file = folder / "deploy_config.py"
     file.write_text(CONFIG + config)
     defaults = {
@@ -46,7 +50,7 @@ def _run(deployment, folder: Path, data_root: Path, *options: str, config: str =
 
 
 @pytest.fixture(scope="module")
-def run(deployment, data, tmp_path_factory) -> Path:
+def run(deployment: Deployment, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Work folder of an INT8 deployment from the float checkpoint."""
     folder = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
@@ -55,7 +59,7 @@ def run(deployment, data, tmp_path_factory) -> Path:
     return folder / "out"
 
 
-def test_a_float_checkpoint_is_calibrated_exported_and_verified(run, deployment):
+def test_a_float_checkpoint_is_calibrated_exported_and_verified(run: Path, deployment: Deployment) -> None:
     results = json.loads((run / "results.json").read_text())
     assert [step["name"] for step in results["steps"]] == [
         "load model",
@@ -82,7 +86,9 @@ def test_a_float_checkpoint_is_calibrated_exported_and_verified(run, deployment)
         assert f'id="{anchor}"' in report
 
 
-def test_the_quantized_checkpoint_gives_the_same_files(run, deployment, data, tmp_path, monkeypatch):
+def test_the_quantized_checkpoint_gives_the_same_files(
+    run: Path, deployment: Deployment, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("BUILD_WORKING_DIRECTORY", str(tmp_path))
     options = ("--precision=int8", f"--checkpoint={run}/quantized/checkpoint.pth", "--mode=onnx")
     assert _run(deployment, tmp_path, data, *options) == 0
@@ -98,7 +104,7 @@ def test_the_quantized_checkpoint_gives_the_same_files(run, deployment, data, tm
 
 
 @pytest.fixture(scope="module")
-def bare(run, tmp_path_factory) -> Path:
+def bare(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same weights and scales as `torch.save({'state_dict': model.state_dict()})` leaves them."""
     import torch
 
@@ -108,7 +114,9 @@ def bare(run, tmp_path_factory) -> Path:
     return path
 
 
-def test_a_bare_state_dict_with_scales_gives_the_same_graphs(run, bare, deployment, data, tmp_path, monkeypatch):
+def test_a_bare_state_dict_with_scales_gives_the_same_graphs(
+    run: Path, bare: Path, deployment: Deployment, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("BUILD_WORKING_DIRECTORY", str(tmp_path))
     assert _run(deployment, tmp_path, data, "--precision=int8", f"--checkpoint={bare}", "--mode=onnx") == 0
     import onnx
@@ -119,7 +127,9 @@ def test_a_bare_state_dict_with_scales_gives_the_same_graphs(run, bare, deployme
         assert ours.graph.SerializeToString() == theirs.graph.SerializeToString()
 
 
-def test_a_bare_state_dict_with_scales_in_a_float_deployment(bare, deployment, data, tmp_path, capsys):
+def test_a_bare_state_dict_with_scales_in_a_float_deployment(
+    bare: Path, deployment: Deployment, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert _run(deployment, tmp_path, data, f"--checkpoint={bare}", "--precision=fp32") == 2
     error = capsys.readouterr().err
     assert "is quantized, but" in error
@@ -127,7 +137,9 @@ def test_a_bare_state_dict_with_scales_in_a_float_deployment(bare, deployment, d
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_a_quantized_checkpoint_in_a_float_deployment(run, deployment, data, tmp_path, capsys, precision):
+def test_a_quantized_checkpoint_in_a_float_deployment(
+    run: Path, deployment: Deployment, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], precision: str
+) -> None:
     checkpoint = f"--checkpoint={run}/quantized/checkpoint.pth"
     assert _run(deployment, tmp_path, data, checkpoint, f"--precision={precision}") == 2
     error = capsys.readouterr().err
@@ -147,13 +159,21 @@ def test_a_quantized_checkpoint_in_a_float_deployment(run, deployment, data, tmp
         ("quantization = dict(calibration=dict(num_batches=0))\n", "quantization.calibration.num_batches"),
     ],
 )
-def test_wrong_settings(deployment, data, tmp_path, capsys, monkeypatch, config, message):
+def test_wrong_settings(
+    deployment: Deployment,
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    config: str,
+    message: str,
+) -> None:
     monkeypatch.setenv("BUILD_WORKING_DIRECTORY", str(tmp_path))
     assert _run(deployment, tmp_path, data, "--precision=int8", config=config) == 2
     assert message in capsys.readouterr().err
 
 
-def test_without_a_training_split(deployment, tmp_path, capsys):
+def test_without_a_training_split(deployment: Deployment, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _run(deployment, tmp_path, deployment.data_root, "--precision=int8") == 2
     error = capsys.readouterr().err
     assert "Calibration reads split 'train'" in error
@@ -161,7 +181,9 @@ def test_without_a_training_split(deployment, tmp_path, capsys):
     assert not (tmp_path / "out" / "onnx").exists()
 
 
-def test_a_calibration_of_another_model(run, deployment, data, tmp_path, capsys):
+def test_a_calibration_of_another_model(
+    run: Path, deployment: Deployment, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     cache = json.loads((run / "quantized" / "calibration.json").read_text())
     (tmp_path / "edited.json").write_text(json.dumps({**cache, "weights_sha256": "0" * 64}))
     config = f"quantization = dict(calibration=dict(cache_file='{tmp_path}/edited.json'))\n"
@@ -170,7 +192,7 @@ def test_a_calibration_of_another_model(run, deployment, data, tmp_path, capsys)
 
 
 @pytest.fixture(scope="module")
-def calibrated(deployment, data, tmp_path_factory) -> Path:
+def calibrated(deployment: Deployment, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the build action makes."""
     out = tmp_path_factory.mktemp("calibrated")
     given = ["--model-config", deployment.model_config, "--checkpoint", deployment.checkpoint, "--data-root", data]
@@ -178,7 +200,9 @@ def calibrated(deployment, data, tmp_path_factory) -> Path:
     return out
 
 
-def test_the_build_action_calibrates_the_same_bytes_twice(calibrated, deployment, data, tmp_path):
+def test_the_build_action_calibrates_the_same_bytes_twice(
+    calibrated: Path, deployment: Deployment, data: Path, tmp_path: Path
+) -> None:
     given = ["--model-config", deployment.model_config, "--checkpoint", deployment.checkpoint, "--data-root", data]
     # Another thread count, and defaults spelled out, as the build does.
     more = ["--num-batches", "2", "--threads", "2", "--log-level", "ERROR", "--split", "train"]
@@ -190,7 +214,9 @@ def test_the_build_action_calibrates_the_same_bytes_twice(calibrated, deployment
         assert sha256_file(tmp_path / name) == sha256_file(calibrated / name)
 
 
-def test_the_build_action_exports_it(calibrated, deployment, tmp_path, capsys):
+def test_the_build_action_exports_it(
+    calibrated: Path, deployment: Deployment, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     given = ["--model-config", str(deployment.model_config), "--out", str(tmp_path), "--log-level", "ERROR"]
     quantized = ["--quantized-checkpoint", str(calibrated / "checkpoint.pth")]
     assert export_onnx.main([*given, *quantized, "--precision", "int8"]) == 0

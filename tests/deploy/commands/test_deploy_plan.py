@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -11,6 +11,9 @@ from deploy.config import load_deploy_config
 from deploy.config.paths import repository_root
 from deploy.plan import RunPlan, make_plan
 from export.manifest import build_manifest, write_manifest
+
+if TYPE_CHECKING:
+    from tests.deploy.commands.conftest import Deployment
 
 _ENGINE_DIR = "evaluation.backends.tensorrt.engine_dir"
 
@@ -39,7 +42,9 @@ def plan_of(deployment: Any, work_dir: Path, **overrides: Any) -> RunPlan:
         ("both", False, False),
     ],
 )
-def test_engines_of_an_earlier_run(deployment, tmp_path, mode, names_a_folder, reads):
+def test_engines_of_an_earlier_run(
+    deployment: Deployment, tmp_path: Path, mode: str, names_a_folder: bool, reads: bool
+) -> None:
     folder = tmp_path / ("elsewhere" if names_a_folder else "out/tensorrt")
     folder.mkdir(parents=True)
     source = tmp_path / "source.onnx"
@@ -56,7 +61,7 @@ def test_engines_of_an_earlier_run(deployment, tmp_path, mode, names_a_folder, r
     assert plan.engine_dir == folder
 
 
-def test_nothing_reads_engines_where_no_step_runs_them(deployment, tmp_path):
+def test_nothing_reads_engines_where_no_step_runs_them(deployment: Deployment, tmp_path: Path) -> None:
     without = {"evaluation.backends.tensorrt.enabled": False, "evaluation.backends.onnx.enabled": True}
     plan = plan_of(deployment, tmp_path / "out", **{"export.mode": "onnx"}, **without)
     assert not plan.reads_engines

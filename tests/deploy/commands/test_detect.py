@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,23 +13,26 @@ from deploy import detect
 from eval.detections_file import read_detections
 from export.tools import export_onnx
 
+if TYPE_CHECKING:
+    from tests.deploy.commands.conftest import Deployment
+
 CLASSES = ("car", "truck", "bus", "bicycle", "pedestrian")
 
 
 @pytest.fixture(scope="module")
-def onnx_dir(deployment, tmp_path_factory) -> Path:
+def onnx_dir(deployment: Deployment, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("detect") / "onnx"
     given = ["--model-config", deployment.model_config, "--checkpoint", deployment.checkpoint, "--out", folder]
     assert export_onnx.main([str(value) for value in given]) == 0
     return folder
 
 
-def run(deployment, onnx_dir: Path, out: Path, *more: str) -> int:
+def run(deployment: Deployment, onnx_dir: Path, out: Path, *more: str) -> int:
     given = ["--onnx-dir", onnx_dir, "--model-config", deployment.model_config, "--data-root", deployment.data_root]
     return detect.main([*(str(value) for value in given), "--out", str(out), *more])
 
 
-def test_candidates_of_every_frame_and_a_manifest(deployment, onnx_dir, tmp_path):
+def test_candidates_of_every_frame_and_a_manifest(deployment: Deployment, onnx_dir: Path, tmp_path: Path) -> None:
     assert run(deployment, onnx_dir, tmp_path / "a") == 0
     assert run(deployment, onnx_dir, tmp_path / "b") == 0
     for name in ("detections.jsonl", "manifest.json"):
@@ -44,7 +48,9 @@ def test_candidates_of_every_frame_and_a_manifest(deployment, onnx_dir, tmp_path
     assert str(tmp_path) not in json.dumps(manifest)
 
 
-def test_wrong_input_is_named(deployment, onnx_dir, tmp_path, capsys):
+def test_wrong_input_is_named(
+    deployment: Deployment, onnx_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(deployment, tmp_path, tmp_path / "out") == 2
     assert "does not exist. Export it first" in capsys.readouterr().err
     assert run(deployment, onnx_dir, tmp_path / "out", "--num-samples", "9") == 2

@@ -5,6 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.deploy.commands.conftest import Deployment
 
 PACKAGES = ("base", "models", "datasets", "runtime", "eval", "quant", "training", "export", "autoware", "deploy")
 # The record of the run and its page; `python -m benchmarks.structure --run` prints the same for an INT8 deployment.
@@ -21,7 +26,9 @@ print(json.dumps({"code": code, "names": sorted(names)}))
 """
 
 
-def test_an_export_alone_enters_no_evaluation(deployment, child_environment, tmp_path):
+def test_an_export_alone_enters_no_evaluation(
+    deployment: Deployment, child_environment: dict[str, str], tmp_path: Path
+) -> None:
     config = tmp_path / "deploy.py"
     config.write_text("verification = dict(enabled=False)\nevaluation = dict(enabled=False)\n")
     options = {

@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from deploy.evaluate import main
 
+if TYPE_CHECKING:
+    from tests.deploy.commands.conftest import Deployment, MakeDataset, MakePoints
+
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 
 
 @pytest.fixture(scope="session")
-def data(make_dataset, make_points, tmp_path_factory) -> Path:
+def data(make_dataset: MakeDataset, make_points: MakePoints, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Five frames, so that two processes have three and two; one without a point in range."""
     clouds = [make_points(seed, 20000 if seed == 2 else 600) for seed in range(4)]
     empty = make_points(9)
@@ -25,7 +29,7 @@ def data(make_dataset, make_points, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def onnx_dir(deployment, tmp_path_factory) -> Path:
+def onnx_dir(deployment: Deployment, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from export.onnx_export import export_components
     from models.build import build_model, load_checkpoint
     from models.config import load_model_config
@@ -40,10 +44,14 @@ def onnx_dir(deployment, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def evaluate(deployment, child_environment, data, onnx_dir):
+def evaluate(
+    deployment: Deployment, child_environment: dict[str, str], data: Path, onnx_dir: Path
+) -> Callable[..., subprocess.CompletedProcess[str]]:
     """`evaluate(out, *options, launch=…)`: the command in its own process, or in those of torchrun."""
 
-    def run(out: Path, *options: str, backend: str, launch=TORCHRUN, root=data) -> subprocess.CompletedProcess[str]:
+    def run(
+        out: Path, *options: str, backend: str, launch: Sequence[str] = TORCHRUN, root: Path = data
+    ) -> subprocess.CompletedProcess[str]:
         words = ["--model-config", deployment.model_config, "--data-root", root, "--out", out, "--backend", backend]
         words += ["--checkpoint", deployment.checkpoint, "--onnx-dir", onnx_dir, "--device", "cpu", *options]
         module = ["-m", "deploy.evaluate"]
@@ -61,13 +69,16 @@ def evaluate(deployment, child_environment, data, onnx_dir):
 
 
 def evaluation(out: Path) -> dict[str, Any]:
+    summary: dict[str, Any]
     (summary,) = json.loads((out / "results.json").read_text(encoding="utf-8"))["evaluations"]
     return summary
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["onnx", "pytorch"])
-def test_two_processes_are_equal_to_one(evaluate, tmp_path, backend):
+def test_two_processes_are_equal_to_one(
+    evaluate: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, backend: str
+) -> None:
     alone, shared = tmp_path / "alone", tmp_path / "shared"
     for out, launch in ((alone, ()), (shared, TORCHRUN)):
         done = evaluate(out, "--warmup=1", backend=backend, launch=launch)
@@ -91,14 +102,19 @@ def test_two_processes_are_equal_to_one(evaluate, tmp_path, backend):
 
 
 @pytest.mark.slow
-def test_more_processes_than_frames(evaluate, tmp_path):
+def test_more_processes_than_frames(evaluate: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
     done = evaluate(tmp_path / "out", "--num-samples=1", backend="onnx")
     assert done.returncode == 0, done.stderr[-4000:]
     assert evaluation(tmp_path / "out")["num_frames"] == 1
 
 
 @pytest.mark.slow
-def test_a_broken_frame_of_one_process_ends_all(evaluate, make_dataset, make_points, tmp_path):
+def test_a_broken_frame_of_one_process_ends_all(
+    evaluate: Callable[..., subprocess.CompletedProcess[str]],
+    make_dataset: MakeDataset,
+    make_points: MakePoints,
+    tmp_path: Path,
+) -> None:
     root = make_dataset(tmp_path / "broken", [make_points(seed) for seed in range(4)])
     (root / "lidar" / "00003.bin").write_bytes(b"no")
     done = evaluate(tmp_path / "out", backend="onnx", root=root)
@@ -110,7 +126,9 @@ def test_a_broken_frame_of_one_process_ends_all(evaluate, make_dataset, make_poi
 
 
 @pytest.mark.slow
-def test_a_backend_that_no_process_has_is_said_once(evaluate, tmp_path):
+def test_a_backend_that_no_process_has_is_said_once(
+    evaluate: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
     done = evaluate(tmp_path / "out", backend="cuda")
     assert done.returncode != 0
     assert done.stderr.count("error (configuration)") == 1
@@ -127,7 +145,14 @@ def test_a_backend_that_no_process_has_is_said_once(evaluate, tmp_path):
         (("--backend=pytorch", "--checkpoint=nowhere.pth"), "nowhere.pth' does not exist"),
     ],
 )
-def test_wrong_arguments(deployment, data, tmp_path, capsys, options, message):
+def test_wrong_arguments(
+    deployment: Deployment,
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: tuple[str, ...],
+    message: str,
+) -> None:
     fixed = ["--model-config", deployment.model_config, "--data-root", data, "--out", tmp_path / "out"]
     assert main([*map(str, fixed), *options]) == 2
     error = capsys.readouterr().err
@@ -135,7 +160,14 @@ def test_wrong_arguments(deployment, data, tmp_path, capsys, options, message):
     assert "Traceback" not in error
 
 
-def test_a_backend_that_cannot_run_here(deployment, data, onnx_dir, tmp_path, capsys, monkeypatch):
+def test_a_backend_that_cannot_run_here(
+    deployment: Deployment,
+    data: Path,
+    onnx_dir: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     import runtime.opening
     from base.errors import BackendUnavailable
 

@@ -7,8 +7,12 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.deploy.commands.conftest import Deployment
 
 # Stops in the middle of the second file, half of its bytes written, and waits there.
 HALF = """
@@ -28,7 +32,9 @@ run_main(lambda: main({options!r}))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_stopped_in_the_middle_of_a_file(deployment, child_environment, tmp_path: Path, number: signal.Signals) -> None:
+def test_stopped_in_the_middle_of_a_file(
+    deployment: Deployment, child_environment: dict[str, str], tmp_path: Path, number: signal.Signals
+) -> None:
     work_dir = tmp_path / "out"
     options = [
         "--mode=onnx",

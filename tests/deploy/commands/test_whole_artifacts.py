@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import onnx
 import pytest
@@ -18,6 +19,9 @@ import pytest
 from base.wholeness import replacing
 from deploy import detect, evaluate, export, predict
 from export.tools import build_engines, export_onnx
+
+if TYPE_CHECKING:
+    from tests.deploy.commands.conftest import Deployment
 
 ENCODER, HEAD = "pts_voxel_encoder", "pts_backbone_neck_head"
 QUIET = "evaluation = dict(enabled=False)\nverification = dict(enabled=False)\n"
@@ -28,7 +32,7 @@ ENGINES_ALONE = (
 
 
 @pytest.fixture(scope="module")
-def made(deployment, tmp_path_factory) -> dict[str, Path]:
+def made(deployment: Deployment, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Work folders of two whole runs, of two checkpoints."""
     pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
     import torch
@@ -48,13 +52,15 @@ def made(deployment, tmp_path_factory) -> dict[str, Path]:
 
 
 @pytest.fixture
-def work(made, tmp_path) -> Path:
+def work(made: dict[str, Path], tmp_path: Path) -> Path:
     """A copy of the first run, to spoil."""
     return Path(shutil.copytree(made["one"], tmp_path / "work"))
 
 
 @pytest.fixture
-def deploy(deployment, capsys, tmp_path) -> Callable[..., tuple[int, str]]:
+def deploy(
+    deployment: Deployment, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Callable[..., tuple[int, str]]:
     """`deploy(work, *options)`: the run that would use the engines of a work folder; exit code and messages."""
     (tmp_path / "config.py").write_text(ENGINES_ALONE)
 
@@ -69,7 +75,7 @@ def deploy(deployment, capsys, tmp_path) -> Callable[..., tuple[int, str]]:
     return run
 
 
-def test_what_a_run_made_is_taken(deploy, work):
+def test_what_a_run_made_is_taken(deploy: Callable[..., tuple[int, str]], work: Path) -> None:
     code, error = deploy(work)
     # Without a GPU nothing else can be done with them than to accept them.
     assert "error" not in error
@@ -85,6 +91,11 @@ def cut(path: Path) -> None:
 
 def swap(path: Path, work: Path, other: Path) -> None:
     shutil.copy(other / path.relative_to(work), path)
+
+
+def swap_with_manifest(work: Path, other: Path) -> None:
+    for suffix in (".engine", ".engine.json"):
+        swap(work / "tensorrt" / f"{HEAD}{suffix}", work, other)
 
 
 SPOILT: dict[str, tuple[Callable[[Path, Path], object], str]] = {
@@ -107,9 +118,7 @@ SPOILT: dict[str, tuple[Callable[[Path, Path], object], str]] = {
         f"{HEAD}.engine' is not the file that its manifest",
     ),
     "an engine and its manifest of another run": (
-        lambda work, other: [
-            swap(work / "tensorrt" / f"{HEAD}{suffix}", work, other) for suffix in (".engine", ".engine.json")
-        ],
+        swap_with_manifest,
         f"{HEAD}.engine' was built from another '{HEAD}.onnx' than the one in",
     ),
     "half a folder": (
@@ -124,7 +133,9 @@ SPOILT: dict[str, tuple[Callable[[Path, Path], object], str]] = {
 
 
 @pytest.mark.parametrize("case", SPOILT)
-def test_spoilt_engines_are_refused(deploy, made, work, case):
+def test_spoilt_engines_are_refused(
+    deploy: Callable[..., tuple[int, str]], made: dict[str, Path], work: Path, case: str
+) -> None:
     spoil, message = SPOILT[case]
     spoil(work, made["other"])
     code, error = deploy(work)
@@ -133,7 +144,9 @@ def test_spoilt_engines_are_refused(deploy, made, work, case):
     assert "Build them with --mode=trt or --mode=both." in error
 
 
-def test_onnx_of_one_checkpoint_beside_engines_of_another(deploy, made, work):
+def test_onnx_of_one_checkpoint_beside_engines_of_another(
+    deploy: Callable[..., tuple[int, str]], made: dict[str, Path], work: Path
+) -> None:
     shutil.rmtree(work / "onnx")
     shutil.copytree(made["other"] / "onnx", work / "onnx")
     shutil.copy(made["other"] / "checkpoint.pth", work / "checkpoint.pth")
@@ -142,7 +155,9 @@ def test_onnx_of_one_checkpoint_beside_engines_of_another(deploy, made, work):
     assert f"{ENCODER}.engine' was built from another" in error
 
 
-def test_engines_of_another_checkpoint_without_their_onnx(deploy, made, work):
+def test_engines_of_another_checkpoint_without_their_onnx(
+    deploy: Callable[..., tuple[int, str]], made: dict[str, Path], work: Path
+) -> None:
     shutil.rmtree(work / "onnx")
     shutil.copy(made["other"] / "checkpoint.pth", work / "checkpoint.pth")
     code, error = deploy(work)
@@ -150,7 +165,9 @@ def test_engines_of_another_checkpoint_without_their_onnx(deploy, made, work):
     assert "was built from an export of other weights" in error
 
 
-def test_two_engines_of_two_runs_without_their_onnx(made, work, deployment, capsys):
+def test_two_engines_of_two_runs_without_their_onnx(
+    made: dict[str, Path], work: Path, deployment: Deployment, capsys: pytest.CaptureFixture[str]
+) -> None:
     for suffix in (".engine", ".engine.json"):
         swap(work / "tensorrt" / f"{HEAD}{suffix}", work, made["other"])
     options = ["--backend=tensorrt", f"--engine-dir={work / 'tensorrt'}", f"--out={work / 'scores'}", "--device=cuda:0"]
@@ -159,14 +176,16 @@ def test_two_engines_of_two_runs_without_their_onnx(made, work, deployment, caps
     assert "come from different exports: by their weights" in capsys.readouterr().err
 
 
-def test_engines_in_the_other_rotation_convention(deploy, work):
+def test_engines_in_the_other_rotation_convention(deploy: Callable[..., tuple[int, str]], work: Path) -> None:
     shutil.rmtree(work / "onnx")
     code, error = deploy(work, "--rot-y-axis-reference")
     assert code == 2
     assert "rotation convention 'x_axis_counterclockwise', which is not the model of this run" in error
 
 
-def test_predict_refuses_an_engine_that_nobody_vouches_for(work, deployment, capsys):
+def test_predict_refuses_an_engine_that_nobody_vouches_for(
+    work: Path, deployment: Deployment, capsys: pytest.CaptureFixture[str]
+) -> None:
     (work / "tensorrt" / f"{HEAD}.engine.json").unlink()
     points = next((deployment.data_root / "lidar").glob("*.bin"))
     options = [f"--points={points}", f"--out={work / 'prediction'}", "--backend=tensorrt"]
@@ -176,20 +195,24 @@ def test_predict_refuses_an_engine_that_nobody_vouches_for(work, deployment, cap
     assert not (work / "prediction").exists()
 
 
-def score_onnx(deployment, folder: Path, out: Path, *options: str) -> int:
+def score_onnx(deployment: Deployment, folder: Path, out: Path, *options: str) -> int:
     given = [f"--model-config={deployment.model_config}", f"--data-root={deployment.data_root}", "--device=cpu"]
     return evaluate.main(
         ["--backend=onnx", f"--onnx-dir={folder}", f"--out={out}", "--num-samples=1", *given, *options]
     )
 
 
-def test_two_onnx_files_of_two_runs(made, work, deployment, capsys):
+def test_two_onnx_files_of_two_runs(
+    made: dict[str, Path], work: Path, deployment: Deployment, capsys: pytest.CaptureFixture[str]
+) -> None:
     swap(work / "onnx" / f"{HEAD}.onnx", work, made["other"])
     assert score_onnx(deployment, work / "onnx", work / "scores") == 2
     assert "come from different exports: by their weights" in capsys.readouterr().err
 
 
-def test_onnx_files_from_elsewhere_are_taken_and_the_log_says_so(work, deployment, capsys):
+def test_onnx_files_from_elsewhere_are_taken_and_the_log_says_so(
+    work: Path, deployment: Deployment, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name in (ENCODER, HEAD):
         model = onnx.load(work / "onnx" / f"{name}.onnx")
         del model.metadata_props[:]
@@ -199,7 +222,14 @@ def test_onnx_files_from_elsewhere_are_taken_and_the_log_says_so(work, deploymen
     assert error.count("nothing vouches for it but its names and shapes") == 2
 
 
-def test_a_run_that_was_stopped_between_two_files(deploy, made, work, deployment, tmp_path, capsys):
+def test_a_run_that_was_stopped_between_two_files(
+    deploy: Callable[..., tuple[int, str]],
+    made: dict[str, Path],
+    work: Path,
+    deployment: Deployment,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """Every reader refuses the folder; the next export makes it whole."""
     with pytest.raises(RuntimeError), replacing(work / "onnx", [f"{ENCODER}.onnx", f"{HEAD}.onnx"]):  # noqa: PT012
         swap(work / "onnx" / f"{ENCODER}.onnx", work, made["other"])
@@ -221,7 +251,7 @@ def test_a_run_that_was_stopped_between_two_files(deploy, made, work, deployment
     assert deploy(work, "--mode=trt", f"--onnx-path={work / 'onnx'}")[0] == 0
 
 
-def test_engines_of_a_build_that_was_stopped_between_two(deploy, work):
+def test_engines_of_a_build_that_was_stopped_between_two(deploy: Callable[..., tuple[int, str]], work: Path) -> None:
     names = [f"{name}.engine{suffix}" for name in (ENCODER, HEAD) for suffix in ("", ".json")]
     with pytest.raises(RuntimeError), replacing(work / "tensorrt", names):  # noqa: PT012 - the body is the build
         os.utime(work / "tensorrt" / names[0])
@@ -232,7 +262,9 @@ def test_engines_of_a_build_that_was_stopped_between_two(deploy, work):
     assert "Build them with --mode=trt or --mode=both." in error
 
 
-def test_a_folder_with_a_manifest_is_held_to_it(deployment, tmp_path, capsys):
+def test_a_folder_with_a_manifest_is_held_to_it(
+    deployment: Deployment, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The manifest of export.tools.export_onnx; an export without one takes a stale one away."""
     folder = tmp_path / "onnx"
     options = [f"--model-config={deployment.model_config}", f"--checkpoint={deployment.checkpoint}", f"--out={folder}"]
@@ -259,7 +291,9 @@ def workers_of(parent: int) -> list[int]:
         return []
 
 
-def test_a_worker_whose_command_was_killed_changes_nothing(made, child_environment, tmp_path):
+def test_a_worker_whose_command_was_killed_changes_nothing(
+    made: dict[str, Path], child_environment: dict[str, str], tmp_path: Path
+) -> None:
     """It ends; and it could not write the engine if it did not: nobody told it where."""
     out = tmp_path / "engines"
     shutil.copytree(made["other"] / "tensorrt", out)
@@ -280,7 +314,7 @@ def test_a_worker_whose_command_was_killed_changes_nothing(made, child_environme
     assert not [path for path in out.iterdir() if path.name.startswith(".")]
 
 
-def test_two_commands_in_one_folder(deployment, tmp_path, capsys):
+def test_two_commands_in_one_folder(deployment: Deployment, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from base.ownership import owned_folder
 
     points = next((deployment.data_root / "lidar").glob("*.bin"))
