@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 CLASSES = ("car", "truck", "bus", "bicycle", "pedestrian")
 _RANGE_M = 4.5
 
 
-def cloud(seed: int, count: int = 300) -> np.ndarray:
+def cloud(seed: int, count: int = 300) -> NDArray[np.float32]:
     """(count, 5) float32 within the tiny model's range, in clusters."""
     generator = np.random.default_rng(seed)
     centers = generator.uniform(-_RANGE_M, _RANGE_M, (30, 2))
@@ -26,7 +27,8 @@ def cloud(seed: int, count: int = 300) -> np.ndarray:
 
 
 def _pose() -> list[list[float]]:
-    return np.eye(4).tolist()
+    pose: list[list[float]] = np.eye(4).tolist()
+    return pose
 
 
 def _instance(label: int) -> dict[str, Any]:

@@ -70,7 +70,7 @@ FAULTS: dict[str, Callable[[Path], object]] = {
     "accepted": lambda _: None,
     "refused": _refuse,
     "names no file": _refuse_without_name,
-    "uncaught KeyError": lambda _: {}["key"],
+    "uncaught KeyError": lambda _: dict[str, int]()["key"],
     "uncaught RecursionError": _recurse,
     "uncaught SystemExit": lambda _: exit(3),
     "uncaught MemoryError": lambda _: bytearray(1 << 40),
