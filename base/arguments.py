@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from base.messages import shown
 
-__all__ = ["number", "whole_number"]
+__all__ = ["FRAMES", "SEED", "THREADS", "number", "whole_number"]
 
 
 def whole_number(minimum: int, maximum: int) -> Callable[[str], int]:
@@ -39,3 +39,11 @@ def number(minimum: float, maximum: float) -> Callable[[str], float]:
         return value
 
     return parse
+
+
+FRAMES = whole_number(-1, 2**31 - 1)
+"""How many frames; -1 is all of them."""
+SEED = whole_number(0, 2**32 - 1)
+"""What numpy and torch take as a seed."""
+THREADS = whole_number(1, 1024)
+"""Threads or processes."""

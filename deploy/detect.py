@@ -11,6 +11,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from base.arguments import FRAMES, THREADS
 from base.command import add_log_level, run_command, run_main
 from base.determinism import set_determinism
 from base.errors import ConfigError, ExportError
@@ -34,9 +35,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model-config", required=True, type=Path, help="mmengine model config, for its test pipeline")
     parser.add_argument("--data-root", required=True, type=Path, help="T4 dataset")
     parser.add_argument("--split", choices=("train", "val", "test"), default="val", help="default %(default)s")
-    parser.add_argument("--num-samples", type=int, default=-1, metavar="N", help="frames; -1 for all (the default)")
+    parser.add_argument("--num-samples", type=FRAMES, default=-1, metavar="N", help="frames; -1 for all (the default)")
     parser.add_argument("--out", required=True, type=Path, help=f"folder for {DETECTIONS} and manifest.json")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads of ONNX Runtime (default 1)")
+    parser.add_argument("--threads", type=THREADS, default=1, help="CPU threads of ONNX Runtime (default 1)")
     add_log_level(parser)
     return parser
 

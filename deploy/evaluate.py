@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from base.arguments import FRAMES, THREADS, whole_number
 from base.command import EXIT_PASSED, EXIT_USAGE, add_log_level, run_command, run_main
 from base.determinism import set_determinism
 from base.errors import BackendUnavailable, ConfigError
@@ -60,9 +61,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     data = parser.add_argument_group("the frames")
     data.add_argument("--data-root", metavar="DIR", help="dataset; default: the model config's")
-    data.add_argument("--num-samples", type=int, default=-1, metavar="N", help="frames to score; -1 (default) is all")
     data.add_argument(
-        "--warmup", type=int, default=2, metavar="N", help="frames of each process that are not timed (%(default)s)"
+        "--num-samples", type=FRAMES, default=-1, metavar="N", help="frames to score; -1 (default) is all"
+    )
+    data.add_argument(
+        "--warmup",
+        type=whole_number(0, 1_000_000),
+        default=2,
+        metavar="N",
+        help="frames of each process that are not timed (%(default)s)",
     )
     run = parser.add_argument_group("how to run")
     run.add_argument(
@@ -70,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument(
         "--threads",
-        type=int,
+        type=THREADS,
         default=1,
         metavar="N",
         help="CPU threads of each process; with another number the last digits of a CPU backend may differ (1)",

@@ -9,9 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from base.arguments import whole_number
 from base.command import EXIT_FAILED, EXIT_PASSED, add_log_level, run_command, run_main
 from base.errors import ConfigError, UserError
 from base.files import user_path, write_json
+from base.messages import shown
 from base.tables import text_table
 from deploy.config.paths import input_path
 from deploy.inspect_diff import Difference, diff_engines, diff_graphs
@@ -37,7 +39,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--diff", metavar="OTHER", help="compare with another file or folder; list what differs")
     parser.add_argument("--gpu", default="h100", metavar="NAME", help=f"rooflines of {', '.join(sorted(GPUS))}")
     parser.add_argument(
-        "--pillars", type=int, default=DEFAULT_PILLARS, metavar="N", help="size of a dynamic first axis (%(default)s)"
+        "--pillars",
+        type=whole_number(0, 10**9),
+        default=DEFAULT_PILLARS,
+        metavar="N",
+        help="size of a dynamic first axis (%(default)s)",
     )
     parser.add_argument(
         "--shape", action="append", default=[], metavar="INPUT=1x32xHxW", help="shape of an input with dynamic axes"
@@ -231,8 +237,9 @@ def _input_names(path: Path) -> set[str]:
 def _shape(text: str) -> tuple[str, tuple[int, ...]]:
     name, _, sizes = text.partition("=")
     parts = sizes.split("x")
-    if not name or not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise ConfigError(f"--shape '{text}' is no shape; write it as spatial_features=1x32x760x760.")
+    # Of at most nine digits: no axis is longer, and no number takes long to read.
+    if not name or not all(part.isdecimal() and len(part) < 10 and int(part) > 0 for part in parts):
+        raise ConfigError(f"--shape {shown(text)} is no shape; write it as spatial_features=1x32x760x760.")
     return name, tuple(int(part) for part in parts)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from base.arguments import number, whole_number
 from base.command import EXIT_FAILED, EXIT_PASSED, run_command, run_main
 from base.files import sha256_file, user_path, write_json
 from base.ownership import owned_folder
@@ -49,10 +50,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of everything the command writes")
     scan = parser.add_argument_group("the scan; the model expects base_link (ground at z = 0) and intensity 0 to 255")
     scan.add_argument("--format", choices=tuple(FORMATS), default="t4", help="defaults of the following (%(default)s)")
-    scan.add_argument("--columns", type=int, metavar="N", help="numbers a point, the first four x, y, z, intensity")
-    scan.add_argument("--intensity-scale", type=float, metavar="K", help="factor to 0..255; 255 where a file has 0..1")
-    scan.add_argument("--lidar-height", type=float, metavar="M", help="sensor above the ground, metres; added to z")
-    scan.add_argument("--lidar-yaw", type=float, metavar="DEG", help="turn of the sensor's x axis, counter-clockwise")
+    scan.add_argument(
+        "--columns", type=whole_number(0, 64), metavar="N", help="numbers a point, the first four x, y, z, intensity"
+    )
+    scan.add_argument(
+        "--intensity-scale", type=number(0.0, 1e6), metavar="K", help="factor to 0..255; 255 where a file has 0..1"
+    )
+    scan.add_argument(
+        "--lidar-height", type=number(-1000.0, 1000.0), metavar="M", help="sensor above the ground, metres; added to z"
+    )
+    scan.add_argument(
+        "--lidar-yaw", type=number(-360.0, 360.0), metavar="DEG", help="turn of the sensor's x axis, counter-clockwise"
+    )
     model = parser.add_argument_group("the model; without any of these, the shipped demo")
     model.add_argument("--model-config", default=cli.DEFAULT_MODEL_CONFIG, metavar="PY", help="default %(default)s")
     model.add_argument("--checkpoint", default=DEFAULT_CHECKPOINT, metavar="PTH", help="default %(default)s")

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from base.arguments import number, whole_number
 from base.command import EXIT_FAILED, EXIT_PASSED, add_log_level, run_command, run_main
 from base.errors import DataError
 from base.files import user_path, write_json
@@ -231,8 +232,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("a", metavar="A", help="results.json of the run that is compared with")
     parser.add_argument("b", metavar="B", help="results.json of the run that is judged")
-    parser.add_argument("--resamples", type=int, default=1000, metavar="N", help="draws of the bootstrap; 0 for none")
-    parser.add_argument("--confidence", type=float, default=0.95, metavar="P", help="of the intervals")
+    parser.add_argument(
+        "--resamples",
+        type=whole_number(0, 1_000_000),
+        default=1000,
+        metavar="N",
+        help="draws of the bootstrap; 0 for none",
+    )
+    parser.add_argument("--confidence", type=number(0.5, 1.0), default=0.95, metavar="P", help="of the intervals")
     parser.add_argument("--out", metavar="JSON", help="also write the comparison there")
     parser.add_argument("--fail-on-worse", action="store_true", help="exit code 1 where an mAP is worse")
     add_log_level(parser)

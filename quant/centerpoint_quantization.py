@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
+from base.arguments import whole_number
 from base.command import EXIT_USAGE, add_log_level, run_command, run_main
 from base.files import user_path
 from base.ownership import owned_file, owned_folder
@@ -50,7 +51,7 @@ def _add_training_arguments(parser: argparse.ArgumentParser) -> None:
     from quant.ptq_command import add_model_arguments
 
     add_model_arguments(parser)
-    parser.add_argument("--epochs", type=int, default=10, help="default %(default)s")
+    parser.add_argument("--epochs", type=whole_number(0, 1_000_000), default=10, help="default %(default)s")
     parser.add_argument("--lr", type=float, default=1e-4, help="largest learning rate; default %(default)s")
 
 

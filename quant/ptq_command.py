@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from base.arguments import SEED, THREADS, whole_number
 from base.errors import CheckpointError, ConfigError
 from base.files import sha256_file, user_path
 from base.torchrun import Processes
@@ -27,7 +28,11 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", required=True, metavar="PTH", help="trained weights in floating point")
     parser.add_argument("--output", required=True, metavar="PTH", help="quantized checkpoint to write")
     parser.add_argument(
-        "--calibrate-batches", type=int, default=100, metavar="N", help="frames to calibrate on; default %(default)s"
+        "--calibrate-batches",
+        type=whole_number(0, 10**9),
+        default=100,
+        metavar="N",
+        help="frames to calibrate on; default %(default)s",
     )
     parser.add_argument(
         "--skip-layers",
@@ -45,7 +50,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engine", choices=ENGINES, default=DEFAULT_ENGINE, help="default %(default)s")
     parser.add_argument("--data-root", metavar="DIR", help="T4 dataset, in place of the model config's")
     parser.add_argument("--device", default="cpu", help='"cpu" or "cuda:N"; default %(default)s')
-    parser.add_argument("--seed", type=int, default=0, help="default %(default)s")
+    parser.add_argument("--seed", type=SEED, default=0, help="default %(default)s")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,10 +76,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--calib-cache", metavar="JSON", help="scales: read where the file exists, else calibrated and written"
     )
     parser.add_argument(
-        "--workers", type=int, metavar="N", help="calibration processes; default one a processor, under torchrun one"
+        "--workers",
+        type=THREADS,
+        metavar="N",
+        help="calibration processes; default one a processor, under torchrun one",
     )
-    parser.add_argument("--iterations", type=int, metavar="N", help="steps per block of lidar_ptq")
-    parser.add_argument("--reconstruction-frames", type=int, metavar="N", help="frames that lidar_ptq learns from")
+    parser.add_argument("--iterations", type=whole_number(0, 10**9), metavar="N", help="steps per block of lidar_ptq")
+    parser.add_argument(
+        "--reconstruction-frames", type=whole_number(0, 10**9), metavar="N", help="frames that lidar_ptq learns from"
+    )
 
 
 def run(args: argparse.Namespace, processes: Processes) -> int:

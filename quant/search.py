@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from base.arguments import whole_number
 from base.command import add_log_level, run_command, run_main
 from base.errors import ConfigError
 from base.files import user_path, write_json
@@ -222,7 +223,9 @@ def _parser() -> argparse.ArgumentParser:
         "--target", choices=sorted(DEVICES), default="orin-agx-64", help="roofline; default %(default)s"
     )
     parser.add_argument("--layer-times", metavar="JSON", help='measured: {"<layer>": {"int8": ms, "fp16": ms}, ...}')
-    parser.add_argument("--max-evaluations", type=int, default=5, metavar="N", help="default %(default)s")
+    parser.add_argument(
+        "--max-evaluations", type=whole_number(0, 1_000_000), default=5, metavar="N", help="default %(default)s"
+    )
     parser.add_argument("--output", metavar="JSON", help="where to write the result")
     add_log_level(parser)
     add_model_arguments(parser, required=False)

@@ -18,6 +18,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from base.arguments import SEED, number, whole_number
 from base.command import add_log_level, run_command, run_main
 from base.determinism import set_determinism
 from base.errors import ConfigError, UserError
@@ -127,13 +128,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data-root", type=Path, help="T4 dataset folder; default: the config's")
     parser.add_argument("--work-dir", type=Path, default=Path("work_dirs/train"), help="logs and epoch checkpoints")
     parser.add_argument("--output", type=Path, help="checkpoint to ship (.pth); default: <work-dir>/<config>.pth")
-    parser.add_argument("--epochs", type=int, help="default: the config's")
-    parser.add_argument("--batch-size", type=int, help="frames an iteration; default: the config's")
-    parser.add_argument("--workers", type=int, help="data loader processes; default: the config's")
+    parser.add_argument("--epochs", type=whole_number(1, 1_000_000), help="default: the config's")
+    parser.add_argument("--batch-size", type=whole_number(1, 4096), help="frames an iteration; default: the config's")
+    parser.add_argument("--workers", type=whole_number(0, 1024), help="data loader processes; default: the config's")
     parser.add_argument("--device", choices=("auto", "cpu"), default="auto")
-    parser.add_argument("--range-m", type=float, help="train on |x|, |y| < this only (cheaper); default: the config's")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--log-interval", type=int, default=20, help="iterations between log lines")
+    parser.add_argument(
+        "--range-m", type=number(0.0, 1e6), help="train on |x|, |y| < this only (cheaper); default: the config's"
+    )
+    parser.add_argument("--seed", type=SEED, default=0)
+    parser.add_argument(
+        "--log-interval", type=whole_number(1, 1_000_000), default=20, help="iterations between log lines"
+    )
     parser.add_argument("--resume", action="store_true", help="go on from the work dir's latest epoch")
     add_log_level(parser)
     return parser

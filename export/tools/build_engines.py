@@ -9,6 +9,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from base.arguments import whole_number
 from base.command import add_log_level, run_command, run_main
 from base.documents import read_json
 from base.errors import DataError, EngineBuildError
@@ -30,7 +31,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--builder", choices=BUILDERS, default="auto", help="engine builder (default auto)")
     parser.add_argument("--precision-policy", choices=PRECISION_POLICIES, default="auto")
     parser.add_argument(
-        "--workspace", type=int, default=DEFAULT_WORKSPACE_BYTES, metavar="BYTES", help="GPU memory for tactics"
+        "--workspace",
+        type=whole_number(1 << 20, 1 << 40),
+        default=DEFAULT_WORKSPACE_BYTES,
+        metavar="BYTES",
+        help="GPU memory for tactics",
     )
     parser.add_argument(
         "--profiles", type=Path, help='JSON: {"input": {"min": [...], "opt": [...], "max": [...]}}; default: as implied'
@@ -39,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--compute-capability", action="append", default=[], metavar="X.Y", help="GPU to build for (tensorrt_rtx only)"
     )
-    parser.add_argument("--optimization-level", type=int, help="0 to 5; default: the builder's own")
+    parser.add_argument("--optimization-level", type=whole_number(0, 5), help="0 to 5; default: the builder's own")
     add_log_level(parser)
     return parser
 

@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+from base.arguments import SEED, THREADS, whole_number
 from base.command import add_log_level, run_command, run_main
 from base.determinism import set_determinism
 from base.files import user_path
@@ -30,12 +31,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model-config", required=True, type=Path, help="mmengine model config")
     weights = parser.add_mutually_exclusive_group()
     weights.add_argument("--checkpoint", type=Path, help="trained float weights (.pth)")
-    weights.add_argument("--seed", type=int, default=0, help="seed of random weights without --checkpoint (default 0)")
+    weights.add_argument("--seed", type=SEED, default=0, help="seed of random weights without --checkpoint (default 0)")
     parser.add_argument("--data-root", required=True, type=Path, help="T4 dataset with calibration frames")
     parser.add_argument("--split", choices=("train", "val", "test"), default="train", help="default %(default)s")
     parser.add_argument("--out", required=True, type=Path, help="folder for checkpoint.pth, calibration.json, manifest")
     parser.add_argument(
-        "--num-batches", type=int, default=_DEFAULTS.num_batches, metavar="N", help="default %(default)s"
+        "--num-batches",
+        type=whole_number(1, 10**9),
+        default=_DEFAULTS.num_batches,
+        metavar="N",
+        help="default %(default)s",
     )
     parser.add_argument("--method", choices=PTQ_METHODS, default=_DEFAULTS.method)
     parser.add_argument(
@@ -49,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
         "--skip-layer", action="append", default=[], metavar="NAME", help="layer or pattern to keep in floating point"
     )
     parser.add_argument("--no-fuse-bn", action="store_true", help="leave BatchNorm unfolded")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads for the model (default 1)")
+    parser.add_argument("--threads", type=THREADS, default=1, help="CPU threads for the model (default 1)")
     add_log_level(parser)
     return parser
 

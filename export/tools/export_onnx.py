@@ -9,6 +9,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from base.arguments import SEED, THREADS, whole_number
 from base.command import add_log_level, run_command, run_main
 from base.determinism import set_determinism
 from base.errors import ConfigError
@@ -28,9 +29,11 @@ def _parser() -> argparse.ArgumentParser:
     weights = parser.add_mutually_exclusive_group()
     weights.add_argument("--checkpoint", type=Path, help="trained weights (.pth)")
     weights.add_argument("--quantized-checkpoint", type=Path, help="PTQ or QAT checkpoint, for --precision int8")
-    weights.add_argument("--seed", type=int, default=0, help="seed of random weights without --checkpoint (default 0)")
+    weights.add_argument("--seed", type=SEED, default=0, help="seed of random weights without --checkpoint (default 0)")
     parser.add_argument("--out", required=True, type=Path, help="folder for the .onnx files and manifest.json")
-    parser.add_argument("--opset", type=int, help=f"ONNX operator set (default {DEFAULT_OPSET}; {INT8_OPSET} for int8)")
+    parser.add_argument(
+        "--opset", type=whole_number(1, 99), help=f"ONNX operator set (default {DEFAULT_OPSET}; {INT8_OPSET} for int8)"
+    )
     parser.add_argument("--precision", choices=EXPORT_PRECISIONS, default="fp32", help="precision inside the graphs")
     parser.add_argument(
         "--float-precision", choices=PRECISIONS, default="fp16", help="of an int8 export where it is not INT8"
@@ -43,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
         help="fix the encoder's number of pillars; 0 takes max_voxels of the model config",
     )
     parser.add_argument("--rot-y-axis-reference", action="store_true", help="fold Autoware's yaw convention")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads for tracing (default 1)")
+    parser.add_argument("--threads", type=THREADS, default=1, help="CPU threads for tracing (default 1)")
     add_log_level(parser)
     return parser
 

@@ -15,6 +15,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from base.arguments import FRAMES, number, whole_number
 from base.determinism import set_determinism
 from base.errors import CheckpointError, ConfigError
 from base.files import user_path
@@ -28,14 +29,21 @@ _logger = logging.getLogger(__name__)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `qat` beyond `--config --checkpoint --calibrate-batches --skip-layers --epochs --lr --output`."""
     parser.add_argument("--work-dir", type=Path, default=Path("work_dirs/qat"), help="logs and epoch checkpoints")
-    parser.add_argument("--batch-size", type=int, help="frames an iteration; default: the config's")
-    parser.add_argument("--workers", type=int, help="data loader processes; default: the config's")
+    parser.add_argument("--batch-size", type=whole_number(1, 4096), help="frames an iteration; default: the config's")
+    parser.add_argument("--workers", type=whole_number(0, 1024), help="data loader processes; default: the config's")
     parser.add_argument("--bn", choices=("fold", "freeze", "train"), default="fold", help="what becomes of BatchNorm")
-    parser.add_argument("--calibration-epoch", type=int, default=0, help="epochs in floating point before calibration")
-    parser.add_argument("--eval-frames", type=int, default=0, help="score so many frames after each epoch (-1: all)")
-    parser.add_argument("--ema", type=float, default=0.0, metavar="M", help="momentum of an averaged model; 0: none")
+    parser.add_argument(
+        "--calibration-epoch",
+        type=whole_number(0, 1_000_000),
+        default=0,
+        help="epochs in floating point before calibration",
+    )
+    parser.add_argument("--eval-frames", type=FRAMES, default=0, help="score so many frames after each epoch (-1: all)")
+    parser.add_argument(
+        "--ema", type=number(0.0, 1.0), default=0.0, metavar="M", help="momentum of an averaged model; 0: none"
+    )
     parser.add_argument("--amp", action="store_true", help="FP16 autocast with a dynamic loss scale (a GPU)")
-    parser.add_argument("--range-m", type=float, help="train on |x|, |y| < this only (cheaper)")
+    parser.add_argument("--range-m", type=number(0.0, 1e6), help="train on |x|, |y| < this only (cheaper)")
     parser.add_argument("--resume", action="store_true", help="go on from the work dir's newest epoch")
     parser.add_argument("--launcher", choices=("none", "pytorch"), default="none", help="pytorch: under torchrun")
 
@@ -51,7 +59,7 @@ def qat_config(args: argparse.Namespace) -> Any:
 
     if args.epochs < 1:
         raise ConfigError(f"--epochs is {args.epochs}; give 1 or more.")
-    if not args.lr > 0:
+    if not 0 < args.lr <= 1000:
         raise ConfigError(f"--lr is {args.lr:g}; give a positive learning rate, such as 1e-4.")
     path = user_path(args.config)
     cfg = load_model_config(path)

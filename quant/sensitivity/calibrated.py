@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from base.arguments import FRAMES, THREADS, whole_number
 from base.errors import ConfigError
 from base.files import user_path
 
@@ -52,7 +53,7 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, required: bool) -> N
     calibration = parser.add_argument_group("calibration of a float checkpoint")
     calibration.add_argument(
         "--calibrate-batches",
-        type=int,
+        type=whole_number(0, 10**9),
         default=_DEFAULT_BATCHES,
         metavar="N",
         help="training frames; default %(default)s",
@@ -69,11 +70,11 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, required: bool) -> N
     )
     data = parser.add_argument_group("frames")
     data.add_argument(
-        "--frames", type=int, default=-1, metavar="N", help="frames to evaluate, evenly spaced; -1 is all"
+        "--frames", type=FRAMES, default=-1, metavar="N", help="frames to evaluate, evenly spaced; -1 is all"
     )
     data.add_argument("--split", default="val", choices=("val", "train", "test"), help="default %(default)s")
     data.add_argument("--data-root", metavar="DIR", help="T4 dataset, in place of the model config's")
-    data.add_argument("--workers", type=int, metavar="N", help="processes; default one a processor on a CPU")
+    data.add_argument("--workers", type=THREADS, metavar="N", help="processes; default one a processor on a CPU")
 
 
 def open_calibrated_model(args: argparse.Namespace) -> CalibratedModel:

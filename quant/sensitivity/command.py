@@ -6,6 +6,7 @@ import argparse
 import logging
 from typing import TYPE_CHECKING
 
+from base.arguments import SEED, whole_number
 from quant.sensitivity.calibrated import add_model_arguments
 
 if TYPE_CHECKING:
@@ -27,8 +28,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="layer",
         help="what is switched: every layer, or whole blocks and head branches, for less than half of the cost",
     )
-    analysis.add_argument("--num-resamples", type=int, default=1000, metavar="N", help="of the bootstrap; default 1000")
-    analysis.add_argument("--seed", type=int, default=0, help="of the bootstrap; default %(default)s")
+    analysis.add_argument(
+        "--num-resamples",
+        type=whole_number(0, 1_000_000),
+        default=1000,
+        metavar="N",
+        help="of the bootstrap; default 1000",
+    )
+    analysis.add_argument("--seed", type=SEED, default=0, help="of the bootstrap; default %(default)s")
     analysis.add_argument(
         "--max-map-drop",
         type=float,

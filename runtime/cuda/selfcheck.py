@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from base.arguments import whole_number
 from base.command import EXIT_FAILED, EXIT_PASSED, add_log_level, run_command, run_main
 from base.errors import BackendUnavailable, MissingDependencyError
 from base.lazy import require
@@ -193,7 +194,7 @@ def _equal(expected: NDArray[np.generic], found: NDArray[np.generic]) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Runs the checks; returns 0 if none failed, 1 otherwise, 2 without a device."""
     parser = argparse.ArgumentParser(prog="python -m runtime.cuda.selfcheck", description=__doc__)
-    parser.add_argument("--device", type=int, default=0, help="index of the CUDA device")
+    parser.add_argument("--device", type=whole_number(0, 1023), default=0, help="index of the CUDA device")
     add_log_level(parser)
     args = parser.parse_args(arguments)
     return run_command(lambda: _check_all(args), args.log_level)

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 
+from base.arguments import whole_number
 from base.command import EXIT_FAILED, EXIT_PASSED, add_log_level, run_command, run_main
 from base.errors import BackendUnavailable, MissingDependencyError
 from runtime.cuda.device import CudaDevice, CudaError
@@ -45,7 +46,7 @@ CHECKS: dict[str, Callable[[CudaDevice], str]] = {
 def main(arguments: list[str] | None = None) -> int:
     """Runs the checks; returns 0 if none failed, 1 otherwise, 2 without a device."""
     parser = argparse.ArgumentParser(prog="python -m runtime.cuda_engine.selfcheck", description=__doc__)
-    parser.add_argument("--device", type=int, default=0, help="index of the CUDA device")
+    parser.add_argument("--device", type=whole_number(0, 1023), default=0, help="index of the CUDA device")
     parser.add_argument("--only", default="", help="run the checks whose names have this text")
     add_log_level(parser)
     args = parser.parse_args(arguments)

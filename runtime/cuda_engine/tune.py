@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from base.arguments import whole_number
 from base.command import add_log_level, run_command, run_main
 from base.files import user_path, write_json
 from base.progress import progress
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Tunes and writes the file; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m runtime.cuda_engine.tune", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
-    parser.add_argument("--device", type=int, default=0, help="index of the CUDA device")
+    parser.add_argument("--device", type=whole_number(0, 1023), default=0, help="index of the CUDA device")
     add_log_level(parser)
     args = parser.parse_args(arguments)
     return run_command(lambda: _tune_all(args), args.log_level)

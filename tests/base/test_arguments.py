@@ -6,7 +6,7 @@ import argparse
 
 import pytest
 
-from base.arguments import number, whole_number
+from base.arguments import FRAMES, SEED, THREADS, number, whole_number
 
 
 @pytest.mark.parametrize(
@@ -39,3 +39,10 @@ def test_numbers_out_of_range(text: str) -> None:
 def test_numbers_in_range() -> None:
     assert [whole_number(-2, 100)(text) for text in ("-2", " 7 ", "100")] == [-2, 7, 100]
     assert [number(0, 1)(text) for text in ("0", "1e-3", "1")] == [0.0, 1e-3, 1.0]
+
+
+def test_kinds_that_commands_share() -> None:
+    assert [FRAMES("-1"), SEED(str(2**32 - 1)), THREADS("1024")] == [-1, 2**32 - 1, 1024]
+    for kind, text in ((FRAMES, "-2"), (SEED, "-1"), (SEED, str(2**32)), (THREADS, "0"), (THREADS, "1025")):
+        with pytest.raises(argparse.ArgumentTypeError):
+            kind(text)
