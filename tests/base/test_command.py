@@ -78,15 +78,18 @@ def default_signals() -> None:
 
 
 @contextmanager
-def started(body: str, *arguments: str, **options: object) -> Iterator[subprocess.Popen[str]]:
+def started(
+    body: str, *arguments: str, stdin: int | None = None, preexec_fn: Callable[[], object] = default_signals
+) -> Iterator[subprocess.Popen[str]]:
     """A command that has said that it is ready."""
     process = subprocess.Popen(
         [*command(body), *arguments],
+        stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env=environment(),
-        **{"preexec_fn": default_signals, **options},  # type: ignore[call-overload]
+        preexec_fn=preexec_fn,
     )
     try:
         assert process.stdout is not None

@@ -198,11 +198,11 @@ def test_an_interrupted_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
     real = dataset_writer.render_scene
     done: list[int] = []
 
-    def interrupted(*args: object) -> object:
+    def interrupted(*args: Any) -> object:
         if done:
             raise KeyboardInterrupt
         done.append(1)
-        return real(*args)  # type: ignore[arg-type]
+        return real(*args)
 
     monkeypatch.setattr(dataset_writer, "render_scene", interrupted)
     with pytest.raises(KeyboardInterrupt):
