@@ -6,7 +6,6 @@ import dataclasses
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,13 +14,20 @@ from base.boxes import Boxes3D
 from base.errors import DataError
 from eval import compare, score
 from eval.detections_file import read_detections, write_detections
-from eval.evaluator import BackendEvaluation, evaluate
+from eval.evaluator import BackendEvaluation, EvaluationSummary, evaluate
 from eval.metrics import FrameResult
 from eval.results import RunResults, StepResult, write_results
+from tests.eval.toy_detector import FakeFrame, Toy
 
 
 def make_run(
-    toy: Any, folder: Path, shift_m: float, *, keep: bool = True, name: str = "onnx", frames: Any = None
+    toy: Toy,
+    folder: Path,
+    shift_m: float,
+    *,
+    keep: bool = True,
+    name: str = "onnx",
+    frames: list[FakeFrame] | None = None,
 ) -> BackendEvaluation:
     result = evaluate(toy.pipeline(name, shift_m=shift_m), frames or toy.frames(12), show_progress=False)
     folder.mkdir()
@@ -38,7 +44,7 @@ def files(tmp_path: Path) -> list[str]:
     return [str(tmp_path / name / "results.json") for name in "ab"]
 
 
-def test_differences_with_verdicts(toy: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_differences_with_verdicts(toy: Toy, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a, b = make_run(toy, tmp_path / "a", 0.0), make_run(toy, tmp_path / "b", 0.7)
     out = tmp_path / "compare.json"
     assert compare.main([*files(tmp_path), "--resamples", "200", "--out", str(out)]) == 0
@@ -56,7 +62,7 @@ def test_differences_with_verdicts(toy: Any, tmp_path: Path, capsys: pytest.Capt
     assert "better" in capsys.readouterr().out
 
 
-def test_without_frames_there_is_no_verdict(toy: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_frames_there_is_no_verdict(toy: Toy, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_run(toy, tmp_path / "a", 0.0)
     make_run(toy, tmp_path / "b", 0.7, keep=False)
     assert compare.main([*files(tmp_path), "--fail-on-worse"]) == 0
@@ -67,7 +73,7 @@ def test_without_frames_there_is_no_verdict(toy: Any, tmp_path: Path, capsys: py
     assert "kept no detections of onnx fp32 (cpu)" in text
 
 
-def test_other_frames_are_not_paired(toy: Any, tmp_path: Path) -> None:
+def test_other_frames_are_not_paired(toy: Toy, tmp_path: Path) -> None:
     make_run(toy, tmp_path / "a", 0.0)
     make_run(toy, tmp_path / "b", 0.7, frames=toy.frames(13)[1:])
     (found,) = compare.compare_runs(*files(tmp_path))
@@ -76,11 +82,11 @@ def test_other_frames_are_not_paired(toy: Any, tmp_path: Path) -> None:
     assert math.isnan(found.accuracy.total.low)
 
 
-def test_which_backends_are_paired(toy: Any, tmp_path: Path) -> None:
+def test_which_backends_are_paired(toy: Toy, tmp_path: Path) -> None:
     summary = evaluate(toy.pipeline("onnx"), toy.frames(), show_progress=False).summary
     make = dataclasses.replace
 
-    def labels(a: list[Any], b: list[Any]) -> list[tuple[str, str]]:
+    def labels(a: list[EvaluationSummary], b: list[EvaluationSummary]) -> list[tuple[str, str]]:
         runs = [RunResults("toy", {}, (), evaluations=tuple(items)) for items in (a, b)]
         return [(first.label, second.label) for first, second in compare._pairs(*runs)]
 
@@ -93,7 +99,7 @@ def test_which_backends_are_paired(toy: Any, tmp_path: Path) -> None:
     assert labels([torch, summary], []) == []
 
 
-def test_wrong_files(toy: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_files(toy: Toy, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_run(toy, tmp_path / "a", 0.0)
     assert compare.main([files(tmp_path)[0], str(tmp_path / "none.json")]) == 2
     assert "none.json' does not exist" in capsys.readouterr().err
@@ -156,7 +162,7 @@ def test_broken_detections_are_named(tmp_path: Path) -> None:
         read_detections(path, ["car"])
 
 
-def test_kept_detections_can_be_scored_on_their_own(toy: Any, tmp_path: Path) -> None:
+def test_kept_detections_can_be_scored_on_their_own(toy: Toy, tmp_path: Path) -> None:
     result = make_run(toy, tmp_path / "a", 0.7)
     out = tmp_path / "scores.json"
     assert score.main(["--frames", str(tmp_path / "a" / "onnx.jsonl"), "--out", str(out)]) == 0
@@ -164,7 +170,7 @@ def test_kept_detections_can_be_scored_on_their_own(toy: Any, tmp_path: Path) ->
     assert scored["mAP"] == pytest.approx(result.metrics.mean_ap, abs=1e-9)
 
 
-def test_detections_lie_beside_their_results(toy: Any, tmp_path: Path) -> None:
+def test_detections_lie_beside_their_results(toy: Toy, tmp_path: Path) -> None:
     make_run(toy, tmp_path / "a", 0.0)
     file = tmp_path / "a" / "results.json"
     for elsewhere in ("/etc/passwd", "../b/onnx.jsonl", "a\0b", ""):

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from numpy.typing import NDArray
 
@@ -27,7 +28,6 @@ from quant.ptq import quantize_ptq
 from runtime.backends import open_backend
 from runtime.pipeline import Pipeline
 
-onnx = pytest.importorskip("onnx")
 torch = pytest.importorskip("torch")
 
 CONFIG = Path(__file__).parents[1] / "data" / "deploy" / "tiny_centerpoint.py"
@@ -66,7 +66,7 @@ def components(network: SimpleNamespace) -> dict[str, Any]:
     return extract_components(copy.deepcopy(network.model), network.spec)
 
 
-def break_file(source: Path, target: Path, component: str, change: Callable[[Any], None]) -> Path:
+def break_file(source: Path, target: Path, component: str, change: Callable[[onnx.ModelProto], None]) -> Path:
     """Copies the ONNX files of a folder, one of them changed."""
     target.mkdir(exist_ok=True)
     for path in source.glob("*.onnx"):
@@ -77,8 +77,8 @@ def break_file(source: Path, target: Path, component: str, change: Callable[[Any
     return target
 
 
-def edit_weight(name: str, edit: Callable[[NDArray[Any]], NDArray[Any]]) -> Callable[[Any], None]:
-    def change(model: Any) -> None:
+def edit_weight(name: str, edit: Callable[[NDArray[Any]], NDArray[Any]]) -> Callable[[onnx.ModelProto], None]:
+    def change(model: onnx.ModelProto) -> None:
         (tensor,) = [item for item in model.graph.initializer if item.name == name]
         values = edit(onnx.numpy_helper.to_array(tensor).copy())
         tensor.CopyFrom(onnx.numpy_helper.from_array(values, name))
@@ -157,7 +157,7 @@ def test_a_broken_weight_is_found(
     component: str,
     node: str,
     slot: str,
-    edit: Any,
+    edit: Callable[[NDArray[Any]], NDArray[Any]],
     outputs: list[str],
     words: str,
 ) -> None:
@@ -245,7 +245,7 @@ def test_a_doubled_quantization_scale_is_found(network: SimpleNamespace, tmp_pat
 def test_a_changed_operator_is_found(network: SimpleNamespace, tmp_path: Path) -> None:
     node = "/pts_backbone/blocks.0/blocks.0.0/Conv"
 
-    def widen(model: Any) -> None:
+    def widen(model: onnx.ModelProto) -> None:
         (found,) = [item for item in model.graph.node if item.name == node]
         for attribute in found.attribute:
             if attribute.name == "dilations":

@@ -12,17 +12,18 @@ from numpy.typing import NDArray
 from base.boxes import Boxes3D
 from base.errors import ConfigError
 from eval.decode_check import decode_difference
-from eval.verification import verify
+from eval.verification import VerificationResult, verify
 from runtime.counts import VoxelCounts
 from runtime.detector import Detector, Inference, Pillars
 from runtime.scatter import scatter
+from tests.eval.toy_detector import FakeFrame, FakePipeline, Toy
 
 
-def run(reference: Any, test: Any, frames: Any, **options: Any) -> Any:
+def run(reference: Detector, test: Detector, frames: list[FakeFrame], **options: Any) -> VerificationResult:
     return verify(reference, test, frames, show_progress=False, **{"num_frames": 2, **options})
 
 
-def test_a_failure_names_frames_and_boxes(toy: Any) -> None:
+def test_a_failure_names_frames_and_boxes(toy: Toy) -> None:
     (reason,) = run(toy.pipeline("pytorch"), toy.pipeline("onnx", shift_m=3.0), toy.frames(), num_frames=3).reasons
     x, y = toy.frames()[0].points[0, :2]
     assert f"lost in frame 'frame-0': car at ({x:.1f}, {y:.1f}) m with score 0.80" in reason
@@ -30,11 +31,12 @@ def test_a_failure_names_frames_and_boxes(toy: Any) -> None:
     assert reason.endswith(" and 3 more")
 
 
-def test_boxes_must_be_those_of_the_detectors_own_outputs(toy: Any) -> None:
+def test_boxes_must_be_those_of_the_detectors_own_outputs(toy: Toy) -> None:
     """No tolerance of boxes hides a suppression that drops some: none is lost in comparison with the reference."""
     result = run(toy.pipeline("pytorch", suppressed=True), toy.pipeline("cuda", suppressed=True), toy.frames())
     assert not result.passed
     assert all(item.passed for item in result.outputs)
+    assert result.boxes is not None
     assert (result.boxes.lost, result.boxes.gained) == (0, 0)
     x, y = toy.frames()[0].points[0, :2]
     assert result.reasons[0] == (
@@ -44,10 +46,10 @@ def test_boxes_must_be_those_of_the_detectors_own_outputs(toy: Any) -> None:
     assert result.reasons[1].startswith("frame 'frame-1': 0 boxes, the host decodes 1")
 
 
-def test_what_became_of_the_points_must_be_equal(toy: Any) -> None:
-    class Miscounting(toy.pipeline):
+def test_what_became_of_the_points_must_be_equal(toy: Toy) -> None:
+    class Miscounting(FakePipeline):
         def detect(self, points: NDArray[Any]) -> Inference:
-            found: Inference = super().detect(points)
+            found = super().detect(points)
             return dataclasses.replace(found, counts=found.counts + VoxelCounts(dropped_points=2))
 
     result = run(toy.pipeline("pytorch"), Miscounting("cuda"), toy.frames(), num_frames=1)
@@ -57,10 +59,10 @@ def test_what_became_of_the_points_must_be_equal(toy: Any) -> None:
     assert "of the tested backend, VoxelCounts(voxels=7, dropped_voxels=1, dropped_points=3" in reason
 
 
-def test_pillars_must_lie_in_the_same_cells(toy: Any) -> None:
-    class Turned(toy.pipeline):
+def test_pillars_must_lie_in_the_same_cells(toy: Toy) -> None:
+    class Turned(FakePipeline):
         def encode(self, points: NDArray[Any]) -> Pillars:
-            found: Pillars = super().encode(points)
+            found = super().encode(points)
             return dataclasses.replace(found, coords=found.coords[:, [0, 2, 1]])
 
     result = run(toy.pipeline("pytorch"), Turned("cuda"), toy.frames(), num_frames=1)
@@ -68,13 +70,13 @@ def test_pillars_must_lie_in_the_same_cells(toy: Any) -> None:
     assert "pillars lie in another cell than the reference's" in result.reasons[0]
 
 
-def test_boxes_of_a_cloud_without_points_fail(toy: Any) -> None:
+def test_boxes_of_a_cloud_without_points_fail(toy: Toy) -> None:
     """What a network makes of an empty canvas is nothing that was seen, on a device as on the host."""
 
-    class Dreaming(toy.pipeline):
+    class Dreaming(FakePipeline):
         def detect(self, points: NDArray[Any]) -> Inference:
-            found: Inference = super().detect(points)
-            self.found: Boxes3D = self.found if len(points) else Boxes3D.empty()
+            found = super().detect(points)
+            self.found = self.found if len(points) else Boxes3D.empty()
             ghost = Boxes3D(np.ones((1, 9), np.float32), np.ones(1, np.float32), np.zeros(1, np.int64))
             return found if len(points) else dataclasses.replace(found, detections=ghost)
 
@@ -100,12 +102,13 @@ class BoxesAlone(Detector):
         return dataclasses.replace(self.inner.detect(points), outputs=None)
 
 
-def test_a_detector_of_boxes_alone_is_compared_by_its_boxes(toy: Any) -> None:
-    def compared(shift_m: float, **options: Any) -> Any:
+def test_a_detector_of_boxes_alone_is_compared_by_its_boxes(toy: Toy) -> None:
+    def compared(shift_m: float, **options: Any) -> VerificationResult:
         test = BoxesAlone(toy.pipeline("chip", shift_m=shift_m))
         return run(toy.pipeline("onnx"), test, toy.frames(), num_frames=3, **options)
 
     result = compared(0.0)
+    assert result.boxes is not None
     assert (result.passed, result.outputs, result.boxes.matched) == (True, (), 3)
     assert not compared(0.02).passed
     with pytest.raises(ConfigError, match="'chip' shows nothing but its boxes: it cannot be compared on equal inputs"):
@@ -116,23 +119,23 @@ def test_a_detector_of_boxes_alone_is_compared_by_its_boxes(toy: Any) -> None:
     assert result.reasons[-1].startswith("neither detector shows raw outputs and no box has enough score")
 
 
-def test_on_equal_inputs_the_reference_starts_from_the_tested_pillars(toy: Any) -> None:
+def test_on_equal_inputs_the_reference_starts_from_the_tested_pillars(toy: Toy) -> None:
     """A difference of the encoders is judged as one, and does not travel into the outputs."""
 
-    class FromCanvas(toy.pipeline):
+    class FromCanvas(FakePipeline):
         """Its outputs follow from the canvas alone, steeply: any other canvas gives others."""
 
         def detect(self, points: NDArray[Any]) -> Inference:
             pillars = self.encode(points)
             outputs = self.outputs_of(scatter(pillars.features, pillars.coords, self.spec))
-            found: Inference = super().detect(points)
+            found = super().detect(points)
             return dataclasses.replace(found, outputs=outputs)
 
         def encode(self, points: NDArray[Any]) -> Pillars:
-            found: Pillars = super().encode(points)
+            found = super().encode(points)
             return dataclasses.replace(found, counts=VoxelCounts(7, 1, 3, 2, 1))
 
-    def compared(**options: Any) -> Any:
+    def compared(**options: Any) -> VerificationResult:
         test = FromCanvas("cuda", noise={"pillar_features": 1e-3})
         return run(FromCanvas("onnx"), test, toy.frames(), precision="int8", num_frames=1, **options)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 
@@ -33,8 +34,8 @@ COMPARISON = BootstrapComparison(
 )
 
 
-def judged(**limits: object) -> dict[str, GateResult]:
-    results = judge_gates(COMPARISON, GateLimits(**limits))  # type: ignore[arg-type]
+def judged(**limits: Any) -> dict[str, GateResult]:
+    results = judge_gates(COMPARISON, GateLimits(**limits))
     return {item.subject: item for item in results}
 
 

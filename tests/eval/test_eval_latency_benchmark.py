@@ -8,24 +8,27 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from base.boxes import Boxes3D
 from base.errors import ConfigError, DataError
 from benchmarks import latency
 from runtime.counts import VoxelCounts
-from runtime.detector import Inference
+from runtime.decoders import TRAINING_DECODER
+from runtime.detector import Detector, Inference
+from tests.eval.toy_detector import make_spec
 
 CONFIG = Path(__file__).parents[1] / "data" / "deploy" / "tiny_deployment.py"
 
 
-class Recorded:
+class Recorded(Detector):
     """A detector whose n-th frame takes n milliseconds by its own account."""
 
     def __init__(self) -> None:
-        self.name, self.device = "onnx", "cpu"
+        super().__init__(make_spec(), "onnx", "cpu", TRAINING_DECODER)
         self.seen: list[int] = []
 
-    def __call__(self, points: Any) -> Inference:
+    def detect(self, points: NDArray[Any]) -> Inference:
         self.seen.append(len(points))
         count = float(len(self.seen))
         return Inference(Boxes3D.empty(), {}, {"preprocess": count}, count, VoxelCounts())
@@ -34,7 +37,7 @@ class Recorded:
 def test_warm_up_is_left_out_and_frames_repeat() -> None:
     pipeline = Recorded()
     clouds = [np.zeros((size, 5), np.float32) for size in (1, 2, 3)]
-    run = latency.measure(pipeline, clouds, frames=5, warmup=2)  # type: ignore[arg-type]
+    run = latency.measure(pipeline, clouds, frames=5, warmup=2)
     assert pipeline.seen == [1, 2, 3, 1, 2, 3, 1]
     assert run.first_frame_ms == 1.0
     assert run.stages["total"].count == 5
@@ -45,9 +48,9 @@ def test_warm_up_is_left_out_and_frames_repeat() -> None:
 
 def test_wrong_counts() -> None:
     with pytest.raises(ConfigError, match="frames is 0 and warmup 2; give at least 1 and 0"):
-        latency.measure(Recorded(), [], frames=0, warmup=2)  # type: ignore[arg-type]
+        latency.measure(Recorded(), [], frames=0, warmup=2)
     with pytest.raises(DataError, match="there are no frames to measure on"):
-        latency.measure(Recorded(), [], frames=1, warmup=2)  # type: ignore[arg-type]
+        latency.measure(Recorded(), [], frames=1, warmup=2)
 
 
 def test_no_dataset_is_an_error(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

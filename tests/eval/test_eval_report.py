@@ -7,7 +7,6 @@ import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +25,7 @@ from eval.report.table import signed
 from eval.results import ArtifactRecord, RunResults, StepResult, read_results, write_results
 from eval.significance import compare_pair
 from eval.verification import verify
+from tests.eval.toy_detector import Toy
 
 
 class Balanced(HTMLParser):
@@ -54,7 +54,7 @@ class Balanced(HTMLParser):
 
 
 @pytest.fixture
-def evaluations(toy: Any) -> tuple[BackendEvaluation, BackendEvaluation]:
+def evaluations(toy: Toy) -> tuple[BackendEvaluation, BackendEvaluation]:
     frames = toy.frames()
     return (
         evaluate(toy.pipeline("pytorch"), frames, show_progress=False),
@@ -63,7 +63,7 @@ def evaluations(toy: Any) -> tuple[BackendEvaluation, BackendEvaluation]:
 
 
 @pytest.fixture
-def results(toy: Any, evaluations: tuple[BackendEvaluation, ...]) -> RunResults:
+def results(toy: Toy, evaluations: tuple[BackendEvaluation, ...]) -> RunResults:
     checked = verify(
         toy.pipeline("pytorch"),
         toy.pipeline("onnx", noise={"reg": 1e-2}),
@@ -93,7 +93,7 @@ def results(toy: Any, evaluations: tuple[BackendEvaluation, ...]) -> RunResults:
     )
 
 
-def test_report_says_what_happened(toy: Any, results: RunResults, evaluations: tuple[BackendEvaluation, ...]) -> None:
+def test_report_says_what_happened(toy: Toy, results: RunResults, evaluations: tuple[BackendEvaluation, ...]) -> None:
     page = render_report(results, select_panels(evaluations, toy.frames(), 2))
     parser = Balanced()
     parser.feed(page)
@@ -125,7 +125,7 @@ def test_report_says_what_happened(toy: Any, results: RunResults, evaluations: t
 
 
 def test_report_loads_nothing_and_is_small(
-    toy: Any, results: RunResults, evaluations: tuple[BackendEvaluation, ...]
+    toy: Toy, results: RunResults, evaluations: tuple[BackendEvaluation, ...]
 ) -> None:
     page = render_report(results, select_panels(evaluations, toy.frames(), 4))
     parser = Balanced()
@@ -181,7 +181,7 @@ def test_boxes_by_class_and_range_can_be_opened(results: RunResults) -> None:
 
 
 def test_report_is_the_same_from_the_file(
-    tmp_path: Path, toy: Any, results: RunResults, evaluations: tuple[BackendEvaluation, ...]
+    tmp_path: Path, toy: Toy, results: RunResults, evaluations: tuple[BackendEvaluation, ...]
 ) -> None:
     panels = select_panels(evaluations, toy.frames(), 2)
     write_report(results, panels, tmp_path / "a.html")
@@ -196,7 +196,7 @@ def test_report_of_a_run_that_only_exported() -> None:
     assert "Accuracy" not in page
 
 
-def test_worst_frames_come_first(toy: Any) -> None:
+def test_worst_frames_come_first(toy: Toy) -> None:
     frames = toy.frames()
     result = evaluate(toy.pipeline("onnx"), frames, show_progress=False)
     broken = list(result.frames)
@@ -206,7 +206,7 @@ def test_worst_frames_come_first(toy: Any) -> None:
     assert panels[0].views[0].num_errors == 1
 
 
-def test_panels_refuse_other_frames(toy: Any, evaluations: tuple[BackendEvaluation, ...]) -> None:
+def test_panels_refuse_other_frames(toy: Toy, evaluations: tuple[BackendEvaluation, ...]) -> None:
     other = evaluate(toy.pipeline("onnx"), toy.frames(3), show_progress=False)
     with pytest.raises(DataError, match="evaluated on different frames"):
         select_panels([evaluations[0], other], toy.frames())
@@ -245,7 +245,7 @@ def test_points_picture(tmp_path: Path) -> None:
     assert lit.tolist() == [[0, 50], [100, 0]]
 
 
-def test_view_marks_every_box(toy: Any, evaluations: tuple[BackendEvaluation, ...]) -> None:
+def test_view_marks_every_box(toy: Toy, evaluations: tuple[BackendEvaluation, ...]) -> None:
     panel = select_panels(evaluations, toy.frames(), 1)[0]
     good, bad = (view_svg(panel, view, "#points") for view in panel.views)
     assert (good.count("gt-found"), good.count("det-ok"), good.count("det-bad")) == (1, 1, 0)
@@ -253,7 +253,7 @@ def test_view_marks_every_box(toy: Any, evaluations: tuple[BackendEvaluation, ..
     assert "false detection: car 0.80" in bad
 
 
-def test_png_for_the_readme(tmp_path: Path, toy: Any, evaluations: tuple[BackendEvaluation, ...]) -> None:
+def test_png_for_the_readme(tmp_path: Path, toy: Toy, evaluations: tuple[BackendEvaluation, ...]) -> None:
     image = pytest.importorskip("PIL.Image")
     panel = select_panels(evaluations, toy.frames(), 1)[0]
     for name in ("a.png", "b.png"):

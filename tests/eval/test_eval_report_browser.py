@@ -10,7 +10,6 @@ import subprocess
 from html import unescape
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +24,7 @@ from eval.significance import compare_evaluations
 from eval.statistics import BootstrapComparison
 from eval.vehicle import DecodeStep, ScoreThresholdRow, VehicleSummary
 from eval.verification import verify
+from tests.eval.toy_detector import Toy
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed (apt-get install chromium)")
@@ -76,7 +76,7 @@ def vehicle_of(evaluation: BackendEvaluation, comparison: BootstrapComparison) -
 
 
 @pytest.fixture(scope="module")
-def report(toy: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def report(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report with everything in it and names as long as real ones."""
     frames = toy.frames(6)
     reference = evaluate(toy.pipeline("pytorch"), frames, show_progress=False)

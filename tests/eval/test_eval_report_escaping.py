@@ -25,6 +25,7 @@ from eval.vehicle import DecodeStep, ScoreThresholdRow, VehicleSummary
 from eval.verification import verify
 from export.qdq.precision_map import LayerPrecision, PrecisionMap
 from export.qdq.precision_picture import draw_precision_map
+from tests.eval.toy_detector import Toy
 
 HOSTILE = "\"'><script>alert(1)</script><img/src=x/onerror=alert(2)>&lt;</style></title>{{7*7}}"
 # As many places where a long name may break, and nothing else in it.
@@ -77,7 +78,7 @@ def vehicle_of(evaluation: BackendEvaluation) -> VehicleSummary:
 
 
 @pytest.fixture(scope="module")
-def parts(toy: Any) -> tuple[RunResults, list[FramePanel]]:
+def parts(toy: Toy) -> tuple[RunResults, list[FramePanel]]:
     """Results and panels of a run with everything in it."""
     frames = toy.frames()
     pytorch = evaluate(toy.pipeline("pytorch"), frames, show_progress=False)

@@ -23,10 +23,11 @@ from eval.results import (
     write_results,
 )
 from eval.verification import verify
+from tests.eval.toy_detector import Toy
 
 
 @pytest.fixture
-def results(toy: Any) -> RunResults:
+def results(toy: Toy) -> RunResults:
     evaluation = evaluate(toy.pipeline("onnx"), toy.frames(), show_progress=False)
     checked = verify(toy.pipeline("a"), toy.pipeline("b"), toy.frames(), num_frames=2, show_progress=False)
     steps = (StepResult("a", "PASSED", seconds=1.0), StepResult("b", "SKIPPED", "no GPU"))
@@ -79,7 +80,7 @@ def test_verdict_of_a_run() -> None:
     assert not RunResults("m", {}, ()).passed
 
 
-def test_failed_verification_fails_the_run(toy: Any) -> None:
+def test_failed_verification_fails_the_run(toy: Toy) -> None:
     noisy = toy.pipeline("b", noise={"reg": 1.0})
     checked = verify(toy.pipeline("a"), noisy, toy.frames(), num_frames=1, show_progress=False)
     assert not RunResults("m", {}, (StepResult("a", "PASSED"),), (checked,)).passed

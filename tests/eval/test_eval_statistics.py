@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,9 +56,9 @@ def detector(num_frames: int, seed: int, recall: float = 0.8, noise_m: float = 0
     return frames
 
 
-def compare(a: list[FrameResult], b: list[FrameResult], **options: object) -> BootstrapComparison:
-    settings = {"ranges_m": RANGES, "thresholds_m": THRESHOLDS, "num_resamples": 200, **options}
-    return paired_bootstrap(a, b, CLASSES, **settings)  # type: ignore[arg-type]
+def compare(a: list[FrameResult], b: list[FrameResult], **options: Any) -> BootstrapComparison:
+    settings: dict[str, Any] = {"ranges_m": RANGES, "thresholds_m": THRESHOLDS, "num_resamples": 200, **options}
+    return paired_bootstrap(a, b, CLASSES, **settings)
 
 
 def expected_ap(frames: list[FrameResult], counts: NDArray[np.integer]) -> NDArray[np.float64]:

@@ -22,15 +22,15 @@ from models.spec import HeadSpec, ModelSpec
 from runtime.autoware_params import AutowareDecodeParams
 from runtime.decoders import TRAINING_DECODER, autoware_decoder
 from runtime.detector import Detector, Inference, InspectableDetector, Inspection, Pillars
+from tests.eval.toy_detector import Toy
 
 HEADS = (("heatmap", 2), ("reg", 2), ("height", 1), ("dim", 3), ("rot", 2), ("vel", 2))
 TRUCK_SIZED = (6.0, 2.5)  # 15 m²: the node makes a truck of a car of this area
 
 
-def spec_of(toy: Any) -> ModelSpec:
-    spec: ModelSpec = toy.spec()
+def spec_of(toy: Toy) -> ModelSpec:
     return dataclasses.replace(
-        spec, class_names=("car", "truck"), heads=tuple(HeadSpec(name, channels) for name, channels in HEADS)
+        toy.spec(), class_names=("car", "truck"), heads=tuple(HeadSpec(name, channels) for name, channels in HEADS)
     )
 
 
@@ -42,9 +42,9 @@ class DrawnPipeline(InspectableDetector):
     """
 
     def __init__(
-        self, toy: Any, size: tuple[float, float] = (4.0, 2.0), score: float = 0.8, *, on_device: bool = False
+        self, toy: Toy, size: tuple[float, float] = (4.0, 2.0), score: float = 0.8, *, on_device: bool = False
     ) -> None:
-        self.fake: InspectableDetector = toy.pipeline("onnx")
+        self.fake = toy.pipeline("onnx")
         super().__init__(spec_of(toy), "onnx", "cpu", TRAINING_DECODER)
         self.size, self.score, self.on_device = size, score, on_device
         self.inspected = 0
@@ -85,7 +85,7 @@ def evaluated(pipeline: Detector, frames: Any, **changes: Any) -> BackendEvaluat
     return evaluate(pipeline, frames, vehicle=VehicleSettings(params, "a test"), show_progress=False)
 
 
-def test_equal_where_nothing_is_lost(toy: Any) -> None:
+def test_equal_where_nothing_is_lost(toy: Toy) -> None:
     found = evaluated(DrawnPipeline(toy), toy.frames())
     assert found.vehicle is not None
     assert found.summary.decode == "training"
@@ -100,7 +100,7 @@ def test_equal_where_nothing_is_lost(toy: Any) -> None:
     assert found.vehicle.bin_names == ("0–50 m", "50–90 m", "90–121 m", "121–200 m")
 
 
-def test_each_step_shows_what_it_costs(toy: Any) -> None:
+def test_each_step_shows_what_it_costs(toy: Toy) -> None:
     # A score of 0.3 is above the model's 0.1 and below the node's 0.35.
     weak = evaluated(DrawnPipeline(toy, score=0.3), toy.frames())
     assert weak.vehicle is not None
@@ -115,7 +115,7 @@ def test_each_step_shows_what_it_costs(toy: Any) -> None:
     assert all(frame.detections.labels.tolist() == [1] for frame in large.vehicle_frames.published)
 
 
-def test_difference_of_the_decodes_has_an_interval(toy: Any) -> None:
+def test_difference_of_the_decodes_has_an_interval(toy: Toy) -> None:
     found = compare_decodes(evaluated(DrawnPipeline(toy, TRUCK_SIZED), toy.frames(24)), num_resamples=200)
     assert found.vehicle is not None
     comparison = found.vehicle.comparison
@@ -126,7 +126,7 @@ def test_difference_of_the_decodes_has_an_interval(toy: Any) -> None:
     assert comparison.total.b == found.vehicle.metrics.mean_ap
 
 
-def test_the_node_alone(toy: Any) -> None:
+def test_the_node_alone(toy: Toy) -> None:
     pipeline = DrawnPipeline(toy, TRUCK_SIZED)
     pipeline.decoder = autoware_decoder(AutowareDecodeParams.from_spec(pipeline.spec))
     found = evaluated(pipeline, toy.frames())
@@ -137,7 +137,7 @@ def test_the_node_alone(toy: Any) -> None:
     assert compare_decodes(found) is found
 
 
-def test_a_cloud_without_points_has_no_boxes_in_either(toy: Any) -> None:
+def test_a_cloud_without_points_has_no_boxes_in_either(toy: Toy) -> None:
     frames = toy.frames(2)
     frames[0] = dataclasses.replace(frames[0], points=frames[0].points[:0])
     found = evaluated(DrawnPipeline(toy), frames)
@@ -145,7 +145,7 @@ def test_a_cloud_without_points_has_no_boxes_in_either(toy: Any) -> None:
     assert [len(frame.detections) for frame in found.vehicle_frames.published] == [0, 1]
 
 
-def test_a_detector_that_leaves_its_outputs_on_the_device_is_asked_for_them(toy: Any) -> None:
+def test_a_detector_that_leaves_its_outputs_on_the_device_is_asked_for_them(toy: Toy) -> None:
     plain, on_device = DrawnPipeline(toy, TRUCK_SIZED), DrawnPipeline(toy, TRUCK_SIZED, on_device=True)
     wanted, found = evaluated(plain, toy.frames()), evaluated(on_device, toy.frames())
     assert (plain.inspected, on_device.inspected) == (0, 4)
@@ -153,11 +153,10 @@ def test_a_detector_that_leaves_its_outputs_on_the_device_is_asked_for_them(toy:
     assert found.summary.samples_ms != ()
 
 
-def test_a_detector_of_boxes_alone_has_nothing_that_the_node_could_decode(toy: Any) -> None:
+def test_a_detector_of_boxes_alone_has_nothing_that_the_node_could_decode(toy: Toy) -> None:
     class BoxesAlone(Detector):
         def detect(self, points: NDArray[Any]) -> Inference:
-            found: Inference = toy.pipeline("onnx")(points)
-            return dataclasses.replace(found, outputs=None)
+            return dataclasses.replace(toy.pipeline("onnx")(points), outputs=None)
 
     detector = BoxesAlone(spec_of(toy), "boxes", "cpu", TRAINING_DECODER)
     with pytest.raises(ConfigError, match=r"'boxes' shows nothing but its boxes: .*evaluation\.decode to 'training'"):
@@ -165,7 +164,7 @@ def test_a_detector_of_boxes_alone_has_nothing_that_the_node_could_decode(toy: A
     assert evaluate(detector, toy.frames(), show_progress=False).metrics.mean_ap == pytest.approx(1.0)
 
 
-def test_results_and_report_hold_it(toy: Any, tmp_path: Path) -> None:
+def test_results_and_report_hold_it(toy: Toy, tmp_path: Path) -> None:
     found = compare_decodes(evaluated(DrawnPipeline(toy, TRUCK_SIZED), toy.frames(24)), num_resamples=200)
     assert found.vehicle is not None
     results = RunResults("toy", {}, (), evaluations=(found.summary,), vehicle=(found.vehicle,))
@@ -179,13 +178,13 @@ def test_results_and_report_hold_it(toy: Any, tmp_path: Path) -> None:
     assert "What the vehicle sees" not in render_report(dataclasses.replace(results, vehicle=()))
 
 
-def test_an_ordinary_evaluation_has_none(toy: Any) -> None:
+def test_an_ordinary_evaluation_has_none(toy: Toy) -> None:
     found = evaluate(toy.pipeline("onnx"), toy.frames(), show_progress=False)
     assert (found.vehicle, found.vehicle_frames) == (None, None)
 
 
 @pytest.mark.parametrize("wanted", [0.0, 0.2])
-def test_thresholds_of_the_class_are_reported(toy: Any, wanted: float) -> None:
+def test_thresholds_of_the_class_are_reported(toy: Toy, wanted: float) -> None:
     pipeline = DrawnPipeline(toy)
     found = evaluated(pipeline, toy.frames(), score_thresholds=((wanted,) * 4, (0.35,) * 4))
     assert found.vehicle is not None

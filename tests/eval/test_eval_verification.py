@@ -12,15 +12,16 @@ from base.boxes import Boxes3D
 from base.errors import ConfigError, DataError
 from eval.box_comparison import BoxComparator, BoxGroup, BoxTolerance, default_box_tolerance
 from eval.comparison import PRECISIONS, TensorComparator, Tolerance, default_tolerances
-from eval.verification import verify
+from eval.verification import VerificationResult, verify
+from tests.eval.toy_detector import Toy
 
 
-def run(toy: Any, test: dict[str, Any], **options: Any) -> Any:
+def run(toy: Toy, test: dict[str, Any], **options: Any) -> VerificationResult:
     options.setdefault("num_frames", 3)
     return verify(toy.pipeline("pytorch"), toy.pipeline("onnx", **test), toy.frames(), show_progress=False, **options)
 
 
-def test_equal_backends_pass(toy: Any) -> None:
+def test_equal_backends_pass(toy: Toy) -> None:
     result = run(toy, {})
     assert result.passed
     assert result.reasons == ()
@@ -28,12 +29,13 @@ def test_equal_backends_pass(toy: Any) -> None:
     assert result.scenario == "pytorch (cpu) vs onnx (cpu)"
     assert [item.comparison.name for item in result.outputs] == ["pillar_features", "heatmap", "reg"]
     assert all(item.comparison.max_abs == 0.0 for item in result.outputs)
+    assert result.boxes is not None
     assert result.boxes.matched == 3
     assert result.summary().startswith("PASSED pytorch (cpu) vs onnx (cpu), fp32, 3 frames")
 
 
 @pytest.mark.parametrize("output", ["pillar_features", "heatmap", "reg"])
-def test_the_failing_output_is_named(toy: Any, output: str) -> None:
+def test_the_failing_output_is_named(toy: Toy, output: str) -> None:
     result = run(toy, {"noise": {output: 1e-3}})
     assert not result.passed
     assert [item.comparison.name for item in result.outputs if not item.passed] == [output]
@@ -41,29 +43,31 @@ def test_the_failing_output_is_named(toy: Any, output: str) -> None:
     assert "relative L2 difference" in result.reasons[0]
 
 
-def test_rounding_passes_and_precision_decides(toy: Any) -> None:
+def test_rounding_passes_and_precision_decides(toy: Toy) -> None:
     assert run(toy, {"noise": {"reg": 1e-6}}).passed
     assert not run(toy, {"noise": {"reg": 3e-3}}).passed
     assert run(toy, {"noise": {"reg": 3e-3}}, precision="fp16").passed
     assert not run(toy, {"noise": {"reg": 1e-1}}, precision="fp16").passed
 
 
-def test_moved_boxes_fail_although_outputs_agree(toy: Any) -> None:
+def test_moved_boxes_fail_although_outputs_agree(toy: Toy) -> None:
     result = run(toy, {"shift_m": 0.02})
     assert not result.passed
+    assert result.boxes is not None
     assert (result.boxes.matched, result.boxes.moved) == (0, 3)
     assert result.boxes.max_center_m == pytest.approx(0.02, abs=1e-5)
     assert "0.00% of the boxes with score >= 0.3 agree within 1 cm, 99% are needed" in result.reasons[0]
     assert run(toy, {"shift_m": 0.02}, precision="fp16").passed
 
 
-def test_lost_boxes_fail(toy: Any) -> None:
+def test_lost_boxes_fail(toy: Toy) -> None:
     result = run(toy, {"shift_m": 3.0})
+    assert result.boxes is not None
     assert (result.boxes.lost, result.boxes.gained) == (3, 3)
     assert not result.passed
 
 
-def test_nan_is_counted_and_fails(toy: Any) -> None:
+def test_nan_is_counted_and_fails(toy: Toy) -> None:
     result = run(toy, {"noise": {"heatmap": math.nan}})
     assert not result.passed
     heatmap = result.outputs[1].comparison
@@ -71,7 +75,7 @@ def test_nan_is_counted_and_fails(toy: Any) -> None:
     assert any("heatmap: 9600 values of the tested backend are NaN or infinite" in item for item in result.reasons)
 
 
-def test_nothing_compared_is_a_failure(toy: Any) -> None:
+def test_nothing_compared_is_a_failure(toy: Toy) -> None:
     frames = [toy.frame("empty", np.zeros((0, 5), np.float32), Boxes3D.empty())]
     result = verify(toy.pipeline("a"), toy.pipeline("b"), frames, num_frames=1, show_progress=False)
     assert not result.passed
@@ -79,7 +83,7 @@ def test_nothing_compared_is_a_failure(toy: Any) -> None:
     assert result.reasons == ("no frame was compared (1 had no point in the model's range)",)
 
 
-def test_relative_limits_take_the_place_of_the_defaults(toy: Any) -> None:
+def test_relative_limits_take_the_place_of_the_defaults(toy: Toy) -> None:
     noisy = {"noise": {"reg": 3e-3}}
     assert run(toy, noisy, precision="fp16").passed
     result = run(toy, noisy, precision="fp16", relative_l2={"reg": 1e-3})
@@ -99,7 +103,7 @@ def test_every_precision_has_defaults_that_grow_with_its_rounding() -> None:
         assert default_box_tolerance(precision).min_matched_share >= 0.95
 
 
-def test_own_tolerances_take_the_place_of_the_defaults(toy: Any) -> None:
+def test_own_tolerances_take_the_place_of_the_defaults(toy: Toy) -> None:
     noisy = {"noise": {"reg": 1e-3}}
     assert run(toy, noisy, absolute_tolerance=0.1).passed
     assert not run(toy, noisy, absolute_tolerance={"heatmap": 0.1}).passed
@@ -108,7 +112,7 @@ def test_own_tolerances_take_the_place_of_the_defaults(toy: Any) -> None:
     assert run(toy, {}, precision="int4", absolute_tolerance=0.1).passed
 
 
-def test_wrong_tolerances_and_frames_are_refused(toy: Any) -> None:
+def test_wrong_tolerances_and_frames_are_refused(toy: Toy) -> None:
     with pytest.raises(
         ConfigError, match=r"unknown outputs \['bbox'\]; the outputs are \['pillar_features', 'heatmap'"
     ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -35,9 +36,9 @@ def table(boxes: Array) -> ObjectTable:
     )
 
 
-def pairwise(mode_values: object, a: Array, b: Array) -> Array:
+def pairwise(mode_values: Callable[..., Array], a: Array, b: Array) -> Array:
     rows = np.arange(len(a))
-    return np.asarray(mode_values(table(a), table(b), rows, rows))  # type: ignore[operator]
+    return mode_values(table(a), table(b), rows, rows)
 
 
 def polygon(box: Array) -> Polygon:

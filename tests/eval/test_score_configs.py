@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from base.errors import ConfigError, DataError
-from eval.metrics import NOT_A_TARGET, ObjectLimits
-from eval.score_configs import parse_config
+from eval.metrics import CENTER_DISTANCE_BEV, NOT_A_TARGET, MatchingMode, ObjectLimits
+from eval.score_configs import ScoreConfig, parse_config
 from eval.score_labels import canonical_label
 
 
@@ -24,7 +24,7 @@ def options(**changes: Any) -> dict[str, Any]:
     return {key: value for key, value in (values | changes).items() if value is not ...}
 
 
-def parse(top: dict[str, Any] | None = None, **changes: Any) -> Any:
+def parse(top: dict[str, Any] | None = None, **changes: Any) -> ScoreConfig:
     return parse_config("mine", {"evaluation_config_dict": options(**changes), **(top or {})})
 
 
@@ -82,9 +82,7 @@ def test_label_policies() -> None:
     assert compatible(matching_label_policy="allow_any") == np.ones((4, 4), int).tolist()
 
 
-def parse_mode() -> Any:
-    from eval.metrics import CENTER_DISTANCE_BEV
-
+def parse_mode() -> MatchingMode:
     return CENTER_DISTANCE_BEV
 
 
