@@ -26,7 +26,6 @@ PACKAGES = (
     "bazel",
     "tests",
 )
-UNTYPED = ("tests",)  # ruff alone: the compiler of a test is its run
 
 
 def python_files(packages: tuple[str, ...]) -> list[str]:
@@ -62,7 +61,8 @@ def test_ruff_format() -> None:
 
 
 def test_mypy(tmp_path: Path) -> None:
-    files = python_files(tuple(name for name in PACKAGES if name not in UNTYPED))
+    # The configs of tests/data are mmengine's, as those of configs/ are: names come into them from their bases.
+    files = [file for file in python_files(PACKAGES) if not file.startswith("tests/data/")]
     check("mypy", f"--cache-dir={tmp_path}", *files)
 
 
