@@ -56,9 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     scan.add_argument(
         "--intensity-scale", type=number(0.0, 1e6), metavar="K", help="factor to 0..255; 255 where a file has 0..1"
     )
-    scan.add_argument(
-        "--lidar-height", type=number(-1000.0, 1000.0), metavar="M", help="sensor above the ground, metres; added to z"
-    )
+    scan.add_argument("--lidar-height", type=float, metavar="M", help="sensor above the ground, metres; added to z")
     scan.add_argument(
         "--lidar-yaw", type=number(-360.0, 360.0), metavar="DEG", help="turn of the sensor's x axis, counter-clockwise"
     )
