@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-ANSWERS = Path(__file__).parent  # tests/bazel/BUILD.bazel asks; the answers lie beside this file
+ANSWERS = Path(__file__).parent  # the BUILD file here asks; the answers lie beside this one
 REPOSITORY = Path(__file__).resolve().parents[2]  # where files lie that a target does not name
 
 # What makes an artifact -> packages whose change must not make it again.
