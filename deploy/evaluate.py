@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from base.arguments import FRAMES, THREADS, whole_number
+from base.arguments import FRAMES, whole_number
 from base.command import EXIT_PASSED, EXIT_USAGE, add_log_level, run_command, run_main
 from base.determinism import set_determinism
 from base.errors import BackendUnavailable, ConfigError
@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument(
         "--threads",
-        type=THREADS,
+        type=int,
         default=1,
         metavar="N",
         help="CPU threads of each process; with another number the last digits of a CPU backend may differ (1)",
