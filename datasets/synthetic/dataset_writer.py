@@ -137,7 +137,7 @@ def render_scene(config: DatasetConfig, split: str, index: int, root: Path) -> l
         returns = trace(lidar, scene, time_s, int(stream.generate_state(1, np.uint64)[0]))
         points = measure(lidar, scene, returns, np.random.default_rng(stream))
         path = f"lidar/{name}_{tick + lead_in:05d}.bin"
-        points.tofile(root / path)
+        (root / path).write_bytes(points.tobytes())  # numpy's own `tofile` does not say why it fails
         pose = scene.ego_pose(time_s)
         token = _token(config.seed, name, "cloud", tick)
         clouds[tick] = {"timestamp": round(epoch + time_s, 6), "path": path, "pose": pose, "token": token}

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from base.arguments import whole_number
 from base.command import add_log_level, run_command, run_main
 from base.errors import DataError
-from base.files import user_path, write_json
+from base.files import atomic_path, user_path, write_json
 from base.lazy import require
 from base.messages import shown_file
 from base.ownership import owned_folder
@@ -127,8 +127,8 @@ def _draw_statistics(
             axes[0, 0].step(
                 np.arange(len(counts)) / len(counts), counts / counts.max(), where="post", color="C1", label="scan"
             )
-    axes[0, 1].set(title="points by distance", xlabel="m", yscale="log")
-    axes[1, 0].set(title="intensity", yscale="log")
+    axes[0, 1].set(title="points by distance", xlabel="m")
+    axes[1, 0].set(title="intensity")
     for name, shade in COLORS.items():
         mine = [
             i
@@ -143,10 +143,14 @@ def _draw_statistics(
             color=shade,
             label=name,
         )
-    axes[1, 1].set(title="points per object", xlabel="m", yscale="log", xlim=(0, 120), facecolor="#222222")
+    axes[1, 1].set(title="points per object", xlabel="m", xlim=(0, 120), facecolor="#222222")
     for axis in axes.flat:
         axis.legend(fontsize=7)
-    figure.savefig(path, dpi=100)
+    for axis in axes.flat[1:]:
+        if axis.dataLim.y1 > 0:  # a scale of logarithms needs something to show: no object, no point in range
+            axis.set_yscale("log")
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=100, format="png")
     plt.close(figure)
 
 
@@ -158,7 +162,8 @@ def _draw_pair(
     for axis, half in zip(axes, halves, strict=True):
         draw_bev(axis, points, instances, half, "height" if half > 30 else "intensity")
         axis.set_title(f"{title}, ±{half:g} m, {'height' if half > 30 else 'intensity'}", fontsize=9)
-    figure.savefig(path, dpi=100)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=100, format="png")
     plt.close(figure)
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +46,17 @@ def test_beams_that_none_are(tiny_dataset: Path, tmp_path: Path, capsys: pytest.
         argv = ["--data", str(tiny_dataset), "--out", str(tmp_path / "p"), "--frames", "1", "--scan", str(scan)]
         assert preview.main(argv) == 2
         assert "The fifth number of a point is its beam, 0 to 4095" in capsys.readouterr().err
+
+
+def test_frames_without_objects_are_drawn(tiny_dataset: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_dataset, tmp_path / "data")
+    file = tmp_path / "data" / "centerpoint_infos_val.pkl"
+    info = pickle.loads(file.read_bytes())
+    for sample in info["data_list"]:
+        sample["instances"] = []
+    file.write_bytes(pickle.dumps(info))
+    assert preview.main(["--data", str(tmp_path / "data"), "--out", str(tmp_path / "p"), "--pictures", "1"]) == 0
+    assert (tmp_path / "p" / "statistics.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_missing_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

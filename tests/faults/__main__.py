@@ -45,8 +45,8 @@ def _try(parser: Parser, args: argparse.Namespace) -> int:
         summary = try_parser(parser, Path(folder), count, args.first)
     outcomes = ", ".join(f"{number} {kind}" for kind, number in summary.outcomes.most_common())
     _say(
-        f"{parser.name}: {summary.inputs} files, {time.monotonic() - start:.0f} s; slowest {summary.slowest_s:.2f} s, "
-        f"largest {summary.largest_mb:.0f} MB: {outcomes}"
+        f"{parser.name}: {summary.inputs} files, {time.monotonic() - start:.0f} s ({summary.cpu_s:.1f} s of CPU time); "
+        f"slowest {summary.slowest_s:.2f} s, largest {summary.largest_mb:.0f} MB: {outcomes}"
     )
     seen: set[tuple[str, str]] = set()
     for failure in summary.failures:

@@ -13,16 +13,17 @@ __all__ = ["call"]
 Main = Callable[[Sequence[str]], int]
 
 
-def call(main: Main, *arguments: object, passing: tuple[int, ...] = (0,)) -> str:
+def call(main: Main, *arguments: object, passing: tuple[int, ...] = (0,), refusing: tuple[int, ...] = (2,)) -> str:
     """Runs a command; returns what it printed.
 
     Args:
         main: Its entry point.
         arguments: Its command line.
-        passing: Exit codes of a run that did what was asked, such as 1 for a check that found something.
+        passing: Exit codes of a run that did what was asked, such as 1 for a comparison that finds something.
+        refusing: Exit codes of a run that refuses its input.
 
     Raises:
-        Refusal: it ended with exit code 2; the text is what it printed.
+        Refusal: it refused; the text is what it printed.
         RuntimeError: with any other code.
     """
     output = io.StringIO()
@@ -31,7 +32,7 @@ def call(main: Main, *arguments: object, passing: tuple[int, ...] = (0,)) -> str
             code = main([str(argument) for argument in arguments])
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else 1
-    if code == 2:
+    if code in refusing:
         raise Refusal(output.getvalue())
     if code not in passing:
         raise RuntimeError(f"exit code {code}: {output.getvalue()[-500:]}")

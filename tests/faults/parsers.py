@@ -11,5 +11,6 @@ PARSERS: tuple[Parser, ...] = (*parsers_datasets.PARSERS, *parsers_models.PARSER
 
 
 def named(text: str) -> tuple[Parser, ...]:
-    """Those whose names hold the text."""
-    return tuple(parser for parser in PARSERS if text in parser.name)
+    """Those whose names hold the text; the one of that name alone, where there is one."""
+    exact = tuple(parser for parser in PARSERS if text == parser.name)
+    return exact or tuple(parser for parser in PARSERS if text in parser.name)

@@ -78,7 +78,7 @@ def _cuda_plan() -> Reader:
 def _bundle() -> Reader:
     from deploy.autoware_bundle import main
 
-    return lambda folder: call(main, "--check", folder / "bundle", passing=(0, 1))
+    return lambda folder: call(main, "--check", folder / "bundle", refusing=(1, 2))
 
 
 def _decode_of_bundle() -> Reader:

@@ -14,7 +14,7 @@ import signal
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,9 @@ from base.errors import UserError
 from tests.faults.mutate_bytes import Mutation
 from tests.faults.watch import cpu_s, peak, rewind_peak, silence, watch
 
-__all__ = ["Failure", "Parser", "Refusal", "Summary", "reproduce", "try_parser"]
+__all__ = ["Failure", "Parser", "Refusal", "Summary", "reproduce", "try_files", "try_parser"]
+
+Content = Callable[[bytes, int], bytes]
 
 CPU_LIMIT_S = 2.0
 MEMORY_LIMIT = 1 << 30
@@ -88,6 +90,7 @@ class Summary:
         outcomes: "accepted", "refused" and kinds of failures, each with its count.
         slowest_s: CPU time of the slowest file, children included.
         largest_mb: Growth of resident memory for the largest.
+        cpu_s: CPU time of all files.
         failures: The first few of each kind and place.
     """
 
@@ -96,12 +99,14 @@ class Summary:
     outcomes: Counter[str] = field(default_factory=Counter)
     slowest_s: float = 0.0
     largest_mb: float = 0.0
+    cpu_s: float = 0.0
     failures: list[Failure] = field(default_factory=list)
 
     def add(self, index: int, kind: str, detail: str, cpu_s: float = 0.0, memory: int = 0) -> None:
         """Counts one file."""
         self.inputs += 1
         self.outcomes[kind] += 1
+        self.cpu_s += cpu_s
         self.slowest_s, self.largest_mb = max(self.slowest_s, cpu_s), max(self.largest_mb, memory / 1e6)
         if kind not in ("accepted", "refused") and len(self.failures) < _MAX_KEPT:
             self.failures.append(Failure(self.parser, index, kind, detail))
@@ -124,16 +129,26 @@ def try_parser(parser: Parser, folder: Path, count: int, first: int = 0) -> Summ
     Raises:
         AssertionError: the reader refuses the file that is right.
     """
+    return _try(parser, folder, parser.mutated, range(first, first + count))
+
+
+def try_files(parser: Parser, folder: Path, contents: Sequence[bytes]) -> Summary:
+    """The same with files that are given."""
+    return _try(parser, folder, lambda _, index: contents[index], range(len(contents)))
+
+
+def _try(parser: Parser, folder: Path, content: Content, indices: range) -> Summary:
     parser.sample(folder)
     read = parser.prepare()
     read(folder)  # whatever is imported or compiled late is so from here on, and the good file is one
     gc.collect()
     gc.freeze()  # what is loaded by now is not looked at again by a collection, of which some libraries ask for many
     good = (folder / parser.file).read_bytes()
+    trial = _Trial(parser, folder, lambda index: content(good, index), read)
     summary = Summary(parser.name)
-    index, end = first, first + count
-    while index < end:
-        index = _in_child(parser, folder, good, read, range(index, min(end, index + _BATCH)), summary)
+    index = indices.start
+    while index < indices.stop:
+        index = _in_child(trial, range(index, min(indices.stop, index + _BATCH)), summary)
     (folder / parser.file).write_bytes(good)
     return summary
 
@@ -147,9 +162,17 @@ def reproduce(parser: Parser, folder: Path, index: int) -> object:
     return read(folder)
 
 
-def _in_child(
-    parser: Parser, folder: Path, good: bytes, read: Callable[[Path], object], indices: range, summary: Summary
-) -> int:
+@dataclass(frozen=True)
+class _Trial:
+    """What every process of a trial needs."""
+
+    parser: Parser
+    folder: Path
+    content: Callable[[int], bytes]
+    read: Callable[[Path], object]
+
+
+def _in_child(trial: _Trial, indices: range, summary: Summary) -> int:
     """Reads files in a forked process until all are read or it ends; returns the next number to read."""
     receive, send = os.pipe()
     sys.stdout.flush()
@@ -160,7 +183,7 @@ def _in_child(
         try:
             os.setpgid(0, 0)
             os.close(receive)
-            _child(parser, folder, good, read, indices, send)
+            _child(trial, indices, send)
             code = 0
         except BaseException:  # noqa: BLE001 - a fault of these tests: the parent shows it
             os.write(send, json.dumps(["broken test", traceback.format_exc()[-2500:], 0.0, 0]).encode() + b"\n")
@@ -176,7 +199,7 @@ def _in_child(
                 break
             kind, detail, cpu_s, memory = json.loads(line)
             if kind == "broken test":
-                raise RuntimeError(f"{parser.name} #{position}: {detail}")
+                raise RuntimeError(f"{summary.parser} #{position}: {detail}")
             summary.add(position, kind, detail, cpu_s, memory)
             position += 1
         hung = position < indices.stop and not select.select([stream], [], [], 0)[0]
@@ -192,17 +215,16 @@ def _in_child(
     return position
 
 
-def _child(
-    parser: Parser, folder: Path, good: bytes, read: Callable[[Path], object], indices: range, send: int
-) -> None:
+def _child(trial: _Trial, indices: range, send: int) -> None:
+    folder, read = trial.folder, trial.read
     silence(folder)
-    forbidden = watch(folder, spawns=parser.spawns)
+    forbidden = watch(folder, spawns=trial.parser.spawns)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + _ADDRESS_SPACE, used + _ADDRESS_SPACE))
-    file = folder / parser.file
+    file = folder / trial.parser.file
     for index in indices:
-        file.write_bytes(parser.mutated(good, index))
+        file.write_bytes(trial.content(index))
         forbidden.clear()
         before = rewind_peak()
         cpu = cpu_s()
