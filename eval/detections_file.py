@@ -25,7 +25,7 @@ DETECTIONS = "detections.jsonl"
 MANIFEST_KIND = "detections"
 """Kind of the manifest that lies beside it there."""
 _UNKNOWN = math.nan
-_MAX_NUMBER = 1e30
+_MAX_NUMBER = 1e9
 _MAX_COUNT = 2**31 - 1
 _COLUMNS = ("x", "y", "z", "l", "w", "h", "yaw", "vx", "vy")
 
@@ -74,12 +74,16 @@ def read_detections(path: str | Path, class_names: Sequence[str]) -> tuple[Frame
     """
     label_of = {name: label for label, name in enumerate(class_names)}
     frames = []
+    tokens: set[str] = set()
     for number, value in JsonLines(Path(path)).values():
         where = f"{shown_file(path)} line {number}"
         if not isinstance(value, dict) or not {"token", "est", "gt"} <= set(value):
             raise DataError(f"{where} is no frame: it needs 'token', 'est' and 'gt'")
         if not isinstance(value["token"], str | int):
             raise DataError(f"{where}: token is {shown(value['token'])}; it must be a string")
+        if str(value["token"]) in tokens:
+            raise DataError(f"{where}: token {shown(value['token'])} has come before; every frame is scored once")
+        tokens.add(str(value["token"]))
         detections, truth = (_boxes(value[key], label_of, f"{where}, {key}") for key in ("est", "gt"))
         frames.append(FrameResult(str(value["token"]), detections, truth))
     if not frames:

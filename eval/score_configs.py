@@ -42,7 +42,7 @@ REFERENCE_MODES: dict[str, tuple[str, MatchingMode]] = {
 }
 """perception_eval's name of a mode -> (its key in the configuration, the mode)."""
 
-_MAX_NUMBER = 1e300
+_MAX_NUMBER = 1e9
 _MAX_LABELS = 256
 _GROUPS = ({"car", "truck", "bus"}, {"bicycle", "motorbike", "pedestrian", "animal"})
 _POLICIES = ("DEFAULT", "ALLOW_UNKNOWN", "ALLOW_SAME_GROUP", "ALLOW_ANY")

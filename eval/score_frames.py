@@ -29,6 +29,7 @@ UNKNOWN_NUM_POINTS = -1
 _LINES = (".jsonl", ".ndjson")
 _GEOMETRY = ("x", "y", "z", "l", "w", "h", "yaw")
 _SIZES = ("l", "w", "h")
+_MAX_NUMBER = 1e9  # metres, radians, m/s; the square of what is beyond may have no float
 _MAX_BOXES = 250_000  # of a chunk, however few frames they are in
 _KINDS = {"est": "detection", "gt": "ground truth"}
 _POSE = ("x", "y", "z", "yaw")
@@ -173,7 +174,7 @@ class FrameFile:
             return f"{frames[frame][0]}, {key}[{row - sum(counts[:frame])}]"
 
         geometry = _column(boxes, _GEOMETRY, _geometry, locate)
-        bad = np.flatnonzero(~np.isfinite(geometry).all(axis=1) | (geometry[:, 3:6] <= 0).any(axis=1))
+        bad = np.flatnonzero(~(np.abs(geometry) <= _MAX_NUMBER).all(axis=1) | (geometry[:, 3:6] <= 0).any(axis=1))
         if bad.size:
             raise _bad_geometry(boxes[int(bad[0])], geometry[int(bad[0])], locate(int(bad[0])))
         count = len(boxes)
@@ -247,7 +248,7 @@ def _ego_pose(where: str, pose: Any) -> list[float]:
     if not isinstance(pose, dict):
         raise DataError(f"{where}: ego2map is {type(pose).__name__}; it must be an object with x, y, z and yaw")
     values: list[float] = _column([pose], _POSE, _pose, lambda _: f"{where}, ego2map")[0].tolist()
-    if not all(map(math.isfinite, values)):
+    if not all(abs(value) <= _MAX_NUMBER for value in values):
         raise DataError(f"{where}: ego2map is {shown(pose)}; it needs finite numbers")
     return values
 
@@ -303,7 +304,7 @@ def _column(
 
 def _bad_geometry(box: Box, values: NDArray[np.float64], where: str) -> DataError:
     for name, value in zip(_GEOMETRY, values.tolist(), strict=True):
-        if not math.isfinite(value):
+        if not abs(value) <= _MAX_NUMBER:
             return DataError(
                 f"{where}: {name} is {shown(box[name])}; every box needs finite numbers. Leave the box out, or mend "
                 "what computes it"
@@ -341,9 +342,11 @@ def _optional(
 def _velocities(boxes: list[Box], locate: Callable[[int], str]) -> NDArray[np.float64]:
     """(N, 2) m/s; NaN where it is unknown."""
     values = _optional(boxes, ("vx", "vy"), _velocity, locate)
-    bad = np.flatnonzero(np.isinf(values).any(axis=1))
+    bad = np.flatnonzero((np.abs(values) > _MAX_NUMBER).any(axis=1))
     if bad.size:
-        raise DataError(f"{locate(int(bad[0]))}: the velocity is infinite; use null where it is unknown")
+        raise DataError(
+            f"{locate(int(bad[0]))}: the velocity is infinite, or no velocity at all; use null where it is unknown"
+        )
     return values
 
 

@@ -169,6 +169,7 @@ Change = Callable[[Frames], Any]
 BROKEN_BOXES: list[tuple[str, Change, str]] = [
     ("nan", lambda f: f[1]["est"][0].update(x=float("nan")), "est[0]: x is nan; every box needs finite numbers"),
     ("infinite", lambda f: f[1]["gt"][0].update(yaw=float("inf")), "gt[0]: yaw is inf; every box needs finite"),
+    ("square without a float", lambda f: f[1]["gt"][0].update(x=1e200), "gt[0]: x is 1e+200; every box needs finite"),
     ("null", lambda f: f[1]["gt"][0].update(z=None), "gt[0]: z is None; every box needs finite numbers"),
     (
         "negative",
