@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from typing import Any
 
 import onnx
@@ -78,15 +79,18 @@ class QuantizedToy(nn.Module):
 def trace(module: nn.Module, opset: int = 19, shape: tuple[int, ...] = SHAPE) -> onnx.ModelProto:
     """The module as the exporter writes it."""
     buffer = io.BytesIO()
-    torch.onnx.export(
-        module.eval(),
-        (torch.zeros(shape),),
-        buffer,  # type: ignore[arg-type]  # torch writes into file objects; its annotation leaves them out
-        dynamo=False,
-        opset_version=opset,
-        input_names=["x"],
-        output_names=["y"],
-    )
+    with warnings.catch_warnings():
+        # Shapes are constants here, as in the export. torch offers the name in torch.jit, but does not list it there.
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
+        torch.onnx.export(
+            module.eval(),
+            (torch.zeros(shape),),
+            buffer,  # type: ignore[arg-type]  # torch writes into file objects; its annotation leaves them out
+            dynamo=False,
+            opset_version=opset,
+            input_names=["x"],
+            output_names=["y"],
+        )
     return onnx.load_from_string(buffer.getvalue())
 
 

@@ -237,6 +237,60 @@ def test_shared_and_transposed_weights_have_codes_of_their_own() -> None:
     np.testing.assert_allclose(run_plainly(model, x), expected, atol=2e-6)
 
 
+def _with_second_pair(model: onnx.ModelProto, factor: float) -> onnx.ModelProto:
+    """`/branch0/Conv` reads `/Relu` through a pair with constants of its own; its scale is `factor` times the other."""
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    nodes = {node.name: node for node in result.graph.node}
+    position = next(i for i, node in enumerate(result.graph.node) if node.name == "/branch0/Conv")
+    pair = []
+    for op_type in ("QuantizeLinear", "DequantizeLinear"):
+        copy = onnx.NodeProto()
+        copy.CopyFrom(nodes[f"/Relu/{op_type}"])
+        copy.name, copy.output[0] = f"own/{op_type}", f"own/{op_type}_output"
+        for index in (1, 2):
+            (constant,) = [item for item in model.graph.initializer if item.name == copy.input[index]]
+            value = numpy_helper.to_array(constant)
+            copy.input[index] = f"own/{op_type}.{index}"
+            changed = (value * factor).astype(value.dtype) if index == 1 else value
+            result.graph.initializer.append(numpy_helper.from_array(np.asarray(changed), copy.input[index]))
+        pair.append(copy)
+    pair[1].input[0] = pair[0].output[0]
+    nodes["/branch0/Conv"].input[0] = pair[1].output[0]
+    kept = list(result.graph.node)
+    del result.graph.node[:]
+    result.graph.node.extend([*kept[:position], *pair, *kept[position:]])
+    check_model(result, "toy")
+    return result
+
+
+def test_pairs_of_one_scale_become_one_and_pairs_of_two_stay(arranged: onnx.ModelProto) -> None:
+    same = arrange_qdq(_with_second_pair(arranged, 1.0))
+    canonicalize_(same, "toy")
+    assert {node.name: node for node in same.graph.node} == {node.name: node for node in arranged.graph.node}
+    other = GraphView.of(arrange_qdq(_with_second_pair(arranged, 2.0)))
+    scales = sorted(float(_scale(other, node)) for node in other.readers("/Relu_output_0"))
+    (own,) = [float(_scale(GraphView.of(arranged), node)) for node in GraphView.of(arranged).readers("/Relu_output_0")]
+    assert scales == [own, 2.0 * own]
+
+
+def test_a_layer_reads_quantized_weights_before_and_after_they_are_folded(
+    toy: QuantizedToy, arranged: onnx.ModelProto
+) -> None:
+    """As traced, a weight goes through a Q and a DQ node; arranged, through a DQ node alone."""
+    traced = trace(toy)
+    canonicalize_(traced, "toy")
+    for model, through in ((traced, "QuantizeLinear"), (arranged, None)):
+        view = GraphView.of(model)
+        layers = {node.name: view.weight_dequantizer(node) for node in view.nodes("Conv", "ConvTranspose")}
+        assert layers.pop("/last/Conv") is None
+        assert len(layers) == 5
+        for dequantize in layers.values():
+            assert dequantize is not None
+            quantize = view.producer(dequantize.input[0], "QuantizeLinear")
+            assert (quantize.op_type if quantize else None) == through
+
+
 def test_names_tell_the_tensor_and_equal_models_give_equal_bytes(arranged: onnx.ModelProto) -> None:
     names = {node.name for node in arranged.graph.node}
     assert {"/x/QuantizeLinear", "/Concat/DequantizeLinear", "/block0/Conv.weight/DequantizeLinear"} <= names

@@ -183,3 +183,17 @@ def test_a_float_graph_keeps_every_rule() -> None:
         [tensor("y", TensorProto.FLOAT, [1])],
     )
     assert check_qdq(helper.make_model(graph)) == ()
+
+
+def test_values_that_leave_the_graph_need_no_reader(good: onnx.ModelProto) -> None:
+    model = onnx.ModelProto()
+    model.CopyFrom(good)
+    pair = _node(model, "/Relu/DequantizeLinear")
+    for reader in model.graph.node:
+        for index, tensor in enumerate(reader.input):
+            if tensor == pair.output[0]:
+                reader.input[index] = "/Relu_output_0"
+    unread = [item.nodes for item in check_qdq(model) if item.rule == "whole_pairs"]
+    assert unread == [("/Relu/DequantizeLinear",)]
+    model.graph.output.append(helper.make_tensor_value_info(pair.output[0], TensorProto.FLOAT, None))
+    assert [item for item in check_qdq(model) if item.rule == "whole_pairs"] == []

@@ -221,3 +221,7 @@ def test_bad_input() -> None:
         compute_amax(zeros, "percentile", percentile=50.0, name="neck")
     with pytest.raises(ConfigError, match="amax_method is 'kl'; it must be one of max, percentile, mse, entropy"):
         compute_amax(zeros, "kl")
+
+
+def test_entropy_of_nothing_is_the_last_limit() -> None:
+    assert amax_entropy(np.zeros(256, np.int64), np.arange(257, dtype=np.float64)) == 256.0

@@ -216,3 +216,15 @@ def test_candidates_are_the_first_of_a_stable_sort(most: int) -> None:
     found = np.round((boxes.boxes[:, :2] - spec.point_cloud_range[:2]) / 0.64).astype(int)
     assert [(int(label), int(y), int(x)) for label, (x, y) in zip(boxes.labels, found, strict=True)] == first
     assert boxes.boxes.dtype == boxes.scores.dtype == np.float32
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_center_on_the_border_of_the_range_counts(axis: int) -> None:
+    spec = small_spec()
+    outputs = one_hot(spec, {(0, 7, 12): 2.0})
+    center = decode(outputs, spec).boxes[0, :3]
+    for sign, side in ((-1, axis), (1, axis + 3)):
+        for limit, count in ((center[axis], 1), (np.nextafter(center[axis], np.float32(-sign * np.inf)), 0)):
+            borders = [-50.0, -50.0, -50.0, 50.0, 50.0, 50.0]
+            borders[side] = float(limit)
+            assert len(decode(outputs, small_spec(post_center_range=tuple(borders)))) == count
