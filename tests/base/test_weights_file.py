@@ -446,6 +446,7 @@ def test_files_that_are_large_for_nothing(tmp_path: Path) -> None:
             load_weights_file(path)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.*` is deprecated:DeprecationWarning")  # what it is about
 def test_torchscript_and_other_archives_are_named(tmp_path: Path) -> None:
     program = torch.jit.trace(nn.ReLU(), torch.ones(1))  # type: ignore[no-untyped-call]  # torch gives it no types
     torch.jit.save(program, str(tmp_path / "m.pt"))

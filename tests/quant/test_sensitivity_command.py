@@ -58,7 +58,7 @@ def test_from_a_checkpoint_to_a_plan(data_root: Path, tmp_path: Path, capsys: py
         "report.csv", "report.json", "report.png", "report.svg",
     ]  # fmt: skip
     profile = SensitivityProfile.read_json(output.with_suffix(".json"))
-    rows = list(csv.DictReader(output.open()))
+    rows = list(csv.DictReader(output.read_text().splitlines()))
     assert {row["layer"] for row in rows} == {layer.name for layer in profile.layers}
     assert len(rows) == 3 + 3 + 1 + 6
     assert 0.3 < profile.float_map <= 1.0

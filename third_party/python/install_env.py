@@ -62,7 +62,11 @@ def check_cache(folder: Path) -> None:
 
 def locked_versions(locks: list[Path]) -> dict[str, str]:
     """Version by normalized name of each distribution that the locks pin for this interpreter's platform."""
-    pins = (re.match(r"([A-Za-z0-9._-]+)(?:\[[^]]*\])?==([^\s;\\]+)", line) for lock in locks for line in lock.open())
+    pins = (
+        re.match(r"([A-Za-z0-9._-]+)(?:\[[^]]*\])?==([^\s;\\]+)", line)
+        for lock in locks
+        for line in lock.read_text().splitlines()
+    )
     return {normalized(pin[1]): pin[2] for pin in pins if pin}
 
 
