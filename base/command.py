@@ -22,10 +22,11 @@ import select
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from typing import NoReturn
 
+from base.checks import checking
 from base.errors import BackendUnavailable, UserError
 from base.lazy import missing_package
 from base.signals import SIGNALS, Stopped, is_listening, listening
@@ -76,12 +77,13 @@ def add_log_level(parser: argparse.ArgumentParser, default: str = "INFO") -> Non
     parser.add_argument("--log-level", choices=LOG_LEVELS, default=default, help="default %(default)s")
 
 
-def run_command(work: Callable[[], int | None], log_level: str = "INFO") -> int:
+def run_command(work: Callable[[], int | None], log_level: str = "INFO", accept: Iterable[str] = ()) -> int:
     """Does a command's work and turns how it ended into a message on standard error and an exit code.
 
     Args:
         work: Returns the exit code; None is 0.
         log_level: What is logged to standard error, of `LOG_LEVELS`.
+        accept: Checks whose errors are warnings (`base.checks.add_accept`).
 
     Returns:
         The work's own code; 2 for what the user can mend: wrong input or configuration (`UserError`), a machine that
@@ -91,7 +93,7 @@ def run_command(work: Callable[[], int | None], log_level: str = "INFO") -> int:
     is_inside_another = is_listening()
     with _logging(log_level):
         try:
-            with listening():
+            with listening(), checking(accept):
                 return _ended(work)
         except KeyboardInterrupt as interrupt:
             if is_inside_another:
