@@ -3,7 +3,7 @@
 A process of its own, because
 - TensorRT orders some parts of an engine by the addresses of objects, so that a builder's second engine differs from
   its first. In a fresh thread of a fresh process the allocator hands out addresses in the same order every time: equal
-  requests give equal bytes (tests/deploy/test_engine_rtx.py).
+  requests give equal bytes (tests/export/test_engine_rtx.py).
 - Its memory, gigabytes for a large grid, is given back.
 - A crash inside the library becomes an error message.
 

@@ -184,7 +184,7 @@ def _pairs_feed_integers(view: GraphView) -> list[RuleViolation]:
     ]
 
 
-# Rule -> its check. Every rule is broken once in tests/deploy/test_qdq_rules.py.
+# Rule -> its check. Every rule is broken once in tests/export/test_qdq_rules.py.
 RULES: dict[str, Callable[[GraphView], list[RuleViolation]]] = {
     "both_inputs": _both_inputs_dequantized,
     "int8_weights": _weights_are_codes,

@@ -18,47 +18,16 @@ for name in {_HEAVY!r}:
 """
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        "deploy",
-        "export.components",
-        "export.engine",
-        "export.engine.pipeline",
-        "export.engine.selection",
-        "export.engine.worker",
-        "export.manifest",
-        "export.onnx_checks",
-        "export.onnx_export",
-        "export.onnx_graph",
-        "export.precision",
-        "export.rotation",
-        "export.tools.build_engines",
-        "export.tools.export_onnx",
-    ],
-)
-def test_imports_without_heavy_packages(module: str) -> None:
-    code = f"{_BLOCKED}\nimport {module}"
+def test_imports_without_heavy_packages() -> None:
+    code = f"{_BLOCKED}\nimport deploy"
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("tool", ["export_onnx", "build_engines"])
-def test_help_without_heavy_packages(tool: str) -> None:
-    code = f"{_BLOCKED}\nfrom export.tools.{tool} import main\nmain(['--help'])"
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert f"usage: {tool}" in done.stdout
-
-
 def test_public_names_resolve() -> None:
     import deploy
-    import export.engine
 
-    for name in export.engine.__all__:
-        assert getattr(export.engine, name) is not None
     for name in ("CenterPointComponentExtractor", "CenterPointONNXExportPipeline", "CenterPointTensorRTExportPipeline"):
         assert getattr(deploy, name).__name__ == name
     with pytest.raises(AttributeError, match="has no attribute 'Exporter'"):

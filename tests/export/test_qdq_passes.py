@@ -19,7 +19,7 @@ from export.qdq.float_precision import convert_qdq_precision
 from export.qdq.passes import arrange_qdq, quantize_weights
 from export.qdq.rules import check_qdq
 from export.qdq.view import GraphView, module_path
-from tests.deploy.quantized_toy import (
+from tests.export.quantized_toy import (
     BLOCK_SCALE,
     CONCAT_SCALE,
     INPUT_SCALE,

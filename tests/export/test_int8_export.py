@@ -6,20 +6,16 @@ import copy
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import pytest
 import torch
-from torch import nn
 
 from base.errors import CheckpointError, ConfigError, DataError, ExportError
-from deploy.code_agreement import CodeAgreement, compare_codes, disagreements
 from export.onnx_export import OnnxExportSettings, export_components
 from export.precision import graph_precision
 from export.qdq.precision_map import precision_map
 from export.qdq.precision_picture import draw_precision_map
 from export.qdq.rules import check_qdq
-from export.qdq.view import GraphView
 from export.quantized_model import (
     QuantizedModel,
     align_biases,
@@ -31,21 +27,10 @@ from export.quantized_model import (
 )
 from export.rotation import fold_rot_y_axis_reference
 from models.build import build_model
-from models.components import extract_components
 from models.config import load_model_config
 from models.spec import ModelSpec
 from quant.settings import PtqSettings
-
-BACKBONE = "pts_backbone_neck_head"
-
-
-def _canvas(spec: ModelSpec, seed: int = 5) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.rand(spec.canvas_shape, generator=generator)
-
-
-def _network(model: nn.Module, spec: ModelSpec) -> nn.Module:
-    return extract_components(model, spec)[BACKBONE]
+from tests.export.tiny_centerpoint import BACKBONE, backbone_of, random_canvas
 
 
 def test_what_is_quantized_and_what_stays(tiny_int8: QuantizedModel, tiny_int8_onnx: Path) -> None:
@@ -59,61 +44,6 @@ def test_what_is_quantized_and_what_stays(tiny_int8: QuantizedModel, tiny_int8_o
     assert check_qdq(model, planned_layers(tiny_int8.structure) | {"pts_voxel_encoder.x": False}) == ()
     assert graph_precision(onnx.load(tiny_int8_onnx / "pts_voxel_encoder.onnx")) == "fp16"
     assert {entry.key: entry.value for entry in model.metadata_props}["centerpoint.precision"] == "int8"
-
-
-def test_layer_by_layer_the_codes_are_pytorch_s(
-    tiny: tuple[Any, ModelSpec], tiny_int8: QuantizedModel, tiny_int8_onnx: Path
-) -> None:
-    spec = tiny[1]
-    found = compare_codes(
-        _network(tiny_int8.model, spec), tiny_int8_onnx / f"{BACKBONE}.onnx", [_canvas(spec).numpy()], threads=1
-    )
-    assert disagreements(found) == ()
-    # Every quantized tensor once; a tensor that several layers read counts once too.
-    quantizers = GraphView.of(onnx.load(tiny_int8_onnx / f"{BACKBONE}.onnx")).nodes("QuantizeLinear")
-    joined = 3  # the inputs of the concatenation are compared behind it
-    assert sum(not item.is_output for item in found) == len(quantizers) - joined
-    assert [item.name for item in found if item.is_output] == [head.name for head in spec.heads]
-
-
-def test_a_wrong_scale_shows_in_the_layer_that_has_it(
-    tiny: tuple[Any, ModelSpec], tiny_int8: QuantizedModel, tiny_int8_onnx: Path, tmp_path: Path
-) -> None:
-    model = onnx.load(tiny_int8_onnx / f"{BACKBONE}.onnx")
-    wrong = "/pts_backbone/blocks.1/blocks.1.0/Conv.weight/DequantizeLinear.scale"
-    (tensor,) = [item for item in model.graph.initializer if item.name == wrong]
-    values = onnx.numpy_helper.to_array(tensor) * np.float32(1.25)
-    tensor.CopyFrom(onnx.numpy_helper.from_array(values, wrong))
-    onnx.save(model, tmp_path / "wrong.onnx")
-    spec = tiny[1]
-    found = compare_codes(_network(tiny_int8.model, spec), tmp_path / "wrong.onnx", [_canvas(spec).numpy()], threads=1)
-    (message,) = disagreements(item for item in found if not item.is_output)
-    # What blocks.1.0 computes is first seen in front of its reader.
-    assert message.startswith("pts_backbone.blocks.1.3: ")
-    free = compare_codes(
-        _network(tiny_int8.model, spec),
-        tmp_path / "wrong.onnx",
-        [_canvas(spec).numpy()],
-        layer_by_layer=False,
-        threads=1,
-    )
-    assert len(disagreements(item for item in free if not item.is_output)) > 1
-
-
-def test_nan_counts_as_disagreement() -> None:
-    item = CodeAgreement("layer", 10, 1.0, float("nan"))
-    assert disagreements([item])
-    assert not disagreements([CodeAgreement("layer", 10, 1.0, 1.0)])
-
-
-def test_comparing_with_another_network_is_refused(
-    tiny: tuple[Any, ModelSpec], tiny_int8: QuantizedModel, tiny_int8_onnx: Path, tiny_onnx: Path
-) -> None:
-    spec, path = tiny[1], tiny_int8_onnx / f"{BACKBONE}.onnx"
-    with pytest.raises(ExportError, match="has no quantized layer"):
-        compare_codes(_network(tiny_int8.model, spec), tiny_onnx / f"{BACKBONE}.onnx", [])
-    with pytest.raises(ExportError, match=r"quantizes 'pts_backbone\.blocks\.0\.0', which is in floating point"):
-        compare_codes(_network(copy.deepcopy(tiny[0]), spec), path, [_canvas(spec).numpy()])
 
 
 def test_aligned_biases_are_whole_steps_of_the_sums(tiny_int8: QuantizedModel) -> None:
@@ -166,9 +96,9 @@ def test_the_checkpoint_brings_the_same_model_back(
     checkpoint, calibration = save_quantized_model(tiny_int8, tmp_path)
     again = read_quantized_model(build_model(load_model_config(tiny_config_path), seed=8), checkpoint)
     assert again.facts["scales_sha256"] == tiny_int8.facts["scales_sha256"]
-    canvas, spec = _canvas(tiny[1]), tiny[1]
+    canvas, spec = random_canvas(tiny[1]), tiny[1]
     with torch.no_grad():
-        for left, right in zip(*(_network(item.model, spec)(canvas) for item in (again, tiny_int8)), strict=True):
+        for left, right in zip(*(backbone_of(item.model, spec)(canvas) for item in (again, tiny_int8)), strict=True):
             assert torch.equal(left, right)
     # And its scales alone, from the cache, on the float model.
     settings = PtqSettings(calib_cache=calibration, any_cache=True)
@@ -177,11 +107,11 @@ def test_the_checkpoint_brings_the_same_model_back(
 
 
 def test_the_float_twin_has_no_quantizer_and_is_near(tiny: tuple[Any, ModelSpec], tiny_int8: QuantizedModel) -> None:
-    spec, canvas = tiny[1], _canvas(tiny[1])
+    spec, canvas = tiny[1], random_canvas(tiny[1])
     twin = float_twin(tiny_int8.model)
     assert not any("quantizer" in name for name, _ in twin.named_modules())
     with torch.no_grad():
-        for ours, trained in zip(*(_network(item, spec)(canvas) for item in (twin, tiny[0])), strict=True):
+        for ours, trained in zip(*(backbone_of(item, spec)(canvas) for item in (twin, tiny[0])), strict=True):
             # Folded BatchNorm and aligned biases: rounding, no quantization.
             assert float((ours - trained).norm() / trained.norm()) < 1e-3
 
@@ -215,7 +145,7 @@ def test_refusals(tiny: tuple[Any, ModelSpec], tiny_int8: QuantizedModel, tmp_pa
 def test_a_skipped_layer_stays_in_floating_point(tiny: tuple[Any, ModelSpec], tmp_path: Path) -> None:
     model, spec = tiny
     settings = PtqSettings(num_batches=1, skip_layers=("pts_backbone.blocks.1.*",))
-    quantized = quantize_float_model(copy.deepcopy(model), spec, [_canvas(spec)], settings)
+    quantized = quantize_float_model(copy.deepcopy(model), spec, [random_canvas(spec)], settings)
     export = OnnxExportSettings(
         opset_version=19, precision="int8", quantized_layers=planned_layers(quantized.structure)
     )
@@ -234,13 +164,13 @@ def test_the_yaw_convention_folds_into_quantized_layers(tiny: tuple[Any, ModelSp
     model, spec = copy.deepcopy(tiny[0]), tiny[1]
     fuse_model_bn(model)
     quant_model(model, include=("pts_bbox_head",))
-    canvas = _canvas(spec)
+    canvas = random_canvas(spec)
     CalibrationManager(model, spec).calibrate([canvas], 1, method="max", weight_method="max", progress=False)
     folded, folded_spec = fold_rot_y_axis_reference(model, spec)
     names = [head.name for head in spec.heads]
     with torch.no_grad():
-        before = dict(zip(names, _network(model, spec)(canvas), strict=True))
-        after = dict(zip(names, _network(folded, folded_spec)(canvas), strict=True))
+        before = dict(zip(names, backbone_of(model, spec)(canvas), strict=True))
+        after = dict(zip(names, backbone_of(folded, folded_spec)(canvas), strict=True))
     assert torch.equal(after["dim"], before["dim"][:, [1, 0, 2]])
     assert torch.equal(after["rot"], -before["rot"][:, [1, 0]])
 

@@ -15,7 +15,7 @@ from base.errors import ExportError
 from export.onnx_graph import canonicalize_
 from export.qdq.passes import arrange_qdq
 from export.qdq.rules import RULES, check_qdq, require_rules
-from tests.deploy.quantized_toy import QuantizedToy, trace
+from tests.export.quantized_toy import QuantizedToy, trace
 
 LAYERS = {"block0": True, "block1": True, "branch0": True, "branch1": True, "shared": True, "last": False}
 
