@@ -10,11 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from base.checks import settle
 from base.determinism import set_determinism
 from base.errors import CheckpointError, ConfigError
 from base.lazy import require
 from base.messages import printable
 from base.untrusted import load_weights_file
+from models.checkpoint_forms import find_weights
+from models.consistency import compare_checkpoint
 from models.weights import check_architecture, check_finite, check_kinds
 
 if TYPE_CHECKING:
@@ -73,14 +76,16 @@ def load_checkpoint(model: nn.Module, path: str | Path) -> dict[str, Any]:
 
     Args:
         model: A model from `build_model`; changed in place.
-        path: `.pth` file with `{'state_dict': …}` or a bare state dict; float16, bfloat16 and float64 are converted.
+        path: `.pth` file with `{'state_dict': …}`, a bare state dict, or another form that has one set of weights
+            (`models.checkpoint_forms`); float16, bfloat16 and float64 are converted.
 
     Returns:
         The checkpoint's `meta` (empty where it has none).
 
     Raises:
         CheckpointError: the file is missing, unsafe, quantized, of another architecture, or holds what is no finite
-            weight; the message names the keys, and the model is unchanged.
+            weight; it contradicts the config (`models.consistency`). The message names the keys, and the model is
+            unchanged.
     """
     checkpoint = load_weights_file(path)
     if is_quantized(checkpoint):
@@ -88,13 +93,13 @@ def load_checkpoint(model: nn.Module, path: str | Path) -> dict[str, Any]:
             f"Checkpoint '{path}' is a quantized checkpoint, and a float one was expected. Load it with "
             "quant.load_ptq_model, or deploy it with configs/deploy/deploy_config_int8.py."
         )
-    state = checkpoint.get("state_dict", checkpoint)
-    if not isinstance(state, Mapping):
-        raise CheckpointError(f"Checkpoint '{path}': 'state_dict' is a {type(state).__name__}, not a dictionary.")
     where, expected = f"Checkpoint '{path}'", model.state_dict()
-    check_architecture(state, expected, where)
-    check_kinds(state, expected, where)
-    check_finite(state, expected, where)
+    weights = find_weights(checkpoint, expected, where)
+    state, place = weights.state, where if weights.is_plain else f"{where} ({weights})"
+    check_architecture(state, expected, place)
+    check_kinds(state, expected, place)
+    check_finite(state, expected, place)
+    settle(compare_checkpoint(checkpoint, model, where))
     model.load_state_dict(state, strict=True)
     meta = checkpoint.get("meta", {})
     return dict(meta) if isinstance(meta, Mapping) else {}
@@ -102,9 +107,9 @@ def load_checkpoint(model: nn.Module, path: str | Path) -> dict[str, Any]:
 
 def is_quantized(checkpoint: Mapping[str, Any]) -> bool:
     """Whether a checkpoint's content is a quantized model's: it says so, or its state dict holds quantizers' scales."""
-    state = checkpoint.get("state_dict", checkpoint)
-    return _STRUCTURE_KEY in checkpoint or (
-        isinstance(state, Mapping) and any(str(key).endswith(_SCALE_SUFFIX) for key in state)
+    inside = (value for value in checkpoint.values() if isinstance(value, Mapping))
+    return _STRUCTURE_KEY in checkpoint or any(
+        str(key).endswith(_SCALE_SUFFIX) for state in (checkpoint, *inside) for key in state
     )
 
 

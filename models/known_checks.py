@@ -33,6 +33,14 @@ _ROWS = (
         error=CheckpointError,
     ),
     Check(
+        "checkpoint-config",
+        "The config that a checkpoint carries (`cfg` or `config` of its `meta`) and the model config agree in what "
+        "shapes do not show: range, voxel size, points a pillar, type of pillars and of their encoder, stride of the "
+        "heatmap, form of the sizes.",
+        accepting="the weights work with this config",
+        error=CheckpointError,
+    ),
+    Check(
         "dataset-classes",
         "The classes that a split of the dataset selects (`metainfo.classes` of the model config, else the info file's "
         "own: `classes` or `categories`) are those of the head, in the same order.",

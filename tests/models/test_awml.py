@@ -86,12 +86,12 @@ def awml_state(classes: int, point_features: int, seed: int = 0) -> dict[str, to
     return state
 
 
-def awml_checkpoint(path: Path, state: dict[str, torch.Tensor]) -> Path:
+def awml_checkpoint(path: Path, state: dict[str, torch.Tensor], classes: tuple[str, ...] = SEVEN) -> Path:
     """As mmengine's runner saves it, with curves and numpy numbers."""
     curve = HistoryBuffer()
     curve.update(1.5)
     hub = {"log_scalars": OrderedDict(loss=curve), "runtime_info": OrderedDict(iter=np.int64(3), lr=np.float64(1e-3))}
-    meta = {"epoch": 50, "cfg": "model = …", "dataset_meta": {"classes": list(SEVEN)}}
+    meta = {"epoch": 50, "cfg": "model = …", "dataset_meta": {"classes": list(classes)}}
     torch.save({"meta": meta, "state_dict": OrderedDict(state), "message_hub": hub, "optimizer": {"state": {}}}, path)
     return path
 
@@ -147,7 +147,8 @@ def test_seven_classes_from_config_to_boxes(tmp_path: Path) -> None:
 def test_five_classes_load_and_others_do_not(tmp_path: Path) -> None:
     cfg = _load("second_secfpn_five_onnx")
     model = build_model(cfg)
-    load_checkpoint(model, awml_checkpoint(tmp_path / "five.pth", awml_state(5, 5)))
+    five = ("car", "truck", "bus", "bicycle", "pedestrian")
+    load_checkpoint(model, awml_checkpoint(tmp_path / "five.pth", awml_state(5, 5), five))
     with pytest.raises(CheckpointError, match=r"heatmap\.1\.bias \(7,\), model has \(5,\)"):
         load_checkpoint(model, awml_checkpoint(tmp_path / "seven.pth", awml_state(7, 5)))
 
