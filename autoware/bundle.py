@@ -23,16 +23,17 @@ from base.files import atomic_dir
 from base.manifests import require_as_made
 from base.onnx_files import read_onnx
 from export.onnx_graph import metadata
+from models.point_columns import NODE_COLUMNS
 from models.spec import BACKBONE_NECK_HEAD, HEAD_ORDER, VOXEL_ENCODER, ModelSpec
 from runtime.autoware_params import AutowareDecodeParams
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["write_bundle"]
+__all__ = ["require_runnable", "write_bundle"]
 
-# Columns of a point, dimensions of the pillar centre -> what the node's kernels assemble.
-_NODE_FEATURES = {(4, 2): 9, (4, 3): 10, (5, 3): 11}
+# Columns of a point and dimensions of the pillar centre that the node's kernels assemble: 9, 10 and 11 features.
+_NODE_FEATURES = ((NODE_COLUMNS[0], 2), (NODE_COLUMNS[0], 3), (NODE_COLUMNS[1], 3))
 _PRECISION = {"fp32": "fp32", "fp16": "fp16", "int8": "strongly-typed"}
 _COMPONENTS = (VOXEL_ENCODER, BACKBONE_NECK_HEAD)
 
@@ -64,7 +65,7 @@ def write_bundle(
     spec, facts = _facts(models, source)
     remedy = "Export both components again."
     require_as_made(source, [f"{name}.onnx" for name in _COMPONENTS], "onnx", remedy)
-    _check_spec(spec, source)
+    require_runnable(spec, source)
     thresholds = thresholds or default_thresholds(spec)
     params = AutowareDecodeParams.from_spec(spec, thresholds.values, thresholds.distance_bins_m)
     precision = trt_precision or _PRECISION.get(facts["precision"], facts["precision"])
@@ -99,8 +100,16 @@ def _facts(models: dict[str, onnx.ModelProto], source: Path) -> tuple[ModelSpec,
     return ModelSpec.from_json(head["spec"], f"{source / BACKBONE_NECK_HEAD}.onnx"), head
 
 
-def _check_spec(spec: ModelSpec, source: Path) -> None:
-    """What the node has built in, before anything is written."""
+def require_runnable(spec: ModelSpec, source: Path) -> None:
+    """What the node has built in, before anything is written.
+
+    Args:
+        spec: Of the exported model.
+        source: Its folder of ONNX files, or its config, for messages.
+
+    Raises:
+        ExportError: the node cannot run such a model; the message says why.
+    """
     problems = []
     if not spec.rot_y_axis_reference:
         problems.append("yaw counter-clockwise from x; export with --rot-y-axis-reference")
@@ -108,10 +117,11 @@ def _check_spec(spec: ModelSpec, source: Path) -> None:
         problems.append(f"{spec.max_points_per_voxel} points a pillar; the node has {NODE_POINTS_PER_VOXEL} built in")
     if spec.encoder_channels != NODE_ENCODER_CHANNELS:
         problems.append(f"{spec.encoder_channels} encoder channels; the node has {NODE_ENCODER_CHANNELS} built in")
-    if (spec.point_features, spec.voxel_center_dims) not in _NODE_FEATURES:
+    if (spec.point_columns, spec.voxel_center_dims) not in _NODE_FEATURES:
         problems.append(
-            f"{spec.point_features} point columns with {spec.voxel_center_dims} centre offsets; the node assembles "
-            "4 with 2 or 3, and 5 with 3"
+            f"{spec.point_features} point columns ({', '.join(spec.point_columns)}) with {spec.voxel_center_dims} "
+            f"centre offsets; the node feeds {', '.join(NODE_COLUMNS[0])} with 2 or 3 of them, and "
+            f"{', '.join(NODE_COLUMNS[1])} with 3"
         )
     heads = tuple(head.name for head in spec.heads)
     if heads != HEAD_ORDER:

@@ -15,6 +15,7 @@ from base.errors import ConfigError, DataError
 from base.files import user_path
 from base.lazy import require
 from base.messages import shown, shown_file
+from models.point_loading import innermost
 
 if TYPE_CHECKING:
     from datasets.t4 import T4Dataset
@@ -30,8 +31,8 @@ class Frame:
         token: unique name of the sample.
         scene: name of the scene it belongs to.
         timestamp_s: seconds.
-        points: (N, C) float32 after the test pipeline: sweeps merged, range filtered; columns as the network's
-            `in_channels`, usually x, y, z (metres, ego frame), intensity, time lag in seconds.
+        points: (N, C) float32 after the test pipeline: sweeps merged, range filtered; columns as the specification's
+            `point_columns`, of the same pipeline: x, y, z (metres, ego frame), usually intensity, time lag in seconds.
         ground_truth: boxes with velocity, score 1, and `num_points`.
     """
 
@@ -119,14 +120,14 @@ def open_frames(model_cfg: Any, split: str = "val", data_root: str | None = None
         raise ConfigError(f"The model config has no split '{split}': it has {have}.")
     if "val_dataloader" not in model_cfg:
         raise ConfigError("The model config has no val_dataloader, whose pipeline every frame goes through.")
-    wanted = copy.deepcopy(dict(_innermost(model_cfg[f"{split}_dataloader"]["dataset"])))
+    wanted = copy.deepcopy(dict(innermost(model_cfg[f"{split}_dataloader"]["dataset"])))
     kind = wanted.pop("type")
     kind = str(kind).rsplit(".", 1)[-1]
     if kind not in ("T4Dataset", "NuScenesDataset"):
         raise ConfigError(
             f"{split}_dataloader.dataset.type is '{kind}'; frames are read from a 'T4Dataset' or a 'NuScenesDataset'."
         )
-    wanted["pipeline"] = copy.deepcopy(list(_innermost(model_cfg["val_dataloader"]["dataset"])["pipeline"]))
+    wanted["pipeline"] = copy.deepcopy(list(innermost(model_cfg["val_dataloader"]["dataset"])["pipeline"]))
     _check_deterministic(wanted["pipeline"])
     wanted["test_mode"] = True
     wanted["load_eval_anns"] = True
@@ -138,13 +139,6 @@ def open_frames(model_cfg: Any, split: str = "val", data_root: str | None = None
     with DefaultScope.overwrite_default_scope("mmdet3d"):
         dataset = (T4Dataset if kind == "T4Dataset" else NuScenesInfos)(**wanted)
     return FrameSource(dataset)
-
-
-def _innermost(dataset: Any) -> Any:
-    """The dataset inside wrappers such as CBGSDataset or RepeatDataset."""
-    while "dataset" in dataset:
-        dataset = dataset["dataset"]
-    return dataset
 
 
 _RANDOM_STEPS = frozenset(

@@ -1,9 +1,9 @@
-"""Point Cloud Data files (PCD 0.7, ROS and PCL): x, y, z and intensity out of whatever fields they have."""
+"""Point Cloud Data files (PCD 0.7, ROS and PCL): the wanted columns out of whatever fields they have."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +14,12 @@ from base.errors import DataError
 from base.messages import printable, shown, shown_file
 from datasets.lzf import decompress
 from datasets.points import MAX_POINT_FILE_BYTES
+from models.point_columns import XYZ_INTENSITY
 
 __all__ = ["parse_pcd"]
 
-_INTENSITY = ("intensity", "i", "reflectivity")
+# Column -> fields that hold it, the first of them that a file has.
+_FIELDS = {"intensity": ("intensity", "i", "reflectivity"), "ring": ("ring", "channel")}
 _MAX_HEADER_LINES, _MAX_HEADER_BYTES = 64, 1 << 16
 _KINDS = {"F": "f", "I": "i", "U": "u"}
 _SIZES = {"F": (4, 8), "I": (1, 2, 4, 8), "U": (1, 2, 4, 8)}
@@ -51,7 +53,7 @@ class _Header:
         return np.dtype([(str(index), kind, (count,)) for index, (kind, count) in enumerate(fields)])
 
 
-def parse_pcd(data: bytes, path: Path) -> NDArray[np.float32]:
+def parse_pcd(data: bytes, path: Path, wanted: Sequence[str] = XYZ_INTENSITY) -> NDArray[np.float32]:
     """The points in a file's bytes; points with NaN, of organized clouds, stay in.
 
     Memory is that of the file and of the points returned; compressed points may take 88 times their bytes, and 64 MiB
@@ -60,16 +62,16 @@ def parse_pcd(data: bytes, path: Path) -> NDArray[np.float32]:
     Args:
         data: Content of the file; its data are ascii, binary or binary_compressed.
         path: For messages.
+        wanted: Names of columns (`models.point_columns`).
 
     Returns:
-        (N, 4) float32: x, y, z, intensity as stored.
+        (N, len(wanted)) float32, as stored.
 
     Raises:
         DataError: the header is none of a PCD file or absurd, a field is missing, or the data are cut off.
     """
     header = _parse_header(data, path)
-    columns = [_column(header, ("x",), path), _column(header, ("y",), path), _column(header, ("z",), path)]
-    columns.append(_column(header, _INTENSITY, path))
+    columns = [_column(header, name, wanted, path) for name in wanted]
     if header.storage == "ascii":
         return _ascii(data, header, columns, path)
     record = sum(header.sizes)
@@ -140,13 +142,14 @@ def _number(key: str, word: str, most: int) -> int:
     return int(word)
 
 
-def _column(header: _Header, names: tuple[str, ...], path: Path) -> int:
-    for index, name in enumerate(header.names):
-        if name.lower() in names:
-            return index
+def _column(header: _Header, name: str, wanted: Sequence[str], path: Path) -> int:
+    fields = [field.lower() for field in header.names]
+    for field in _FIELDS.get(name, (name,)):
+        if field in fields:
+            return fields.index(field)
     raise DataError(
-        f"PCD file {shown_file(path)} has no field '{names[0]}', only {printable(', '.join(header.names))}; x, y, "
-        "z and intensity are needed."
+        f"PCD file {shown_file(path)} has no field '{name}', only {printable(', '.join(header.names))}; "
+        f"{', '.join(wanted)} are needed."
     )
 
 

@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from base.errors import ConfigError, DataError
-from base.messages import shown_file
+from base.messages import shown, shown_file
 from base.reading import read_bounded
 from datasets.pcd import parse_pcd
 from datasets.points import MAX_POINT_FILE_BYTES
+from models.point_columns import SQUASHED, T4_RECORD, XYZ_INTENSITY, is_column, listed, record_columns
 
 if TYPE_CHECKING:
     from models.spec import ModelSpec
@@ -43,23 +44,28 @@ class ScanFormat:
     """How a scan is stored, and how its sensor stands on the vehicle.
 
     Attributes:
-        columns: float32 numbers a point; the first four are x, y, z, intensity.
+        columns: float32 numbers a point, or their names (`models.point_columns`) in the order of the file.
+        known: Names of the first columns where `columns` is their number; of others nobody knows what they are.
         intensity_scale: Factor that brings intensity to 0..255.
         height_m: Height of the sensor's origin above the ground.
         yaw_deg: Turn from the sensor's frame to x forward, y left; counter-clockwise.
     """
 
-    columns: int
+    columns: int | tuple[str, ...]
     intensity_scale: float = 1.0
     height_m: float = 0.0
     yaw_deg: float = 0.0
+    known: tuple[str, ...] = T4_RECORD
 
     def __post_init__(self) -> None:
-        if not MIN_COLUMNS <= self.columns <= MAX_COLUMNS:
-            raise ConfigError(
-                f"--columns is {self.columns}; a point has {MIN_COLUMNS} to {MAX_COLUMNS} numbers, the first four of "
-                "them x, y, z and intensity."
-            )
+        if isinstance(self.columns, int):
+            if not MIN_COLUMNS <= self.columns <= MAX_COLUMNS:
+                raise ConfigError(
+                    f"--columns is {self.columns}; a point has {MIN_COLUMNS} to {MAX_COLUMNS} numbers, the first four "
+                    "of them x, y, z and intensity. Where they are others, name them: --columns=x,y,z."
+                )
+        else:
+            _check_names(self.columns)
         if not 0 < self.intensity_scale <= _MAX_SCALE:
             raise ConfigError(
                 f"--intensity-scale is {self.intensity_scale:g}; it must be above 0, and at most {_MAX_SCALE:g}."
@@ -68,6 +74,24 @@ class ScanFormat:
             if not abs(value) <= most:
                 raise ConfigError(f"{option} is {value:g}; it must be {-most:g} to {most:g}.")
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the numbers of a point are, in the order of the file."""
+        return record_columns(self.columns, self.known) if isinstance(self.columns, int) else self.columns
+
+
+def _check_names(names: tuple[str, ...]) -> None:
+    given = f"--columns is {shown(','.join(names))}"
+    if len(names) > MAX_COLUMNS:
+        raise ConfigError(f"{given}: {len(names)} names; a point has at most {MAX_COLUMNS} numbers.")
+    for index, name in enumerate(names):
+        if not is_column(name):
+            raise ConfigError(f"{given}; {shown(name)} is no name of a column. Names are {listed()}.")
+        if name.startswith("column") and name != f"column{index}":
+            raise ConfigError(f"{given}; number {index} of a point (from 0) is called 'column{index}', not '{name}'.")
+    if len(set(names)) != len(names) or not {"x", "y", "z"} <= set(names):
+        raise ConfigError(f"{given}; each name must stand there once, and x, y, z among them.")
+
 
 FORMATS = {
     # x, y, z, intensity 0..255, ring; base_link already.
@@ -75,7 +99,7 @@ FORMATS = {
     # The same columns in the sensor's frame, whose x points right and y forward, 1.84 m above the ground.
     "nuscenes": ScanFormat(5, height_m=1.84, yaw_deg=-90.0),
     # x forward, y left, z, reflectance 0..1, 1.73 m above the ground.
-    "kitti": ScanFormat(4, intensity_scale=255.0, height_m=1.73),
+    "kitti": ScanFormat(4, intensity_scale=255.0, height_m=1.73, known=XYZ_INTENSITY),
 }
 """Public datasets' scans and the project's own."""
 
@@ -86,8 +110,8 @@ class Scan:
 
     Attributes:
         path: The file.
-        points: (N, C) float32 in `base_link` (x forward, y left, z up from the ground, metres), C as the model's
-            `point_features`: x, y, z, (intensity,) time lag 0.
+        points: (N, C) float32 in `base_link` (x forward, y left, z up from the ground, metres), columns as the model's
+            `point_columns`. A time lag that the file does not have is 0: the scan is the key frame.
         num_in_file: Points in the file.
         num_invalid: Of those, points with a NaN or an infinity, left out.
         ground_z_m: Height at which most points around the vehicle lie; None with too few of them.
@@ -109,21 +133,22 @@ def read_scan(path: Path, form: ScanFormat, spec: ModelSpec) -> Scan:
         spec: The model.
 
     Raises:
-        DataError: the file cannot be read, is empty or cut off, its records have another length, or no point is valid
-            and in the model's range.
-        ConfigError: the model takes columns that a single scan does not have.
+        DataError: the file cannot be read, is empty or cut off, its records have another length, it lacks a column that
+            the model takes, or no point is valid and in the model's range.
     """
-    if spec.point_features not in (4, 5):
-        raise ConfigError(
-            f"Model '{spec.name}' takes {spec.point_features} columns a point; a single scan fills 4 (x, y, z, time "
-            "lag) or 5 (x, y, z, intensity, time lag)."
-        )
+    is_pcd = path.suffix.lower() == ".pcd"
+    needed = tuple(dict.fromkeys(name.removeprefix(SQUASHED) for name in spec.point_columns))
+    if is_pcd:
+        names = tuple(name for name in needed if name != "time_lag")
+    else:
+        names = form.names
+        _check_columns(names, needed, spec, path)
     data = read_bounded(path, MAX_POINT_FILE_BYTES, "Point file", remedy="Give its path with --points.")
     if not data:
         raise DataError(f"Point file {shown_file(path)} is empty (0 bytes). Record or copy it again.")
-    table = parse_pcd(data, path) if path.suffix.lower() == ".pcd" else _parse_records(data, form.columns, path)
+    table = parse_pcd(data, path, names) if is_pcd else _parse_records(data, len(names), path)
     count = len(table)
-    points = _in_base_link(table[np.isfinite(table).all(axis=1)], form, spec.point_features)
+    points = _in_base_link(table[np.isfinite(table).all(axis=1)], names, form, spec.point_columns)
     if len(points) < count:
         _logger.warning(
             "%s: %d of %d points hold NaN or infinite values and are left out",
@@ -135,8 +160,8 @@ def read_scan(path: Path, form: ScanFormat, spec: ModelSpec) -> Scan:
         raise DataError(
             f"Point file {shown_file(path)} has no valid point: {count} in it, all with NaN or infinite values."
         )
-    if spec.point_features == 5:
-        _check_intensity(points[:, 3], path)
+    if "intensity" in spec.point_columns:
+        _check_intensity(points[:, spec.point_columns.index("intensity")], path)
     _check_range(points, spec, path)
     ground = _ground_z_m(points)
     if ground is not None and abs(ground) > _GROUND_LIMIT_M:
@@ -150,17 +175,39 @@ def read_scan(path: Path, form: ScanFormat, spec: ModelSpec) -> Scan:
     return Scan(path, points, count, count - len(points), ground)
 
 
-def _in_base_link(raw: NDArray[np.float32], form: ScanFormat, features: int) -> NDArray[np.float32]:
-    """(N, features): turned, lifted and scaled; a point that thereby leaves single precision is left out."""
-    points = np.zeros((len(raw), features), np.float32)
+def _check_columns(names: tuple[str, ...], needed: tuple[str, ...], spec: ModelSpec, path: Path) -> None:
+    """A column that a file lacks is an error: a network does not take zeros for an intensity."""
+    lacking = [name for name in needed if name not in (*names, "time_lag")]
+    if lacking:
+        raise DataError(
+            f"Point file {shown_file(path)} is read as {', '.join(names)}; model '{spec.name}' takes "
+            f"{', '.join(spec.point_columns)}, so that it lacks {', '.join(lacking)}. Where the file has it, name its "
+            f"columns in their order, as in --columns={','.join(name for name in needed if name != 'time_lag')}; else "
+            "take a scan that has it."
+        )
+
+
+def _in_base_link(
+    raw: NDArray[np.float32], names: tuple[str, ...], form: ScanFormat, wanted: tuple[str, ...]
+) -> NDArray[np.float32]:
+    """(N, len(wanted)): turned, lifted and scaled; a point that thereby leaves single precision is left out."""
+    points = np.zeros((len(raw), len(wanted)), np.float32)
+    x, y, z = (raw[:, names.index(name)] for name in "xyz")
     angle = math.radians(form.yaw_deg)
     cos, sin = math.cos(angle), math.sin(angle)
     with np.errstate(over="ignore"):
-        points[:, 0] = cos * raw[:, 0].astype(np.float64) - sin * raw[:, 1]
-        points[:, 1] = sin * raw[:, 0].astype(np.float64) + cos * raw[:, 1]
-        points[:, 2] = raw[:, 2] + np.float32(form.height_m)
-        if features == 5:
-            points[:, 3] = raw[:, 3] * np.float32(form.intensity_scale)
+        points[:, 0] = cos * x.astype(np.float64) - sin * y
+        points[:, 1] = sin * x.astype(np.float64) + cos * y
+        points[:, 2] = z + np.float32(form.height_m)
+        for column, name in enumerate(wanted[3:], start=3):
+            source = name.removeprefix(SQUASHED)
+            if source not in names:
+                continue  # the time lag of the key frame, 0
+            points[:, column] = raw[:, names.index(source)]
+            if source == "intensity":
+                points[:, column] *= np.float32(form.intensity_scale)
+            if source != name:
+                points[:, column] = np.tanh(points[:, column])
     finite = np.isfinite(points).all(axis=1)
     return points if finite.all() else points[finite]
 

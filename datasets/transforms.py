@@ -7,16 +7,14 @@ through.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
-from base.errors import ConfigError, DataError
-from base.parsing import Items, Record, misfit, parse
+from base.errors import DataError
 from datasets.points import parse_points, read_points
+from models.point_loading import point_loading
 from third_party import mmcv_ext
 
 mmcv_ext.install()  # before mmdet3d, which imports mmcv's operators
@@ -58,51 +56,22 @@ class CheckedLoadSweeps(LoadPointsFromMultiSweeps):
         return _load(pts_filename, self.load_dim, self.backend_args)
 
 
-@dataclass(frozen=True)
-class _Checked:
-    """The checked step in place of mmdet3d's own, and mmdet3d's defaults."""
-
-    name: str
-    load_dim: int
-    use_dim: tuple[int, ...]
-
-
-_CHECKED = {
-    "LoadPointsFromFile": _Checked("LoadPoints", 6, (0, 1, 2)),
-    "LoadPointsFromMultiSweeps": _Checked("LoadSweeps", 5, (0, 1, 2, 4)),
-}
-_Columns = Annotated[int, Field(ge=1, le=64)]
-_Column = Annotated[int, Field(ge=0, le=63)]
-
-
-class _Step(Record, extra="ignore"):
-    """What a loading step says of columns."""
-
-    load_dim: _Columns | None = None
-    use_dim: _Columns | Annotated[Items[_Column], Field(min_length=1)] | None = None
+_CHECKED = {"LoadPointsFromFile": "LoadPoints", "LoadPointsFromMultiSweeps": "LoadSweeps"}
 
 
 def checked_pipeline(pipeline: list[Any]) -> list[Any]:
     """A copy of a pipeline config whose loading steps are the checked ones.
 
     Raises:
-        ConfigError: such a step uses columns that it does not load, or an absurd number of them.
+        ConfigError: such a step uses columns that it does not load or an absurd number of them, or joins sweeps to a
+            key frame of other columns.
     """
+    point_loading(pipeline, _CONFIG)
     steps = []
-    for index, step in enumerate(pipeline):
+    for step in pipeline:
         kind = str(step.get("type", "")).removeprefix("mmdet3d.") if isinstance(step, dict) else ""
         if kind in _CHECKED:
-            _check_columns(step, index, _CHECKED[kind])
-            step = {**step, "type": _CHECKED[kind].name}
+            step = {**step, "type": _CHECKED[kind]}
+            step.pop("time_dim", None)  # of mmdet3d before version 1; `point_loading` has seen that it changes nothing
         steps.append(step)
     return steps
-
-
-def _check_columns(step: Any, index: int, default: _Checked) -> None:
-    at: list[str | int] = ["pipeline", index]
-    given = parse(_Step, dict(step), file=_CONFIG, at=at, error=ConfigError)
-    load_dim = given.load_dim or default.load_dim
-    used = given.use_dim or default.use_dim
-    if (used if isinstance(used, int) else max(used) + 1) > load_dim:
-        must = f"must name columns 0 to {load_dim - 1}, those of load_dim"
-        raise misfit(_CONFIG, [*at, "use_dim"], used, must, error=ConfigError)

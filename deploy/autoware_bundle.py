@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import logging
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from autoware.bundle import write_bundle
+from autoware.bundle import require_runnable, write_bundle
 from autoware.contract import check_bundle
 from autoware.thresholds import detections_of_results, measure_thresholds, require_same_model
 from base.command import EXIT_FAILED, EXIT_PASSED, add_log_level, run_command, run_main
@@ -104,6 +105,12 @@ def _export(args: argparse.Namespace, folder: Path) -> None:
         raise ConfigError(
             "--model-config needs --checkpoint or --quantized-checkpoint: a vehicle needs trained weights."
         )
+    from models.config import load_model_config
+
+    # Before the export: the config says it already.
+    config = user_path(args.model_config)
+    spec = ModelSpec.from_config(load_model_config(config))
+    require_runnable(dataclasses.replace(spec, rot_y_axis_reference=True), config)
     quantized = args.quantized_checkpoint is not None
     weights = (
         ["--quantized-checkpoint", str(args.quantized_checkpoint)]

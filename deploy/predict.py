@@ -36,6 +36,13 @@ _FORMAT_OPTIONS = {
 }
 
 
+def _columns(text: str) -> int | tuple[str, ...]:
+    """A number of columns, or their names; `ScanFormat` judges both."""
+    if "," in text or text.strip()[:1].isalpha():
+        return tuple(name.strip().lower() for name in text.split(","))
+    return whole_number(0, 64)(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="predict",
@@ -51,7 +58,10 @@ def _parser() -> argparse.ArgumentParser:
     scan = parser.add_argument_group("the scan; the model expects base_link (ground at z = 0) and intensity 0 to 255")
     scan.add_argument("--format", choices=tuple(FORMATS), default="t4", help="defaults of the following (%(default)s)")
     scan.add_argument(
-        "--columns", type=whole_number(0, 64), metavar="N", help="numbers a point, the first four x, y, z, intensity"
+        "--columns",
+        type=_columns,
+        metavar="N|NAMES",
+        help="numbers a point, the first four x, y, z, intensity; or their names: x,y,z,intensity,ring",
     )
     scan.add_argument(
         "--intensity-scale", type=number(0.0, 1e6), metavar="K", help="factor to 0..255; 255 where a file has 0..1"
@@ -132,9 +142,15 @@ def _write(prediction: Prediction, form: ScanFormat, out: Path) -> None:
             "sha256": sha256_file(scan.path),
             "points": scan.num_in_file,
             "invalid_points": scan.num_invalid,
-            "format": dataclasses.asdict(form),
+            "format": {
+                "columns": list(form.names),
+                "intensity_scale": form.intensity_scale,
+                "height_m": form.height_m,
+                "yaw_deg": form.yaw_deg,
+            },
         },
         "model": spec.name,
+        "point_columns": list(spec.point_columns),
         "checkpoint_sha256": prediction.checkpoint_sha256,
         "frame": "base_link: x forward, y left, z up from the ground; metres, radians, m/s",
         "backends": [

@@ -161,6 +161,7 @@ class SpecRecord(Record):
     max_points_per_voxel: Few
     max_voxels: Many
     point_features: Annotated[int, Field(ge=3, le=64)]
+    point_columns: Annotated[Items[NonEmptyStr], Field(min_length=3, max_length=64)] | None = None
     voxel_center_dims: Literal[2, 3]
     encoder_channels: Channels
     out_size_factor: Stride

@@ -15,6 +15,7 @@ from typing import Any
 from base.errors import ConfigError
 from base.messages import shown_file
 from models.checks import check_config, check_spec
+from models.point_columns import implied_columns, stored_columns
 
 __all__ = [
     "BACKBONE_NECK_HEAD",
@@ -82,7 +83,7 @@ class ModelSpec:
         voxel_size: x, y, z extent of a pillar, metres.
         max_points_per_voxel: Points kept in a pillar; the encoder's second axis.
         max_voxels: Pillars kept at inference.
-        point_features: Columns of a point that enter: 5 = x, y, z, intensity, time lag; 4 = the same without intensity.
+        point_columns: Names of a point's columns as they enter, x, y, z first (`models.point_columns`).
         voxel_center_dims: 3 where the offset to the pillar centre has a z part, 2 in older models.
         encoder_channels: Channels of a pillar feature and of the canvas.
         out_size_factor: Canvas cells per heatmap cell along each axis.
@@ -103,7 +104,7 @@ class ModelSpec:
     voxel_size: tuple[float, float, float]
     max_points_per_voxel: int
     max_voxels: int
-    point_features: int
+    point_columns: tuple[str, ...]
     voxel_center_dims: int
     encoder_channels: int
     out_size_factor: int
@@ -116,6 +117,11 @@ class ModelSpec:
     nms_min_radius_m2: float
     post_max_size: int
     rot_y_axis_reference: bool = False
+
+    @property
+    def point_features(self) -> int:
+        """Columns of a point that enter."""
+        return len(self.point_columns)
 
     @property
     def encoder_in_features(self) -> int:
@@ -172,8 +178,19 @@ class ModelSpec:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready dictionary; `from_dict` reads it back."""
-        plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        """A JSON-ready dictionary; `from_dict` reads it back.
+
+        Names of columns are written only where they are others than their number stood for before they had names: what
+        ONNX files hold of such a model, and with it their checksums, did not change when the names came.
+        """
+        plain: dict[str, Any] = {}
+        for name, value in json.loads(json.dumps(dataclasses.asdict(self))).items():
+            if name != "point_columns":
+                plain[name] = value
+                continue
+            plain["point_features"] = self.point_features
+            if self.point_columns != implied_columns(self.point_features):
+                plain[name] = value
         return plain
 
     @classmethod
@@ -189,14 +206,16 @@ class ModelSpec:
         """
         from models.schema import parse_spec
 
-        known = {field.name for field in dataclasses.fields(cls)}
-        if isinstance(values, Mapping) and set(values) != known:
+        own = {field.name for field in dataclasses.fields(cls)} - {"point_columns"}
+        known = own | {"point_features"}
+        if isinstance(values, Mapping) and set(values) - {"point_columns"} != known:
             raise ConfigError(
-                f"{file} has unknown fields {sorted(map(str, set(values) - known))} and lacks "
+                f"{file} has unknown fields {sorted(map(str, set(values) - known - {'point_columns'}))} and lacks "
                 f"{sorted(known - set(values))}; it is of another version of this project. Export the model again."
             )
         record = parse_spec(values, file)
-        fields: dict[str, Any] = {name: getattr(record, name) for name in known}
+        fields: dict[str, Any] = {name: getattr(record, name) for name in own}
+        fields["point_columns"] = stored_columns(record.point_columns, record.point_features, file)
         fields["heads"] = tuple(HeadSpec(head.name, head.channels) for head in record.heads)
         spec = cls(**fields)
         check_spec(spec, file)
@@ -233,6 +252,7 @@ class ModelSpec:
             ConfigError: the config is no single-task pillar CenterPoint, a value of it is of a wrong type or out of
                 range, or it contradicts itself.
         """
+        from models.point_loading import network_columns
         from models.schema import parse_model
 
         file = str(cfg.filename or "model config")
@@ -257,7 +277,7 @@ class ModelSpec:
             voxel_size=layer.voxel_size,
             max_points_per_voxel=layer.max_num_points,
             max_voxels=max_voxels if isinstance(max_voxels, int) else max_voxels[1],
-            point_features=encoder.in_channels,
+            point_columns=network_columns(cfg, encoder.in_channels, file),
             voxel_center_dims=2 if encoder.type.startswith("Backward") else 3,
             encoder_channels=encoder.feat_channels[-1],
             out_size_factor=coder.out_size_factor,

@@ -30,8 +30,8 @@ def voxelize(points: Any, spec: ModelSpec) -> Voxels:
     the grid and points with a non-finite value are left out and counted. No points give no pillars.
 
     Args:
-        points: (N, C) float32 numpy array or torch tensor, C = `spec.point_features`, columns x, y, z, (intensity,)
-            time lag; metres and seconds, ego frame.
+        points: (N, C) float32 numpy array or torch tensor with the columns `spec.point_columns`, x, y, z first; metres
+            and seconds, ego frame.
 
     Raises:
         DataError: the array has another shape or type.
@@ -158,8 +158,8 @@ def _check_points(points: Any, spec: ModelSpec) -> None:
     shape = tuple(points.shape)
     if len(shape) != 2 or shape[1] != spec.point_features:
         raise DataError(
-            f"Point cloud has shape {shape}; model '{spec.name}' needs (N, {spec.point_features}). "
-            "Select the columns as the model config's test pipeline does (use_dim)."
+            f"Point cloud has shape {shape}; model '{spec.name}' needs (N, {spec.point_features}): "
+            f"{', '.join(spec.point_columns)}. Select the columns as the model config's test pipeline does (use_dim)."
         )
     dtype = str(points.dtype).removeprefix("torch.")
     if dtype != "float32":

@@ -71,12 +71,13 @@ def test_columns_and_pose(write: Write, spec: ModelSpec) -> None:
 
 
 def test_a_model_without_intensity(write: Write, spec: ModelSpec) -> None:
-    narrow = dataclasses.replace(spec, point_features=4)
+    narrow = dataclasses.replace(spec, point_columns=("x", "y", "z", "time_lag"))
     points = spinning_scan(5)
     found = read_scan(write(points), FORMATS["t4"], narrow)
     np.testing.assert_array_equal(found.points, np.c_[points[:, :3], np.zeros(len(points), np.float32)])
-    with pytest.raises(ConfigError, match="takes 6 columns a point"):
-        read_scan(write(points), FORMATS["t4"], dataclasses.replace(spec, point_features=6))
+    wide = dataclasses.replace(spec, point_columns=("x", "y", "z", "intensity", "time_lag", "column5"))
+    with pytest.raises(DataError, match=r"is read as x, y, z, intensity, ring; .* lacks column5"):
+        read_scan(write(points), FORMATS["t4"], wide)
 
 
 @pytest.mark.parametrize("true", [4, 5, 6])

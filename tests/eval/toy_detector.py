@@ -33,7 +33,7 @@ def make_spec() -> ModelSpec:
         voxel_size=(2.0, 2.0, 8.0),
         max_points_per_voxel=4,
         max_voxels=500,
-        point_features=5,
+        point_columns=("x", "y", "z", "intensity", "time_lag"),
         voxel_center_dims=3,
         encoder_channels=4,
         out_size_factor=1,

@@ -21,7 +21,7 @@ def small_spec(**changes: Any) -> ModelSpec:
         voxel_size=(0.32, 0.32, 8.0),
         max_points_per_voxel=8,
         max_voxels=2000,
-        point_features=5,
+        point_columns=("x", "y", "z", "intensity", "time_lag"),
         voxel_center_dims=3,
         encoder_channels=8,
         out_size_factor=2,
@@ -123,7 +123,11 @@ def small_config(spec: ModelSpec) -> Any:
             }
         },
     }
-    return Config({"name": spec.name, "model": model})
+    on_disk = ("x", "y", "z", "intensity", "time_lag")  # the lag is the loader's, in place of the ring
+    load = {"type": "LoadPointsFromFile", "coord_type": "LIDAR", "load_dim": 5, "use_dim": 5}
+    join = {"type": "LoadPointsFromMultiSweeps", "use_dim": [on_disk.index(name) for name in spec.point_columns]}
+    dataset = {"type": "T4Dataset", "pipeline": [load, join]}
+    return Config({"name": spec.name, "model": model, "val_dataloader": {"dataset": dataset}})
 
 
 def small_network(spec: ModelSpec, seed: int = 0) -> Any:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from models.point_columns import NODE_COLUMNS
 from models.spec import ModelSpec
 from runtime.preprocess import preprocess
 from tests.runtime.small_model import cloud, small_spec
@@ -42,7 +43,7 @@ def node_features(pillar: list[NDArray[np.float32]], y: int, x: int, spec: Model
 
 @pytest.mark.parametrize(("columns", "center_dims", "width"), [(4, 2, 9), (4, 3, 10), (5, 3, 11)])
 def test_features_are_the_node_s(columns: int, center_dims: int, width: int) -> None:
-    spec = small_spec(point_features=columns, voxel_center_dims=center_dims)
+    spec = small_spec(point_columns=next(c for c in NODE_COLUMNS if len(c) == columns), voxel_center_dims=center_dims)
     assert spec.encoder_in_features == width
     points = cloud(4, 3000, columns)
     # On the limits: the lower one is inside, the upper one is not.

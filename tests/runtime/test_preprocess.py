@@ -23,7 +23,9 @@ CASES = [
     pytest.param({"max_voxels": 60}, 5000, id="too-many-pillars"),
     pytest.param({"max_points_per_voxel": 1, "max_voxels": 17}, 3000, id="one-point-a-pillar"),
     pytest.param({"max_points_per_voxel": 32}, 8000, id="32-points"),
-    pytest.param({"voxel_size": (0.32, 0.32, 0.5), "point_features": 4}, 4000, id="several-layers"),
+    pytest.param(
+        {"voxel_size": (0.32, 0.32, 0.5), "point_columns": ("x", "y", "z", "time_lag")}, 4000, id="several-layers"
+    ),
     pytest.param({}, 1, id="one-point"),
 ]
 

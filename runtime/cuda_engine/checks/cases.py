@@ -29,7 +29,7 @@ def engine_spec(cells: int, **changes: object) -> ModelSpec:
         "voxel_size": (0.32, 0.32, 8.0),
         "max_points_per_voxel": 32,
         "max_voxels": 64000,
-        "point_features": 5,
+        "point_columns": ("x", "y", "z", "intensity", "time_lag"),
         "voxel_center_dims": 3,
         "encoder_channels": 32,
         "out_size_factor": 1,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from models.point_columns import NODE_COLUMNS
 from runtime.cuda_engine.checks.cases import clumped_cloud, engine_spec, hard_clouds, large_cloud, random_weights
 from runtime.cuda_engine.checks.timing import replay_time_us
 from runtime.cuda_engine.cloud_memory import CloudMemory
@@ -152,7 +153,12 @@ def check_special_clouds(device: CudaDevice, capacity: int = 20_000) -> str:
             0.05,
             False,
             4,
-            {"encoder_channels": 8, "max_points_per_voxel": 8, "voxel_center_dims": 2, "point_features": 4},
+            {
+                "encoder_channels": 8,
+                "max_points_per_voxel": 8,
+                "voxel_center_dims": 2,
+                "point_columns": NODE_COLUMNS[0],
+            },
         ),
         (None, False, 32, {"encoder_channels": 64, "max_points_per_voxel": 20}),
     )

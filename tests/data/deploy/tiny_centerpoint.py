@@ -25,3 +25,6 @@ model = dict(
     ),
     test_cfg=dict(pts=dict(pc_range=point_cloud_range[:2], voxel_size=voxel_size[:2], out_size_factor=2)),
 )
+
+val_dataloader = dict(dataset=dict(pipeline=_base_.load_points))
+test_dataloader = val_dataloader
