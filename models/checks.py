@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from base.errors import ConfigError
+from models.facts import ModelFacts
 
 if TYPE_CHECKING:
     from models.schema import ModelConfig
-    from models.spec import ModelSpec
 
 __all__ = ["check_config", "check_spec"]
 
@@ -20,7 +20,7 @@ _CHANNELS = {"reg": 2, "height": 1, "dim": 3, "rot": 2, "vel": 2}
 _NEEDED = ("height", "dim", "rot")
 
 
-def check_spec(spec: ModelSpec, file: str) -> None:
+def check_spec(spec: ModelFacts, file: str) -> None:
     """Ranges, sizes and outputs of a specification, whether it was read from a config or from an artifact.
 
     Raises:
@@ -60,7 +60,7 @@ def check_spec(spec: ModelSpec, file: str) -> None:
     _check_outputs(spec, file)
 
 
-def _check_outputs(spec: ModelSpec, file: str) -> None:
+def _check_outputs(spec: ModelFacts, file: str) -> None:
     if len(set(spec.class_names)) != len(spec.class_names):
         raise ConfigError(f"{file}: a class stands twice in class_names {list(spec.class_names)}; name each once.")
     found = {head.name: head.channels for head in spec.heads}
@@ -79,7 +79,7 @@ def _check_outputs(spec: ModelSpec, file: str) -> None:
             )
 
 
-def check_config(spec: ModelSpec, model: ModelConfig, channels: Mapping[str, int], file: str) -> None:
+def check_config(spec: ModelFacts, model: ModelConfig, channels: Mapping[str, int], file: str) -> None:
     """Values that mmdet3d reads from several places of the config must agree.
 
     Args:
@@ -117,7 +117,7 @@ def check_config(spec: ModelSpec, model: ModelConfig, channels: Mapping[str, int
     _check_strides(spec, model, file)
 
 
-def _check_strides(spec: ModelSpec, model: ModelConfig, file: str) -> None:
+def _check_strides(spec: ModelFacts, model: ModelConfig, file: str) -> None:
     """Every level that SECONDFPN joins must have the cells of the head."""
     backbone, neck = model.pts_backbone, model.pts_neck
     if (backbone.type, neck.type) != ("SECOND", "SECONDFPN"):
