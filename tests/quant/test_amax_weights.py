@@ -77,3 +77,15 @@ def test_bad_input() -> None:
     w[0, 0] = torch.nan
     with pytest.raises(DataError, match="'conv1' holds NaN or infinite weights"):
         weight_amax(w, 0, "mse", "conv1")
+
+
+@pytest.mark.parametrize("size", [1, 7, 1152])
+def test_the_quick_search_rules_out_no_best_scale(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against every candidate in float64: the same scale to the bit, also where errors are equal or zero."""
+    w = weight(6, 12, size)
+    on_a_grid = torch.round(w * 40) / 127
+    cases = [w, on_a_grid, w**5, w.half(), torch.full((2, size), 0.3), w.double() * 1e-250, w * 1e-30]
+    quick = [weight_amax(case, 0) for case in cases]
+    monkeypatch.setattr("quant.calibration.weights._near_best", lambda row, scales, largest: scales)
+    for case, found in zip(cases, quick, strict=True):
+        assert torch.equal(found, weight_amax(case, 0))
