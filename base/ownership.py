@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,8 +47,8 @@ def owned_folder(folder: str | os.PathLike[str], option: str, records: Sequence[
     """
     path = Path(folder)
     made = _make(path, option)
+    began = _file_system_now_ns(path)
     lock = _lock_folder(path, option)
-    began = time.time()
     try:
         sweep(path)
         for record in records:
@@ -164,13 +163,23 @@ def _lock_beside(path: Path, option: str) -> Lock:
     )
 
 
-def _what_is_kept(folder: Path, since: float) -> str:
+def _file_system_now_ns(folder: Path) -> int:
+    """The time that a file made in a folder now would get, nanoseconds.
+
+    Not `time.time()`: the kernel stamps files with a clock that lags behind by a tick, a file server with its own.
+    """
+    with contextlib.suppress(PermissionError):  # some file systems let nobody set times; an earlier one does as well
+        os.utime(folder)
+    return folder.stat().st_mtime_ns
+
+
+def _what_is_kept(folder: Path, since_ns: int) -> str:
     """A line that names what a run that was stopped has finished."""
     finished = []
     for path in entries_below(folder):
         with contextlib.suppress(FileNotFoundError):  # somebody else's, and gone
             facts = path.lstat()
-            if stat.S_ISREG(facts.st_mode) and not path.name.startswith(".") and facts.st_mtime >= since:
+            if stat.S_ISREG(facts.st_mode) and not path.name.startswith(".") and facts.st_mtime_ns >= since_ns:
                 finished.append(str(path.relative_to(folder)))
     finished.sort()
     more = f" and {len(finished) - _MAX_NAMED} more" if len(finished) > _MAX_NAMED else ""
