@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from base.lazy import lazy_attributes
+
+if TYPE_CHECKING:
+    from export.components import CenterPointComponentExtractor
+    from export.engine.pipeline import CenterPointTensorRTExportPipeline
+    from export.engine.selection import open_engine_builder
+    from export.onnx_export import CenterPointONNXExportPipeline, OnnxExportSettings, export_components
+    from export.precision import convert_precision
 
 __all__ = [
     "CenterPointComponentExtractor",

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from base.lazy import lazy_attributes
+
+if TYPE_CHECKING:
+    from models.build import build_model, load_checkpoint
+    from models.components import BackboneNeckHead, VoxelEncoder, extract_components
+    from models.config import load_model_config
+    from models.spec import ModelSpec
 
 __all__ = [
     "BackboneNeckHead",

@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from base.lazy import lazy_attributes
+
+if TYPE_CHECKING:
+    from quant.calibration.calibrator import CalibrationManager
+    from quant.checkpoint import load_ptq_model, save_ptq_model
+    from quant.fusion.bn_fusion import fuse_model_bn
+    from quant.hooks.qat_hook import QATHook
+    from quant.ptq import quantize_ptq
+    from quant.replace import quant_conv_module, quant_linear_module, quant_model, unquant_model
+    from quant.sensitivity import build_sensitivity_profile, get_sensitive_layers
+    from quant.structure import QuantizationStructure
+    from quant.utils import disable_quantization, enable_quantization, print_quantizer_status
 
 __all__ = [
     "CalibrationManager",

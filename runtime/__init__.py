@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from base.lazy import lazy_attributes
+
+if TYPE_CHECKING:
+    from runtime.autoware_params import AutowareDecodeParams
+    from runtime.autoware_postprocess import decode_autoware
+    from runtime.backends import open_backend
+    from runtime.backends.base import Backend, BackendOutput
+    from runtime.counts import VoxelCounts
+    from runtime.detector import Detector, Inference, InspectableDetector, Inspection
+    from runtime.latency import LatencyRecorder, LatencyStats
+    from runtime.nms import circle_nms
+    from runtime.opening import open_detector
+    from runtime.pipeline import Pipeline
+    from runtime.preprocess import voxelize
 
 __all__ = [
     "AutowareDecodeParams",

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from base.lazy import lazy_attributes
+
+if TYPE_CHECKING:
+    from datasets.synthetic.dataset_writer import DatasetConfig, generate
+    from datasets.synthetic.lidar import Lidar
+    from datasets.synthetic.scene import CLASSES, Scene, make_scene
 
 __all__ = ["CLASSES", "DatasetConfig", "Lidar", "Scene", "generate", "make_scene"]
 

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from base.lazy import lazy_attributes
+
+if TYPE_CHECKING:
+    from export.engine.pipeline import CenterPointTensorRTExportPipeline, EngineSettings
+    from export.engine.profiles import default_profiles
+    from export.engine.request import EngineBuilder, EngineRequest, EngineResult, ShapeProfile
+    from export.engine.selection import BUILDERS, open_engine_builder
 
 __all__ = [
     "BUILDERS",

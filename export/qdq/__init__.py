@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from base.lazy import lazy_attributes
+
+if TYPE_CHECKING:
+    from export.qdq.passes import arrange_qdq
+    from export.qdq.precision_map import LayerPrecision, PrecisionMap, precision_map
+    from export.qdq.precision_picture import draw_precision_map
+    from export.qdq.rules import RuleViolation, check_qdq, require_rules
+    from export.qdq.view import is_quantized
 
 __all__ = [
     "LayerPrecision",

@@ -7,7 +7,19 @@ the number of processes.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from base.lazy import lazy_attributes
+
+if TYPE_CHECKING:
+    from quant.calibration.amax import compute_amax
+    from quant.calibration.batches import CalibrationFrame, CalibrationFrames, calibration_batches, dataloader_batches
+    from quant.calibration.calibrator import CalibrationManager
+    from quant.calibration.chart import CalibrationChart, calibration_chart
+    from quant.calibration.histogram import AbsHistogram
+    from quant.calibration.observation import ActivationStatistics
+    from quant.calibration.result import CalibrationResult, QuantizerCalibration
+    from quant.calibration.weights import weight_amax
 
 __all__ = [
     "AbsHistogram",

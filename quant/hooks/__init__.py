@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from base.lazy import lazy_attributes
+
+if TYPE_CHECKING:
+    from quant.hooks.detection_map_hook import DetectionMapHook
+    from quant.hooks.qat_hook import QATHook
 
 __all__ = ["DetectionMapHook", "QATHook"]
 

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from base.lazy import lazy_attributes
+
+if TYPE_CHECKING:
+    from quant.reconstruction.blocks import Block, partition, run_blocks
+    from quant.reconstruction.losses import task_loss
+    from quant.reconstruction.network import BlockError, BlockResult, reconstruct
+    from quant.reconstruction.rounding import AdaptiveRounding
+    from quant.reconstruction.settings import ReconstructionSettings
+    from quant.reconstruction.windows import WindowSampler
 
 __all__ = [
     "AdaptiveRounding",

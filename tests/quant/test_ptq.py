@@ -104,7 +104,7 @@ def test_an_mmengine_data_loader(trained_demo_model: Any) -> None:
         only, batch_size=1, collate_fn=lambda _: {"inputs": {"points": clouds}, "data_samples": [None] * 2}
     )
     model = quantize_ptq(copy.deepcopy(trained_demo_model), loader, 2, "max")
-    folded = fuse_model_bn(copy.deepcopy(trained_demo_model))
+    folded: Any = fuse_model_bn(copy.deepcopy(trained_demo_model))
     with torch.no_grad():
         data = folded.data_preprocessor({"inputs": {"points": clouds}, "data_samples": [None] * 2}, False)["inputs"][
             "voxels"

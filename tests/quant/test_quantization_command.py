@@ -130,7 +130,7 @@ def test_a_cache_of_another_model(
         def forward(self, x: torch.Tensor) -> Any:
             return run_network(other, x)
 
-    manager = CalibrationManager(other)
+    manager: Any = CalibrationManager(other)
     manager._network = Network
     manager.calibrate([canvas], 1, amax_method="max", workers=1)
     manager.save_calib_cache(tmp_path / "other.json")

@@ -196,7 +196,7 @@ def test_larger_configs(name: str, demo_cfg: Any) -> None:
     from models.config import load_model_config
 
     cfg = load_model_config(Path(demo_cfg.filename).with_name(f"{name}.py"))
-    model = fuse_model_bn(build_model(cfg))
+    model: Any = fuse_model_bn(build_model(cfg))
     structure = quant_model(model)
     assert len(structure.quantized_paths()) > 20
     assert ("pts_neck.concat", "pts_bbox_head.shared_conv.conv") in structure.shared

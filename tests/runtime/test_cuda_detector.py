@@ -124,9 +124,13 @@ class Bench:
             (folder / f"{component.name}.onnx").touch()
 
     def open(self, **options: Any) -> InspectableDetector:
-        given = {"spec": self.spec, "onnx_dir": self.folder, "device": "cuda:0", "capacity": CAPACITY} | options
-        detector: InspectableDetector = open_detector("cuda", **given)
-        return detector
+        given: dict[str, Any] = {
+            "spec": self.spec,
+            "onnx_dir": self.folder,
+            "device": "cuda:0",
+            "capacity": CAPACITY,
+        } | options
+        return open_detector("cuda", **given)
 
     def expected(self, points: NDArray[np.float32]) -> tuple[NDArray[np.float32], dict[str, NDArray[np.float32]]]:
         """The canvas, and the outputs of the plan's exact arithmetic on it."""

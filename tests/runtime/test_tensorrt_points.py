@@ -54,7 +54,7 @@ class PointsBench(Bench):
         return self.engines["pts_backbone_neck_head"]
 
     def open_points(self, **options: Any) -> Any:
-        given = {"encoder_onnx": self.encoder_onnx, "capacity": CAPACITY} | options
+        given: dict[str, Any] = {"encoder_onnx": self.encoder_onnx, "capacity": CAPACITY} | options
         return open_detector(
             "tensorrt", spec=self.spec, device="cuda:0", engine_dir=self.folder, library="tensorrt", **given
         )
