@@ -13,14 +13,14 @@ import numpy as np
 
 from base.errors import DataError
 from runtime.counts import VoxelCounts
-from runtime.voxels import SUM_LANES, EncoderInput, Voxels, grid_float32, pillar_centers_float32
+from runtime.voxels import SUM_LANES, EncoderInput, PackedVoxels, Voxels, grid_float32, pillar_centers_float32
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from models.spec import ModelSpec
 
-__all__ = ["decorate", "preprocess", "voxelize"]
+__all__ = ["decorate", "decorate_packed", "pack", "preprocess", "voxelize"]
 
 
 def voxelize(points: Any, spec: ModelSpec) -> Voxels:
@@ -42,6 +42,16 @@ def voxelize(points: Any, spec: ModelSpec) -> Voxels:
 
         return voxelize_torch(points, spec)
 
+    packed = pack(points, spec)
+    padded = np.zeros((len(packed), spec.max_points_per_voxel, points.shape[1]), np.float32)
+    pillars = packed.pillars
+    padded[pillars, np.arange(len(pillars)) - packed.starts[pillars]] = packed.points
+    return Voxels(padded, packed.num_points.astype(np.int32), packed.coords, packed.counts)
+
+
+def pack(points: NDArray[np.float32], spec: ModelSpec) -> PackedVoxels:
+    """`voxelize` of a numpy array without the padded rows; arguments and errors as there."""
+    _check_points(points, spec)
     num_input = len(points)
     finite = np.isfinite(points[:, 0])
     for column in range(1, points.shape[1]):
@@ -59,13 +69,10 @@ def voxelize(points: Any, spec: ModelSpec) -> Voxels:
         cell = cell * grid[axis] + np.where(inside, position, 0).astype(np.int64)
     kept = np.flatnonzero(inside)
     invalid, outside = num_input - len(points), len(points) - len(kept)
-    limit = spec.max_points_per_voxel
     if len(kept) == 0:
-        return Voxels(
-            np.zeros((0, limit, points.shape[1]), np.float32),
-            np.zeros(0, np.int32),
-            np.zeros((0, 3), np.int32),
-            VoxelCounts(outside_points=outside, invalid_points=invalid),
+        counts = VoxelCounts(outside_points=outside, invalid_points=invalid)
+        return PackedVoxels(
+            np.zeros((0, points.shape[1]), np.float32), np.zeros(0, np.int64), np.zeros((0, 3), np.int32), counts
         )
 
     # One sort of unique keys groups the points by cell and keeps the input order inside each group.
@@ -77,28 +84,20 @@ def voxelize(points: Any, spec: ModelSpec) -> Voxels:
     is_start[0] = True
     np.not_equal(sorted_cell[1:], sorted_cell[:-1], out=is_start[1:])
     starts = np.flatnonzero(is_start)
-    group = np.cumsum(is_start) - 1
-    slot = np.arange(len(key)) - starts[group]
+    sizes = np.diff(np.append(starts, len(key)))
     # A pillar's place is the rank of its first point.
-    order = np.argsort(position_in_kept[starts])
-    rank = np.empty(len(starts), np.int64)
-    rank[order] = np.arange(len(starts))
-    num_voxels = min(len(starts), spec.max_voxels)
-    voxel = rank[group]
-    fits = (slot < limit) & (voxel < num_voxels)
-
-    voxels = np.zeros((num_voxels, limit, points.shape[1]), np.float32)
-    voxels[voxel[fits], slot[fits]] = points[kept[position_in_kept[fits]]]
-    group_sizes = np.diff(np.append(starts, len(key)))
-    chosen = order[:num_voxels]
-    return Voxels(
-        voxels,
-        np.minimum(group_sizes[chosen], limit).astype(np.int32),
+    chosen = np.argsort(position_in_kept[starts])[: spec.max_voxels]
+    num_points = np.minimum(sizes[chosen], spec.max_points_per_voxel)
+    ends = np.cumsum(num_points)
+    rows = np.arange(ends[-1]) + np.repeat(starts[chosen] - (ends - num_points), num_points)
+    return PackedVoxels(
+        points[kept[position_in_kept[rows]]],
+        num_points,
         _coords(sorted_cell[starts[chosen]], grid),
         VoxelCounts(
-            voxels=num_voxels,
-            dropped_voxels=len(starts) - num_voxels,
-            dropped_points=len(key) - int(np.count_nonzero(fits)),
+            voxels=len(chosen),
+            dropped_voxels=len(starts) - len(chosen),
+            dropped_points=len(key) - len(rows),
             outside_points=outside,
             invalid_points=invalid,
         ),
@@ -116,21 +115,24 @@ def decorate(voxels: Voxels, spec: ModelSpec) -> Any:
         return decorate_torch(voxels, spec)
     num_voxels, limit, columns = voxels.points.shape
     features = np.zeros(spec.encoder_shape(num_voxels), np.float32)
-    if num_voxels == 0:
-        return features
-    mean = _lane_sum(voxels.points, int(voxels.num_points.max()))
-    mean /= voxels.num_points.astype(np.float32)[:, None]
-
     rows = np.flatnonzero(np.arange(limit) < voxels.num_points[:, None])
-    pillar = rows // limit
-    points = voxels.points.reshape(-1, columns)[rows]
-    packed = np.empty((len(rows), features.shape[2]), np.float32)
-    packed[:, :columns] = points
-    packed[:, columns : columns + 3] = points[:, :3] - mean[pillar]
+    num_points = voxels.num_points.astype(np.int64)
+    packed = PackedVoxels(voxels.points.reshape(-1, columns)[rows], num_points, voxels.coords, voxels.counts)
+    features.reshape(-1, features.shape[2])[rows] = decorate_packed(packed, spec)
+    return features
+
+
+def decorate_packed(packed: PackedVoxels, spec: ModelSpec) -> NDArray[np.float32]:
+    """(K, F) float32: the rows of `decorate` that are not padding."""
+    points, pillars = packed.points, packed.pillars
+    columns = points.shape[1]
+    mean = _lane_sum(packed) / packed.num_points.astype(np.float32)[:, None]
+    features = np.empty((len(points), spec.encoder_in_features), np.float32)
+    features[:, :columns] = points
+    features[:, columns : columns + 3] = points[:, :3] - mean[pillars]
     for axis, (size, offset) in enumerate(pillar_centers_float32(spec)):
-        center = voxels.coords[:, 2 - axis].astype(np.float32) * size + offset
-        packed[:, columns + 3 + axis] = points[:, axis] - center[pillar]
-    features.reshape(-1, features.shape[2])[rows] = packed
+        center = packed.coords[:, 2 - axis].astype(np.float32) * size + offset
+        features[:, columns + 3 + axis] = points[:, axis] - center[pillars]
     return features
 
 
@@ -140,13 +142,18 @@ def preprocess(points: Any, spec: ModelSpec) -> EncoderInput:
     return EncoderInput(decorate(voxels, spec), voxels.coords, voxels.counts)
 
 
-def _lane_sum(points: NDArray[np.float32], rows: int) -> NDArray[np.float32]:
-    """(M, 3) sum of xyz over the first `rows` rows of each pillar (the rest is zero) in torch's order."""
-    lanes = np.zeros((len(points), SUM_LANES, 3), np.float32)
-    for start in range(0, rows, SUM_LANES):
-        block = points[:, start : start + SUM_LANES, :3]
-        lanes[:, : block.shape[1]] += block
-    return ((lanes[:, 0] + lanes[:, 1]) + lanes[:, 2]) + lanes[:, 3]
+def _lane_sum(packed: PackedVoxels) -> NDArray[np.float32]:
+    """(M, 3) sum of xyz over the points of each pillar in torch's order."""
+    lanes = np.zeros((SUM_LANES, len(packed), 3), np.float32)
+    # Pillars by descending size: those with a point in a slot come first.
+    order = np.argsort(-packed.num_points, kind="stable")
+    sizes, first = packed.num_points[order], packed.starts[order]
+    for slot in range(int(sizes[0]) if len(sizes) else 0):
+        have = int(np.searchsorted(-sizes, -slot))
+        lanes[slot % SUM_LANES, :have] += packed.points[first[:have] + slot, :3]
+    total = np.empty((len(packed), 3), np.float32)
+    total[order] = ((lanes[0] + lanes[1]) + lanes[2]) + lanes[3]
+    return total
 
 
 def _coords(cell: NDArray[np.int64], grid: tuple[int, int, int]) -> NDArray[np.int32]:

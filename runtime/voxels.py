@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from models.spec import ModelSpec
     from runtime.counts import VoxelCounts
 
-__all__ = ["SUM_LANES", "EncoderInput", "Voxels", "grid_float32", "pillar_centers_float32"]
+__all__ = ["SUM_LANES", "EncoderInput", "PackedVoxels", "Voxels", "grid_float32", "pillar_centers_float32"]
 
 # torch adds up a strided axis on a CPU in four interleaved partial sums; the cluster mean keeps that order.
 SUM_LANES = 4
@@ -37,6 +37,36 @@ class Voxels:
 
     def __len__(self) -> int:
         return len(self.coords)
+
+
+@dataclass(frozen=True, eq=False)
+class PackedVoxels:
+    """Points sorted into pillars without padding, numpy arrays: pillar after pillar, points in input order.
+
+    Attributes:
+        points: (K, C) float32.
+        num_points: (M,) int64 points of each pillar, 1 to P, whose sum is K.
+        coords: (M, 3) int32 cell of each pillar as [z, y, x]; pillars are in the order of their first points.
+        counts: M, and what was left out.
+    """
+
+    points: NDArray[np.float32]
+    num_points: NDArray[np.int64]
+    coords: NDArray[np.int32]
+    counts: VoxelCounts
+
+    def __len__(self) -> int:
+        return len(self.coords)
+
+    @property
+    def starts(self) -> NDArray[np.int64]:
+        """(M,) index of each pillar's first point."""
+        return np.cumsum(self.num_points) - self.num_points
+
+    @property
+    def pillars(self) -> NDArray[np.int64]:
+        """(K,) pillar of each point."""
+        return np.repeat(np.arange(len(self)), self.num_points)
 
 
 @dataclass(frozen=True, eq=False)
