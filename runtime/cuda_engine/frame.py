@@ -11,8 +11,8 @@ from runtime.cuda_engine.points_frame import FrameResult, PointsFrame
 if TYPE_CHECKING:
     from models.spec import ModelSpec
     from runtime.cuda.device import CudaDevice
-    from runtime.cuda_engine.pillar_weights import PillarWeights
     from runtime.cuda_engine.plan import NetworkPlan
+    from runtime.pillar_weights import PillarWeights
 
 __all__ = ["DeviceFrame", "FrameResult"]
 

@@ -14,7 +14,7 @@ from runtime.voxels import grid_float32, pillar_centers_float32
 
 if TYPE_CHECKING:
     from models.spec import ModelSpec
-    from runtime.cuda_engine.pillar_weights import PillarWeights
+    from runtime.pillar_weights import PillarWeights
 
 __all__ = ["COUNTERS", "PILLAR_SIZES", "TOTALS", "PillarModel", "PillarSizes"]
 
@@ -117,8 +117,13 @@ class PillarModel:
             ConfigError: the encoder is not the model's, or its sizes are beyond the kernels'.
         """
         lower, size, (nx, ny, nz) = grid_float32(spec)
-        features, hidden = weights.first.shape
-        channels = weights.second.shape[1]
+        if len(weights.layers) != 2:
+            raise ConfigError(
+                f"Model '{spec.name}': its pillar encoder has {len(weights.layers)} layers; this engine's kernels run "
+                "two (feat_channels of two entries)."
+            )
+        features, hidden = weights.layers[0].weight.shape
+        channels = weights.channels
         found = (features, channels)
         if found != (spec.encoder_in_features, spec.encoder_channels):
             raise ConfigError(

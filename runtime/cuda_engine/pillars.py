@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from models.spec import ModelSpec
     from runtime.cuda.device import CudaDevice
     from runtime.cuda_engine.cloud_memory import CloudMemory
-    from runtime.cuda_engine.pillar_weights import PillarWeights
+    from runtime.pillar_weights import PillarWeights
 
 __all__ = ["CanvasMemory", "PillarEncoderKernels"]
 

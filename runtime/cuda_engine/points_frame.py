@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from runtime.counts import VoxelCounts
     from runtime.cuda.device import CudaDevice
     from runtime.cuda_engine.canvas import Canvas
-    from runtime.cuda_engine.pillar_weights import PillarWeights
+    from runtime.pillar_weights import PillarWeights
 
 __all__ = ["FrameNetwork", "FrameResult", "PointsFrame"]
 

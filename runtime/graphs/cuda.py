@@ -51,7 +51,7 @@ def open_cuda_graph(
     from runtime.cuda.device import CudaDevice
     from runtime.cuda_engine.frame import DeviceFrame
     from runtime.cuda_engine.from_onnx import plan_from_onnx
-    from runtime.cuda_engine.pillar_weights import PillarWeights
+    from runtime.pillar_weights import PillarWeights
 
     gpu = CudaDevice.open(index)
     try:

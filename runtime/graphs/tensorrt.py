@@ -118,8 +118,8 @@ def _open_frame(
     gpu: CudaDevice, spec: ModelSpec, backbone: DeviceComponent, encoder_onnx: Path, capacity: int
 ) -> PointsFrame:
     from runtime.cuda_engine.canvas import DenseCanvas
-    from runtime.cuda_engine.pillar_weights import PillarWeights
     from runtime.cuda_engine.points_frame import PointsFrame
+    from runtime.pillar_weights import PillarWeights
 
     weights = PillarWeights.from_onnx(encoder_onnx)
     canvas, stream = DenseCanvas(gpu, spec), gpu.create_stream()

@@ -26,11 +26,11 @@ from runtime.cuda_engine.checks.cases import clumped_cloud, engine_spec, random_
 from runtime.cuda_engine.checks.random_plans import Architecture, random_plan
 from runtime.cuda_engine.checks.reference import run_plan
 from runtime.cuda_engine.decode_parameters import DecodeModel, DecodeSizes
-from runtime.cuda_engine.pillar_weights import PillarWeights
 from runtime.cuda_engine.plan import NetworkPlan
 from runtime.decode import decode
 from runtime.decoders import Decoder
 from runtime.detector import InspectableDetector
+from runtime.pillar_weights import PillarWeights
 from runtime.pipeline import Pipeline
 from runtime.preprocess import preprocess
 from runtime.scatter import scatter

@@ -17,9 +17,9 @@ from runtime.cuda_engine.checks.pillar_checks import PillarBench, check_random_c
 from runtime.cuda_engine.decode_parameters import logit_limit
 from runtime.cuda_engine.detections import DetectionKernels
 from runtime.cuda_engine.macros import Unsigned, define, kernel_source
-from runtime.cuda_engine.pillar_weights import PillarWeights
 from runtime.cuda_engine.pillars import CanvasMemory, PillarEncoderKernels
 from runtime.decode import sigmoid
+from runtime.pillar_weights import PillarWeights
 from runtime.preprocess import preprocess
 from tests.runtime.emulated_device import EmulatedDevice
 from tests.runtime.fake_engine import FakeDevice
@@ -71,7 +71,8 @@ def _graph(path: Path, *, float16: bool, weights: PillarWeights, second: str = "
     from onnx import TensorProto, helper, numpy_helper
 
     dtype = np.float16 if float16 else np.float32
-    parts = {"w1": weights.first, "b1": weights.first_bias, "w2": weights.second, "b2": weights.second_bias}
+    first, last = weights.layers
+    parts = {"w1": first.weight, "b1": first.bias, "w2": last.weight, "b2": last.bias}
     constants = [numpy_helper.from_array(value.astype(dtype), name) for name, value in parts.items()]
     joined = ["spread", "slots"] if swapped else ["slots", "spread"]
     nodes = [
@@ -90,9 +91,9 @@ def _graph(path: Path, *, float16: bool, weights: PillarWeights, second: str = "
         helper.make_node("Cast", ["m2"], ["pillars"], "cast_2", to=TensorProto.FLOAT),
     ]
     value = helper.make_tensor_value_info
-    slots: list[str | int | None] = ["n", 32, weights.first.shape[0]]
+    slots: list[str | int | None] = ["n", 32, weights.features]
     inputs = [value("features", TensorProto.FLOAT, slots)]
-    outputs = [value("pillars", TensorProto.FLOAT, ["n", 1, weights.second.shape[1]])]
+    outputs = [value("pillars", TensorProto.FLOAT, ["n", 1, weights.channels])]
     graph = helper.make_graph(nodes, "encoder", inputs, outputs, constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.save(model, str(path))
@@ -113,7 +114,10 @@ def test_float16_graph_is_computed_as_onnx_runtime_does(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"second": "Mul"}, "1 products"), ({"swapped": True}, "'join' does not join the ReLU after 'first'")],
+    [
+        ({"second": "Mul"}, "'expand' \\(Expand\\) takes the result"),
+        ({"swapped": True}, "'join' does not join the ReLU after 'first'"),
+    ],
 )
 def test_other_encoders_are_refused_by_node(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     path = tmp_path / "encoder.onnx"

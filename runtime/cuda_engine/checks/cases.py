@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from models.spec import HeadSpec, ModelSpec
-from runtime.cuda_engine.pillar_weights import PillarWeights
+from runtime.pillar_weights import PfnLayer, PillarWeights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,7 +58,7 @@ def random_weights(spec: ModelSpec, hidden: int, *, float16: bool = False, seed:
     parts[0][:2] *= 0.05  # absolute positions matter little
     if float16:
         parts = [part.astype(np.float16).astype(np.float32) for part in parts]
-    return PillarWeights(parts[0], parts[1], parts[2], parts[3], float16)
+    return PillarWeights((PfnLayer(parts[0], parts[1]), PfnLayer(parts[2], parts[3])), float16)
 
 
 def large_cloud(spec: ModelSpec, count: int = 200_000, seed: int = 0) -> NDArray[np.float32]:

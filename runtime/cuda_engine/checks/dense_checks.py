@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from models.spec import ModelSpec
     from runtime.cuda.device import CudaDevice
-    from runtime.cuda_engine.pillar_weights import PillarWeights
+    from runtime.pillar_weights import PillarWeights
 
 __all__ = ["CanvasAsHeads", "check_dense_frames", "check_large_dense_frame"]
 
