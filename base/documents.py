@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, TypeVar, overload
 
 import numpy as np
 
+from base.collector import without_collections
 from base.errors import DataError, UserError
 from base.messages import printable, shown, shown_file
 from base.reading import read_bounded
@@ -98,7 +96,7 @@ def parse_json(
     if depth > MAX_DEPTH:
         raise refuse(f"lists and dictionaries are nested {depth} deep; {MAX_DEPTH} is the most that is read")
     try:
-        with _without_collections():
+        with without_collections():  # plain values have no circles
             constant = None if allow_nan else _refuse_constant
             value = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=constant)
         if b"\\ud" in raw or b"\\uD" in raw:  # half a character, which no output can take
@@ -180,20 +178,8 @@ def _typed(kind: Any, value: Any, file: str | os.PathLike[str], error: type[User
         return value
     from base.parsing import parse
 
-    with _without_collections():
+    with without_collections():  # plain values have no circles
         return parse(kind, value, file=file, error=error, remedy=remedy)
-
-
-@contextmanager
-def _without_collections() -> Iterator[None]:
-    """Python's search for circles among objects, which plain values have none of, takes up to 90 % of reading them."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

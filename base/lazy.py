@@ -7,6 +7,7 @@ import importlib.util
 from types import ModuleType
 from typing import Any
 
+from base.collector import without_collections
 from base.errors import MissingDependencyError
 
 __all__ = ["lazy_attributes", "missing_package", "require"]
@@ -32,7 +33,8 @@ def require(module: str, purpose: str) -> ModuleType:
         MissingDependencyError: the package is not installed, or one that it imports is not.
     """
     try:
-        return importlib.import_module(module)
+        with without_collections():
+            return importlib.import_module(module)
     except ImportError as error:
         raise _missing(module, purpose, error) from error
 

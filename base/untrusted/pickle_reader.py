@@ -8,13 +8,11 @@ of its vocabulary (`stand_ins`), and is never imported; memory, nesting and keys
 
 from __future__ import annotations
 
-import gc
 import pickletools
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
+from base.collector import without_collections
 from base.untrusted.limits import Memory, container_memory
 from base.untrusted.rare_opcodes import RareOpcodes
 from base.untrusted.refusal import Refused
@@ -45,7 +43,7 @@ class PickleReader(RareOpcodes):
                 ends with the place.
         """
         self.stack, self.marks, self.memo, self._sparse_memo = [], [], [], {}
-        with _collector_paused():
+        with without_collections():  # millions of containers, and no garbage
             return self._run(self.end)
 
     def _run(self, pos: int) -> Any:
@@ -199,15 +197,3 @@ class PickleReader(RareOpcodes):
         code = self.data[at]
         known = [opcode.name for opcode in pickletools.opcodes if ord(opcode.code) == code]
         return f"byte {at}, {f'opcode {known[0]}' if known else f'no opcode: {code:#04x}'}"
-
-
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """The reader makes millions of containers and no garbage; looking for it took a third of the time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()

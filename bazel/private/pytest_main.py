@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -33,6 +34,8 @@ def main() -> int:
     home.mkdir(exist_ok=True)
     # A test that writes to the user's home would not be repeatable; matplotlib and numba keep caches there.
     os.environ.update(HOME=str(home), MPLCONFIGDIR=str(home), NUMBA_CACHE_DIR=str(home), MPLBACKEND="Agg")
+    # torch and mmdet3d make a million objects that stay: looking for garbage among them is a seventh of a test.
+    gc.set_threshold(50_000, 10, 10)
     import pytest
 
     arguments = ["--import-mode=importlib", "-p", "no:cacheprovider", "--rootdir=.", f"--basetemp={scratch / 'pytest'}"]
