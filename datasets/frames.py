@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,10 @@ from base.errors import ConfigError, DataError
 from base.files import user_path
 from base.lazy import require
 from base.messages import shown, shown_file
-from models.point_loading import innermost
+from datasets.cloud_facts import CloudFacts
+from datasets.plausibility import CloudWatch, PointsExpected
+from models.point_columns import SQUASHED
+from models.point_loading import innermost, point_loading
 
 if TYPE_CHECKING:
     from datasets.t4 import T4Dataset
@@ -34,6 +37,8 @@ class Frame:
         points: (N, C) float32 after the test pipeline: sweeps merged, range filtered; columns as the specification's
             `point_columns`, of the same pipeline: x, y, z (metres, ego frame), usually intensity, time lag in seconds.
         ground_truth: boxes with velocity, score 1, and `num_points`.
+        invalid_points: of the key frame's file, points with NaN or an infinity, which were left out.
+        zero_points: of the key frame's file, points at exactly (0, 0, 0).
     """
 
     token: str
@@ -41,13 +46,26 @@ class Frame:
     timestamp_s: float
     points: NDArray[np.float32]
     ground_truth: Boxes3D
+    invalid_points: int = 0
+    zero_points: int = 0
 
 
 class FrameSource:
-    """Frames by index, loaded when asked for; the same index gives the same frame every time."""
+    """Frames by index, loaded when asked for; the same index gives the same frame every time.
 
-    def __init__(self, dataset: T4Dataset) -> None:
+    Args:
+        dataset: What it reads.
+        watch: Judges the clouds of key frames when they are read.
+    """
+
+    def __init__(self, dataset: T4Dataset, watch: CloudWatch) -> None:
+        from datasets.transforms import CheckedLoadPoints
+
         self._dataset = dataset
+        self._watch = watch
+        for step in dataset.pipeline.transforms:
+            if isinstance(step, CheckedLoadPoints):
+                step.watch = watch
         self.class_names: tuple[str, ...] = tuple(dataset.metainfo["classes"])
 
     def __len__(self) -> int:
@@ -79,6 +97,7 @@ class FrameSource:
         values[:, 2] += values[:, 5] / 2
         if values.shape[1] == 7:
             values = np.concatenate([values, np.zeros((len(values), 2), np.float32)], axis=1)
+        cloud = self._watch.seen.get(str(info["lidar_points"]["lidar_path"]), CloudFacts())
         return Frame(
             token=str(info["token"]),
             scene=str(info.get("scene_name", "")),
@@ -87,6 +106,8 @@ class FrameSource:
             ground_truth=Boxes3D(
                 values, np.ones(len(values), np.float32), truth["gt_labels_3d"], truth["num_lidar_pts"]
             ),
+            invalid_points=cloud.invalid,
+            zero_points=cloud.zeros,
         )
 
 
@@ -138,7 +159,25 @@ def open_frames(model_cfg: Any, split: str = "val", data_root: str | None = None
     # mmdet3d's transforms are looked up in its own scope, whatever the process did before.
     with DefaultScope.overwrite_default_scope("mmdet3d"):
         dataset = (T4Dataset if kind == "T4Dataset" else NuScenesInfos)(**wanted)
-    return FrameSource(dataset)
+    expected = PointsExpected.of_config(model_cfg, kind, _range_of(model_cfg))
+    return FrameSource(dataset, CloudWatch(expected, _judged_columns(wanted["pipeline"], kind)))
+
+
+def _judged_columns(pipeline: Sequence[Any], kind: str) -> tuple[str, ...]:
+    """Names of the numbers of a point in its file; without the intensity where the model does not take it."""
+    loading = point_loading(pipeline, "the model config's dataset", dataset=kind)
+    if loading is None:
+        return ("x", "y", "z")
+    taken = {name.removeprefix(SQUASHED) for name in loading.columns}
+    return tuple(name if name != "intensity" or name in taken else "" for name in loading.record)
+
+
+def _range_of(model_cfg: Any) -> Sequence[float] | None:
+    """The model's range, where the config has a model."""
+    node = model_cfg
+    for key in ("model", "data_preprocessor", "voxel_layer", "point_cloud_range"):
+        node = node.get(key) if isinstance(node, Mapping) else None
+    return node if isinstance(node, Sequence) and len(node) == 6 else None
 
 
 _RANDOM_STEPS = frozenset(

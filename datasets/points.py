@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,10 @@ from base.errors import DataError
 from base.messages import shown_file, shown_place
 from base.parsing import RelativePath, parse
 from base.reading import read_bounded, regular_size
+from datasets.point_bytes import ColumnsAdvice, check_bytes
+
+if TYPE_CHECKING:
+    from datasets.plausibility import CloudWatch
 
 __all__ = ["MAX_POINT_FILE_BYTES", "inside", "parse_points", "point_file", "read_points"]
 
@@ -21,6 +26,8 @@ _logger = logging.getLogger(__name__)
 
 MAX_POINT_FILE_BYTES = 1 << 28
 """256 MiB: 13 million points of five numbers, forty times a revolution of the densest sensors."""
+
+_ADVICE = ColumnsAdvice(lambda columns: f"set load_dim={columns} where the model config loads points")
 
 
 def inside(folder: Path, relative: object, file: str | os.PathLike[str], at: Sequence[str | int]) -> Path:
@@ -57,27 +64,30 @@ def point_file(folder: Path, relative: object, file: str | os.PathLike[str], at:
     return path
 
 
-def read_points(path: str | Path, num_features: int = 5) -> NDArray[np.float32]:
+def read_points(path: str | Path, num_features: int = 5, watch: CloudWatch | None = None) -> NDArray[np.float32]:
     """Reads a point cloud.
 
     Args:
         path: A regular file of little-endian float32 records, 256 MiB at most.
         num_features: Numbers per point; for T4 five: x, y, z (metres), intensity (0 to 255), ring.
+        watch: Judges the cloud.
 
     Returns:
         (N, num_features) float32, writable. A file of zero bytes is an empty cloud, not an error: a covered or failed
         sensor delivers those. Points with NaN or an infinity are dropped, and their number is logged as a warning.
 
     Raises:
-        DataError: the file cannot be read, is no regular one, too large, or its size is no multiple of a record.
+        DataError: the file cannot be read, is no regular one, too large, its bytes are not such records
+            (`datasets.point_bytes`), or its size is no multiple of one.
     """
     remedy = "Check data_root and the paths in the info file."
     data = read_bounded(path, MAX_POINT_FILE_BYTES, "Point file", remedy=remedy)
-    return parse_points(data, num_features, str(path))
+    return parse_points(data, num_features, str(path), watch)
 
 
-def parse_points(data: bytes, num_features: int, name: str) -> NDArray[np.float32]:
+def parse_points(data: bytes, num_features: int, name: str, watch: CloudWatch | None = None) -> NDArray[np.float32]:
     """The points in a file's bytes; `name` stands for the file in messages. See `read_points`."""
+    check_bytes(data, num_features, name, _ADVICE)
     record = 4 * num_features
     if len(data) % record:
         raise DataError(
@@ -86,6 +96,8 @@ def parse_points(data: bytes, num_features: int, name: str) -> NDArray[np.float3
             "cut off, or its points have another number of features (load_dim in the model config)."
         )
     points: NDArray[np.float32] = np.frombuffer(data, dtype="<f4").reshape(-1, num_features).astype(np.float32)
+    if watch is not None:
+        watch.look(name, f"Point file {shown_file(name)}", points)
     finite = np.isfinite(points).all(axis=1)
     dropped = len(points) - int(finite.sum())
     if dropped:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 from dataclasses import dataclass
@@ -11,10 +12,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from base.checks import settle
 from base.errors import ConfigError, DataError
 from base.messages import shown, shown_file
 from base.reading import read_bounded
+from datasets.cloud_facts import measure_cloud
 from datasets.pcd import parse_pcd
+from datasets.plausibility import CloudRemedies, PointsExpected, judge_cloud
+from datasets.point_bytes import ColumnsAdvice, check_bytes
 from datasets.points import MAX_POINT_FILE_BYTES
 from models.point_columns import SQUASHED, T4_RECORD, XYZ_INTENSITY, is_column, listed, record_columns
 
@@ -27,16 +32,6 @@ _logger = logging.getLogger(__name__)
 
 MIN_COLUMNS, MAX_COLUMNS = 4, 16
 _MAX_SCALE = 1e6
-_LIKELY_COLUMNS = range(3, 9)
-# Neighbours in a file are neighbours in space. With the wrong record length x is compared with y, and the median step
-# is 9 to 250 times that of the right length on real scans; points in random order give less than 2.
-_STEP_RATIO = 3.0
-_STEP_VALUES = 400_000
-# Where the ground is looked for, and how far from z = 0 it may be before a word is said.
-_GROUND_RING_M = (5.0, 25.0)
-_GROUND_BIN_M = 0.1
-_GROUND_LIMIT_M = 0.9
-_MIN_GROUND_POINTS = 200
 
 
 @dataclass(frozen=True)
@@ -114,28 +109,32 @@ class Scan:
             `point_columns`. A time lag that the file does not have is 0: the scan is the key frame.
         num_in_file: Points in the file.
         num_invalid: Of those, points with a NaN or an infinity, left out.
-        ground_z_m: Height at which most points around the vehicle lie; None with too few of them.
+        num_zeros: Of those, points at exactly (0, 0, 0), which are no echoes, left out.
+        ground_z_m: Height of the ground around the vehicle; None where none is seen.
     """
 
     path: Path
     points: NDArray[np.float32]
     num_in_file: int
     num_invalid: int
+    num_zeros: int
     ground_z_m: float | None
 
 
-def read_scan(path: Path, form: ScanFormat, spec: ModelSpec) -> Scan:
+def read_scan(path: Path, form: ScanFormat, spec: ModelSpec, expected: PointsExpected | None = None) -> Scan:
     """Reads a scan and moves it into `base_link`; warns of what looks like a wrong option.
 
     Args:
         path: A `.pcd` file (`datasets.pcd`); any other name: little-endian float32 records without a header.
         form: What the records are, and where the sensor stands.
         spec: The model.
+        expected: What it was trained on; None: a T4 dataset's points.
 
     Raises:
         DataError: the file cannot be read, is empty or cut off, its records have another length, it lacks a column that
             the model takes, or no point is valid and in the model's range.
     """
+    expected = expected or PointsExpected(range_m=spec.point_cloud_range)
     is_pcd = path.suffix.lower() == ".pcd"
     needed = tuple(dict.fromkeys(name.removeprefix(SQUASHED) for name in spec.point_columns))
     if is_pcd:
@@ -146,33 +145,54 @@ def read_scan(path: Path, form: ScanFormat, spec: ModelSpec) -> Scan:
     data = read_bounded(path, MAX_POINT_FILE_BYTES, "Point file", remedy="Give its path with --points.")
     if not data:
         raise DataError(f"Point file {shown_file(path)} is empty (0 bytes). Record or copy it again.")
-    table = parse_pcd(data, path, names) if is_pcd else _parse_records(data, len(names), path)
+    table = (
+        parse_pcd(data, path, names) if is_pcd else _parse_records(data, len(names), path, _other_columns(form, needed))
+    )
     count = len(table)
-    points = _in_base_link(table[np.isfinite(table).all(axis=1)], names, form, spec.point_columns)
-    if len(points) < count:
+    valid = np.isfinite(table).all(axis=1)
+    echoes = valid & (table[:, [names.index(axis) for axis in "xyz"]] != 0).any(axis=1)
+    points = _in_base_link(table[echoes], names, form, spec.point_columns)
+    zeros = int(valid.sum()) - int(echoes.sum())
+    invalid = count - zeros - len(points)
+    if invalid:
         _logger.warning(
-            "%s: %d of %d points hold NaN or infinite values and are left out",
-            shown_file(path),
-            count - len(points),
-            count,
+            "%s: %d of %d points hold NaN or infinite values and are left out", shown_file(path), invalid, count
         )
     if not len(points):
-        raise DataError(
-            f"Point file {shown_file(path)} has no valid point: {count} in it, all with NaN or infinite values."
-        )
-    if "intensity" in spec.point_columns:
-        _check_intensity(points[:, spec.point_columns.index("intensity")], path)
+        what = f"{invalid} with NaN or infinite values, {zeros} at exactly (0, 0, 0)"
+        if not zeros:
+            what = "all with NaN or infinite values"
+        raise DataError(f"Point file {shown_file(path)} has no valid point: {count} in it, {what}.")
+    intensity = spec.point_columns.index("intensity") if "intensity" in spec.point_columns else None
+    facts = measure_cloud(points, intensity, spec.point_cloud_range)
+    facts = dataclasses.replace(facts, in_file=count, invalid=invalid, zeros=zeros)
+    settle(judge_cloud(f"Point file {shown_file(path)}", facts, expected, _remedies(form)))
     _check_range(points, spec, path)
-    ground = _ground_z_m(points)
-    if ground is not None and abs(ground) > _GROUND_LIMIT_M:
-        _logger.warning(
-            "%s: most points around the vehicle lie at z = %.1f m, but the ground of base_link is z = 0. Give the "
-            "sensor's height above the ground: --lidar-height=%.1f.",
-            shown_file(path),
-            ground,
-            form.height_m - ground,
-        )
-    return Scan(path, points, count, count - len(points), ground)
+    return Scan(path, points, count, invalid, zeros, facts.ground_z_m)
+
+
+def _other_columns(form: ScanFormat, needed: tuple[str, ...]) -> ColumnsAdvice:
+    """How to say another number of columns; nothing where points of so many lack what the model takes."""
+
+    def how(columns: int) -> str | None:
+        names = record_columns(columns, form.known)
+        if not {*needed} <= {*names, "time_lag"} or columns > MAX_COLUMNS:
+            return None
+        return f"give --columns={columns if columns >= MIN_COLUMNS else ','.join(names)}"
+
+    return ColumnsAdvice(how, confirm=True)
+
+
+def _remedies(form: ScanFormat) -> CloudRemedies:
+    """Advice in options of the command."""
+    return CloudRemedies(
+        rescale=lambda factor: (
+            f"Give --intensity-scale={form.intensity_scale * factor:.3g}, or what the sensor's manual says"
+        ),
+        raise_by=lambda metres: (
+            f"Give the sensor's height above the ground: --lidar-height={form.height_m + metres:.1f}"
+        ),
+    )
 
 
 def _check_columns(names: tuple[str, ...], needed: tuple[str, ...], spec: ModelSpec, path: Path) -> None:
@@ -212,9 +232,9 @@ def _in_base_link(
     return points if finite.all() else points[finite]
 
 
-def _parse_records(data: bytes, columns: int, path: Path) -> NDArray[np.float32]:
+def _parse_records(data: bytes, columns: int, path: Path, advice: ColumnsAdvice) -> NDArray[np.float32]:
     """(N, columns) float32 records."""
-    _check_record_length(data, columns, path)
+    check_bytes(data, columns, str(path), advice)
     count, rest = divmod(len(data), 4 * columns)
     if rest:
         raise DataError(
@@ -224,44 +244,6 @@ def _parse_records(data: bytes, columns: int, path: Path) -> NDArray[np.float32]
         )
     records: NDArray[np.float32] = np.frombuffer(data, dtype="<f4").reshape(count, columns)
     return records
-
-
-def _check_record_length(data: bytes, columns: int, path: Path) -> None:
-    """Another record length that fits the values far better than the given one is an error."""
-    likely = [n for n in _LIKELY_COLUMNS if len(data) % (4 * n) == 0 and n != columns]
-    values = np.frombuffer(data[: 4 * _STEP_VALUES], dtype="<f4", count=min(_STEP_VALUES, len(data) // 4))
-    steps = {n: _median_step(values, n) for n in (columns, *likely) if len(values) > 2 * n}
-    if columns not in steps or not likely:
-        return
-    best = min(steps, key=lambda n: (steps[n], n))
-    if best != columns and steps[columns] > _STEP_RATIO * steps[best]:
-        raise DataError(
-            f"Point file {shown_file(path)} ({len(data)} bytes) is read as {columns} float32 a point, but its values "
-            f"look like {best} a point: neighbouring points are {steps[columns] / max(steps[best], 1e-6):.0f} times "
-            f"closer then. Give --columns={best}."
-        )
-
-
-def _median_step(values: NDArray[np.float32], columns: int) -> float:
-    """Median of |value - the value one record earlier|, over finite values; infinite where there are none."""
-    later, earlier = values[columns:].astype(np.float64), values[:-columns].astype(np.float64)
-    with np.errstate(invalid="ignore"):
-        step = np.abs(later - earlier)
-    step = step[np.isfinite(step)]
-    return float(np.median(step)) if len(step) else math.inf
-
-
-def _check_intensity(intensity: NDArray[np.float32], path: Path) -> None:
-    highest = float(intensity.max())
-    if highest <= 1.0 and highest > 0.0:
-        advice = "they look like 0 to 1: give --intensity-scale=255"
-    elif highest > 256.0:
-        advice = f"give --intensity-scale={255.0 / highest:.3g}, or what the sensor's manual says"
-    else:
-        return
-    _logger.warning(
-        "%s: intensities reach %.3g after scaling, models expect 0 to 255; %s.", shown_file(path), highest, advice
-    )
 
 
 def _check_range(points: NDArray[np.float32], spec: ModelSpec, path: Path) -> None:
@@ -278,14 +260,3 @@ def _check_range(points: NDArray[np.float32], spec: ModelSpec, path: Path) -> No
         f"Point file {shown_file(path)}: none of {len(points)} points lies in the range of model '{spec.name}': "
         f"{spans}. Metres are needed; check --columns and --lidar-height."
     )
-
-
-def _ground_z_m(points: NDArray[np.float32]) -> float | None:
-    """The fullest 10 cm layer of points 5 to 25 m away."""
-    distance = np.hypot(points[:, 0].astype(np.float64), points[:, 1])
-    z = points[(distance > _GROUND_RING_M[0]) & (distance < _GROUND_RING_M[1]), 2]
-    z = z[np.abs(z) < 10.0]
-    if len(z) < _MIN_GROUND_POINTS:
-        return None
-    layers, counts = np.unique(np.round(z / _GROUND_BIN_M).astype(np.int64), return_counts=True)
-    return float(layers[counts.argmax()]) * _GROUND_BIN_M

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from base.errors import DataError
+from datasets.plausibility import CloudWatch
 from datasets.points import parse_points, read_points
 from models.point_loading import point_loading
 from third_party import mmcv_ext
@@ -27,9 +28,9 @@ __all__ = ["CheckedLoadPoints", "CheckedLoadSweeps", "checked_pipeline"]
 _CONFIG = "the model config's dataset"
 
 
-def _load(path: str, load_dim: int, backend_args: Any) -> NDArray[np.float32]:
+def _load(path: str, load_dim: int, backend_args: Any, watch: CloudWatch | None = None) -> NDArray[np.float32]:
     if backend_args is None or dict(backend_args).get("backend", "local") == "local":
-        return read_points(path, load_dim).reshape(-1)
+        return read_points(path, load_dim, watch).reshape(-1)
     # A config may read from object storage; mmengine knows how.
     from mmengine.fileio import get
 
@@ -37,15 +38,21 @@ def _load(path: str, load_dim: int, backend_args: Any) -> NDArray[np.float32]:
         data = get(path, backend_args=backend_args)
     except OSError as error:
         raise DataError(f"Cannot read point file '{path}': {error}.") from error
-    return parse_points(data, load_dim, path).reshape(-1)
+    return parse_points(data, load_dim, path, watch).reshape(-1)
 
 
 @TRANSFORMS.register_module(name="LoadPoints")
 class CheckedLoadPoints(LoadPointsFromFile):
-    """mmdet3d's `LoadPointsFromFile` on `datasets.points.read_points`."""
+    """mmdet3d's `LoadPointsFromFile` on `datasets.points.read_points`.
+
+    Attributes:
+        watch: Judges the clouds of key frames; training frames are not judged.
+    """
+
+    watch: CloudWatch | None = None
 
     def _load_points(self, pts_filename: str) -> NDArray[np.float32]:
-        return _load(pts_filename, self.load_dim, self.backend_args)
+        return _load(pts_filename, self.load_dim, self.backend_args, self.watch)
 
 
 @TRANSFORMS.register_module(name="LoadSweeps")

@@ -13,6 +13,7 @@ from base.boxes import Boxes3D
 from base.determinism import set_determinism
 from base.errors import BackendUnavailable
 from base.files import sha256_file
+from datasets.plausibility import PointsExpected
 from datasets.scan import Scan, ScanFormat, read_scan
 from deploy.config.schema import DeployConfig
 from deploy.devices import resolve_device
@@ -130,7 +131,7 @@ def predict(request: PredictionRequest) -> Prediction:
     cfg = load_model_config(request.model_config)
     spec = ModelSpec.from_config(cfg)
     # Before the seconds that a model takes: a wrong scan is the likelier mistake.
-    scan = read_scan(request.points, request.form, spec)
+    scan = read_scan(request.points, request.form, spec, _expected(cfg, spec))
     model, spec = _load_model(cfg, spec, request)
     files = _Files(request, model, spec)
     skipped: dict[str, str] = {}
@@ -151,6 +152,15 @@ def predict(request: PredictionRequest) -> Prediction:
         verification = _verify(detectors, scan) if len(detectors) == 2 else None
     digest = sha256_file(request.checkpoint)
     return Prediction(spec, digest, scan, tuple(results), verification, skipped)
+
+
+def _expected(cfg: Any, spec: ModelSpec) -> PointsExpected:
+    """What the model was trained on; a config without a dataset is taken for one of T4."""
+    from models.point_loading import innermost, step_kind
+
+    node = cfg.get("val_dataloader") or cfg.get("train_dataloader")
+    kind = "T4Dataset" if node is None else step_kind(innermost(node))
+    return PointsExpected.of_config(cfg, kind, spec.point_cloud_range)
 
 
 def _load_model(cfg: Any, spec: ModelSpec, request: PredictionRequest) -> tuple[nn.Module, ModelSpec]:

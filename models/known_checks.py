@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from base.checks import Check
 from base.errors import CheckpointError, ConfigError
+from models.point_checks import POINT_CHECKS
 
 __all__ = ["KNOWN_CHECKS"]
 
@@ -49,4 +50,4 @@ _ROWS = (
     ),
 )
 
-KNOWN_CHECKS = {check.id: check for check in _ROWS}
+KNOWN_CHECKS = {check.id: check for check in _ROWS} | POINT_CHECKS
