@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import argparse
 import ast
+import inspect
 import sys
 import tempfile
-import traceback
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -91,9 +91,14 @@ def strongly_connected(graph: dict[str, set[str]]) -> list[list[str]]:
 
 
 def _project_depth() -> int:
-    """Frames of this project's files between here and the process's first one."""
-    files = (frame.f_code.co_filename for frame, _ in traceback.walk_stack(None))
-    return sum(name.startswith(str(ROOT)) and name != __file__ for name in files)
+    """Frames of this project's files between here and the deployment's command line, that included, ours left out."""
+    depth = 0
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_code is not calls_of_a_deployment.__code__:
+        file = frame.f_code.co_filename
+        depth += file.startswith(str(ROOT)) and file != __file__
+        frame = frame.f_back
+    return depth
 
 
 def calls_of_a_deployment() -> dict[str, Any]:

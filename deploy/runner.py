@@ -133,7 +133,7 @@ class CenterPointDeploymentRunner:
                 self._add_artifact(plan, path, path.stem, "int8")
 
     def _export_onnx(self, session: Session) -> None:
-        from export.onnx_export import CenterPointONNXExportPipeline
+        from export.onnx_export import export_components
 
         plan = session.plan
         if session.export_model is None:
@@ -142,8 +142,8 @@ class CenterPointDeploymentRunner:
         for made in self._artifacts:
             if made.kind == "checkpoint":
                 provenance["quantized_weights"] = f"sha256 {made.sha256}"
-        pipeline = CenterPointONNXExportPipeline(onnx_settings(plan, provenance, session.quantized))
-        for artifact in pipeline.run(session.export_model, plan.export_spec, plan.onnx_dir):
+        settings = onnx_settings(plan, provenance, session.quantized)
+        for artifact in export_components(session.export_model, plan.export_spec, plan.onnx_dir, settings):
             self._add_artifact(plan, artifact.path, "onnx", artifact.precision)
 
     def _build_engines(self, plan: RunPlan) -> None:

@@ -167,7 +167,9 @@ class CalibrationManager:
                     amax_method == "max",
                 )
         # Nothing is set before everything is chosen.
-        entries = {name: self._set(name, amax, up, statistics) for name, (amax, up) in chosen.items()}
+        entries = {}
+        for name, (amax, up) in chosen.items():
+            entries[name] = self._set(name, amax, up, statistics)
         self._result = CalibrationResult(
             amax_method=amax_method,
             weight_method=weight_method,
