@@ -1,7 +1,7 @@
 """How many faults the tests notice: a sample of mutants of each package whose numbers must be right, by mutmut.
 
     python -m pip install mutmut==3.8.1       # in an environment of its own, beside the lock's packages
-    python -m benchmarks.mutation --sample 100
+    python -m benchmarks.mutation --sample 100 --out mutation.json
 
 A mutant is the code with one small change: `<` for `<=`, 1 for 2, a call's argument left out. It is killed where a test
 fails with it. `[tool.mutmut]` in pyproject.toml names the modules and the tests; survivors are listed, and
@@ -11,6 +11,7 @@ fails with it. `[tool.mutmut]` in pyproject.toml names the modules and the tests
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import random
 import re
 import subprocess
@@ -20,9 +21,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from base.command import EXIT_PASSED, add_log_level, run_command, run_main
 from base.errors import DataError, MissingDependencyError
+from base.files import user_path, write_json
 from base.tables import text_table
 
-__all__ = ["main", "package_of", "sample", "score_table"]
+__all__ = ["main", "package_of", "sample", "score_table", "scores"]
 
 PACKAGES = ("runtime.decode", "eval.metrics", "quant.calibration", "export.qdq")
 _LINE = re.compile(r"^ +(\S+): (.+)$", re.MULTILINE)
@@ -44,17 +46,26 @@ def sample(mutants: Iterable[str], count: int, seed: int) -> list[str]:
     return chosen
 
 
-def score_table(found: Mapping[str, str]) -> str:
-    """Mutant -> status, as a table by package; what was not tried does not count."""
-    rows = []
+def scores(found: Mapping[str, str]) -> dict[str, dict[str, float]]:
+    """Package -> numbers of its mutants, and `score`: the share that was noticed of those that were tried."""
+    table: dict[str, dict[str, float]] = {}
     for package in PACKAGES:
         states = Counter(state for name, state in found.items() if package_of(name) == package)
         tried = sum(states.values()) - states[_UNTRIED]
         killed = sum(states[state] for state in _NOTICED)
-        share = f"{killed / tried:.0%}" if tried else "–"
-        cells = (sum(states.values()), tried, killed, states["survived"], states["no tests"])
-        rows.append((package, *map(str, cells), share))
+        row: dict[str, float] = {"mutants": sum(states.values()), "tried": tried, "killed": killed}
+        row |= {"survived": states["survived"], "no test": states["no tests"]}
+        table[package] = row | ({"score": round(killed / tried, 3)} if tried else {})
+    return table
+
+
+def score_table(found: Mapping[str, str]) -> str:
+    """Mutant -> status, as a table by package; what was not tried does not count."""
     head = ("package", "mutants", "tried", "killed", "survived", "no test", "score")
+    rows = []
+    for package, row in scores(found).items():
+        share = f"{row['score']:.0%}" if "score" in row else "–"
+        rows.append((package, *(str(row[name]) for name in head[1:-1]), share))
     return text_table(head, rows, right=range(1, 7))
 
 
@@ -81,7 +92,10 @@ def _run(args: argparse.Namespace) -> int:
     _mutmut("run", *children, *chosen)
     found = _results()
     tried = {name: state if name in set(chosen) else _UNTRIED for name, state in found.items()}
-    survivors = [name for name in chosen if found[name] in ("survived", "no tests")]
+    survivors = {name: found[name] for name in chosen if found[name] in ("survived", "no tests")}
+    if args.out is not None:
+        made = {"mutmut": importlib.metadata.version("mutmut"), "sample": args.sample, "seed": args.seed}
+        write_json(user_path(args.out), {**made, "packages": scores(tried), "survivors": survivors})
     lines = ["\n".join(survivors), score_table(tried)]
     print("\n\n".join(line for line in lines if line))  # noqa: T201 - the command's result
     return EXIT_PASSED
@@ -92,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--sample", type=int, default=100, help="mutants of each package (default 100)")
     parser.add_argument("--seed", type=int, default=0, help="of the choice (default 0)")
     parser.add_argument("--children", type=int, default=1, help="processes (default 1)")
+    parser.add_argument("--out", metavar="JSON", help="write the scores and the survivors to a file, too")
     add_log_level(parser)
     return parser
 

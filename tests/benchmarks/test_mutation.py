@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.mutation import PACKAGES, package_of, sample, score_table
+from benchmarks.mutation import PACKAGES, package_of, sample, score_table, scores
 
 MUTANTS = [f"{package}.module.x_f__mutmut_{index}" for package in PACKAGES for index in range(30)]
 
@@ -27,3 +27,12 @@ def test_the_score_counts_what_was_tried() -> None:
     row = score_table(found).splitlines()[2].split()
     assert row == [PACKAGES[0], "30", "10", "7", "2", "1", "70%"]
     assert score_table(found).splitlines()[3].split()[-1] == "–"
+    assert scores(found)[PACKAGES[0]] == {
+        "mutants": 30,
+        "tried": 10,
+        "killed": 7,
+        "survived": 2,
+        "no test": 1,
+        "score": 0.7,
+    }
+    assert "score" not in scores(found)[PACKAGES[1]]
