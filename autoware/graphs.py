@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from autoware.yaml_file import ML_PACKAGE
 from base.errors import ExportError
 from base.onnx_files import read_onnx
 from export.onnx_graph import metadata
@@ -46,7 +47,7 @@ def check_graphs(folder: Path, values: dict[str, Any]) -> list[tuple[str, str, s
             continue
         path = folder / name
         if not path.is_file():
-            found.append((name, f"the file does not exist, but '{key}' names it", _STOPS))
+            found.append((name, f"the file does not exist, but '{key}' in {ML_PACKAGE} names it", _STOPS))
             continue
         try:
             model = read_onnx(path)

@@ -85,7 +85,10 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "fp16 weights as fp32": (lambda b: change(b, "trt_precision", "fp32"), "has FP16 weights"),
     "no package file": (lambda b: (b / PACKAGE).unlink(), f"{PACKAGE}: the file .* does not exist"),
     "no remapper file": (lambda b: (b / REMAPPER).unlink(), f"{REMAPPER}: the file .* does not exist"),
-    "no head": (lambda b: (b / HEAD).unlink(), "the file does not exist, but 'head_onnx_path' names it"),
+    "no head": (
+        lambda b: (b / HEAD).unlink(),
+        "the file does not exist, but 'head_onnx_path' in ml_package.param.yaml names it",
+    ),
     "half an encoder": (
         lambda b: (b / ENCODER).write_bytes((b / ENCODER).read_bytes()[:700]), "is not a whole ONNX file"
     ),
