@@ -1,18 +1,23 @@
 """Mutated files from the command line: `python -m tests.faults [--only TEXT] [--mutations N]`.
 
-`--only NAME --reproduce I --keep FOLDER` writes mutation I of one parser's file and lets its error through.
+`--kills N` stops N runs of a deployment instead. `--only NAME --reproduce I --keep FOLDER` writes mutation I of one
+parser's file and lets its error through.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
+from tests.faults.kills import MODULES, Deployment, Tally, kill_bundles, kill_deployments
 from tests.faults.parsers import named
+from tests.faults.spawner import Spawner
 from tests.faults.trial import Failure, Parser, reproduce, try_parser
 
 
@@ -23,6 +28,8 @@ def main() -> int:
     parser.add_argument("--mutations", type=int, default=2000, metavar="N", help="of each (default %(default)s)")
     parser.add_argument("--first", type=int, default=0, metavar="I", help="number of the first mutation")
     parser.add_argument("--shown", type=int, default=8, metavar="N", help="kinds of failures to show of each parser")
+    parser.add_argument("--kills", type=int, default=0, metavar="N", help="stop N runs; no file is mutated then")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     parser.add_argument("--list", action="store_true", help="only list the parsers")
     parser.add_argument("--reproduce", type=int, metavar="I", help="read mutation I only")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="folder in which --reproduce leaves its files")
@@ -36,10 +43,25 @@ def main() -> int:
         _say(f"{chosen[0].name} #{args.reproduce}: {folder / chosen[0].file}")
         _say(repr(reproduce(chosen[0], folder, args.reproduce))[:500])
         return 0
-    return int(sum(_try(item, args) for item in chosen) > 0)
+    figures = _stop_runs(args.kills) if args.kills else {item.name: _try(item, args) for item in chosen}
+    if args.json is not None:
+        args.json.write_text(json.dumps(figures, indent=2, sort_keys=True) + "\n")
+    return int(any(figure.get("failures") for figure in figures.values()))
 
 
-def _try(parser: Parser, args: argparse.Namespace) -> int:
+def _stop_runs(count: int) -> dict[str, dict[str, Any]]:
+    """Stops runs of a deployment and runs that replace a bundle, `count` of each."""
+    with tempfile.TemporaryDirectory() as folder, Spawner(MODULES, {**os.environ, "OMP_NUM_THREADS": "1"}) as spawner:
+        deployment, figures = Deployment(Path(folder), spawner), {}
+        for name, kill in (("deployments", kill_deployments), ("bundles", kill_bundles)):
+            tally = Tally()
+            kill(deployment, count, tally)
+            figures[name] = {**tally.counts, "failures": len(tally.wrong)}
+            _say("\n".join([f"{name}: {dict(tally.counts)}", *tally.wrong]))
+    return figures
+
+
+def _try(parser: Parser, args: argparse.Namespace) -> dict[str, Any]:
     start, count = time.monotonic(), max(1, int(args.mutations * parser.weight))
     with tempfile.TemporaryDirectory() as folder:
         summary = try_parser(parser, Path(folder), count, args.first)
@@ -53,7 +75,13 @@ def _try(parser: Parser, args: argparse.Namespace) -> int:
         if (key := _kind(failure)) not in seen and len(seen) < args.shown:
             seen.add(key)
             _say(f"    {failure}"[:1200].replace("\n", " | "))
-    return summary.num_failures
+    return {
+        "files": summary.inputs,
+        "outcomes": dict(summary.outcomes),
+        "failures": summary.num_failures,
+        "slowest_s": round(summary.slowest_s, 3),
+        "largest_mb": round(summary.largest_mb, 1),
+    }
 
 
 def _kind(failure: Failure) -> tuple[str, str]:

@@ -18,6 +18,7 @@ __all__ = ["json_mutation", "literals_mutation", "mutate_tree", "places", "pytho
 
 Path = tuple[Any, ...]
 _MAX_PLACES = 4000
+_MAX_DEPTH = 40
 _YAML_TEXTS = (
     *("!!python/object/apply:os.system ['touch RAN']", "!!binary aGVsbG8=", "!!set {a, b}", "!custom 1", "2001-01-01"),
     *(
@@ -47,8 +48,10 @@ _YAML_TEXTS = (
 
 
 def places(tree: Any, path: Path = ()) -> Iterator[Path]:
-    """Paths of all values below `tree`, itself last."""
+    """Paths of all values below `tree`, itself last; not into what an earlier mutation nested without end."""
     entries: Iterator[tuple[Any, Any]] = iter(())
+    if len(path) > _MAX_DEPTH:
+        return
     if isinstance(tree, dict):
         entries = iter(tree.items())
     elif isinstance(tree, list | tuple):
@@ -194,7 +197,7 @@ def to_json(value: Any) -> str:
         return "{" + ", ".join(f"{_key(key)}: {to_json(item)}" for key, item in value.items) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(to_json(item) for item in value) + "]"
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > 10**4000:
+    if isinstance(value, int) and value.bit_length() > 13_000:
         return "9" * 4500
     return json.dumps(value)
 
@@ -257,7 +260,7 @@ def python_text(value: Any) -> str:
         return "(" + "".join(f"{python_text(item)}, " for item in value) + ")"
     if isinstance(value, float) and not math.isfinite(value):
         return f"float('{value}')"
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > 10**300:
+    if isinstance(value, int) and value.bit_length() > 1000:
         return f"{'-' if value < 0 else ''}10 ** 400"
     return repr(value)
 

@@ -80,7 +80,7 @@ def _objects(rng: Random) -> Any:
     loop: list[Any] = []
     loop.append(loop)
     deep: Any = None
-    for _ in range(rng.choice((70, 900))):
+    for _ in range(rng.choice((70, 250))):
         deep = [deep]
     return rng.choice((
         loop, deep, {1: 2}, {None: 1}, {(1, 2): 3}, (), (1,), {1, 2}, frozenset({1}), b"", b"\0" * 5000,

@@ -41,6 +41,15 @@ def _frames(kind: str) -> Callable[[], Reader]:
     return prepare
 
 
+def _preview() -> Reader:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from datasets.synthetic.preview import main
+
+    return lambda folder: call(main, "--data", folder, "--out", folder / "pictures", "--pictures", "1", "--frames", "1")
+
+
 def _tables() -> Reader:
     from datasets.create_t4_infos import main
 
@@ -84,6 +93,7 @@ PARSERS: tuple[Parser, ...] = (
     Parser(
         "nuScenes info file", samples_datasets.nuscenes_dataset, _INFOS, pickle_mutation, _frames("NuScenesDataset")
     ),
+    Parser("info file, drawn", samples_datasets.t4_dataset, _INFOS, pickle_mutation, _preview, 0.05),
     Parser(
         "point file of a dataset",
         samples_datasets.t4_dataset,

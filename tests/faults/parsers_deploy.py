@@ -18,6 +18,7 @@ __all__ = ["PARSERS"]
 
 Reader = Callable[[Path], object]
 _ENCODER, _HEAD = "pts_voxel_encoder", "pts_backbone_neck_head"
+_ONNX, _ENGINE = f"work/onnx/{_HEAD}.onnx", f"work/tensorrt/{_HEAD}.engine"
 
 
 def _spec() -> Any:
@@ -73,6 +74,30 @@ def _cuda_plan() -> Reader:
 
     spec = graph_spec()
     return lambda folder: plan_from_onnx(folder / "graph.onnx", spec)
+
+
+def _cuda_pillars() -> Reader:
+    from runtime.cuda_engine.pillar_weights import PillarWeights
+
+    return lambda folder: PillarWeights.from_onnx(folder / "work" / "onnx" / f"{_ENCODER}.onnx")
+
+
+def _every_tensor() -> Reader:
+    from eval.divergence.onnx_graph import OnnxGraph
+
+    return lambda folder: OnnxGraph(folder / _ONNX)
+
+
+def _detected() -> Reader:
+    from autoware.thresholds import measure_thresholds, require_same_model
+
+    spec = _spec()
+
+    def read(folder: Path) -> object:
+        require_same_model(folder / "detected", {"weights": "", "precision": "fp32"})
+        return measure_thresholds(folder / "detected", spec)
+
+    return read
 
 
 def _bundle() -> Reader:
@@ -139,7 +164,6 @@ def _profiles() -> Reader:
     return read
 
 
-_ONNX, _ENGINE = f"work/onnx/{_HEAD}.onnx", f"work/tensorrt/{_HEAD}.engine"
 PARSERS: tuple[Parser, ...] = (
     Parser("ONNX file, checked", samples.deployment, _ONNX, onnx_mutation, _onnx_folder),
     Parser("ONNX file, inspected", samples.deployment, _ONNX, onnx_mutation, _inspect(_ONNX), 0.5),
@@ -147,6 +171,16 @@ PARSERS: tuple[Parser, ...] = (
     Parser(
         "ONNX file, planned for the GPU engine", samples.quantized_graph, "graph.onnx", onnx_mutation, _cuda_plan, 0.5
     ),
+    Parser(
+        "ONNX file, its pillars for the GPU engine",
+        samples.deployment,
+        f"work/onnx/{_ENCODER}.onnx",
+        onnx_mutation,
+        _cuda_pillars,
+        0.5,
+    ),
+    Parser("ONNX file, searched for divergence", samples.deployment, _ONNX, onnx_mutation, _every_tensor, 0.5),
+    Parser("manifest of detections", samples.detected, "detected/manifest.json", json_mutation(), _detected, 0.5),
     Parser("ONNX file of a bundle", samples.bundle, f"bundle/{_HEAD}.onnx", onnx_mutation, _bundle, 0.5),
     Parser("parameters of a bundle", samples.bundle, "bundle/ml_package.param.yaml", yaml_mutation, _bundle),
     Parser(

@@ -14,7 +14,6 @@ from tests.faults import samples
 from tests.faults.commands import call
 from tests.faults.mutate_checkpoints import checkpoint_mutation
 from tests.faults.mutate_documents import json_mutation, literals_mutation, mutate_tree, to_json, yaml_mutation
-from tests.faults.mutate_tables import csv_mutation
 from tests.faults.trial import Parser
 
 __all__ = ["PARSERS"]
@@ -95,6 +94,31 @@ def _built_model() -> Reader:
     return read
 
 
+def _spec() -> Reader:
+    from models.spec import ModelSpec
+
+    return lambda folder: ModelSpec.from_json((folder / "spec.json").read_text("utf-8", "replace"), "spec.json")
+
+
+def _curve() -> Reader:
+    from base.documents import read_json
+    from quant.forms import CurveForm
+
+    return lambda folder: read_json(folder / "curve.json", CurveForm)
+
+
+def _resume() -> Reader:
+    from mmengine.runner.checkpoint import _load_checkpoint
+
+    from training.safe_files import safe_files
+
+    def read(folder: Path) -> object:
+        with safe_files(resume=True):
+            return _load_checkpoint(str(folder / "epoch_1.pth"), map_location="cpu")
+
+    return read
+
+
 def _deploy_config(name: str) -> Callable[[], Reader]:
     def prepare() -> Reader:
         from deploy.config import load_deploy_config
@@ -133,13 +157,14 @@ PARSERS: tuple[Parser, ...] = (
     Parser("calibration cache", samples.checkpoints, "calibration.json", json_mutation(_signed), _cache),
     Parser("model config", samples.model_config, "model_config.py", literals_mutation, _model_config),
     Parser("model of a model config", samples.model_config, "model_config.py", literals_mutation, _built_model, 0.2),
-    Parser(
-        "deploy config",
-        samples.deploy_config,
-        "deploy_config.py",
-        literals_mutation,
-        _deploy_config("deploy_config.py"),
+    *(
+        Parser(f"{name}{suffix}", samples.deploy_config, f"{name}{suffix}", mutation, _deploy_config(f"{name}{suffix}"))
+        for name in ("deploy_config", "deploy_config_int8")
+        for suffix, mutation in ((".py", literals_mutation), (".json", json_mutation()), (".yaml", yaml_mutation))
     ),
+    Parser("specification in an ONNX file", samples.model_spec, "spec.json", json_mutation(), _spec),
+    Parser("curve of a fine-tuning", samples.sensitivity, "curve.json", json_mutation(), _curve),
+    Parser("checkpoint to resume from", samples.resumable, "epoch_1.pth", checkpoint_mutation, _resume),
     Parser(
         "sensitivity profile",
         samples.sensitivity,
@@ -155,4 +180,3 @@ PARSERS: tuple[Parser, ...] = (
         _search("--profile", "{}/profile.json", "--layer-times", "{}/times.json"),
     ),
 )
-_LATER = (csv_mutation, yaml_mutation)

@@ -103,6 +103,20 @@ def deployment(folder: Path) -> None:
 
 
 @copied
+def detected(folder: Path) -> None:
+    """Detections of `deploy.detect`, with the manifest beside them."""
+    from deploy.detect import main
+
+    deployment(folder)
+    where = ["--onnx-dir", folder / "work" / "onnx", "--model-config", MODEL_CONFIG, "--data-root", folder / "data"]
+    assert main([*map(str, where), "--out", str(folder / "detected"), "--log-level", "ERROR"]) == 0
+    manifest = folder / "detected" / "manifest.json"
+    content = json.loads(manifest.read_text())
+    content["settings"]["weights"] = ""
+    manifest.write_text(json.dumps(content))
+
+
+@copied
 def bundle(folder: Path) -> None:
     """A bundle for Autoware's node, of the tiny model."""
     from deploy.autoware_bundle import main as make_bundle
@@ -145,7 +159,39 @@ def sensitivity(folder: Path) -> None:
     )
     profile.write_json(folder / "profile.json")
     profile.write_csv(folder / "profile.csv")
+    curve = {
+        "map": [{"epoch": 1, "iter": 4, "map": 0.5, "per_class": {"car": 0.5, "bus": None}}],
+        "loss": [{"iter": 2, "loss": 2.0, "lr": 0.1}],
+    }
+    (folder / "curve.json").write_text(json.dumps(curve))
     (folder / "times.json").write_text(json.dumps({name: {"int8": 1.0, "fp16": 2.0} for name in names}))
+
+
+def resumable(folder: Path) -> None:
+    """A checkpoint with what a training of mmengine goes on from."""
+    import torch
+
+    layer = torch.nn.Linear(2, 1)
+    optimizer = torch.optim.AdamW(layer.parameters())
+    layer(torch.ones(2)).backward()
+    optimizer.step()
+    content = {
+        "meta": {"epoch": 1, "iter": 4, "seed": 5, "config": "model = {}"},
+        "state_dict": layer.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "param_schedulers": [{"last_step": 4, "_global_step": 5}],
+        "message_hub": {"log_scalars": {}, "runtime_info": {"epoch": 1}, "resumed_keys": {"epoch": True}},
+    }
+    torch.save(content, folder / "epoch_1.pth")
+
+
+def model_spec(folder: Path) -> None:
+    """The tiny model's specification, as ONNX files carry it."""
+    from models.config import load_model_config
+    from models.spec import ModelSpec
+
+    spec = ModelSpec.from_config(load_model_config(MODEL_CONFIG))
+    (folder / "spec.json").write_text(json.dumps(spec.to_dict()))
 
 
 def profiles(folder: Path) -> None:

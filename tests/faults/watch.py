@@ -55,7 +55,7 @@ def silence(folder: Path) -> None:
     for descriptor in (0, 1, 2):
         os.dup2(nowhere, descriptor)
     sys.stdout, sys.stderr = open(os.devnull, "w"), open(os.devnull, "w")  # noqa: SIM115 - until the process ends
-    logging.disable(logging.CRITICAL)
+    logging.getLogger().handlers.clear()
     warnings.simplefilter("ignore")
     os.chdir(folder)
 
