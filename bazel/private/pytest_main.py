@@ -5,26 +5,17 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 NO_TESTS_COLLECTED = 5
 
 
-class ShardPlugin:
-    """Keeps every n-th test file of this target, n = number of shards."""
-
-    def __init__(self, index: int, count: int) -> None:
-        self.index = index
-        self.count = count
-
-    def pytest_ignore_collect(self, collection_path: Path, config: object) -> bool | None:
-        """pytest's hook; None leaves the decision to others."""
-        del config
-        files = sorted(argument for argument in sys.argv[1:] if argument.endswith(".py"))
-        mine = {os.path.abspath(name) for name in files[self.index :: self.count]}
-        if collection_path.suffix == ".py" and collection_path.name.startswith("test_"):
-            return True if str(collection_path) not in mine else None
-        return None
+def of_shard(arguments: Sequence[str], index: int, count: int) -> list[str]:
+    """Of pytest's arguments, options and every `count`-th test file, from number `index` on."""
+    files = sorted(argument for argument in arguments if argument.endswith(".py"))
+    others = set(files) - set(files[index::count])
+    return [argument for argument in arguments if argument not in others]
 
 
 def main() -> int:
@@ -42,12 +33,14 @@ def main() -> int:
     arguments += [f"--junitxml={os.environ['XML_OUTPUT_FILE']}", "--durations=10"]
     if expression := os.environ.get("TESTBRIDGE_TEST_ONLY"):
         arguments += ["-k", expression]
-    plugins: list[object] = []
-    shards = int(os.environ.get("TEST_TOTAL_SHARDS", "1"))
+    given, shards = sys.argv[1:], int(os.environ.get("TEST_TOTAL_SHARDS", "1"))
     if shards > 1:
         Path(os.environ["TEST_SHARD_STATUS_FILE"]).touch()
-        plugins.append(ShardPlugin(int(os.environ["TEST_SHARD_INDEX"]), shards))
-    code = int(pytest.main([*arguments, *sys.argv[1:]], plugins=plugins))
+        given = of_shard(given, int(os.environ["TEST_SHARD_INDEX"]), shards)
+        if not any(argument.endswith(".py") for argument in given):  # pytest would look for files by itself
+            return 0
+    code = int(pytest.main([*arguments, *given]))
+    # A filter may leave one of several shards without a test.
     return 0 if shards > 1 and code == NO_TESTS_COLLECTED else code
 
 
