@@ -7,6 +7,7 @@ import math
 import types
 import typing
 from collections.abc import Mapping
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, TypeGuard, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -96,7 +97,7 @@ def _decode(kind: Any, value: Any, where: str, names: Mapping[str, type]) -> Any
 
 def _decode_dataclass(kind: Any, value: Any, where: str, known: Mapping[str, type]) -> Any:
     _expect(dict, value, where)
-    hints = get_type_hints(kind, localns=dict(known))
+    hints = _hints(kind, tuple(known.items()))
     names = [field.name for field in dataclasses.fields(kind)]
     unknown, missing = sorted(set(value) - set(names)), sorted(set(names) - set(value))
     if unknown or missing:
@@ -106,6 +107,11 @@ def _decode_dataclass(kind: Any, value: Any, where: str, known: Mapping[str, typ
         return kind(**fields)
     except ValueError as error:  # what the class itself refuses
         raise DataError(f"{where}: {error}") from error
+
+
+@lru_cache(maxsize=256)
+def _hints(kind: Any, known: tuple[tuple[str, type], ...]) -> dict[str, Any]:
+    return get_type_hints(kind, localns=dict(known))
 
 
 def _expect(kind: type, value: Any, where: str) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
-from itertools import chain
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +23,10 @@ DETECTIONS = "detections.jsonl"
 """Name of the file in a folder of one detector's detections."""
 MANIFEST_KIND = "detections"
 """Kind of the manifest that lies beside it there."""
-_UNKNOWN = math.nan
 _MAX_NUMBER = 1e9
 _MAX_COUNT = 2**31 - 1
 _COLUMNS = ("x", "y", "z", "l", "w", "h", "yaw", "vx", "vy")
+_SIZES, _MAY_BE_UNKNOWN = frozenset("lwh"), frozenset(("vx", "vy"))
 
 
 def write_detections(frames: Sequence[FrameResult], class_names: Sequence[str], path: str | Path) -> None:
@@ -93,11 +92,11 @@ def read_detections(path: str | Path, class_names: Sequence[str]) -> tuple[Frame
 
 def _boxes(rows: Any, label_of: dict[str, int], where: str) -> Boxes3D:
     try:
-        values = [[_UNKNOWN if row[name] is None else row[name] for name in _COLUMNS] for row in rows]
+        values = [[_number(name, row[name]) for name in _COLUMNS] for row in rows]
         labels = [label_of[row["label"]] for row in rows]
         scores = [row.get("score", 1.0) for row in rows]
         points = [row["num_points"] for row in rows if "num_points" in row]
-        _check_numbers(chain(chain.from_iterable(values), scores), points)
+        _check_scores(scores, points)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(
             f"{where}: a box is not as this program writes it ({type(error).__name__}: {printable(str(error))}); the "
@@ -111,11 +110,25 @@ def _boxes(rows: Any, label_of: dict[str, int], where: str) -> Boxes3D:
     )
 
 
-def _check_numbers(numbers: Iterable[Any], counts: Sequence[Any]) -> None:
-    """Text is no number, true is none, and what float32 cannot hold is no measurement."""
-    for value in numbers:
-        if type(value) not in (int, float) or abs(value) > _MAX_NUMBER:
-            raise ValueError(f"{shown(value)} is no number of a box")
+def _number(name: str, value: Any) -> float:
+    """Text is no number, true is none, and what float32 cannot hold is no measurement; a velocity may be unknown."""
+    if value is None and name in _MAY_BE_UNKNOWN:
+        return math.nan
+    if not _is_number(value):
+        raise ValueError(f"{name}: {shown(value)} is no number of a box")
+    if name in _SIZES and value < 0:
+        raise ValueError(f"{name}: {shown(value)} is no size of a box")
+    return float(value)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) <= _MAX_NUMBER  # NaN is not
+
+
+def _check_scores(scores: Sequence[Any], counts: Sequence[Any]) -> None:
+    for score in scores:
+        if not _is_number(score):
+            raise ValueError(f"score: {shown(score)} is no number of a box")
     for count in counts:
         if type(count) is not int or not 0 <= count <= _MAX_COUNT:
             raise ValueError(f"{shown(count)} is no number of points")
