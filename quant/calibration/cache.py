@@ -135,9 +135,10 @@ def _check_quantizers(
             raise DataError(
                 f"Calibration cache '{path}': '{name}' has {len(entry.scale)} scales, the model {expected}. {_REMEDY}"
             )
-        for scale in entry.scale:
-            valid = isinstance(scale, float) and 0 < scale <= _LARGEST_SCALE
-            if not valid or scale != round_scale(torch.tensor(scale, dtype=torch.float64)).item():
+        possible = [scale if isinstance(scale, float) and 0 < scale <= _LARGEST_SCALE else 1.0 for scale in entry.scale]
+        rounded = round_scale(torch.tensor(possible, dtype=torch.float64)).tolist()
+        for scale, right in zip(entry.scale, rounded, strict=True):
+            if scale != right or not isinstance(scale, float):
                 raise DataError(
                     f"Calibration cache '{path}': '{name}' has the scale {scale!r}; scales are positive numbers of "
                     f"eight significant bits. {_REMEDY}"
