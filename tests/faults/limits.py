@@ -25,4 +25,4 @@ def check(parser: Parser, folder: Path) -> None:
         [f"{number} {kind}" for kind, number in summary.outcomes.items()] + [str(item) for item in summary.failures[:9]]
     )
     assert summary.inputs == count
-    assert summary.outcomes["refused"] > count // 20, "mutations that are taken for good ones try nothing"
+    assert summary.outcomes["refused"] >= count // 20, "mutations that are taken for good ones try nothing"

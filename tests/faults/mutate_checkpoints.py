@@ -6,7 +6,7 @@ import io
 import warnings
 import zipfile
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from random import Random
 from typing import Any
 
@@ -29,7 +29,9 @@ def checkpoint_mutation(data: bytes, rng: Random) -> bytes:
 def _tensors(data: bytes, rng: Random) -> bytes:
     import torch
 
-    content = torch.load(io.BytesIO(data), weights_only=True)
+    content: dict[Any, Any] = dict(_loaded(data))
+    if isinstance(content.get("state_dict"), dict):
+        content["state_dict"] = dict(content["state_dict"])
     for _ in range(rng.choice((1, 1, 3))):
         state = content.get("state_dict")
         holder = state if isinstance(state, dict) and rng.random() < 0.8 else content
@@ -49,6 +51,14 @@ def _tensors(data: bytes, rng: Random) -> bytes:
         warnings.simplefilter("ignore")  # of sparse and quantized tensors
         torch.save(content, buffer, _use_new_zipfile_serialization=rng.random() < 0.9)
     return buffer.getvalue()
+
+
+@lru_cache(maxsize=2)
+def _loaded(data: bytes) -> dict[str, Any]:
+    import torch
+
+    content: dict[str, Any] = torch.load(io.BytesIO(data), weights_only=True)
+    return content
 
 
 def _as(kind: str) -> Callable[[Any], Any]:
@@ -75,13 +85,12 @@ _TENSORS: tuple[Callable[[Any], Any], ...] = (
     *(_filled(value) for value in (float("nan"), float("inf"), 1e38)),
     *(lambda t: t[..., :0] if t.dim() else t, lambda t: t.flatten(), lambda t: t[None], _expanded),
     *(lambda t: t.to_sparse() if t.dim() else t, lambda t: t.to("meta"), lambda t: t.T if t.dim() == 2 else t),
-    *(lambda t: t.float().requires_grad_(), lambda t: t.numpy(), lambda t: t.tolist()),
+    *(lambda t: t.float().clone().requires_grad_(), lambda t: t.numpy(), lambda t: t.tolist()),
 )
 
 
 def _archive(data: bytes, rng: Random) -> bytes:
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        entries = [(info.filename, archive.read(info)) for info in archive.infolist()]
+    entries = list(_entries(data))
     for _ in range(rng.choice((1, 1, 2))):
         if not entries:
             break
@@ -105,6 +114,12 @@ def _archive(data: bytes, rng: Random) -> bytes:
             more = rng.choice(("data/999", "version", "byteorder", "code/x.py", "constants.pkl"))
             entries.append((name.split("/")[0] + "/" + more, b"x"))
     return _zipped(entries, rng)
+
+
+@lru_cache(maxsize=2)
+def _entries(data: bytes) -> list[tuple[str, bytes]]:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        return [(info.filename, archive.read(info)) for info in archive.infolist()]
 
 
 def _zipped(entries: list[tuple[str, bytes]], rng: Random) -> bytes:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import copy
 import json
 import math
 import pickle
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from random import Random
 from typing import Any
 
@@ -69,27 +71,41 @@ def mutate_tree(tree: Any, rng: Random, hostile: Callable[[Random], Any] = hosti
         rng: Chooses.
         hostile: Draws what takes a value's place.
     """
-    out = pickle.loads(pickle.dumps(tree))
+    pickled = pickle.dumps(tree)
+    out = pickle.loads(pickled)
+    shapes = _shapes(pickled)
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
-        paths = [path for path in places(out) if path][:_MAX_PLACES]
-        if not paths or rng.random() < 0.005:
+        if not shapes or rng.random() < 0.005:
             return hostile(rng)
-        path = _even_choice(paths, rng)
-        parent = out
-        for key in path[:-1]:
-            parent = parent[key]
+        path = rng.choice(rng.choice(shapes))
+        parent = _found(out, path[:-1])
         if not isinstance(parent, dict | list):  # tuples stay; what holds them is mutated
             continue
-        rng.choice(_CHANGES)(parent, path[-1], out, paths, rng, hostile)
+        if _found(parent, path[-1:]) is not _GONE:
+            rng.choice(_CHANGES)(parent, path[-1], out, [path for group in shapes for path in group], rng, hostile)
     return out
 
 
-def _even_choice(paths: list[Path], rng: Random) -> Path:
-    """A path, where the many rows of a list count like one."""
+@lru_cache(maxsize=4)
+def _shapes(pickled: bytes) -> list[list[Path]]:
+    """The paths of all values, where the many rows of a list are one group."""
     shapes: dict[Path, list[Path]] = {}
-    for path in paths:
+    for path in [path for path in places(pickle.loads(pickled)) if path][:_MAX_PLACES]:
         shapes.setdefault(tuple("*" if isinstance(key, int) else key for key in path), []).append(path)
-    return rng.choice(shapes[rng.choice(list(shapes))])
+    return list(shapes.values())
+
+
+_GONE = object()
+
+
+def _found(tree: Any, path: Path) -> Any:
+    """The value at a path; `_GONE` where an earlier change has taken it away."""
+    for key in path:
+        try:
+            tree = tree[key]
+        except (KeyError, IndexError, TypeError):
+            return _GONE
+    return tree
 
 
 def _replace(parent: Any, key: Any, _: Any, __: list[Path], rng: Random, hostile: Callable[[Random], Any]) -> None:
@@ -165,10 +181,9 @@ def _repeat(parent: Any, key: Any, _: Any, __: list[Path], rng: Random, ___: Any
 
 def _swap(parent: Any, key: Any, tree: Any, paths: list[Path], rng: Random, _: Any) -> None:
     """Takes the value of another place."""
-    found = tree
-    for step in rng.choice(paths):
-        found = found[step]
-    parent[key] = copy.deepcopy(found)
+    found = _found(tree, rng.choice(paths))
+    if found is not _GONE:
+        parent[key] = copy.deepcopy(found)
 
 
 _CHANGES: tuple[Callable[..., None], ...] = (
@@ -188,6 +203,9 @@ def to_json(value: Any) -> str:
     """JSON text, or what looks like it: `Raw` as it stands, `Pairs` with repeated keys, NaN as Python's writer."""
     if isinstance(value, Raw):
         return value.text
+    if isinstance(value, dict | list):
+        with contextlib.suppress(TypeError, ValueError, RecursionError):  # there is no Raw, no Pairs, no long integer
+            return json.dumps(value)
     if isinstance(value, dict):
         if isinstance(value.get("\0pairs"), Pairs):
             value = value["\0pairs"]
@@ -206,6 +224,18 @@ def _key(key: Any) -> str:
     return json.dumps(key if isinstance(key, str) else str(key))
 
 
+@lru_cache(maxsize=4)
+def _json(data: bytes) -> Any:
+    return json.loads(data)
+
+
+@lru_cache(maxsize=4)
+def _yaml(data: bytes) -> Any:
+    import yaml
+
+    return yaml.safe_load(data)
+
+
 def json_mutation(
     sign: Callable[[Any], Any] = lambda tree: tree, write: Callable[[Any], bytes] = lambda tree: to_json(tree).encode()
 ) -> Mutation:
@@ -217,18 +247,16 @@ def json_mutation(
     """
 
     def by_values(data: bytes, rng: Random) -> bytes:
-        return write(sign(mutate_tree(json.loads(data), rng)))
+        return write(sign(mutate_tree(_json(data), rng)))
 
     return either((3, by_values), (1, mutate_bytes))
 
 
 def yaml_mutation(data: bytes, rng: Random) -> bytes:
     """Mutates a YAML file by its values (written as flow or as blocks), by what only YAML can say, by its bytes."""
-    import yaml
-
     if rng.random() < 0.2:
         return mutate_bytes(data, rng)
-    tree = mutate_tree(yaml.safe_load(data), rng, _hostile_yaml if rng.random() < 0.5 else hostile_value)
+    tree = mutate_tree(_yaml(data), rng, _hostile_yaml if rng.random() < 0.5 else hostile_value)
     if rng.random() < 0.5:
         return to_json(tree).encode()
     return _blocks(tree).encode("utf-8", "surrogatepass")
@@ -265,15 +293,19 @@ def python_text(value: Any) -> str:
     return repr(value)
 
 
-def literals_mutation(data: bytes, rng: Random) -> bytes:
-    """Mutates a Python file of `name = literal` lines by its values: configs are programs, only their values come from
-    tools and people."""
-    names = {
+@lru_cache(maxsize=4)
+def _literals(data: bytes) -> dict[str, Any]:
+    return {
         statement.targets[0].id: ast.literal_eval(statement.value)
         for statement in ast.parse(data).body
         if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name)
     }
-    tree = mutate_tree(names, rng)
+
+
+def literals_mutation(data: bytes, rng: Random) -> bytes:
+    """Mutates a Python file of `name = literal` lines by its values: configs are programs, only their values come from
+    tools and people."""
+    tree = mutate_tree(_literals(data), rng)
     if not isinstance(tree, dict):
         tree = {"model": tree}
     if isinstance(tree.get("\0pairs"), Pairs):

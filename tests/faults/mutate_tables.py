@@ -6,6 +6,7 @@ import gzip
 import json
 import struct
 import zlib
+from functools import cache
 from random import Random
 
 from tests.faults.hostile_values import hostile_value
@@ -126,13 +127,17 @@ def gzip_mutation(inner: Mutation) -> Mutation:
                 *(
                     data[:10] + zlib.compress(b"x"),
                     gzip.compress(b""),
-                    gzip.compress(b"[" * 3_000_000),
-                    gzip.compress(b" " * 9_000_000),
+                    *_bombs(),
                 ),
             )
         )
 
     return mutate
+
+
+@cache
+def _bombs() -> tuple[bytes, ...]:
+    return gzip.compress(b"[" * 3_000_000), gzip.compress(b" " * 9_000_000)
 
 
 def csv_mutation(data: bytes, rng: Random) -> bytes:

@@ -50,6 +50,12 @@ def _preview() -> Reader:
     return lambda folder: call(main, "--data", folder, "--out", folder / "pictures", "--pictures", "1", "--frames", "1")
 
 
+def _points() -> Reader:
+    from datasets.points import read_points
+
+    return lambda folder: read_points(folder / _POINTS)
+
+
 def _tables() -> Reader:
     from datasets.create_t4_infos import main
 
@@ -87,22 +93,36 @@ def _scan(name: str, columns: int) -> Callable[[], Reader]:
     return prepare
 
 
-_INFOS = "centerpoint_infos_val.pkl"
+_INFOS, _POINTS = "centerpoint_infos_val.pkl", "lidar/00000.bin"
 PARSERS: tuple[Parser, ...] = (
-    Parser("T4 info file", samples_datasets.t4_dataset, _INFOS, pickle_mutation, _frames("T4Dataset")),
+    Parser("info file, T4", samples_datasets.t4_dataset, _INFOS, pickle_mutation, _frames("T4Dataset")),
     Parser(
-        "nuScenes info file", samples_datasets.nuscenes_dataset, _INFOS, pickle_mutation, _frames("NuScenesDataset")
+        "info file, nuScenes",
+        samples_datasets.nuscenes_dataset,
+        _INFOS,
+        pickle_mutation,
+        _frames("NuScenesDataset"),
+        0.4,
     ),
-    Parser("info file, drawn", samples_datasets.t4_dataset, _INFOS, pickle_mutation, _preview, 0.05),
+    Parser("info file, drawn", samples_datasets.t4_dataset, _INFOS, pickle_mutation, _preview, 0.02),
+    Parser("point file, alone", samples_datasets.t4_dataset, _POINTS, records_mutation, _points),
     Parser(
-        "point file of a dataset",
+        "point file, of a dataset",
         samples_datasets.t4_dataset,
-        "lidar/00000.bin",
+        _POINTS,
         records_mutation,
         _frames("T4Dataset"),
+        0.1,
     ),
     *(
-        Parser(f"T4 table {name}", samples_datasets.t4_tables, f"db/0/annotation/{name}.json", json_mutation(), _tables)
+        Parser(
+            f"T4 tables, {name}",
+            samples_datasets.t4_tables,
+            f"db/0/annotation/{name}.json",
+            json_mutation(),
+            _tables,
+            0.2,
+        )
         for name in _TABLES
     ),
     Parser(
@@ -111,6 +131,7 @@ PARSERS: tuple[Parser, ...] = (
         "splits.json",
         json_mutation(),
         _lists("--splits", "{}/splits.json"),
+        0.5,
     ),
     Parser(
         "list of splits, YAML",
@@ -118,6 +139,7 @@ PARSERS: tuple[Parser, ...] = (
         "splits.yaml",
         yaml_mutation,
         _lists("--splits", "{}/splits.yaml"),
+        0.5,
     ),
     Parser(
         "classes of T4",

@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.faults import samples, samples_datasets
 from tests.faults.commands import call
-from tests.faults.mutate_bytes import mutate_bytes
+from tests.faults.mutate_bytes import Mutation, mutate_bytes
 from tests.faults.mutate_documents import json_mutation, yaml_mutation
 from tests.faults.mutate_onnx import onnx_mutation
 from tests.faults.mutate_tables import gzip_mutation, lines_mutation
@@ -134,6 +134,21 @@ def _thresholds() -> Reader:
     return read
 
 
+def _frames(*arguments: str) -> Callable[[], Reader]:
+    """What `eval.score` reads, without the scores."""
+
+    def prepare() -> Reader:
+        from eval.score_frames import FrameFile
+
+        def read(folder: Path) -> object:
+            files = FrameFile(*(Path(argument.format(folder)) for argument in arguments[1::2]))
+            return files.configs(), sum(1 for _ in files.chunks(100))
+
+        return read
+
+    return prepare
+
+
 def _score(*arguments: str) -> Callable[[], Reader]:
     def prepare() -> Reader:
         from eval.score import main
@@ -164,12 +179,26 @@ def _profiles() -> Reader:
     return read
 
 
+_BUNDLED = "bundle/ml_package.param.yaml"
+_SCORED: tuple[tuple[str, str, Mutation, tuple[str, ...]], ...] = (
+    # Name, file, mutation, options of the command.
+    ("JSON", "frames.json", json_mutation(), ("--frames", "{}/frames.json")),
+    ("configurations", "configured.json", json_mutation(), ("--frames", "{}/configured.json")),
+    ("JSON Lines", "frames.jsonl", lines_mutation, ("--frames", "{}/frames.jsonl")),
+    ("gzip", "frames.jsonl.gz", gzip_mutation(lines_mutation), ("--frames", "{}/frames.jsonl.gz")),
+    (
+        "detections apart",
+        "detections.jsonl",
+        lines_mutation,
+        ("--frames", "{}/frames.jsonl", "--detections", "{}/detections.jsonl"),
+    ),
+)
 PARSERS: tuple[Parser, ...] = (
-    Parser("ONNX file, checked", samples.deployment, _ONNX, onnx_mutation, _onnx_folder),
-    Parser("ONNX file, inspected", samples.deployment, _ONNX, onnx_mutation, _inspect(_ONNX), 0.5),
-    Parser("ONNX file, run", samples.deployment, f"work/onnx/{_ENCODER}.onnx", onnx_mutation, _onnxruntime, 0.5),
+    Parser("ONNX file, inspected", samples.deployment, _ONNX, onnx_mutation, _inspect(_ONNX), 0.3),
+    Parser("ONNX file, checked", samples.deployment, _ONNX, onnx_mutation, _onnx_folder, 0.3),
+    Parser("ONNX file, run", samples.deployment, f"work/onnx/{_ENCODER}.onnx", onnx_mutation, _onnxruntime, 0.1),
     Parser(
-        "ONNX file, planned for the GPU engine", samples.quantized_graph, "graph.onnx", onnx_mutation, _cuda_plan, 0.5
+        "ONNX file, planned for the GPU engine", samples.quantized_graph, "graph.onnx", onnx_mutation, _cuda_plan, 0.2
     ),
     Parser(
         "ONNX file, its pillars for the GPU engine",
@@ -177,54 +206,30 @@ PARSERS: tuple[Parser, ...] = (
         f"work/onnx/{_ENCODER}.onnx",
         onnx_mutation,
         _cuda_pillars,
-        0.5,
+        0.1,
     ),
-    Parser("ONNX file, searched for divergence", samples.deployment, _ONNX, onnx_mutation, _every_tensor, 0.5),
-    Parser("manifest of detections", samples.detected, "detected/manifest.json", json_mutation(), _detected, 0.5),
-    Parser("ONNX file of a bundle", samples.bundle, f"bundle/{_HEAD}.onnx", onnx_mutation, _bundle, 0.5),
-    Parser("parameters of a bundle", samples.bundle, "bundle/ml_package.param.yaml", yaml_mutation, _bundle),
+    Parser("ONNX file, searched for divergence", samples.deployment, _ONNX, onnx_mutation, _every_tensor, 0.1),
+    Parser("ONNX file, of a bundle", samples.bundle, f"bundle/{_HEAD}.onnx", onnx_mutation, _bundle, 0.1),
+    Parser("bundle, parameters", samples.bundle, _BUNDLED, yaml_mutation, _bundle, 0.4),
     Parser(
-        "remapping of a bundle", samples.bundle, "bundle/detection_class_remapper.param.yaml", yaml_mutation, _bundle
+        "bundle, remapping", samples.bundle, "bundle/detection_class_remapper.param.yaml", yaml_mutation, _bundle, 0.2
     ),
-    Parser("decode of a bundle", samples.bundle, "bundle/ml_package.param.yaml", yaml_mutation, _decode_of_bundle),
-    Parser("engine", samples.deployment, _ENGINE, mutate_bytes, _engine_folder, 0.5),
+    Parser("bundle, decode", samples.bundle, _BUNDLED, yaml_mutation, _decode_of_bundle, 0.4),
+    Parser("engine, of a folder", samples.deployment, _ENGINE, mutate_bytes, _engine_folder, 0.5),
     Parser("engine, inspected", samples.deployment, _ENGINE, mutate_bytes, _inspect(_ENGINE), 0.5),
-    Parser("engine manifest", samples.deployment, f"{_ENGINE}.json", json_mutation(), _engine_folder),
-    Parser("engine manifest, inspected", samples.deployment, f"{_ENGINE}.json", json_mutation(), _inspect(_ENGINE)),
-    Parser("results", samples.deployment, "work/results.json", json_mutation(), _compare, 0.3),
-    Parser("results, their detections", samples.deployment, "work/results.json", json_mutation(), _thresholds, 0.1),
-    Parser("detections", samples.deployment, "work/detections/onnx.jsonl", lines_mutation, _thresholds, 0.5),
-    Parser(
-        "score input, JSON", samples.score_frames, "frames.json", json_mutation(), _score("--frames", "{}/frames.json")
+    Parser("manifest, of an engine", samples.deployment, f"{_ENGINE}.json", json_mutation(), _engine_folder, 0.4),
+    Parser("manifest, inspected", samples.deployment, f"{_ENGINE}.json", json_mutation(), _inspect(_ENGINE), 0.2),
+    Parser("manifest, of detections", samples.detected, "detected/manifest.json", json_mutation(), _detected, 0.4),
+    Parser("results, compared", samples.measured, "work/results.json", json_mutation(), _compare, 0.8),
+    Parser("results, their detections", samples.measured, "work/results.json", json_mutation(), _thresholds, 0.2),
+    Parser("detections", samples.measured, "work/detections/onnx.jsonl", lines_mutation, _thresholds),
+    *(
+        Parser(f"frames to score, {name}", samples.score_frames, file, mutation, _frames(*options), 0.9)
+        for name, file, mutation, options in _SCORED
     ),
-    Parser(
-        "score input with configurations",
-        samples.score_frames,
-        "configured.json",
-        json_mutation(),
-        _score("--frames", "{}/configured.json"),
-        0.5,
-    ),
-    Parser(
-        "score input, JSON Lines",
-        samples.score_frames,
-        "frames.jsonl",
-        lines_mutation,
-        _score("--frames", "{}/frames.jsonl"),
-    ),
-    Parser(
-        "score input, gzip",
-        samples.score_frames,
-        "frames.jsonl.gz",
-        gzip_mutation(lines_mutation),
-        _score("--frames", "{}/frames.jsonl.gz"),
-    ),
-    Parser(
-        "score input, detections",
-        samples.score_frames,
-        "detections.jsonl",
-        lines_mutation,
-        _score("--frames", "{}/frames.jsonl", "--detections", "{}/detections.jsonl"),
+    *(
+        Parser(f"frames to score, {name}, as a command", samples.score_frames, file, mutation, _score(*options), 0.1)
+        for name, file, mutation, options in _SCORED
     ),
     Parser("shape profiles", samples.profiles, "profiles.json", json_mutation(), _profiles),
 )

@@ -47,6 +47,17 @@ def _quantized() -> Reader:
     return lambda folder: load_ptq_model(copy.deepcopy(model), folder / "quantized" / "checkpoint.pth")
 
 
+def _structure() -> Reader:
+    from quant.structure import QuantizationStructure
+
+    def read(folder: Path) -> object:
+        return QuantizationStructure.from_json(
+            (folder / "structure.json").read_text("utf-8", "replace"), "structure.json"
+        )
+
+    return read
+
+
 def _structure_mutation(data: bytes, rng: Random) -> bytes:
     """The checkpoint's JSON text that says what is quantized how."""
     import torch
@@ -82,6 +93,22 @@ def _model_config() -> Reader:
     return lambda folder: ModelSpec.from_config(load_model_config(folder / "model_config.py"))
 
 
+def _model_values() -> Reader:
+    """The config's values without the program that gives them, which takes ten times as long."""
+    import runpy
+
+    from mmengine.config import Config
+
+    from models.spec import ModelSpec
+
+    def read(folder: Path) -> object:
+        file = str(folder / "model_config.py")
+        values = {key: value for key, value in runpy.run_path(file).items() if not key.startswith("__")}
+        return ModelSpec.from_config(Config({"model": {}, **values}, filename=file))
+
+    return read
+
+
 def _built_model() -> Reader:
     from models.build import build_model
     from models.config import load_model_config
@@ -98,6 +125,18 @@ def _spec() -> Reader:
     from models.spec import ModelSpec
 
     return lambda folder: ModelSpec.from_json((folder / "spec.json").read_text("utf-8", "replace"), "spec.json")
+
+
+def _profile() -> Reader:
+    from quant.sensitivity.profile import SensitivityProfile
+
+    return lambda folder: SensitivityProfile.read_json(folder / "profile.json")
+
+
+def _times() -> Reader:
+    from quant.roofline import read_layer_times
+
+    return lambda folder: read_layer_times(folder / "times.json")
 
 
 def _curve() -> Reader:
@@ -141,42 +180,59 @@ def _search(*arguments: str) -> Callable[[], Reader]:
     return prepare
 
 
+_CHECKPOINT = "quantized/checkpoint.pth"
+_SENSITIVITY = samples.sensitivity
 PARSERS: tuple[Parser, ...] = (
-    Parser("checkpoint", samples.checkpoints, "checkpoint.pth", checkpoint_mutation, _checkpoint),
+    Parser("checkpoint, float", samples.checkpoints, "checkpoint.pth", checkpoint_mutation, _checkpoint),
+    Parser("checkpoint, quantized", samples.checkpoints, _CHECKPOINT, checkpoint_mutation, _quantized, 0.1),
+    Parser("checkpoint, to resume from", samples.resumable, "epoch_1.pth", checkpoint_mutation, _resume, 0.4),
+    Parser("structure of a quantized model, alone", samples.structure, "structure.json", json_mutation(), _structure),
     Parser(
-        "quantized checkpoint", samples.checkpoints, "quantized/checkpoint.pth", checkpoint_mutation, _quantized, 0.5
-    ),
-    Parser(
-        "structure of a quantized checkpoint",
+        "structure of a quantized model, in its checkpoint",
         samples.checkpoints,
-        "quantized/checkpoint.pth",
+        _CHECKPOINT,
         _structure_mutation,
         _quantized,
-        0.5,
+        0.05,
     ),
     Parser("calibration cache", samples.checkpoints, "calibration.json", json_mutation(_signed), _cache),
-    Parser("model config", samples.model_config, "model_config.py", literals_mutation, _model_config),
-    Parser("model of a model config", samples.model_config, "model_config.py", literals_mutation, _built_model, 0.2),
+    Parser("model config, its values", samples.model_config, "model_config.py", literals_mutation, _model_values),
+    Parser("model config, run", samples.model_config, "model_config.py", literals_mutation, _model_config, 0.1),
+    Parser("model config, built", samples.model_config, "model_config.py", literals_mutation, _built_model, 0.02),
     *(
-        Parser(f"{name}{suffix}", samples.deploy_config, f"{name}{suffix}", mutation, _deploy_config(f"{name}{suffix}"))
+        Parser(
+            f"deploy config, {name}{suffix}",
+            samples.deploy_config,
+            f"{name}{suffix}",
+            mutation,
+            _deploy_config(f"{name}{suffix}"),
+            weight,
+        )
         for name in ("deploy_config", "deploy_config_int8")
-        for suffix, mutation in ((".py", literals_mutation), (".json", json_mutation()), (".yaml", yaml_mutation))
+        for suffix, mutation, weight in (
+            (".py", literals_mutation, 0.1),
+            (".json", json_mutation(), 0.5),
+            (".yaml", yaml_mutation, 0.5),
+        )
     ),
     Parser("specification in an ONNX file", samples.model_spec, "spec.json", json_mutation(), _spec),
-    Parser("curve of a fine-tuning", samples.sensitivity, "curve.json", json_mutation(), _curve),
-    Parser("checkpoint to resume from", samples.resumable, "epoch_1.pth", checkpoint_mutation, _resume),
+    Parser("curve of a fine-tuning", _SENSITIVITY, "curve.json", json_mutation(), _curve),
+    Parser("sensitivity profile, alone", _SENSITIVITY, "profile.json", json_mutation(), _profile),
     Parser(
-        "sensitivity profile",
-        samples.sensitivity,
+        "sensitivity profile, searched",
+        _SENSITIVITY,
         "profile.json",
         json_mutation(),
         _search("--profile", "{}/profile.json"),
+        0.1,
     ),
+    Parser("times of layers, alone", _SENSITIVITY, "times.json", json_mutation(), _times),
     Parser(
-        "times of layers",
-        samples.sensitivity,
+        "times of layers, searched",
+        _SENSITIVITY,
         "times.json",
         json_mutation(),
         _search("--profile", "{}/profile.json", "--layer-times", "{}/times.json"),
+        0.05,
     ),
 )

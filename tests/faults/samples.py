@@ -67,6 +67,15 @@ def checkpoints(folder: Path) -> None:
     manager.save_calib_cache(folder / "calibration.json")
 
 
+def structure(folder: Path) -> None:
+    """What is quantized how, as the quantized checkpoint of `checkpoints` says it."""
+    import torch
+
+    checkpoints(folder)
+    content = torch.load(folder / "quantized" / "checkpoint.pth", weights_only=True)
+    (folder / "structure.json").write_text(content["quantization"])
+
+
 def quantized_manager() -> Any:
     """The `CalibrationManager` of the tiny model with quantizers, without scales."""
     from models.build import build_model
@@ -100,6 +109,23 @@ def deployment(folder: Path) -> None:
         "--log-level=ERROR",
     ]
     assert main([*options, *(f"{option}={path}" for option, path in where.items())]) == 0
+
+
+@copied
+def measured(folder: Path) -> None:
+    """The deployment with a short record: of long lists of numbers, such as curves, the first few."""
+    deployment(folder)
+    results = folder / "work" / "results.json"
+    results.write_text(json.dumps(_short(json.loads(results.read_text()))))
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _short(item) for key, item in value.items()}
+    if isinstance(value, list):
+        numbers = all(isinstance(item, int | float) for item in value)
+        return [_short(item) for item in (value[:3] if numbers else value)]
+    return value
 
 
 @copied

@@ -32,7 +32,12 @@ class Process:
     Attributes:
         pid: Of its process, which leads a session and a group of its own.
         log: File of what it prints.
+        cpu_s: CPU time that it took, its children included; once it was waited for.
+        memory_kb: Largest resident memory, what it shares with the parent included; once it was waited for.
     """
+
+    cpu_s = 0.0
+    memory_kb = 0
 
     def __init__(self, pid: int, log: Path, spawner: Spawner) -> None:
         self.pid, self.log, self._spawner = pid, log, spawner
@@ -41,7 +46,9 @@ class Process:
     def wait(self) -> int:
         """Exit code; -n where signal n ended it."""
         if self._code is None:
-            self._code = os.waitstatus_to_exitcode(self._spawner.ask(wait=self.pid)["status"])
+            ended = self._spawner.ask(wait=self.pid)
+            self._code = os.waitstatus_to_exitcode(ended["status"])
+            self.cpu_s, self.memory_kb = ended["cpu_s"], ended["memory_kb"]
         return self._code
 
     def output(self) -> str:
@@ -112,9 +119,10 @@ def _serve(modules: Sequence[str]) -> None:
         os.write(answers, json.dumps(answer).encode() + b"\n")
 
 
-def _answer(request: dict[str, Any], answers: int) -> dict[str, int]:
+def _answer(request: dict[str, Any], answers: int) -> dict[str, Any]:
     if "wait" in request:
-        return {"status": os.waitpid(request["wait"], 0)[1]}
+        _, status, usage = os.wait4(request["wait"], 0)
+        return {"status": status, "cpu_s": usage.ru_utime + usage.ru_stime, "memory_kb": usage.ru_maxrss}
     if "warm" in request:
         code = importlib.import_module(request["warm"]).main(request["arguments"])
         gc.collect()

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -15,6 +16,7 @@ import pytest
 
 from base.errors import DataError
 from tests.faults import trial
+from tests.faults.limits import MUTATIONS
 from tests.faults.mutate_bytes import mutate_bytes
 from tests.faults.mutate_documents import json_mutation
 from tests.faults.parsers import PARSERS
@@ -117,6 +119,15 @@ def test_names_are_unique_and_mutations_repeat() -> None:
         assert made == [parser.mutated(good, index) for index in range(400)]
         assert len(set(made)) > 300
         assert made.count(good) < 20
+
+
+def test_every_format_gets_its_share() -> None:
+    """2,000 files of each format in the regular run, whatever reads it."""
+    shares: Counter[str] = Counter()
+    for parser in PARSERS:
+        shares[parser.format] += int(MUTATIONS * parser.weight)
+    assert len(shares) > 20
+    assert {name: share for name, share in shares.items() if share < MUTATIONS} == {}
 
 
 def test_json_mutations_reach_what_no_writer_writes() -> None:

@@ -45,13 +45,14 @@ class Parser:
     """A reader of one kind of file.
 
     Attributes:
-        name: Of the kind.
+        name: Of the format; after a comma, what reads it.
         sample: Makes a folder in which everything is right.
         file: The file that is mutated, relative to that folder.
         mutate: From its bytes to others.
         prepare: Imports what is needed and returns the reader: a function of the folder that reads the file as the
             product does. It raises a `UserError` or a `Refusal` for a file that is wrong.
-        weight: Share of the usual number of mutations, for a reader that takes longer than a few milliseconds.
+        weight: Share of the usual number of mutations. Readers of one format share them: most files go through the
+            quickest, some through each of the others, such as whole commands.
         spawns: The reader starts processes of its own.
     """
 
@@ -62,6 +63,11 @@ class Parser:
     prepare: Callable[[], Callable[[Path], object]]
     weight: float = 1.0
     spawns: bool = False
+
+    @property
+    def format(self) -> str:
+        """Name of the format."""
+        return self.name.partition(",")[0]
 
     def mutated(self, good: bytes, index: int) -> bytes:
         """The `index`-th mutation; the same on every machine."""
