@@ -61,8 +61,8 @@ def _detect(args: argparse.Namespace) -> None:
     from eval.metrics import FrameResult
     from models.config import load_model_config
     from runtime.autoware_params import AutowareDecodeParams
-    from runtime.autoware_postprocess import decode_without_remapping, why_undecodable
-    from runtime.decoders import AUTOWARE, Decoder
+    from runtime.autoware_postprocess import why_undecodable
+    from runtime.decoders import candidates_decoder
 
     set_determinism(0, threads=args.threads)
     onnx_dir, config_path, data_root, out = (
@@ -83,7 +83,7 @@ def _detect(args: argparse.Namespace) -> None:
         raise ConfigError(f"'{onnx_dir}' is of classes {list(spec.class_names)}; '{config_path}' has {list(classes)}.")
     frames = open_frames(cfg, args.split, str(data_root))
     params = AutowareDecodeParams.from_spec(spec).with_score_threshold(spec.score_threshold)
-    decoder = Decoder(AUTOWARE, lambda outputs, model: decode_without_remapping(outputs, model, params))
+    decoder = candidates_decoder(params)
     results = []
     detector, _ = open_checked_detector(
         "onnx", DetectorFiles(onnx_dir=onnx_dir), spec=spec, device="cpu", decoder=decoder, threads=args.threads

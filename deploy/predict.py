@@ -161,6 +161,8 @@ def _write(prediction: Prediction, form: ScanFormat, out: Path) -> None:
                 "pillars": result.counts.voxels,
                 "dropped_pillars": result.counts.dropped_voxels,
                 "points_out_of_range": result.counts.outside_points,
+                "boxes_without_size": result.dropped.without_size,
+                "boxes_not_finite": result.dropped.broken,
                 "detections": _detections(result.detections, spec.class_names),
             }
             for result in prediction.results

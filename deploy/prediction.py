@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from deploy.detectors import DetectorFiles
     from eval.verification import VerificationResult
     from models.spec import ModelSpec
-    from runtime.counts import VoxelCounts
+    from runtime.counts import BoxCounts, VoxelCounts
     from runtime.detector import Detector, InspectableDetector
 
 __all__ = ["BackendResult", "Prediction", "PredictionRequest", "predict"]
@@ -80,6 +80,7 @@ class BackendResult:
         detections: By descending score.
         stages_ms: Stage -> milliseconds of the second of two runs.
         counts: Of the preprocessing.
+        dropped: Candidates of which no box was made.
     """
 
     name: str
@@ -88,6 +89,7 @@ class BackendResult:
     detections: Boxes3D
     stages_ms: Mapping[str, float]
     counts: VoxelCounts
+    dropped: BoxCounts
 
     @property
     def label(self) -> str:
@@ -238,6 +240,7 @@ def _run(detector: Detector, precision: str, scan: Scan) -> BackendResult:
         found.detections,
         {**found.stages_ms, "total": found.total_ms},
         found.counts,
+        found.dropped,
     )
 
 

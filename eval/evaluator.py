@@ -15,7 +15,7 @@ from eval.metrics.detection import NATIVE_ENGINE
 from eval.metrics.engine import PERCEPTION_EVAL_ENGINE, evaluate_with_engine
 from eval.perception_eval_adapter import perception_eval_version
 from eval.vehicle import VehicleFrames, VehicleRecorder, VehicleSettings, VehicleSummary
-from runtime.counts import VoxelCounts
+from runtime.counts import BoxCounts, VoxelCounts
 from runtime.decoders import TRAINING
 from runtime.detector import InspectableDetector
 from runtime.latency import LatencyRecorder, LatencyStats
@@ -85,6 +85,7 @@ class FrameRun:
         total_ms: Wall time of the frame.
         timed: Whether its latency counts.
         counts: Of this frame.
+        dropped: Candidates of this frame of which no box was made.
         vehicle: Step of Autoware's decode -> boxes; empty where it was not asked for.
     """
 
@@ -95,6 +96,7 @@ class FrameRun:
     total_ms: float
     timed: bool
     counts: VoxelCounts
+    dropped: BoxCounts = field(default_factory=BoxCounts)
     vehicle: Mapping[str, Boxes3D] = field(default_factory=dict)
 
 
@@ -114,6 +116,7 @@ class EvaluationSummary:
         inputs: What did not enter the network.
         machine: Where it was measured.
         decode: "training" or "autoware": what made boxes of the raw outputs.
+        dropped_boxes: Candidates of which no box was made, over all frames.
     """
 
     backend: str
@@ -127,6 +130,7 @@ class EvaluationSummary:
     inputs: InputCounts
     machine: MachineInfo
     decode: str = TRAINING
+    dropped_boxes: BoxCounts = field(default_factory=BoxCounts)
 
     @property
     def label(self) -> str:
@@ -265,6 +269,7 @@ def run_frames(
                 inference.total_ms,
                 len(runs) >= inside,
                 inference.counts,
+                inference.dropped,
                 decoded,
             )
         )
@@ -334,6 +339,7 @@ def summarize(
         InputCounts.of([run.counts for run in runs]),
         MachineInfo.current(),
         decode,
+        sum((run.dropped for run in runs), BoxCounts()),
     )
     scenes = tuple(run.scene for run in runs)
     if vehicle is None:

@@ -67,7 +67,7 @@ class DetectionMetric(BaseMetric):
             self.results.append(
                 FrameResult(
                     token=f"{sample.get('sample_idx')} {sample.get('lidar_path')}",
-                    detections=_boxes(found["bboxes_3d"], found["scores_3d"], found["labels_3d"]),
+                    detections=_detections(found),
                     ground_truth=_boxes(truth["gt_bboxes_3d"], None, truth["gt_labels_3d"], truth["num_lidar_pts"]),
                 )
             )
@@ -89,6 +89,12 @@ class DetectionMetric(BaseMetric):
             min_num_points=self._min_num_points,
         )
         return {"mAP": metrics.mean_ap, **{f"AP_{item.class_name}": item.mean_ap for item in metrics.total.classes}}
+
+
+def _detections(found: Any) -> Boxes3D:
+    """A sample's predictions; those with a size of 0 or less are none, as in `runtime.decode`."""
+    boxes = _boxes(found["bboxes_3d"], found["scores_3d"], found["labels_3d"])
+    return boxes.select(np.flatnonzero((boxes.boxes[:, 3:6] > 0).all(axis=1)))
 
 
 def _boxes(boxes: Any, scores: Any, labels: Any, num_points: Any = None) -> Boxes3D:

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 from base.boxes import Boxes3D
 from eval.metrics import DetectionMetrics, FrameResult
 from eval.statistics import BootstrapComparison
-from runtime.autoware_postprocess import decode_without_remapping
-from runtime.decoders import AUTOWARE, Decoder, autoware_decoder
+from runtime.decoders import autoware_decoder, candidates_decoder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -127,10 +126,8 @@ class VehicleRecorder:
         params = settings.params
         loose = params.with_score_threshold(spec.score_threshold)
         self._decoders = {
-            self._ANY_SCORE: Decoder(AUTOWARE, lambda outputs, model: decode_without_remapping(outputs, model, loose)),
-            self._THRESHOLDS: Decoder(
-                AUTOWARE, lambda outputs, model: decode_without_remapping(outputs, model, params)
-            ),
+            self._ANY_SCORE: candidates_decoder(loose),
+            self._THRESHOLDS: candidates_decoder(params),
             self._PUBLISHED: autoware_decoder(params),
         }
         self._frames: dict[str, list[FrameResult]] = {name: [] for name in self._decoders}

@@ -16,7 +16,7 @@ from base.boxes import Boxes3D
 from base.errors import ConfigError
 from models.spec import HEAD_ORDER
 from runtime.autoware_params import AUTOWARE_LABELS, NODE_CLASS_LABELS, AutowareDecodeParams, node_class_names
-from runtime.decode import check_outputs, sigmoid
+from runtime.decode import Decoded, check_outputs, drop_impossible, sigmoid
 from runtime.footprints import intersection_area
 from runtime.nms import circle_nms
 
@@ -30,9 +30,11 @@ if TYPE_CHECKING:
 __all__ = [
     "decode_autoware",
     "decode_without_remapping",
+    "publish",
     "suppress_overlaps",
     "why_undecodable",
     "with_model_labels",
+    "without_remapping",
 ]
 
 _log = logging.getLogger(__name__)
@@ -54,8 +56,9 @@ def decode_autoware(
     classes by area. Comparisons and positions are float32 as in the node's kernel; sigmoid, exp and atan2 are computed
     in double precision and rounded, where the kernel's are off by a unit or two in the last place. Equal scores are
     taken by row and column, where the node leaves them to chance. A box with a non-finite number is dropped with a
-    warning; the node would publish it. Of more than 20,000 boxes above their thresholds, which only a broken network
-    makes, the best are taken, with a warning; the node would take them all, and be late.
+    warning, one with a size of 0 (a logarithm below -104) without; the node would publish both. Of more than 20,000
+    boxes above their thresholds, which only a broken network makes, the best are taken, with a warning; the node would
+    take them all, and be late.
 
     Args:
         outputs: Head name -> (1, C, h, w) float32, raw, in the convention that `spec.rot_y_axis_reference` names.
@@ -72,7 +75,11 @@ def decode_autoware(
             logarithmic.
     """
     params = params or AutowareDecodeParams.from_spec(spec)
-    boxes = decode_without_remapping(outputs, spec, params)
+    return publish(decode_without_remapping(outputs, spec, params), params)
+
+
+def publish(boxes: Boxes3D, params: AutowareDecodeParams) -> Boxes3D:
+    """Boxes of `decode_without_remapping` with the labels, of `AUTOWARE_LABELS`, that the node gives them by area."""
     areas = (boxes.boxes[:, 3].astype(np.float64) * boxes.boxes[:, 4]).astype(np.float32)
     labels = _node_labels(params)[boxes.labels]
     return Boxes3D(boxes.boxes, boxes.scores, params.remapping.apply(labels, areas))
@@ -90,6 +97,13 @@ def decode_without_remapping(
     Raises:
         DataError, ConfigError: as `decode_autoware`.
     """
+    return without_remapping(outputs, spec, params).boxes
+
+
+def without_remapping(
+    outputs: Mapping[str, NDArray[np.float32]], spec: ModelSpec, params: AutowareDecodeParams
+) -> Decoded:
+    """`decode_without_remapping`, with what was dropped on the way. Arguments and errors as there."""
     heads = _check(outputs, spec, params)
     width, height = spec.head_size
     cells, classes, scores = _best_classes(heads["heatmap"].reshape(-1, height * width), params)
@@ -120,15 +134,8 @@ def decode_without_remapping(
     if params.has_twist:
         boxes[:, 7:9] = gather("vel").T
 
-    finite = np.all(np.isfinite(boxes), axis=1)
-    if not finite[keep].all():
-        _log.warning(
-            "Model '%s': %d of %d candidate boxes have a NaN or infinite number and were dropped.",
-            spec.name,
-            np.count_nonzero(keep & ~finite),
-            np.count_nonzero(keep),
-        )
-    candidates = _best(Boxes3D(boxes, scores, classes).select(keep & finite), spec)
+    possible, dropped = drop_impossible(boxes, keep, spec)
+    candidates = _best(Boxes3D(boxes, scores, classes).select(keep & possible), spec)
     # The node suppresses below the radius, `circle_nms` at it too: the next smaller number makes them equal.
     squared = np.float32(params.circle_nms_distance_m) ** 2
     kept = circle_nms(
@@ -136,9 +143,8 @@ def decode_without_remapping(
     )
     candidates = candidates.select(kept)
     as_published = Boxes3D(candidates.boxes, candidates.scores, _node_labels(params)[candidates.labels])
-    return candidates.select(
-        suppress_overlaps(as_published, params.iou_nms_threshold, params.iou_nms_search_distance_m)
-    )
+    alone = suppress_overlaps(as_published, params.iou_nms_threshold, params.iou_nms_search_distance_m)
+    return Decoded(candidates.select(alone), dropped)
 
 
 def _best(boxes: Boxes3D, spec: ModelSpec) -> Boxes3D:

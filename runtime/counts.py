@@ -1,10 +1,10 @@
-"""What became of the points of a cloud on their way into the network."""
+"""What became of the points of a cloud on their way into the network, and of the candidates on their way out of it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-__all__ = ["VoxelCounts"]
+__all__ = ["BoxCounts", "VoxelCounts"]
 
 
 @dataclass(frozen=True)
@@ -32,3 +32,20 @@ class VoxelCounts:
 
     def __add__(self, other: VoxelCounts) -> VoxelCounts:
         return VoxelCounts(**{name: getattr(self, name) + getattr(other, name) for name in self.names()})
+
+
+@dataclass(frozen=True)
+class BoxCounts:
+    """Candidates above the score threshold of which no box was made; of one cloud, or, added up, of many.
+
+    Attributes:
+        broken: With a NaN or infinite number, as a broken FP16 or INT8 engine makes them.
+        without_size: With a length, width or height of 0 or less: a network with `norm_bbox=False` learns metres, and
+            may say less than none of them where it is not sure.
+    """
+
+    broken: int = 0
+    without_size: int = 0
+
+    def __add__(self, other: BoxCounts) -> BoxCounts:
+        return BoxCounts(self.broken + other.broken, self.without_size + other.without_size)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from base.boxes import Boxes3D
 from base.errors import DataError
+from runtime.counts import BoxCounts
 from runtime.nms import circle_nms
 
 if TYPE_CHECKING:
@@ -18,12 +20,30 @@ if TYPE_CHECKING:
 
     from models.spec import ModelSpec
 
-__all__ = ["check_outputs", "decode", "sigmoid"]
+__all__ = ["Decoded", "check_outputs", "decode", "decode_counted", "drop_impossible", "sigmoid"]
 
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """Boxes of one frame.
+
+    Attributes:
+        boxes: By descending score.
+        dropped: Candidates of which no box was made.
+    """
+
+    boxes: Boxes3D
+    dropped: BoxCounts
+
+
 def decode(outputs: Mapping[str, NDArray[np.float32]], spec: ModelSpec) -> Boxes3D:
+    """The boxes of `decode_counted`; arguments and errors as there."""
+    return decode_counted(outputs, spec).boxes
+
+
+def decode_counted(outputs: Mapping[str, NDArray[np.float32]], spec: ModelSpec) -> Decoded:
     """Decodes one frame.
 
     Top `max_detections_before_nms` over all classes and cells, score above `score_threshold`, centre inside
@@ -37,6 +57,8 @@ def decode(outputs: Mapping[str, NDArray[np.float32]], spec: ModelSpec) -> Boxes
       machine's vector library; mmdet3d's float32 functions are off by a unit or two in the last place.
     * A box with a non-finite number (a broken FP16 or INT8 engine) is dropped with a warning. A NaN logit is no
       detection.
+    * A box with a size of 0 or less is dropped before the suppression, and counted: it is nothing that can be scored or
+      driven around. mmdet3d lets it suppress its neighbours.
 
     Args:
         outputs: Head name -> (1, C, h, w) float32, raw: logits, cell offsets, metres, log metres (metres where
@@ -80,18 +102,40 @@ def decode(outputs: Mapping[str, NDArray[np.float32]], spec: ModelSpec) -> Boxes
 
     limits = np.asarray(spec.post_center_range, np.float32)
     valid = np.all((boxes[:, :3] >= limits[:3]) & (boxes[:, :3] <= limits[3:]), axis=1)
+    possible, dropped = drop_impossible(boxes, np.ones(len(boxes), bool), spec)
+    valid &= possible
+    candidates = Boxes3D(boxes, scores, labels).select(valid)
+    keep = circle_nms(candidates.boxes[:, :2], candidates.scores, spec.nms_min_radius_m2, spec.post_max_size)
+    return Decoded(candidates.select(keep), dropped)
+
+
+def drop_impossible(
+    boxes: NDArray[np.float32], candidates: NDArray[np.bool_], spec: ModelSpec
+) -> tuple[NDArray[np.bool_], BoxCounts]:
+    """Which boxes have finite numbers and sizes above 0.
+
+    Numbers that are not finite are warned about here, in every frame: a network is broken. Sizes of 0 or less are
+    counted; whoever detects with the model says it once.
+
+    Args:
+        boxes: (N, 9) float32, columns `base.boxes.BOX_COLUMNS`.
+        candidates: (N,) bool: those that count.
+        spec: Of the model, for the warning.
+
+    Returns:
+        (N,) bool, and how many of the candidates are not among them.
+    """
     finite = np.all(np.isfinite(boxes), axis=1)
-    if not finite.all():
+    solid = np.all(boxes[:, 3:6] > 0, axis=1)
+    dropped = BoxCounts(np.count_nonzero(candidates & ~finite), np.count_nonzero(candidates & finite & ~solid))
+    if dropped.broken:
         _log.warning(
             "Model '%s': %d of %d candidate boxes have a NaN or infinite number and were dropped.",
             spec.name,
-            np.count_nonzero(~finite),
-            len(finite),
+            dropped.broken,
+            np.count_nonzero(candidates),
         )
-    valid &= finite
-    candidates = Boxes3D(boxes, scores, labels).select(valid)
-    keep = circle_nms(candidates.boxes[:, :2], candidates.scores, spec.nms_min_radius_m2, spec.post_max_size)
-    return candidates.select(keep)
+    return finite & solid, dropped
 
 
 def _top_k(values: NDArray[np.float32], k: int) -> NDArray[np.int64]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from base.boxes import Boxes3D
+from runtime.counts import BoxCounts
+from runtime.decode import Decoded, decode_counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from models.spec import ModelSpec
     from runtime.autoware_params import AutowareDecodeParams
 
-__all__ = ["AUTOWARE", "TRAINING", "TRAINING_DECODER", "Decoder", "autoware_decoder"]
+__all__ = ["AUTOWARE", "TRAINING", "TRAINING_DECODER", "Decoder", "autoware_decoder", "candidates_decoder"]
 
 TRAINING, AUTOWARE = "training", "autoware"
 
@@ -27,32 +29,38 @@ class Decoder:
     Attributes:
         name: `TRAINING` or `AUTOWARE`.
         function: Head name -> (1, C, h, w) float32 raw outputs, and the model's specification, to boxes by descending
-            score whose labels index the model's classes.
+            score whose labels index the model's classes, and what was dropped on the way.
     """
 
     name: str
-    function: Callable[[Mapping[str, NDArray[np.float32]], ModelSpec], Boxes3D]
+    function: Callable[[Mapping[str, NDArray[np.float32]], ModelSpec], Decoded]
 
     def __call__(self, outputs: Mapping[str, NDArray[np.float32]], spec: ModelSpec) -> Boxes3D:
+        """The boxes of `counted`."""
+        return self.counted(outputs, spec).boxes
+
+    def counted(self, outputs: Mapping[str, NDArray[np.float32]], spec: ModelSpec) -> Decoded:
         """Boxes of one frame; none of a frame without outputs, which is one without a point in range."""
-        return self.function(outputs, spec) if outputs else Boxes3D.empty()
+        return self.function(outputs, spec) if outputs else Decoded(Boxes3D.empty(), BoxCounts())
 
 
-def _as_trained(outputs: Mapping[str, NDArray[np.float32]], spec: ModelSpec) -> Boxes3D:
-    from runtime.decode import decode
-
-    return decode(outputs, spec)
-
-
-TRAINING_DECODER = Decoder(TRAINING, _as_trained)
+TRAINING_DECODER = Decoder(TRAINING, decode_counted)
 """mmdet3d's, with which models are trained and usually scored."""
 
 
 def autoware_decoder(params: AutowareDecodeParams) -> Decoder:
     """Autoware's node with its thresholds, suppressions and classes by area; trailers are the model's trucks."""
-    from runtime.autoware_postprocess import decode_autoware, with_model_labels
+    from runtime.autoware_postprocess import publish, with_model_labels, without_remapping
 
-    return Decoder(
-        AUTOWARE,
-        lambda outputs, spec: with_model_labels(decode_autoware(outputs, spec, params), spec.class_names),
-    )
+    def published(outputs: Mapping[str, NDArray[np.float32]], spec: ModelSpec) -> Decoded:
+        found = without_remapping(outputs, spec, params)
+        return Decoded(with_model_labels(publish(found.boxes, params), spec.class_names), found.dropped)
+
+    return Decoder(AUTOWARE, published)
+
+
+def candidates_decoder(params: AutowareDecodeParams) -> Decoder:
+    """The same before classes change by area."""
+    from runtime.autoware_postprocess import without_remapping
+
+    return Decoder(AUTOWARE, lambda outputs, spec: without_remapping(outputs, spec, params))

@@ -7,14 +7,16 @@ detects.
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from runtime.closing import Closing
+from runtime.counts import BoxCounts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from runtime.decoders import Decoder
 
 __all__ = ["Detector", "Inference", "InspectableDetector", "Inspection", "Outputs", "Pillars"]
+
+_log = logging.getLogger(__name__)
 
 Outputs = Mapping[str, "NDArray[np.float32]"]
 """Head name -> (1, C, h, w) float32, raw, in graph order; empty for a cloud without a point in the model's range."""
@@ -41,6 +45,7 @@ class Inference:
         stages_ms: Stage -> milliseconds, in order; names from `runtime.backends.base.STAGES`.
         total_ms: Wall time of the whole call.
         counts: Pillars that entered the network, and what was left out.
+        dropped: Candidates of which no box was made.
     """
 
     detections: Boxes3D
@@ -48,6 +53,7 @@ class Inference:
     stages_ms: Mapping[str, float]
     total_ms: float
     counts: VoxelCounts
+    dropped: BoxCounts = field(default_factory=BoxCounts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,10 +103,22 @@ class Detector(Closing, ABC):
         self.name = name
         self.device = device
         self.decoder = decoder
+        self._told = False
 
     def __call__(self, points: NDArray[np.float32]) -> Inference:
-        """`detect`."""
-        return self.detect(points)
+        """`detect`, and a warning for the first frame with boxes without a size."""
+        inference = self.detect(points)
+        if inference.dropped.without_size and not self._told:
+            self._told = True
+            _log.warning(
+                "Model '%s' on '%s': %d candidate boxes of a frame have a length, width or height of 0 or less and "
+                "were dropped; those of later frames are counted without a word.%s",
+                self.spec.name,
+                self.name,
+                inference.dropped.without_size,
+                "" if self.spec.norm_bbox else " The network learns metres (norm_bbox=False), not their logarithms.",
+            )
+        return inference
 
     @abstractmethod
     def detect(self, points: NDArray[np.float32]) -> Inference:

@@ -64,10 +64,11 @@ class Pipeline(InspectableDetector):
             outputs = result.outputs
             stages.update(result.stages_ms)
         decoding = time.perf_counter()
-        detections = self.decoder(outputs, self.spec)
+        decoded = self.decoder.counted(outputs, self.spec)
         end = time.perf_counter()
         stages["decode"] = (end - decoding) * 1e3
-        return Inference(detections, outputs, stages, (end - begin) * 1e3, frame.counts), outputs
+        total = (end - begin) * 1e3
+        return Inference(decoded.boxes, outputs, stages, total, frame.counts, decoded.dropped), outputs
 
     def _encode(self, frame: EncoderInput) -> Pillars:
         if not len(frame):

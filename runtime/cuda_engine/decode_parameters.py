@@ -20,7 +20,7 @@ __all__ = ["COUNTS", "DECODE_SIZES", "HEADER", "DecodeModel", "DecodeSizes", "lo
 # What a frame's kernels count among themselves, and what the host reads: with the boxes behind it, which are read as
 # vectors of 16 bytes, the header fills such a vector.
 COUNTS = Words("COUNT", ("collected", "pruned"))
-HEADER = Words("HEADER", ("boxes", "broken", "candidates", "reserved"))
+HEADER = Words("HEADER", ("boxes", "broken", "candidates", "without_size"))
 
 _BINS_PER_LOGIT = np.float32(256)
 _KEY_NONE = Unsigned(0xFFFFFFFF)

@@ -10,6 +10,7 @@ import numpy as np
 from base.boxes import BOX_COLUMNS, Boxes3D
 from base.errors import ConfigError
 from models.spec import HEAD_ORDER
+from runtime.counts import BoxCounts
 from runtime.cuda.device import pointers
 from runtime.cuda_engine.decode_parameters import COUNTS, DECODE_SIZES, HEADER, DecodeModel, DecodeSizes
 from runtime.cuda_engine.macros import definitions, kernel_source
@@ -35,7 +36,7 @@ class DetectionKernels:
     Attributes:
         max_boxes: Most boxes of a frame.
         header: Address of the words of `decode_parameters.HEADER`, int32: boxes, candidates dropped for a NaN or
-            infinite number, logits above the threshold.
+            infinite number, logits above the threshold, candidates dropped for a size of 0 or less.
         boxes: Address of (max_boxes, 9) float32, columns `base.boxes.BOX_COLUMNS`, by descending score.
         scores: Address of (max_boxes,) float32.
         labels: Address of (max_boxes,) int32.
@@ -115,6 +116,11 @@ class DetectionKernels:
         boxes = parts[0].view(np.float32).reshape(self.max_boxes, len(BOX_COLUMNS))
         scores, labels = parts[1].view(np.float32), parts[2].view(np.int32)
         return Boxes3D(boxes[:count].copy(), scores[:count].copy(), labels[:count].astype(np.int64))
+
+    def dropped(self, host: NDArray[np.uint8] | None = None) -> BoxCounts:
+        """What was dropped in the frame that `result` is of."""
+        header = self._header(self._host if host is None else host)
+        return BoxCounts(header["broken"], header["without_size"])
 
     @property
     def num_candidates(self) -> int:

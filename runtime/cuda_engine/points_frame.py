@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from base.boxes import Boxes3D
+from runtime.counts import BoxCounts
 from runtime.cuda_engine.cloud_memory import CloudMemory
 from runtime.cuda_engine.detections import DetectionKernels
 from runtime.cuda_engine.pillars import PillarEncoderKernels
@@ -55,12 +56,14 @@ class FrameResult:
     Attributes:
         boxes: By descending score; none where no point lay in range.
         counts: Of the voxelization.
+        dropped: Candidates of which no box was made.
         stages_ms: Stage -> milliseconds on the device: "h2d", "voxel_encoder" (with voxelization and scatter),
             "backbone_neck_head", "decode" (with the copy of the boxes back).
     """
 
     boxes: Boxes3D
     counts: VoxelCounts
+    dropped: BoxCounts
     stages_ms: dict[str, float]
 
 
@@ -257,8 +260,10 @@ class PointsFrame:
             times[name] = device.elapsed_ms(before, after)
         counts = self.pillars.counts(slot.host_counts)
         # As everywhere (`runtime.pipeline`): what a network makes of an empty canvas is nothing that was seen.
-        boxes = self.detections.result(slot.host_result) if counts.voxels else Boxes3D.empty()
-        return FrameResult(boxes, counts, times)
+        if not counts.voxels:
+            return FrameResult(Boxes3D.empty(), counts, BoxCounts(), times)
+        boxes, dropped = self.detections.result(slot.host_result), self.detections.dropped(slot.host_result)
+        return FrameResult(boxes, counts, dropped, times)
 
     def _enqueue(self, slot: _Slot, *, in_graph: bool) -> None:
         device, stream, pillars = self._device, self._stream, self.pillars

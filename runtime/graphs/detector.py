@@ -68,11 +68,11 @@ class GraphDetector(InspectableDetector):
         copying = time.perf_counter()
         outputs = self._read_outputs(result.counts)
         decoding = time.perf_counter()
-        boxes = self.decoder(outputs, self.spec)
+        decoded = self.decoder.counted(outputs, self.spec)
         end = time.perf_counter()
         stages = {name: value for name, value in result.stages_ms.items() if name != "decode"}
         stages |= {"d2h": (decoding - copying) * 1e3, "decode": (end - decoding) * 1e3}
-        return Inference(boxes, outputs, stages, (end - begin) * 1e3, result.counts)
+        return Inference(decoded.boxes, outputs, stages, (end - begin) * 1e3, result.counts, decoded.dropped)
 
     def inspect(self, points: NDArray[np.float32]) -> Inspection:
         inference = self.detect(points)
@@ -111,4 +111,4 @@ class GraphDetector(InspectableDetector):
 
 def _inference(result: FrameResult, outputs: Outputs | None, begin: float) -> Inference:
     total = (time.perf_counter() - begin) * 1e3
-    return Inference(result.boxes, outputs, result.stages_ms, total, result.counts)
+    return Inference(result.boxes, outputs, result.stages_ms, total, result.counts, result.dropped)

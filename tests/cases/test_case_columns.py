@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from autoware.bundle import require_runnable
-from deploy import autoware_bundle, predict
+from deploy import autoware_bundle, export, predict
 from models.spec import ModelSpec
 
 TINY = Path(__file__).parents[1] / "data" / "deploy" / "tiny_centerpoint.py"
@@ -188,3 +189,100 @@ def test_what_the_node_feeds_is_no_reason(tmp_path: Path, name: str) -> None:
 
     spec = ModelSpec.from_config(load_model_config(make_model(tmp_path, name)[0]))
     require_runnable(dataclasses.replace(spec, rot_y_axis_reference=True), tmp_path)
+
+
+def metres_model(folder: Path) -> tuple[Path, Path]:
+    """A model whose sizes are metres: every length is below 0 in some cells, above in others."""
+    import torch
+
+    from models.build import build_model
+    from models.config import load_model_config
+
+    config = folder / "metres.py"
+    config.write_text(
+        f"_base_ = [{str(TINY.with_name('tiny_deployment.py'))!r}]\n"
+        "model = dict(pts_bbox_head=dict(norm_bbox=False, bbox_coder=dict(max_num=200)))\n"
+    )
+    torch.set_num_threads(1)
+    model: Any = build_model(load_model_config(config), seed=5)
+    head = model.pts_bbox_head.task_heads[0]
+    with torch.no_grad():
+        head.heatmap[-1].bias.fill_(-0.5)
+        head.heatmap[-1].weight.mul_(20.0)
+        head.dim[-1].weight.mul_(20.0)
+        head.dim[-1].bias.fill_(0.5)
+    torch.save({"state_dict": model.state_dict()}, folder / "metres.pth")
+    return config, folder / "metres.pth"
+
+
+def write_dataset(root: Path, cloud: NDArray[np.float32]) -> None:
+    """A T4 dataset of two equal frames with one object."""
+    root.mkdir()
+    cloud.astype("<f4").tofile(root / "cloud.bin")
+    box = {"bbox_3d": [1.0, 1.0, 0.0, 4.0, 1.8, 1.5, 0.3], "bbox_label": 0, "bbox_label_3d": 0}
+    box |= {"velocity": [1.0, 0.0], "num_lidar_pts": 20, "bbox_3d_isvalid": True}
+    points = {"num_pts_feats": 5, "lidar_path": "cloud.bin", "lidar2ego": np.eye(4).tolist()}
+    samples = [
+        {
+            "sample_idx": index,
+            "token": f"frame-{index}",
+            "timestamp": 1000.0 + 0.1 * index,
+            "scene_name": "one",
+            "ego2global": np.eye(4).tolist(),
+            "lidar_points": points,
+            "lidar_sweeps": [],
+            "instances": [box],
+        }
+        for index in range(2)
+    ]
+    info = {"data_list": samples, "metainfo": {"classes": ["car", "truck", "bus", "bicycle", "pedestrian"]}}
+    (root / "centerpoint_infos_val.pkl").write_bytes(pickle.dumps(info, protocol=4))
+
+
+def test_boxes_of_negative_size_are_dropped_counted_and_told_once(
+    tmp_path: Path, points: NDArray[np.float32], capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, checkpoint = metres_model(tmp_path)
+    points.astype("<f4").tofile(tmp_path / "scan.bin")
+    assert run_predict(tmp_path, tmp_path / "scan.bin", config, checkpoint) == 0
+    (found,) = json.loads((tmp_path / "out" / "detections.json").read_text(encoding="utf-8"))["backends"]
+    assert found["boxes_without_size"] > 0
+    assert found["boxes_not_finite"] == 0
+    assert len(found["detections"]) > 0
+    assert all(min(box["size_length_width_height"]) > 0 for box in found["detections"])
+    told = "have a length, width or height of 0 or less and were dropped"
+    assert capsys.readouterr().err.count(told) == 1
+
+    write_dataset(tmp_path / "data", points)
+    words = ["--mode=none", "--decode=training", "--num-samples=-1", "--log-level=WARNING"]
+    words += [f"--model-config={config}", f"--checkpoint={checkpoint}"]
+    words += [f"--data-root={tmp_path / 'data'}", f"--work-dir={tmp_path / 'work'}"]
+    assert export.main(words) == 0
+    assert capsys.readouterr().err.count(told) == 1
+    (summary,) = json.loads((tmp_path / "work" / "results.json").read_text(encoding="utf-8"))["evaluations"]
+    # Two equal frames, in which the key frame is repeated for want of a sweep: other pillars than the scan's.
+    dropped = summary["dropped_boxes"]
+    assert dropped["broken"] == 0
+    assert dropped["without_size"] > 0
+    assert dropped["without_size"] % 2 == 0
+
+
+def test_mmengines_own_evaluation_drops_them_too() -> None:
+    import torch
+
+    from models.build import import_mmdet3d
+
+    import_mmdet3d()
+    from mmdet3d.structures import LiDARInstance3DBoxes
+
+    from eval.mmengine_metric import DetectionMetric
+
+    box = [1.0, 1.0, 0.0, 4.0, 1.8, 1.5, 0.3, 0.0, 0.0]
+    truth = {"gt_bboxes_3d": LiDARInstance3DBoxes(torch.tensor([box]), box_dim=9), "gt_labels_3d": np.array([0])}
+    found = LiDARInstance3DBoxes(torch.tensor([box, [*box[:4], -0.2, *box[5:]]]), box_dim=9)
+    predicted = {"bboxes_3d": found, "scores_3d": torch.tensor([0.5, 0.9]), "labels_3d": torch.tensor([0, 0])}
+    sample = {"eval_ann_info": truth | {"num_lidar_pts": np.array([20])}, "pred_instances_3d": predicted}
+    metric = DetectionMetric([-50.0, -50.0, -3.0, 50.0, 50.0, 5.0])
+    metric.dataset_meta = {"classes": ["car"]}
+    metric.process({}, [sample])
+    assert metric.compute_metrics(metric.results)["AP_car"] == pytest.approx(1.0)

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from base.boxes import Boxes3D
 from models.spec import PILLAR_FEATURES, HeadSpec, ModelSpec
-from runtime.counts import VoxelCounts
+from runtime.counts import BoxCounts, VoxelCounts
+from runtime.decode import Decoded
 from runtime.decoders import TRAINING, Decoder
 from runtime.detector import Inference, InspectableDetector, Inspection, Pillars
 from runtime.preprocess import preprocess
@@ -57,7 +58,8 @@ class FakePipeline(InspectableDetector):
     def __init__(
         self, name: str, noise: dict[str, float] | None = None, shift_m: float = 0.0, *, suppressed: bool = False
     ) -> None:
-        super().__init__(make_spec(), name, "cpu", Decoder(TRAINING, lambda outputs, spec: self.found))
+        decoder = Decoder(TRAINING, lambda outputs, spec: Decoded(self.found, BoxCounts()))
+        super().__init__(make_spec(), name, "cpu", decoder)
         self.noise = noise or {}
         self.shift_m = shift_m
         self.suppressed = suppressed

@@ -20,6 +20,7 @@ from runtime.autoware_postprocess import (
     suppress_overlaps,
     with_model_labels,
 )
+from runtime.counts import BoxCounts
 from runtime.decode import decode, sigmoid
 from runtime.decoders import AUTOWARE, TRAINING_DECODER, autoware_decoder
 from tests.runtime.autoware_transcription import F, Outputs, assert_same, in_node_convention, transcribed
@@ -221,6 +222,16 @@ def test_non_finite_boxes_are_dropped_with_a_warning(caplog: pytest.LogCaptureFi
     with caplog.at_level(logging.WARNING):
         assert len(decode_autoware(outputs, spec, params_for(spec))) == 1
     assert "1 of 2 candidate boxes have a NaN or infinite number" in caplog.text
+
+
+def test_a_size_whose_logarithm_is_far_below_0_is_dropped_and_counted() -> None:
+    spec = tiny_spec()
+    outputs = empty_outputs(spec)
+    outputs["heatmap"][0, 0, 3, (2, 6)] = 3.0
+    outputs["dim"][0, 1, 3, 2] = -200.0
+    found = autoware_decoder(params_for(spec)).counted(outputs, spec)
+    assert len(found.boxes) == 1
+    assert found.dropped == BoxCounts(without_size=1)
 
 
 def test_wrong_input_is_named() -> None:

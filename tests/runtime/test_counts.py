@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from runtime.counts import VoxelCounts
+from runtime.counts import BoxCounts, VoxelCounts
 
 
 def test_counts_add_up_name_by_name() -> None:
@@ -16,6 +16,10 @@ def test_counts_add_up_name_by_name() -> None:
     )
     assert sum([first, second, first], VoxelCounts()) == VoxelCounts(12, 24, 36, 48, 60)
     assert sum([], VoxelCounts()) == VoxelCounts(0, 0, 0, 0, 0)
+
+
+def test_dropped_boxes_add_up() -> None:
+    assert sum([BoxCounts(1, 20), BoxCounts(3, 40)], BoxCounts()) == BoxCounts(broken=4, without_size=60)
 
 
 def test_a_frames_counts_do_not_change() -> None:

@@ -21,13 +21,14 @@ from eval.verification import VerificationResult, verify
 from models.spec import PILLAR_FEATURES, VOXEL_ENCODER, ModelSpec
 from runtime import open_backend, open_detector
 from runtime.backends.base import Backend, BackendOutput
+from runtime.counts import BoxCounts
 from runtime.cuda.device import CudaDevice
 from runtime.cuda_engine.checks.cases import clumped_cloud, engine_spec, random_weights
 from runtime.cuda_engine.checks.random_plans import Architecture, random_plan
 from runtime.cuda_engine.checks.reference import run_plan
 from runtime.cuda_engine.decode_parameters import DecodeModel, DecodeSizes
 from runtime.cuda_engine.plan import NetworkPlan
-from runtime.decode import decode
+from runtime.decode import Decoded, decode
 from runtime.decoders import Decoder
 from runtime.detector import InspectableDetector
 from runtime.pillar_weights import PillarWeights
@@ -217,21 +218,26 @@ def test_what_lies_between_points_and_boxes(bench: Bench) -> None:
             detector.outputs_of(canvas[:, :16])
 
 
-def test_another_decoder_makes_its_boxes_of_the_same_graphs_outputs(bench: Bench) -> None:
+def test_another_decoder_makes_its_boxes_of_the_same_graphs_outputs(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
     points = clumped_cloud(bench.spec, 700, 3)
     seen: list[Any] = []
 
-    def keep(outputs: Any, spec: ModelSpec) -> Boxes3D:
+    def keep(outputs: Any, spec: ModelSpec) -> Decoded:
         seen.append({name: value.copy() for name, value in outputs.items()})
-        return Boxes3D.empty()
+        return Decoded(Boxes3D.empty(), BoxCounts(without_size=3))
 
     with bench.open(decoder=Decoder("autoware", keep)) as detector:
         found = detector(points)
         assert list(found.stages_ms) == ["h2d", "voxel_encoder", "backbone_neck_head", "d2h", "decode"]
         assert len(found.detections) == 0
+        assert found.dropped == BoxCounts(without_size=3)
         assert found.outputs is not None
         check_outputs(seen[0], bench.expected(points)[1])
         assert detector(points[:0]).outputs == {}
+        detector(points)
+    assert caplog.text.count("3 candidate boxes of a frame have a length, width or height of 0 or less") == 1
 
 
 def test_verification_judges_the_graph_that_ships(bench: Bench) -> None:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from base.errors import DataError
 from models.build import import_mmdet3d
 from models.spec import ModelSpec
-from runtime.decode import decode
+from runtime.counts import BoxCounts
+from runtime.decode import decode, decode_counted
 from runtime.nms import circle_nms
 from tests.runtime.small_model import small_spec
 
@@ -73,6 +74,8 @@ def mmdet3d_decode(outputs: dict[str, NDArray[np.float32]], spec: ModelSpec) -> 
 def test_decode_is_mmdet3ds(changes: dict[str, Any], seed: int) -> None:
     spec = small_spec(**changes)
     outputs = head_outputs(spec, seed)
+    if not spec.norm_bbox:  # metres; what is below 0 of them mmdet3d keeps
+        outputs["dim"] = np.abs(outputs["dim"]) + np.float32(0.01)
     boxes, scores, labels = mmdet3d_decode(outputs, spec)
     ours = decode(outputs, spec)
     assert len(ours) == len(boxes) >= 5
@@ -123,6 +126,23 @@ def test_equal_logits_are_taken_by_class_row_and_column() -> None:
     boxes = decode(outputs, spec)
     cells = np.round((boxes.boxes[:, :2] - spec.point_cloud_range[:2]) / 0.64).astype(int)
     assert cells.tolist() == [[5, 2], [9, 2], [2, 9]]
+
+
+@pytest.mark.parametrize(("norm_bbox", "nothing"), [(False, 0.0), (False, -0.3), (True, -200.0)])
+@pytest.mark.parametrize("row", [0, 1, 2])
+def test_a_size_of_0_or_less_is_dropped_and_counted(norm_bbox: bool, nothing: float, row: int) -> None:
+    """It does not suppress its neighbour either, whose score is lower."""
+    spec = small_spec(norm_bbox=norm_bbox, nms_min_radius_m2=4.0)
+    outputs: dict[str, NDArray[np.float32]] = {h.name: np.zeros(spec.head_shape(h), np.float32) for h in spec.heads}
+    outputs["heatmap"][:] = -10
+    outputs["dim"][:] = 0.5
+    outputs["heatmap"][0, 0, 3, 7:10] = 4.0, 3.0, 2.0
+    outputs["dim"][0, row, 3, 7] = nothing
+    outputs["dim"][0, :, 3, 8] = nothing, 1.0, np.nan
+    found = decode_counted(outputs, spec)
+    assert found.dropped == BoxCounts(broken=1, without_size=1)
+    np.testing.assert_allclose(found.boxes.boxes[:, 3:6], [[np.exp(0.5) if norm_bbox else 0.5] * 3], rtol=1e-6)
+    assert found.boxes.scores[0] == pytest.approx(1 / (1 + np.exp(-2.0)))
 
 
 def test_non_finite_outputs_are_dropped_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:

@@ -11,7 +11,7 @@ from runtime.cuda_engine.checks.cases import engine_spec
 from runtime.cuda_engine.checks.timing import replay_time_us
 from runtime.cuda_engine.decode_parameters import DECODE_SIZES, DecodeSizes
 from runtime.cuda_engine.detections import DetectionKernels
-from runtime.decode import decode, sigmoid
+from runtime.decode import decode_counted, sigmoid
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -25,6 +25,8 @@ __all__ = ["DetectionBench", "check_large_maps", "check_random_maps", "check_spe
 
 Maps = dict[str, "NDArray[np.float32]"]
 
+# In metres, or their logarithms: exp(-200) is 0 in single precision, exp(-90) is not.
+_SIZES = (2.0, 1.0, 1.5, 0.5, 0.0, -0.0, -1.0, 1e-30, -1e-30, -200.0, -90.0)
 # Columns that are copied or made of float32 sums and products; the rest comes from exp and atan2.
 _EXACT = [0, 1, 2, 7, 8]
 _ROUNDED = [3, 4, 5, 6]
@@ -62,6 +64,8 @@ def hard_maps(spec: ModelSpec) -> Iterator[tuple[str, Maps]]:
             broken[name].reshape(-1)[::5] = np.nan
             broken[name].reshape(-1)[1::17] = 200.0
     yield "broken boxes", broken | {"heatmap": logits + 2}
+    sizes = np.random.default_rng(5).choice(np.array(_SIZES, np.float32), base["dim"].shape)
+    yield "sizes about 0", base | {"heatmap": logits + 2, "dim": sizes}
     yield "crowd", base | {"heatmap": logits + 4, "reg": np.zeros_like(base.get("reg", logits))[:, :2]}
     yield "at the threshold", base | {"heatmap": _around(spec, logits.shape)}
     limits = np.array([spec.post_center_range[2], spec.post_center_range[5]], np.float32)
@@ -104,7 +108,10 @@ class DetectionBench:
         """Raises AssertionError unless the last frame's boxes are those of these maps."""
         self.kernels.enqueue_download(self.stream)
         self._device.synchronize(self.stream)
-        found, expected = self.kernels.result(), decode(maps, self._spec)
+        found, decoded = self.kernels.result(), decode_counted(maps, self._spec)
+        expected = decoded.boxes
+        if self.kernels.dropped() != decoded.dropped:
+            raise AssertionError(f"{name}: dropped {self.kernels.dropped()}, not {decoded.dropped}")
         if len(found) != len(expected):
             raise AssertionError(f"{name}: {len(found)} boxes, not {len(expected)}")
         if not np.array_equal(found.labels, expected.labels):

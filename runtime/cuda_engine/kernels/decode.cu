@@ -41,7 +41,7 @@
     !defined(Y_AXIS_REFERENCE) || !defined(HAS_OFFSET) || !defined(HAS_VELOCITY) || !defined(COLLECT_THREADS) || \
     !defined(COLLECT_VECTORS) || !defined(PRUNE_THREADS) || !defined(FINISH_THREADS) || !defined(SORT) || \
     !defined(COUNT_COLLECTED) || !defined(COUNT_PRUNED) || !defined(NUM_COUNT) || !defined(HEADER_BOXES) || \
-    !defined(HEADER_BROKEN) || !defined(HEADER_CANDIDATES) || !defined(HEADER_RESERVED) || \
+    !defined(HEADER_BROKEN) || !defined(HEADER_CANDIDATES) || !defined(HEADER_WITHOUT_SIZE) || \
     !defined(NUM_HEADER)
 #error "decode.cu: a compile-time parameter is not defined"
 #endif
@@ -295,7 +295,8 @@ __device__ __forceinline__ bool is_near(float x, float y, float other_x, float o
     return !((double)(dx * dx + dy * dy) > MIN_RADIUS);
 }
 
-// header: boxes, candidates dropped for a number that is not finite (broken), logits above the threshold (candidates).
+// header: boxes, candidates dropped for a number that is not finite (broken) or for a size of 0 or less (without_size),
+// logits above the threshold (candidates).
 extern "C" __global__ void __launch_bounds__(FINISH_THREADS) detect_finish(
     const u64* second, u32* counts, u32* histogram, const float* reg, const float* height, const float* dim,
     const float* rot, const float* vel, int* header, float* boxes, float* scores, int* labels)
@@ -333,7 +334,7 @@ extern "C" __global__ void __launch_bounds__(FINISH_THREADS) detect_finish(
     Box box;
     float score = 0.0f;
     int label = 0;
-    bool valid = false, broken = false;
+    bool valid = false, broken = false, flat = false;
     if (thread < chosen) {
         const u64 candidate = list[thread];
         const int i = (int)~(u32)candidate, cell = i % CELLS;
@@ -343,11 +344,14 @@ extern "C" __global__ void __launch_bounds__(FINISH_THREADS) detect_finish(
         for (int j = 0; j < BOX_COLUMNS; ++j)
             broken = broken || (__float_as_uint(box.value[j]) & 0x7f800000u) == 0x7f800000u;
         const float lower[3] = {RANGE_X0, RANGE_Y0, RANGE_Z0}, upper[3] = {RANGE_X1, RANGE_Y1, RANGE_Z1};
-        valid = !broken;
+        for (int j = 3; j < 6; ++j) flat = flat || !(box.value[j] > 0.0f);
+        flat = flat && !broken;
+        valid = !broken && !flat;
         for (int j = 0; j < 3; ++j) valid = valid && box.value[j] >= lower[j] && box.value[j] <= upper[j];
     }
-    u32 num_broken, num_valid;
-    block_scan(broken ? 1 : 0, partial, num_broken);
+    // Both counts in one sum: there are at most FINISH_THREADS of each.
+    u32 num_dropped, num_valid;
+    block_scan((broken ? 1u : 0u) | (flat ? 1u << 16 : 0u), partial, num_dropped);
     const u32 place = block_scan(valid ? 1 : 0, partial, num_valid);
     if (valid) {
         centre_x[place] = box.value[0];
@@ -405,9 +409,9 @@ extern "C" __global__ void __launch_bounds__(FINISH_THREADS) detect_finish(
     for (int bin = thread; bin < BINS; bin += FINISH_THREADS) histogram[bin] = 0;
     if (thread == 0) {
         header[HEADER_BOXES] = (int)num_kept;
-        header[HEADER_BROKEN] = (int)num_broken;
+        header[HEADER_BROKEN] = (int)(num_dropped & 0xffffu);
         header[HEADER_CANDIDATES] = collected;
-        header[HEADER_RESERVED] = 0;
+        header[HEADER_WITHOUT_SIZE] = (int)(num_dropped >> 16);
         for (int i = 0; i < NUM_COUNT; ++i) counts[i] = 0;
     }
 }
