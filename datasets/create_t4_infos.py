@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import AfterValidator
 
 from base.arguments import whole_number
+from base.checks import add_accept, settle
 from base.command import add_log_level, run_command, run_main
 from base.documents import read_json, read_yaml
 from base.errors import ConfigError, DataError
@@ -25,9 +26,11 @@ from base.progress import progress
 from datasets.geometry import rotation_matrix
 from datasets.synthetic.sweeps import sweep_to_key
 from datasets.t4_classes import ClassRules
+from datasets.t4_consistency import compare_tables
 from datasets.t4_merging import merge_instances
-from datasets.t4_rows import Annotation, SampleData
+from datasets.t4_rows import Annotation, Sample, SampleData
 from datasets.t4_tables import T4Tables
+from models.known_checks import KNOWN_CHECKS
 
 __all__ = ["DatasetEntry", "create_infos", "find_datasets", "main", "read_splits"]
 
@@ -122,13 +125,16 @@ def create_infos(
         max_sweeps: Earlier revolutions of each key frame, latest first; fewer where the recording starts.
 
     Raises:
-        DataError: a record refers to nothing, or a file is missing.
+        DataError: a record refers to nothing, a file is missing, or records contradict each other.
     """
     infos: list[dict[str, Any]] = []
+    used: list[tuple[Sample, list[SampleData]]] = []
     for sample in tables.samples():
         scene = tables.scene[sample.scene_token]
         log = tables.log.get(scene.log_token or "")
         data = tables.lidar(sample)
+        sweeps = [earlier for _, earlier in zip(range(max_sweeps), tables.earlier(data), strict=False)]
+        used.append((sample, [data, *sweeps]))
         ego, lidar2ego = tables.ego_pose_of(data), tables.lidar_to_ego(data)
         lidar = ego @ lidar2ego
         infos.append(
@@ -149,10 +155,7 @@ def create_infos(
                 },
                 "lidar_sources": {},
                 "radar_points": {},
-                "lidar_sweeps": [
-                    _sweep(tables, earlier, lidar, root)
-                    for _, earlier in zip(range(max_sweeps), tables.earlier(data), strict=False)
-                ],
+                "lidar_sweeps": [_sweep(tables, earlier, lidar, root) for earlier in sweeps],
                 "image_sweeps": [],
                 "images": {},
                 "instances": merge_instances(
@@ -162,6 +165,7 @@ def create_infos(
                 "pts_semantic_mask_path": None,
             }
         )
+    settle(compare_tables(tables.folder, used))
     return infos
 
 
@@ -240,6 +244,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--prefix", default="centerpoint_infos", help="of the file names (default %(default)s)")
     parser.add_argument("--version", default="t4", help="written into the info files (default %(default)s)")
+    add_accept(parser, KNOWN_CHECKS)
     add_log_level(parser)
     return parser
 
@@ -247,7 +252,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; 0 when all is written, 2 on wrong input."""
     args = _parser().parse_args(argv)
-    return run_command(lambda: _run(args), args.log_level)
+    return run_command(lambda: _run(args), args.log_level, args.accept)
 
 
 def _run(args: argparse.Namespace) -> None:

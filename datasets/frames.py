@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from base.boxes import Boxes3D
+from base.checks import settle
 from base.errors import ConfigError, DataError
 from base.files import user_path
 from base.lazy import require
@@ -123,8 +124,9 @@ def open_frames(model_cfg: Any, split: str = "val", data_root: str | None = None
         data_root: Folder of the dataset, in place of the config's; relative to where the command was typed.
 
     Raises:
-        ConfigError: the config has no such split, or a pipeline step that draws at random.
-        DataError: the dataset is missing or broken.
+        ConfigError: the config has no such split, or a pipeline step that draws at random, or its split and its
+            network contradict each other.
+        DataError: the dataset is missing or broken, or contradicts the config (`datasets.consistency`).
     """
     from third_party import mmcv_ext
 
@@ -132,6 +134,7 @@ def open_frames(model_cfg: Any, split: str = "val", data_root: str | None = None
     require("mmdet3d", "to read a T4 dataset")
     from mmengine.registry import DefaultScope
 
+    from datasets.consistency import compare_config
     from datasets.nuscenes import NuScenesInfos
     from datasets.t4 import T4Dataset
 
@@ -159,6 +162,9 @@ def open_frames(model_cfg: Any, split: str = "val", data_root: str | None = None
     # mmdet3d's transforms are looked up in its own scope, whatever the process did before.
     with DefaultScope.overwrite_default_scope("mmdet3d"):
         dataset = (T4Dataset if kind == "T4Dataset" else NuScenesInfos)(**wanted)
+    selected = (wanted.get("metainfo") or {}).get("classes")
+    source = "metainfo.classes of the model config" if selected else f"classes of {shown_file(dataset.ann_file)}"
+    settle(compare_config(model_cfg, split, dataset.metainfo["classes"], source))
     expected = PointsExpected.of_config(model_cfg, kind, _range_of(model_cfg))
     return FrameSource(dataset, CloudWatch(expected, _judged_columns(wanted["pipeline"], kind)))
 

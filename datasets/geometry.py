@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Any
+from functools import partial
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,15 +34,31 @@ Array = NDArray[np.float64]
 # Rotations of files are rotations but for rounding.
 _TOLERANCE = 1e-2
 
+_YEAR_2100_S = 4_102_444_800
+_FINER = (("milliseconds", 3), ("microseconds", 6), ("nanoseconds", 9))
+N = TypeVar("N", int, float)
+
+
+def _before_2100(value: N, unit: str, digits: int) -> N:
+    """`digits`: of the unit after the second's."""
+    if value <= _YEAR_2100_S * 10**digits:
+        return value
+    finer = [(name, n - digits) for name, n in _FINER if n > digits and value <= _YEAR_2100_S * 10**n]
+    looks = f", and looks like {finer[0][0]}: divide it by 1e{finer[0][1]}" if finer else ""
+    raise ValueError(f"must be at most {_YEAR_2100_S * 10**digits} ({unit} since 1970, up to the year 2100){looks}")
+
+
 Coordinate = Annotated[float, Field(ge=-1e9, le=1e9, allow_inf_nan=False)]
 """Metres. Farther than the Moon nothing drives, and squares in single precision end at 1e19."""
 Size = Annotated[float, Field(gt=0, le=1e4, allow_inf_nan=False)]
 """Metres, above 0."""
 Angle = Annotated[float, Field(ge=-1e3, le=1e3, allow_inf_nan=False)]
 """Radians: degrees of a compass pass, garbage does not."""
-Microseconds = Annotated[int, Field(ge=0, le=4_102_444_800_000_000)]
+Microseconds = Annotated[int, Field(ge=0), AfterValidator(partial(_before_2100, unit="microseconds", digits=6))]
 """Since 1970, up to the year 2100: nanoseconds do not pass."""
-Seconds = Annotated[float, Field(ge=0, le=4_102_444_800, allow_inf_nan=False)]
+Seconds = Annotated[
+    float, Field(ge=0, allow_inf_nan=False), AfterValidator(partial(_before_2100, unit="seconds", digits=0))
+]
 """Since 1970, up to the year 2100: microseconds do not pass."""
 
 

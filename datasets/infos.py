@@ -9,18 +9,25 @@ from typing import Annotated, Any, TypeVar
 import numpy as np
 from pydantic import AfterValidator, Field
 
+from base.checks import settle
 from base.errors import DataError
 from base.messages import shown_file
 from base.parsing import Count, Int64, Items, NonEmptyStr, Record, Rows, Text, misfit, parse
 from base.reading import regular_size
 from base.untrusted import load_info_pickle
 from datasets.geometry import Box, Pose, Seconds, Velocity2, first_not_rigid
+from datasets.sweep_times import FrameTimes, compare_times
+from models.consistency import compare_classes
 
 __all__ = ["ClassNames", "InfoFile", "Instance", "Sample", "parse_sample", "read_info_file"]
 
 T = TypeVar("T")
 
 _AGAIN = "Write the info file again from its dataset, with 'python -m datasets.create_t4_infos' for T4."
+_CONVERT = (
+    "It is no info file of mmdet3d's second format. Convert it with mmdet3d's "
+    "tools/dataset_converters/update_infos_to_v2.py."
+)
 _ABSENT = "Give the dataset's folder as data_root, or make one with 'python -m datasets.synthetic --out DIR'."
 
 
@@ -48,6 +55,7 @@ class SweepFile(Record, extra="ignore"):
     lidar_path: NonEmptyStr
     lidar2sensor: Pose
     lidar2ego: Pose | None = None
+    num_pts_feats: Annotated[int, Field(ge=1, le=64)] | None = None
 
 
 class Sweep(Record, extra="ignore"):
@@ -66,6 +74,7 @@ class Instance(Record, extra="ignore"):
     bbox_label_3d: Annotated[int, Field(ge=-1, le=2**31 - 1)]
     velocity: Velocity2
     num_lidar_pts: Count
+    num_radar_pts: Count | None = None
     bbox_3d_isvalid: bool | None = None
     gt_nusc_name: Text | None = None
 
@@ -85,7 +94,10 @@ class Sample(Record, extra="ignore"):
 
 
 class _Meta(Record, extra="ignore"):
-    classes: ClassNames
+    """mmdet3d's own files have `categories`, name -> label; T4's have `classes`."""
+
+    classes: ClassNames | None = None
+    categories: Annotated[dict[NonEmptyStr, Count], Field(min_length=1)] | None = None
 
 
 class _Content(Record, extra="ignore"):
@@ -108,12 +120,29 @@ class InfoFile:
     samples: list[Any]
 
     def classes(self) -> tuple[str, ...]:
-        """Classes in the order of their labels.
+        """Classes in the order of their labels: `metainfo.classes`, or `metainfo.categories`, name -> label.
 
         Raises:
-            DataError: the file names none, or one twice.
+            DataError: the file names none, or one twice; labels of categories are not 0, 1, 2, …; both are there and
+                differ.
         """
-        return typed(_Meta, self.metainfo, self.path, "metainfo").classes
+        meta = typed(_Meta, self.metainfo, self.path, "metainfo")
+        if meta.categories is None:
+            if meta.classes is None:
+                raise DataError(
+                    f"{shown_file(self.path)}: metainfo lacks 'classes' (T4) and 'categories' (mmdet3d): nothing says "
+                    f"what the labels are. {_AGAIN}"
+                )
+            return meta.classes
+        if sorted(meta.categories.values()) != list(range(len(meta.categories))):
+            must = f"must have the labels 0 to {len(meta.categories) - 1}, each once"
+            raise misfit(self.path, ["metainfo", "categories"], meta.categories, must, remedy=_CONVERT)
+        categories = tuple(sorted(meta.categories, key=meta.categories.__getitem__))
+        if meta.classes is not None:
+            here = f"Info file {shown_file(self.path)}, metainfo.classes,"
+            found = compare_classes("dataset-categories", here, meta.classes, "metainfo.categories", categories, _AGAIN)
+            settle(found)
+        return categories
 
 
 def read_info_file(path: Path) -> InfoFile:
@@ -147,7 +176,10 @@ def parse_sample(raw: Any, path: Path, index: int, num_classes: int) -> Sample:
     Raises:
         DataError: a value is missing, has the wrong type, or is out of its range.
     """
-    sample = typed(Sample, raw, path, "data_list", index)
+    try:
+        sample = typed(Sample, raw, path, "data_list", index)
+    except DataError as error:
+        raise _with_times(error, raw, path, index) from None
     at: list[str | int] = ["data_list", index]
     for position, instance in enumerate(sample.instances):
         if instance.bbox_label_3d >= num_classes:
@@ -159,6 +191,20 @@ def parse_sample(raw: Any, path: Path, index: int, num_classes: int) -> Sample:
         pose = (sample.lidar_sweeps or ())[wrong].lidar_points.lidar2sensor
         raise misfit(path, place, pose, "must be a rotation and a translation", remedy=_AGAIN)
     return sample
+
+
+def _with_times(error: DataError, raw: Any, path: Path, index: int) -> DataError:
+    """The error; where a time is no time, with what the times of the sample say of each other."""
+    plain = _plain(raw)
+    times: list[Any] = [plain.get("timestamp")] if isinstance(plain, dict) else []
+    sweeps = plain.get("lidar_sweeps") if times else None
+    times += [sweep.get("timestamp") for sweep in sweeps or () if isinstance(sweep, dict)]
+    if "timestamp is" not in str(error) or not all(isinstance(time, int | float) for time in times):
+        return error
+    key, *earlier = (float(time) for time in times)
+    frame = FrameTimes(f"data_list[{index}]", str(plain.get("token")), "", key, tuple(earlier))
+    told = [finding.text for finding in compare_times([frame], f"Info file {shown_file(path)}")]
+    return DataError(" ".join([str(error), *told]))
 
 
 def typed(kind: type[T], value: Any, path: Path, *at: str | int) -> T:

@@ -4,26 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import Field
-
-from base.parsing import Count, NonEmptyStr, Record, misfit, parse
-from datasets.infos import InfoFile, Sample
+from datasets.infos import Sample
 from datasets.t4 import T4Dataset
 
 __all__ = ["NuScenesInfos"]
 
 # What mmdet3d's NuScenesDataset takes, and this dataset knows by itself.
 _IGNORED = ("modality", "box_type_3d", "load_type")
-_CONVERT = (
-    "It is no nuScenes info file of mmdet3d's second format. Convert it with mmdet3d's "
-    "tools/dataset_converters/update_infos_to_v2.py."
-)
-
-
-class _Meta(Record, extra="ignore"):
-    categories: Annotated[dict[NonEmptyStr, Count], Field(min_length=1)]
 
 
 class NuScenesInfos(T4Dataset):
@@ -38,14 +27,6 @@ class NuScenesInfos(T4Dataset):
         for name in _IGNORED:
             kwargs.pop(name, None)
         super().__init__(**kwargs)
-
-    def _class_names(self, info: InfoFile) -> tuple[str, ...]:
-        """`metainfo.categories` (name -> label) as the list of classes."""
-        categories = parse(_Meta, info.metainfo, file=info.path, at=["metainfo"], remedy=_CONVERT).categories
-        if sorted(categories.values()) != list(range(len(categories))):
-            must = f"must have the labels 0 to {len(categories) - 1}, each once"
-            raise misfit(info.path, ["metainfo", "categories"], categories, must, remedy=_CONVERT)
-        return tuple(sorted(categories, key=categories.__getitem__))
 
     def _entry(self, sample: Sample, index: int) -> dict[str, Any]:
         """Names the recording, and goes on as for T4."""

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from base.checks import settle
 from base.errors import ConfigError, DataError
 from base.messages import shown, shown_file
 from base.parsing import misfit
-from datasets.infos import InfoFile, Sample, parse_sample, read_info_file
+from datasets.consistency import PointSteps, SampleComparison
+from datasets.infos import Sample, parse_sample, read_info_file
 from datasets.points import inside
 from third_party import mmcv_ext
 
@@ -65,18 +67,21 @@ class T4Dataset(Det3DDataset):
             path = Path(data_root) / path
         self._path = path
         self._samples: list[Any] | None = None
+        self._known: tuple[str, ...] = ()
+        self._steps = PointSteps.of(pipeline)
         wanted = None if metainfo is None else metainfo.get("classes")
         if kwargs.get("lazy_init") and not path.is_file():
             classes = tuple(wanted or type(self).METAINFO["classes"])
         else:
             classes = self._open(wanted)
-        # An instance attribute hides the class's: each info file has its own order of classes.
+        # mmdet3d counts labels into this list, and an instance attribute hides the class's; what it calls them comes
+        # from `metainfo`, for which it asks the class alone. Each info file has its own order of classes.
         self.METAINFO = {**type(self).METAINFO, "classes": classes}
         super().__init__(
             data_root=data_root,
             ann_file=str(path.resolve()),
             pipeline=checked_pipeline(list(pipeline)),
-            metainfo=metainfo,
+            metainfo={**(metainfo or {}), "classes": list(wanted or classes)},
             data_prefix=data_prefix or {"pts": "", "sweeps": ""},
             modality={"use_lidar": True, "use_camera": False},
             box_type_3d=box_type_3d,
@@ -94,19 +99,15 @@ class T4Dataset(Det3DDataset):
             DataError: the file cannot be used, or has not all `wanted` classes.
         """
         info = read_info_file(self._path)
-        known = self._class_names(info)
+        known = info.classes()
         unknown = [name for name in wanted or () if name not in known]
         if unknown:
             raise DataError(
                 f"The model config asks for classes {unknown}, but {shown_file(self._path)} has {shown(list(known))}. "
                 "Correct metainfo.classes, or name_mapping where the info file is made."
             )
-        self._samples = info.samples
+        self._samples, self._known = info.samples, known
         return known
-
-    def _class_names(self, info: InfoFile) -> tuple[str, ...]:
-        """The info file's classes, in the order of their labels."""
-        return info.classes()
 
     def load_data_list(self) -> list[dict[str, Any]]:
         """The samples of the info file, each typed; nothing else of the file goes on to mmdet3d."""
@@ -119,12 +120,15 @@ class T4Dataset(Det3DDataset):
             raise DataError(f"Info file {shown_file(self._path)} holds no sample: data_list is empty.")
         first: dict[str, int] = {}
         samples = []
+        comparison = SampleComparison(self._steps, self._known, self._path)
         for index, item in enumerate(raw):
             sample = parse_sample(item, self._path, index, len(self.label_mapping) - 1)
             if (other := first.setdefault(sample.token, index)) != index:
                 must = f"must not be that of data_list[{other}] too"
                 raise misfit(self._path, ["data_list", index, "token"], sample.token, must)
             samples.append(self._entry(sample, index))
+            comparison.add(sample)
+        settle(comparison.findings())
         return samples
 
     def _entry(self, sample: Sample, index: int) -> dict[str, Any]:

@@ -47,6 +47,8 @@ class SampleData(Row):
     timestamp: Microseconds
     prev: _Reference
     is_key_frame: bool = True
+    is_valid: bool = True
+    fileformat: Text | None = None
 
 
 class CalibratedSensor(Row):

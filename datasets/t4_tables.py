@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from base.checks import Finding, settle
 from base.documents import read_json
 from base.errors import DataError
 from base.messages import shown, shown_file
@@ -31,6 +32,7 @@ from datasets.t4_rows import (
     Scene,
     Sensor,
 )
+from models.known_checks import KNOWN_CHECKS
 
 __all__ = ["LIDAR_CHANNELS", "T4Tables"]
 
@@ -119,11 +121,7 @@ class T4Tables:
             attribute=_table(folder, "attribute", Attribute),
             log=_table(folder, "log", Log) if os.path.lexists(_path(folder, "log")) else {},
             _annotations=by_sample,
-            _key_data={
-                row.sample_token: row
-                for row in sample_data.values()
-                if row.is_key_frame and row.calibrated_sensor_token in poses
-            },
+            _key_data=_key_data(folder, sample_data, poses),
             _lidar_poses=poses,
         )
         for table, fields in _REFERENCES.items():
@@ -227,6 +225,31 @@ class T4Tables:
     def _misfit(self, table: str, row: Row, field: str, must: str) -> Exception:
         index = _index(getattr(self, table), row)
         return misfit(_path(self.folder, table), [index, field], getattr(row, field), must, remedy=_INCOMPLETE)
+
+
+def _key_data(folder: Path, sample_data: Mapping[str, SampleData], poses: frozenset[str]) -> dict[str, SampleData]:
+    """Sample -> its LiDAR key frame."""
+    found: dict[str, SampleData] = {}
+    table = shown_file(_path(folder, "sample_data"))
+    for row in sample_data.values():
+        if not row.is_key_frame or row.calibrated_sensor_token not in poses:
+            continue
+        other = found.setdefault(row.sample_token, row)
+        if other is not row:
+            both = [f"{shown(item.token)} with {shown(item.filename)}" for item in (other, row)]
+            settle(
+                [
+                    Finding(
+                        KNOWN_CHECKS["key-frames"],
+                        f"{table}, [{_index(sample_data, other)}] (sample {shown(row.sample_token)}),",
+                        f"its LiDAR key frame is {both[0]}",
+                        f"[{_index(sample_data, row)}]",
+                        f"it is {both[1]}",
+                        "Set is_key_frame to false where it is a sweep.",
+                    )
+                ]
+            )
+    return found
 
 
 def _path(folder: Path, table: str) -> Path:

@@ -21,6 +21,7 @@ _CLASS_KEYS = ("classes", "class_names")
 _META_KEYS = ("meta", "hyper_parameters")
 _CONFIG_KEYS = ("cfg", "config")
 _MAJOR = re.compile(r"\s*v?(\d{1,9})(?:\.|\Z)")
+_DIFFERS, _ELSEWHERE = "checkpoint-config", "checkpoint-range"
 _RETRAIN = "Use the config that it was trained with, or the checkpoint that was trained with this config."
 
 
@@ -133,39 +134,44 @@ def _compare_config(checkpoint: Mapping[str, Any], model: nn.Module, where: str)
         trained = read_config_text(text) if isinstance(text, str) else None
         if trained is None:
             continue
-        for name, (said, built) in _facts(trained, model).items():
+        for name, (said, built, check) in _facts(trained, model).items():
             if said is not None and _plain(said) != _plain(built):
-                place = f"{where}, meta.{key}: model.{name},"
+                what = "Weights mean something else then." if check == _DIFFERS else "Accuracy may differ."
                 yield Finding(
-                    KNOWN_CHECKS["checkpoint-config"],
-                    place,
+                    KNOWN_CHECKS[check],
+                    f"{where}, meta.{key}: model.{name},",
                     shown(said),
                     "the model config",
                     shown(_plain(built)),
-                    f"Weights mean something else then. {_RETRAIN}",
+                    f"{what} {_RETRAIN}",
                 )
 
 
-def _facts(trained: ConfigText, model: Any) -> dict[str, tuple[Any, Any]]:
-    """Place in the config -> what was trained and what is built; shapes need no word, they are compared as such."""
+def _facts(trained: ConfigText, model: Any) -> dict[str, tuple[Any, Any, str]]:
+    """Place in the config -> what was trained, what is built, and the check; shapes are compared as such."""
     layer = model.data_preprocessor.voxel_layer
     encoder, head = model.pts_voxel_encoder, model.pts_bbox_head
     part = "data_preprocessor.voxel_layer"
     facts = {
         "data_preprocessor.voxel_type": getattr(model.data_preprocessor, "voxel_type", None),
-        f"{part}.point_cloud_range": layer.point_cloud_range,
         f"{part}.voxel_size": layer.voxel_size,
-        f"{part}.max_num_points": layer.max_num_points,
         "pts_voxel_encoder.legacy": getattr(encoder, "legacy", None),
         "pts_bbox_head.norm_bbox": head.norm_bbox,
         "pts_bbox_head.bbox_coder.out_size_factor": head.bbox_coder.out_size_factor,
     }
-    out = {name: (trained.at(f"model.{name}"), built) for name, built in facts.items()}
+    out = {name: (trained.at(f"model.{name}"), built, _DIFFERS) for name, built in facts.items()}
     kind = trained.at("model.pts_voxel_encoder.type")
     if isinstance(kind, str):
         # Trainers' own exporters name their subclasses so.
         plain = kind.rsplit(".", 1)[-1].removesuffix("ONNX")
-        out["pts_voxel_encoder.type"] = (plain, type(encoder).__name__)
+        out["pts_voxel_encoder.type"] = (plain, type(encoder).__name__, _DIFFERS)
+    out[f"{part}.max_num_points"] = (trained.at(f"model.{part}.max_num_points"), layer.max_num_points, _ELSEWHERE)
+    limits, name = trained.at(f"model.{part}.point_cloud_range"), f"{part}.point_cloud_range"
+    if isinstance(limits, list) and len(limits) == len(layer.point_cloud_range):
+        # A convolution does not know where it is; the height enters a pillar's features as it is.
+        heights = (limits[2::3], list(layer.point_cloud_range)[2::3])
+        check = _ELSEWHERE if _plain(heights[0]) == _plain(heights[1]) else _DIFFERS
+        out[name] = (limits, layer.point_cloud_range, check)
     return out
 
 

@@ -116,7 +116,7 @@ def test_classes_are_chosen_and_ordered_by_name(tmp_path: Path) -> None:
 def test_info_files_own_class_order_counts(tmp_path: Path) -> None:
     """The same label number means another class in another file."""
     order = ["pedestrian", "bicycle", "bus", "truck", "car"]
-    dataset = make(tmp_path, sample(instance(bbox_label_3d=4)))
+    dataset = make(tmp_path, sample(instance(bbox_label_3d=4, gt_nusc_name="pedestrian")))
     assert truth(dataset)["gt_labels_3d"].tolist() == [4]
     write(tmp_path, {"data_list": [sample(instance(bbox_label_3d=4))], "metainfo": {"classes": order}})
     again = T4Dataset(str(tmp_path), "infos.pkl", pipeline=LOAD, metainfo={"classes": CLASSES}, test_mode=True)

@@ -114,7 +114,6 @@ def test_versions_before_boxes_changed_their_meaning(tmp_path: Path, version: st
         ("cfg", "norm_bbox=True", "norm_bbox=False", "pts_bbox_head.norm_bbox"),
         ("cfg", "out_size_factor=", "out_size_factor=4, old=", "bbox_coder.out_size_factor"),
         ("cfg", "type='PillarFeatureNet'", "type='BackwardPillarFeatureNetONNX'", "pts_voxel_encoder.type"),
-        ("cfg", "max_num_points=", "max_num_points=20, old=", "voxel_layer.max_num_points"),
         (
             "cfg",
             "data_preprocessor=dict(",
@@ -136,6 +135,16 @@ def test_the_config_that_was_trained_is_held_against_the_one_that_is_deployed(
     assert load(tmp_path, {"class_names": CLASSES, key: changed}, ("checkpoint-config",)) == [
         "checkpoint-config accepted"
     ]
+
+
+def test_what_a_network_works_with_all_the_same_is_a_warning(tmp_path: Path) -> None:
+    text = demo()[1].pretty_text
+    for was, trained in (
+        ("max_num_points=", "max_num_points=20, old="),
+        ("point_cloud_range=[", "point_cloud_range=[-9, -9, -3.0, 9, 9, 5.0], old=["),
+    ):
+        meta = {"class_names": CLASSES, "cfg": text.replace(was, trained)}
+        assert load(tmp_path, meta) == ["checkpoint-range warning"]
 
 
 def test_a_text_that_is_no_config_is_not_run_and_says_nothing(tmp_path: Path) -> None:
