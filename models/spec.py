@@ -14,7 +14,6 @@ from typing import Any
 
 from base.errors import ConfigError
 from base.messages import shown_file
-from models.checks import check_config, check_spec
 from models.facts import (
     BACKBONE_NECK_HEAD,
     HEAD_ORDER,
@@ -28,6 +27,7 @@ from models.facts import (
     TensorSpec,
 )
 from models.point_columns import implied_columns, stored_columns
+from models.validity import check_config, check_spec
 
 __all__ = [
     "BACKBONE_NECK_HEAD",
