@@ -1,1 +1,1 @@
-"""Shared vocabulary of every package: errors, boxes, files, lazy imports, untrusted input, determinism."""
+"""What every package needs: errors, commands' beginning and end, files and their owners, untrusted input, boxes."""

@@ -1,4 +1,4 @@
-"""What the network is: its specification, how it is built, loaded, cut into components and trained."""
+"""What the network is: its specification, how it is built, loaded and cut into components."""
 
 from __future__ import annotations
 
