@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from deploy.evaluate import main
+from tests.base.forked_torchrun import run_forked_torchrun
 
 if TYPE_CHECKING:
     from tests.deploy.commands.conftest import Deployment, MakeDataset, MakePoints
 
+ALONE: tuple[str, ...] = ()
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+FORKED = ("torchrun's agent, in a copy of this process",)
 
 
 @pytest.fixture(scope="session")
@@ -47,16 +50,18 @@ def onnx_dir(deployment: Deployment, tmp_path_factory: pytest.TempPathFactory) -
 def evaluate(
     deployment: Deployment, child_environment: dict[str, str], data: Path, onnx_dir: Path
 ) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """`evaluate(out, *options, launch=…)`: the command in its own process, or in those of torchrun."""
+    """`evaluate(out, *options, launch=…)`: the command in its own process, or in two of torchrun."""
 
     def run(
-        out: Path, *options: str, backend: str, launch: Sequence[str] = TORCHRUN, root: Path = data
+        out: Path, *options: str, backend: str, launch: Sequence[str] = FORKED, root: Path = data
     ) -> subprocess.CompletedProcess[str]:
         words = ["--model-config", deployment.model_config, "--data-root", root, "--out", out, "--backend", backend]
         words += ["--checkpoint", deployment.checkpoint, "--onnx-dir", onnx_dir, "--device", "cpu", *options]
-        module = ["-m", "deploy.evaluate"]
+        given = [str(word) for word in words]
+        if launch is FORKED:
+            return run_forked_torchrun(main, given, out.parent)
         return subprocess.run(
-            [sys.executable, *launch, *module, *map(str, words)],
+            [sys.executable, *launch, "-m", "deploy.evaluate", *given],
             cwd=out.parent,
             env={key: value for key, value in child_environment.items() if key != "OMP_NUM_THREADS"},
             capture_output=True,
@@ -75,12 +80,12 @@ def evaluation(out: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["onnx", "pytorch"])
+@pytest.mark.parametrize(("backend", "torchrun"), [("onnx", TORCHRUN), ("pytorch", FORKED)])
 def test_two_processes_are_equal_to_one(
-    evaluate: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, backend: str
+    evaluate: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, backend: str, torchrun: Sequence[str]
 ) -> None:
     alone, shared = tmp_path / "alone", tmp_path / "shared"
-    for out, launch in ((alone, ()), (shared, TORCHRUN)):
+    for out, launch in ((alone, ALONE), (shared, torchrun)):
         done = evaluate(out, "--warmup=1", backend=backend, launch=launch)
         assert done.returncode == 0, done.stderr[-4000:]
         # What came out is said once.

@@ -1,0 +1,90 @@
+"""torchrun's own agent with copies of the test's process: what they import, most of a small run, is there already.
+
+Rendezvous, environment, the end of all where one fails, and the report of it are those of `torchrun --standalone
+--nproc-per-node=2`; one test of each command that can be shared starts that itself.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+__all__ = ["run_forked", "run_forked_torchrun"]
+
+
+def run_forked_torchrun(
+    main: Callable[[Sequence[str]], int], arguments: Sequence[str], cwd: Path, timeout_s: float = 240.0
+) -> subprocess.CompletedProcess[str]:
+    """`torchrun --standalone --nproc-per-node=2` of a command, given by its `main`."""
+
+    def process() -> None:
+        # The test may have used several threads, which a copy has not.
+        import torch
+
+        torch.set_num_threads(1)
+        if code := main(arguments):
+            sys.exit(code)
+
+    def launch() -> int:
+        from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+        from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=2,
+            run_id=f"forked-{os.getpid()}",
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            max_restarts=0,
+            monitor_interval=0.1,
+            start_method="fork",
+        )
+        try:
+            elastic_launch(config, process)()
+        except ChildFailedError as error:
+            sys.stderr.write(f"{error}\n")
+            return 1
+        return 0
+
+    return run_forked(launch, cwd, timeout_s)
+
+
+def _captured(number: int) -> list[int]:
+    """Descriptors that standard output (1) or error (2) goes to by pytest's hand."""
+    try:
+        return [(sys.stdout, sys.stderr)[number - 1].fileno()]
+    except (OSError, ValueError):  # in memory, or closed
+        return []
+
+
+def run_forked(call: Callable[[], int], cwd: Path, timeout_s: float = 240.0) -> subprocess.CompletedProcess[str]:
+    """A call in a copy of this process, with its exit code and what it wrote."""
+    streams = [cwd / f".forked_{name}" for name in ("stdout", "stderr")]
+
+    def process() -> None:
+        os.setsid()
+        for number, path in enumerate(streams, start=1):
+            with path.open("wb") as file:
+                # Loggers that were set up before write to what pytest has captured.
+                for target in {number, *_captured(number)}:
+                    os.dup2(file.fileno(), target)
+        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
+        os.chdir(cwd)
+        sys.exit(call())
+
+    child = multiprocessing.get_context("fork").Process(target=process)
+    child.start()
+    child.join(timeout_s)
+    if child.exitcode is None:
+        os.killpg(child.pid or 0, signal.SIGKILL)
+        raise subprocess.TimeoutExpired("a copy of this process", timeout_s)
+    texts = [path.read_text(encoding="utf-8") for path in streams]
+    for path in streams:
+        path.unlink()
+    return subprocess.CompletedProcess([], child.exitcode, *texts)
