@@ -1,16 +1,14 @@
-"""One process of a distributed `qat`: the command itself, then what this process holds, for the test to compare.
-
-torchrun … tests/quant/qat_process.py WORK_DIR qat --launcher pytorch …
-"""
+"""One process of a distributed `qat`: the command itself, then what this process holds, for the test to compare."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 from mmengine.dist import get_rank, get_world_size
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
@@ -42,14 +40,15 @@ def record(runner: Runner, folder: Path) -> None:
     (folder / f"process_{get_rank()}.json").write_text(json.dumps(facts), encoding="utf-8")
 
 
-if __name__ == "__main__":
-    work_dir, arguments = Path(sys.argv[1]), sys.argv[2:]
+def train_and_record(folder: Path, arguments: Sequence[str]) -> int:
+    """The command, which records what it trained in `folder`."""
     train = Runner.train
 
-    def train_and_record(self: Runner) -> Any:
+    def training(self: Runner) -> Any:
         model = train(self)
-        record(self, work_dir)
+        record(self, folder)
         return model
 
-    Runner.train = train_and_record
-    sys.exit(main(arguments))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Runner, "train", training)
+        return main(arguments)

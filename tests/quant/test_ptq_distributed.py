@@ -15,13 +15,17 @@ import torch
 from base.errors import ConfigError, DataError
 from base.torchrun import Processes
 from quant.calibration.observation import observe_activations
+from quant.centerpoint_quantization import main
 from quant.modules.quant_conv import QuantConv2d
 from quant.quantizer import named_quantizers
+from tests.base.forked_torchrun import run_forked, run_forked_torchrun
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIG = REPOSITORY / "configs" / "model" / "centerpoint_t4_demo.py"
 CHECKPOINT = REPOSITORY / "models" / "zoo" / "centerpoint_t4_demo" / "checkpoint.pth"
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+ALONE = ("in a copy of this process",)
+FORKED = ("torchrun's agent, in copies of this process",)
 FRAMES = 3
 
 
@@ -45,9 +49,13 @@ def ptq(launch: tuple[str, ...], data: Path, out: Path, *options: str) -> subpro
         "--output": out / "ptq.pth",
         "--calib-cache": out / "scales.json",
     }
-    arguments = [str(word) for pair in given.items() for word in pair]
+    arguments = ["ptq", *(str(word) for pair in given.items() for word in pair), *options]
+    if launch is ALONE:
+        return run_forked(lambda: main(arguments), out)
+    if launch is FORKED:
+        return run_forked_torchrun(main, arguments, out)
     return subprocess.run(
-        [sys.executable, *launch, "-m", "quant.centerpoint_quantization", "ptq", *arguments, *options],
+        [sys.executable, *launch, "-m", "quant.centerpoint_quantization", *arguments],
         env={
             **os.environ,
             "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *sys.path]),
@@ -64,7 +72,7 @@ def ptq(launch: tuple[str, ...], data: Path, out: Path, *options: str) -> subpro
 @pytest.mark.slow
 def test_two_processes_write_the_bytes_of_one(dataset: Path, tmp_path: Path) -> None:
     """With biases corrected afterwards, which the first process does alone."""
-    for name, launch in (("alone", ()), ("shared", TORCHRUN)):
+    for name, launch in (("alone", ALONE), ("shared", TORCHRUN)):
         done = ptq(launch, dataset, tmp_path / name, "--method=bias_correction", "--amax-method=sparse_mse")
         assert done.returncode == 0, done.stderr[-4000:]
         assert done.stdout.count("layers in INT8") == 1
@@ -77,7 +85,7 @@ def test_a_broken_frame_of_one_process_ends_all(dataset: Path, tmp_path: Path) -
     data = tmp_path / "broken"
     shutil.copytree(dataset, data)
     (data / "lidar" / "train_0000_00001.bin").write_bytes(b"no")
-    done = ptq(TORCHRUN, data, tmp_path / "out")
+    done = ptq(FORKED, data, tmp_path / "out")
     assert done.returncode != 0
     assert done.stderr.count("error (input): process ") == 1
     assert "exitcode  : 2" in done.stderr

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +11,10 @@ import pytest
 import torch
 
 from quant.quantizer import named_quantizers
+from tests.base.forked_torchrun import run_forked_torchrun
+from tests.quant.qat_process import train_and_record
 
-HERE = Path(__file__).parent
-REPOSITORY = HERE.parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIG = REPOSITORY / "configs" / "model" / "centerpoint_t4_demo.py"
 CHECKPOINT = REPOSITORY / "models" / "zoo" / "centerpoint_t4_demo" / "checkpoint.pth"
 FRAMES = 4
@@ -46,25 +45,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--output": work_dir / "qat.pth",
         "--launcher": "pytorch",
     }
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     arguments = [str(part) for pair in options.items() for part in pair]
-    done = subprocess.run(
-        [*torchrun, str(HERE / "qat_process.py"), str(work_dir), "qat", *arguments],
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *sys.path]),
-            "OMP_NUM_THREADS": "1",
-            # A sandbox has no other network, and may not know its own name.
-            "GLOO_SOCKET_IFNAME": "lo",
-            # Processes without a device join by gloo.
-            "CUDA_VISIBLE_DEVICES": "",
-        },
-        cwd=root,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    done = run_forked_torchrun(partial(train_and_record, work_dir), ["qat", *arguments], root)
     assert done.returncode == 0, f"{done.stdout[-4000:]}\n{done.stderr[-8000:]}"
     return work_dir
 
