@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from base.errors import DataError
 from base.messages import printable, shown, shown_file
 from datasets.lzf import decompress
-from datasets.points import MAX_POINT_FILE_BYTES
+from datasets.point_forms import MAX_POINT_FILE_BYTES
 from models.point_columns import XYZ_INTENSITY
 
 __all__ = ["parse_pcd"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,10 @@ from base.errors import DataError
 from base.messages import shown_file, shown_place
 from base.parsing import RelativePath, parse
 from base.reading import read_bounded, regular_size
+from datasets.pcd import parse_pcd
 from datasets.point_bytes import ColumnsAdvice, check_bytes
+from datasets.point_forms import MAX_POINT_FILE_BYTES, is_pcd
+from models.point_columns import record_columns
 
 if TYPE_CHECKING:
     from datasets.plausibility import CloudWatch
@@ -23,9 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["MAX_POINT_FILE_BYTES", "inside", "parse_points", "point_file", "read_points"]
 
 _logger = logging.getLogger(__name__)
-
-MAX_POINT_FILE_BYTES = 1 << 28
-"""256 MiB: 13 million points of five numbers, forty times a revolution of the densest sensors."""
 
 _ADVICE = ColumnsAdvice(lambda columns: f"set load_dim={columns} where the model config loads points")
 
@@ -64,13 +64,16 @@ def point_file(folder: Path, relative: object, file: str | os.PathLike[str], at:
     return path
 
 
-def read_points(path: str | Path, num_features: int = 5, watch: CloudWatch | None = None) -> NDArray[np.float32]:
+def read_points(
+    path: str | Path, num_features: int = 5, watch: CloudWatch | None = None, unused: Collection[str] = ()
+) -> NDArray[np.float32]:
     """Reads a point cloud.
 
     Args:
-        path: A regular file of little-endian float32 records, 256 MiB at most.
+        path: A regular file of little-endian float32 records or a PCD file, as its first bytes say; 256 MiB at most.
         num_features: Numbers per point; for T4 five: x, y, z (metres), intensity (0 to 255), ring.
         watch: Judges the cloud.
+        unused: Names of columns that nobody looks at, which a PCD file need not have; they are 0 then.
 
     Returns:
         (N, num_features) float32, writable. A file of zero bytes is an empty cloud, not an error: a covered or failed
@@ -82,20 +85,14 @@ def read_points(path: str | Path, num_features: int = 5, watch: CloudWatch | Non
     """
     remedy = "Check data_root and the paths in the info file."
     data = read_bounded(path, MAX_POINT_FILE_BYTES, "Point file", remedy=remedy)
-    return parse_points(data, num_features, str(path), watch)
+    return parse_points(data, num_features, str(path), watch, unused)
 
 
-def parse_points(data: bytes, num_features: int, name: str, watch: CloudWatch | None = None) -> NDArray[np.float32]:
+def parse_points(
+    data: bytes, num_features: int, name: str, watch: CloudWatch | None = None, unused: Collection[str] = ()
+) -> NDArray[np.float32]:
     """The points in a file's bytes; `name` stands for the file in messages. See `read_points`."""
-    check_bytes(data, num_features, name, _ADVICE)
-    record = 4 * num_features
-    if len(data) % record:
-        raise DataError(
-            f"Point file {shown_file(name)} has {len(data)} bytes, which is no multiple of {record} ({num_features} "
-            f"float32 a point): {len(data) // record} points and {len(data) % record} bytes of another. The file was "
-            "cut off, or its points have another number of features (load_dim in the model config)."
-        )
-    points: NDArray[np.float32] = np.frombuffer(data, dtype="<f4").reshape(-1, num_features).astype(np.float32)
+    points = _pcd(data, num_features, name, unused) if is_pcd(data, name) else _records(data, num_features, name)
     if watch is not None:
         watch.look(name, f"Point file {shown_file(name)}", points)
     finite = np.isfinite(points).all(axis=1)
@@ -105,4 +102,26 @@ def parse_points(data: bytes, num_features: int, name: str, watch: CloudWatch | 
             "%s: dropped %d of %d points with NaN or infinite values", shown_file(name), dropped, len(points)
         )
         points = points[finite]
+    return points
+
+
+def _pcd(data: bytes, num_features: int, name: str, unused: Collection[str]) -> NDArray[np.float32]:
+    names = record_columns(num_features)
+    wanted = [column for column in names if column not in unused]
+    found = parse_pcd(data, Path(name), wanted)
+    points = np.zeros((len(found), num_features), np.float32)
+    points[:, [names.index(column) for column in wanted]] = found
+    return points
+
+
+def _records(data: bytes, num_features: int, name: str) -> NDArray[np.float32]:
+    check_bytes(data, num_features, name, _ADVICE)
+    record = 4 * num_features
+    if len(data) % record:
+        raise DataError(
+            f"Point file {shown_file(name)} has {len(data)} bytes, which is no multiple of {record} ({num_features} "
+            f"float32 a point): {len(data) // record} points and {len(data) % record} bytes of another. The file was "
+            "cut off, or its points have another number of features (load_dim in the model config)."
+        )
+    points: NDArray[np.float32] = np.frombuffer(data, dtype="<f4").reshape(-1, num_features).astype(np.float32)
     return points

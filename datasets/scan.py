@@ -20,7 +20,7 @@ from datasets.cloud_facts import measure_cloud
 from datasets.pcd import parse_pcd
 from datasets.plausibility import CloudRemedies, PointsExpected, judge_cloud
 from datasets.point_bytes import ColumnsAdvice, check_bytes
-from datasets.points import MAX_POINT_FILE_BYTES
+from datasets.point_forms import MAX_POINT_FILE_BYTES, is_pcd
 from models.point_columns import SQUASHED, T4_RECORD, XYZ_INTENSITY, is_column, listed, record_columns
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def read_scan(path: Path, form: ScanFormat, spec: ModelSpec, expected: PointsExp
     """Reads a scan and moves it into `base_link`; warns of what looks like a wrong option.
 
     Args:
-        path: A `.pcd` file (`datasets.pcd`); any other name: little-endian float32 records without a header.
+        path: A PCD file (`datasets.pcd`), as its first bytes say; else little-endian float32 records without a header.
         form: What the records are, and where the sensor stands.
         spec: The model.
         expected: What it was trained on; None: a T4 dataset's points.
@@ -135,19 +135,17 @@ def read_scan(path: Path, form: ScanFormat, spec: ModelSpec, expected: PointsExp
             the model takes, or no point is valid and in the model's range.
     """
     expected = expected or PointsExpected(range_m=spec.point_cloud_range)
-    is_pcd = path.suffix.lower() == ".pcd"
     needed = tuple(dict.fromkeys(name.removeprefix(SQUASHED) for name in spec.point_columns))
-    if is_pcd:
-        names = tuple(name for name in needed if name != "time_lag")
-    else:
-        names = form.names
-        _check_columns(names, needed, spec, path)
     data = read_bounded(path, MAX_POINT_FILE_BYTES, "Point file", remedy="Give its path with --points.")
     if not data:
         raise DataError(f"Point file {shown_file(path)} is empty (0 bytes). Record or copy it again.")
-    table = (
-        parse_pcd(data, path, names) if is_pcd else _parse_records(data, len(names), path, _other_columns(form, needed))
-    )
+    if is_pcd(data, str(path)):
+        names = tuple(name for name in needed if name != "time_lag")
+        table = parse_pcd(data, path, names)
+    else:
+        names = form.names
+        _check_columns(names, needed, spec, path)
+        table = _parse_records(data, len(names), path, _other_columns(form, needed))
     count = len(table)
     valid = np.isfinite(table).all(axis=1)
     echoes = valid & (table[:, [names.index(axis) for axis in "xyz"]] != 0).any(axis=1)

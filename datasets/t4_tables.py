@@ -17,6 +17,7 @@ from base.errors import DataError
 from base.messages import shown, shown_file
 from base.parsing import Rows, misfit
 from datasets.geometry import transform
+from datasets.point_forms import HEAD_BYTES, check_stated_form
 from datasets.points import point_file
 from datasets.t4_rows import (
     Annotation,
@@ -177,13 +178,17 @@ class T4Tables:
         return transform(row.rotation, row.translation)
 
     def point_file(self, data: SampleData) -> Path:
-        """The point file, which exists and lies in the dataset's folder.
+        """The point file, which exists, lies in the dataset's folder and is what `fileformat` and its name say.
 
         Raises:
-            DataError: it does not.
+            DataError: it does not, or nothing says what it is.
         """
-        table = _path(self.folder, "sample_data")
-        return point_file(self.folder, data.filename, table, [_index(self.sample_data, data), "filename"])
+        table, index = _path(self.folder, "sample_data"), _index(self.sample_data, data)
+        path = point_file(self.folder, data.filename, table, [index, "filename"])
+        with path.open("rb") as file:
+            head = file.read(HEAD_BYTES)
+        check_stated_form(path, data.fileformat, head, f"{shown_file(table)}, [{index}].fileformat")
+        return path
 
     def velocity(self, annotation: Annotation) -> Array:
         """Velocity in the map frame, (3,) m/s.

@@ -7,6 +7,7 @@ through.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from base.errors import DataError
 from datasets.plausibility import CloudWatch
 from datasets.points import parse_points, read_points
+from models.point_columns import SQUASHED
 from models.point_loading import point_loading
 from third_party import mmcv_ext
 
@@ -28,9 +30,11 @@ __all__ = ["CheckedLoadPoints", "CheckedLoadSweeps", "checked_pipeline"]
 _CONFIG = "the model config's dataset"
 
 
-def _load(path: str, load_dim: int, backend_args: Any, watch: CloudWatch | None = None) -> NDArray[np.float32]:
+def _load(
+    path: str, load_dim: int, backend_args: Any, unused: Collection[str], watch: CloudWatch | None = None
+) -> NDArray[np.float32]:
     if backend_args is None or dict(backend_args).get("backend", "local") == "local":
-        return read_points(path, load_dim, watch).reshape(-1)
+        return read_points(path, load_dim, watch, unused).reshape(-1)
     # A config may read from object storage; mmengine knows how.
     from mmengine.fileio import get
 
@@ -38,7 +42,7 @@ def _load(path: str, load_dim: int, backend_args: Any, watch: CloudWatch | None 
         data = get(path, backend_args=backend_args)
     except OSError as error:
         raise DataError(f"Cannot read point file '{path}': {error}.") from error
-    return parse_points(data, load_dim, path, watch).reshape(-1)
+    return parse_points(data, load_dim, path, watch, unused).reshape(-1)
 
 
 @TRANSFORMS.register_module(name="LoadPoints")
@@ -51,16 +55,26 @@ class CheckedLoadPoints(LoadPointsFromFile):
 
     watch: CloudWatch | None = None
 
+    def __init__(self, *args: Any, unused: Sequence[str] = (), **kwargs: Any) -> None:
+        """As mmdet3d's; `unused` are names of columns that no later step and no network takes."""
+        super().__init__(*args, **kwargs)
+        self.unused = frozenset(unused)
+
     def _load_points(self, pts_filename: str) -> NDArray[np.float32]:
-        return _load(pts_filename, self.load_dim, self.backend_args, self.watch)
+        return _load(pts_filename, self.load_dim, self.backend_args, self.unused, self.watch)
 
 
 @TRANSFORMS.register_module(name="LoadSweeps")
 class CheckedLoadSweeps(LoadPointsFromMultiSweeps):
     """mmdet3d's `LoadPointsFromMultiSweeps` on `datasets.points.read_points`."""
 
+    def __init__(self, *args: Any, unused: Sequence[str] = (), **kwargs: Any) -> None:
+        """As mmdet3d's; `unused` are names of columns that no later step and no network takes."""
+        super().__init__(*args, **kwargs)
+        self.unused = frozenset(unused)
+
     def _load_points(self, pts_filename: str) -> NDArray[np.float32]:
-        return _load(pts_filename, self.load_dim, self.backend_args)
+        return _load(pts_filename, self.load_dim, self.backend_args, self.unused)
 
 
 _CHECKED = {"LoadPointsFromFile": "LoadPoints", "LoadPointsFromMultiSweeps": "LoadSweeps"}
@@ -73,12 +87,14 @@ def checked_pipeline(pipeline: list[Any]) -> list[Any]:
         ConfigError: such a step uses columns that it does not load or an absurd number of them, or joins sweeps to a
             key frame of other columns.
     """
-    point_loading(pipeline, _CONFIG)
+    loading = point_loading(pipeline, _CONFIG)
+    taken = {name.removeprefix(SQUASHED) for name in loading.columns} if loading else set()
+    unused = [name for name in loading.record if name not in taken] if loading else []
     steps = []
     for step in pipeline:
         kind = str(step.get("type", "")).removeprefix("mmdet3d.") if isinstance(step, dict) else ""
         if kind in _CHECKED:
-            step = {**step, "type": _CHECKED[kind]}
+            step = {**step, "type": _CHECKED[kind], "unused": unused}
             step.pop("time_dim", None)  # of mmdet3d before version 1; `point_loading` has seen that it changes nothing
         steps.append(step)
     return steps

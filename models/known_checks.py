@@ -112,6 +112,17 @@ _ROWS = (
         "warning",
     ),
     Check(
+        "file-form",
+        "A point file that is called `.pcd` begins with a PCD header, and `fileformat` of raw T4 tables is one of "
+        "point files.",
+    ),
+    Check(
+        "file-name",
+        "The name of a point file and `fileformat` of raw T4 tables say what its first bytes say: a PCD file, or "
+        "float32 records. The bytes decide how it is read.",
+        "warning",
+    ),
+    Check(
         "key-frame-valid",
         "In raw T4 tables, `is_valid` of LiDAR data that is used is true.",
         accepting="the data is sound all the same",
