@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +17,8 @@ MAX_POINT_FILE_BYTES = 1 << 28
 HEAD_BYTES = 512
 """So many first bytes of a file say whether it is a PCD file."""
 
-_FIRST_WORDS = (b"VERSION", b"FIELDS", b"COLUMNS")
+# A pointer of Git LFS begins with "version", too, but with no number after it.
+_FIRST_LINE = re.compile(rb"\s*(VERSION\s+[0-9.]+\s*\Z|FIELDS\s|COLUMNS\s)", re.IGNORECASE)
 _PRINTABLE = frozenset(range(0x20, 0x7F)) | {0x09, 0x0A, 0x0D}
 _RECORDS, _PCD = "float32 records without a header", "a PCD file"
 # `fileformat` of a T4 dataset's sample_data.json, in lower case and without a first dot.
@@ -29,7 +31,7 @@ def begins_as_pcd(data: bytes) -> bool:
         if not _PRINTABLE.issuperset(line):
             return False
         if line.strip() and not line.startswith(b"#"):
-            return line.split()[0].upper() in _FIRST_WORDS
+            return _FIRST_LINE.match(line) is not None
         if line.upper().startswith(b"# .PCD"):
             return True
     return False

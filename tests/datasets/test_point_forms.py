@@ -89,6 +89,7 @@ def test_records_that_are_called_pcd_are_refused_by_name(tmp_path: Path) -> None
         (b"# a comment and nothing else", False),
         (b"1.0 2.0 3.0\n", False),
         (b"PK\x03\x04", False),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", False),
         (np.zeros(100, "<f4").tobytes(), False),
         (np.full(100, np.nan, "<f4").tobytes(), False),
     ],
