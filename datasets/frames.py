@@ -20,11 +20,12 @@ from datasets.cloud_facts import CloudFacts
 from datasets.plausibility import CloudWatch, PointsExpected
 from models.point_columns import SQUASHED
 from models.point_loading import innermost, point_loading
+from models.unsupported import random_steps, step_kind
 
 if TYPE_CHECKING:
     from datasets.t4 import T4Dataset
 
-__all__ = ["Frame", "FrameSource", "open_frames"]
+__all__ = ["Frame", "FrameSource", "check_pipeline", "open_frames"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,8 +152,9 @@ def open_frames(model_cfg: Any, split: str = "val", data_root: str | None = None
         raise ConfigError(
             f"{split}_dataloader.dataset.type is '{kind}'; frames are read from a 'T4Dataset' or a 'NuScenesDataset'."
         )
-    wanted["pipeline"] = copy.deepcopy(list(innermost(model_cfg["val_dataloader"]["dataset"])["pipeline"]))
-    _check_deterministic(wanted["pipeline"])
+    pipeline = copy.deepcopy(list(innermost(model_cfg["val_dataloader"]["dataset"])["pipeline"]))
+    _check_deterministic(pipeline)
+    wanted["pipeline"] = _with_nearest_sweeps(pipeline)
     wanted["test_mode"] = True
     wanted["load_eval_anns"] = True
     root = data_root if data_root is not None else wanted.get("data_root")
@@ -186,26 +188,26 @@ def _range_of(model_cfg: Any) -> Sequence[float] | None:
     return node if isinstance(node, Sequence) and len(node) == 6 else None
 
 
-_RANDOM_STEPS = frozenset(
-    {
-        "RandomFlip3D",
-        "GlobalRotScaleTrans",
-        "ObjectNoise",
-        "ObjectSample",
-        "PointShuffle",
-        "PointSample",
-        "RandomDropPointsColor",
-    }
-)
+def check_pipeline(model_cfg: Any) -> None:
+    """That the test pipeline of a model config makes the same frame every time; `open_frames` does it too.
+
+    Raises:
+        ConfigError: one of its steps draws at random.
+    """
+    if "val_dataloader" in model_cfg:
+        _check_deterministic(innermost(model_cfg["val_dataloader"]["dataset"]).get("pipeline", ()))
 
 
-def _check_deterministic(pipeline: list[Any]) -> None:
-    for step in pipeline:
-        name = str(step.get("type", "")).rsplit(".", 1)[-1]
-        if name in _RANDOM_STEPS:
-            raise ConfigError(
-                f"The test pipeline holds '{name}', which draws at random: frames would differ from run to run."
-            )
-        if name == "LoadPointsFromMultiSweeps" and not step.get("test_mode", False):
-            # Without it mmdet3d draws sweeps at random when a frame has more than sweeps_num.
-            step["test_mode"] = True
+def _check_deterministic(pipeline: Sequence[Any]) -> None:
+    for name in random_steps(pipeline):
+        raise ConfigError(
+            f"The test pipeline holds '{name}', which draws at random: frames would differ from run to run. Take it "
+            "out of val_dataloader.dataset.pipeline."
+        )
+
+
+def _with_nearest_sweeps(pipeline: Sequence[Any]) -> list[Any]:
+    """Without `test_mode` mmdet3d draws sweeps at random when a frame has more than sweeps_num."""
+    return [
+        {**step, "test_mode": True} if step_kind(step) == "LoadPointsFromMultiSweeps" else step for step in pipeline
+    ]

@@ -16,8 +16,9 @@ from base.errors import ConfigError
 from base.messages import shown_place
 from base.parsing import Items, Record, misfit, parse
 from models.point_columns import SQUASHED, T4_RECORD, XYZ_INTENSITY, record_columns, unnamed_columns
+from models.unsupported import refuse_augmented, step_kind
 
-__all__ = ["PointLoading", "config_loading", "innermost", "network_columns", "point_loading", "step_kind"]
+__all__ = ["PointLoading", "config_loading", "innermost", "network_columns", "point_loading"]
 
 # Dataset of mmdet3d, or this project's -> columns of its point files. Those of others are named as far as all agree.
 _RECORDS = {
@@ -81,12 +82,6 @@ class PointLoading:
     record: tuple[str, ...]
     place: tuple[str | int, ...]
     sweeps_num: int | None
-
-
-def step_kind(step: object) -> str:
-    """The type of a pipeline's step, or of a dataset, without its scope."""
-    kind = step.get("type", "") if isinstance(step, Mapping) else ""
-    return str(getattr(kind, "__name__", kind)).rsplit(".", 1)[-1]
 
 
 def innermost(dataset: Any) -> Any:
@@ -177,7 +172,7 @@ def config_loading(cfg: Any, file: str) -> PointLoading | None:
         None where no pipeline says it.
 
     Raises:
-        ConfigError: as `point_loading`, or a pipeline is no list of steps.
+        ConfigError: as `point_loading`; a pipeline is no list of steps, or one for tests augments its frames.
     """
     for loader in ("val_dataloader", "test_dataloader", "train_dataloader"):
         node = cfg.get(loader)
@@ -188,6 +183,8 @@ def config_loading(cfg: Any, file: str) -> PointLoading | None:
         at = (loader, "dataset", "pipeline")
         if not isinstance(pipeline, list | tuple) or not all(isinstance(step, Mapping) for step in pipeline):
             raise misfit(file, at, pipeline, "must be a list of dictionaries", error=ConfigError)
+        if loader != "train_dataloader":
+            refuse_augmented(pipeline, file, at)
         found = point_loading(pipeline, file, at, step_kind(dataset))
         if found is not None:
             return found

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from base.errors import ConfigError
 from base.parsing import FromList, Items, NonEmptyStr, NonNegativeFloat, Record, Share, parse
+from models.unsupported import refuse_unsupported
 
 __all__ = ["ModelConfig", "SpecRecord", "parse_model", "parse_spec"]
 
@@ -192,7 +193,8 @@ def parse_model(model: object, file: str) -> ModelConfig:
     """`model` of a config, typed.
 
     Raises:
-        ConfigError: a part is missing, or a value is of a wrong type or out of range; names file, place and value.
+        ConfigError: a part is missing, or cannot be exported whatever its weights; or a value is of a wrong type or out
+            of range; names file, place and value.
     """
     plain = _plain(model)
     for path in _PARTS:
@@ -204,6 +206,7 @@ def parse_model(model: object, file: str) -> ModelConfig:
                 missing = ".".join(path.split(".")[:depth])
                 raise ConfigError(f"{file}: model.{missing} is missing; it is needed to describe the network.")
             node = node[key]
+    refuse_unsupported(plain, file)
     return parse(ModelConfig, plain, file=file, at=("model",), error=ConfigError, remedy=_REMEDY)
 
 

@@ -139,6 +139,21 @@ def test_the_config_is_left_alone(tiny_dataset: Path) -> None:
     assert cfg.to_dict() == before
 
 
+def test_a_wrapper_for_augmentation_that_makes_one_version_changes_nothing(tiny_dataset: Path) -> None:
+    plain, wrapped = config(tiny_dataset), config(tiny_dataset)
+    still = {
+        "type": "GlobalRotScaleTrans",
+        "rot_range": [0, 0],
+        "scale_ratio_range": [1, 1],
+        "translation_std": [0, 0, 0],
+    }
+    one = {"type": "MultiScaleFlipAug3D", "img_scale": (1333, 800), "pts_scale_ratio": 1, "flip": False}
+    wrapped.val_dataloader.dataset.pipeline.insert(-1, one | {"transforms": [still, {"type": "RandomFlip3D"}]})
+    ours, theirs = open_frames(plain)[0], open_frames(wrapped)[0]
+    np.testing.assert_array_equal(ours.points, theirs.points)
+    np.testing.assert_array_equal(ours.ground_truth.boxes, theirs.ground_truth.boxes)
+
+
 def test_requests_that_cannot_be_met(tiny_dataset: Path) -> None:
     cfg = config(tiny_dataset)
     with pytest.raises(ConfigError, match=r"no split 'test': it has \['train', 'val'\]"):
