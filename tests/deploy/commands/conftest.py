@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.deploy.commands.in_process import Deploy, config_file
+
 REPOSITORY = Path(__file__).parents[3]
 MODEL_CONFIG = REPOSITORY / "tests" / "data" / "deploy" / "tiny_deployment.py"
 CLASSES = ["car", "truck", "bus", "bicycle", "pedestrian"]
@@ -150,5 +152,37 @@ def command(deployment: Deployment, child_environment: dict[str, str]) -> Comman
             text=True,
             check=False,
         )
+
+    return run
+
+
+@pytest.fixture
+def deploy(
+    deployment: Deployment, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Deploy:
+    """`deploy(*options)` in this process: exit code, stdout, stderr. Exports nothing unless `--mode` says so."""
+    monkeypatch.setenv("BUILD_WORKING_DIRECTORY", str(tmp_path))
+    monkeypatch.delenv("CENTERPOINT_DEMO_DATA", raising=False)
+
+    from deploy.export import main
+
+    def run(*options: str | Path) -> tuple[int, str, str]:
+        given = [str(option) for option in options]
+        defaults = {
+            "--mode": "onnx",
+            "--deploy-config": config_file(tmp_path),
+            "--model-config": deployment.model_config,
+            "--checkpoint": deployment.checkpoint,
+            "--data-root": deployment.data_root,
+            "--num-samples": "-1",
+            "--num-verify-samples": "1",
+            "--work-dir": "out",
+            "--log-level": "WARNING",
+        }
+        named = {option.split("=")[0] for option in given}
+        given += [f"{key}={value}" for key, value in defaults.items() if key not in named]
+        code = main(given)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
 
     return run
