@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
+
+from models.point_columns import NODE_COLUMNS
 
 __all__ = ["lidar_cloud"]
 
@@ -15,7 +19,7 @@ _RANGE_M = 125.0
 _OBSTACLES = (((4.5, 1.9, 1.6), 90), ((9.0, 2.6, 3.2), 8), ((0.7, 0.7, 1.7), 80), ((18.0, 12.0, 9.0), 10))
 
 
-def lidar_cloud(count: int = 200_000, columns: int = 5, seed: int = 0) -> NDArray[np.float32]:
+def lidar_cloud(count: int = 200_000, columns: Sequence[str] = NODE_COLUMNS[1], seed: int = 0) -> NDArray[np.float32]:
     """The same points for the same arguments, in firing order.
 
     A quarter of the beams are equal steps of the angle apart, the others meet the ground at equal steps of the radius:
@@ -24,7 +28,8 @@ def lidar_cloud(count: int = 200_000, columns: int = 5, seed: int = 0) -> NDArra
 
     Args:
         count: Points; where the rays return fewer, they are fired again with other noise.
-        columns: 4 or 5: x, y, z (metres, ego frame), [intensity,] time lag (0 s).
+        columns: Their names: x, y, z (metres, ego frame), intensity (0 to 255), ring (the beam); others are 0, as the
+            time lag of a single revolution is.
         seed: Of the surroundings and of the noise.
     """
     rng = np.random.default_rng(seed)
@@ -54,14 +59,14 @@ def _obstacles(rng: np.random.Generator) -> NDArray[np.float64]:
 
 
 def _turn(
-    rng: np.random.Generator, slopes: NDArray[np.float64], obstacles: NDArray[np.float64], columns: int
+    rng: np.random.Generator, slopes: NDArray[np.float64], obstacles: NDArray[np.float64], columns: Sequence[str]
 ) -> NDArray[np.float32]:
     azimuth = 2 * np.pi * (np.arange(_COLUMNS) + rng.uniform(0, 1)) / _COLUMNS
     entry = _entries(azimuth, obstacles)
     # Ground that rises and falls by some decimetres, the same at a place for every beam.
     phases = rng.uniform(0, 2 * np.pi, 3)
     turns = []
-    for slope in slopes:
+    for beam, slope in enumerate(slopes):
         # The ground is met where the height over the flat plane has been used up.
         flat = np.where(slope < 0, _SENSOR_HEIGHT_M / max(-slope, 1e-9), np.inf)
         wave = np.sin(3 * azimuth + phases[0]) + 0.5 * np.sin(7 * azimuth + phases[1] + flat.clip(max=1e3) / 9)
@@ -71,11 +76,12 @@ def _turn(
         distance = np.minimum(ground, hits) + rng.normal(0, 0.02, _COLUMNS)
         seen = (distance > 1.5) & (distance < _RANGE_M) & (rng.random(_COLUMNS) > 0.02)
         radius, angle = distance[seen], azimuth[seen]
-        values = [radius * np.cos(angle), radius * np.sin(angle), _SENSOR_HEIGHT_M + radius * slope]
-        if columns == 5:
-            values.append(rng.uniform(0, 255, len(radius)).round())
-        values.append(np.zeros(len(radius)))
-        turns.append(np.stack(values, axis=1).astype(np.float32))
+        nothing = np.zeros(len(radius))
+        values = {"x": radius * np.cos(angle), "y": radius * np.sin(angle), "z": _SENSOR_HEIGHT_M + radius * slope}
+        if "intensity" in columns:
+            values["intensity"] = rng.uniform(0, 255, len(radius)).round()
+        values["ring"] = nothing + beam
+        turns.append(np.stack([values.get(name, nothing) for name in columns], axis=1).astype(np.float32))
     return np.concatenate(turns)
 
 

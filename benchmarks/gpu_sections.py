@@ -123,7 +123,7 @@ class Bench:
         torch.backends.cudnn.deterministic = False
         torch.backends.cudnn.allow_tf32 = True
         torch.backends.cuda.matmul.allow_tf32 = True
-        cloud = lidar_cloud(settings.points, spec.point_features)
+        cloud = lidar_cloud(settings.points, spec.point_columns)
         return cls(spec, settings, folders, model.cuda(index), cloud, gpu, gpu.create_stream(), index)
 
     @contextmanager

@@ -19,6 +19,7 @@ from benchmarks.gpu_layers import device_of, launch_works, layer_rows
 from benchmarks.gpu_peers import PeerInputs, exact_outputs, half_channels_last, prepare_peer, time_limit
 from benchmarks.gpu_tables import report
 from benchmarks.gpu_timing import Contender, EventClock, interleave, ratio
+from models.point_columns import NODE_COLUMNS
 from quant.roofline import DEVICES, conv_layers
 from runtime.cuda_engine.checks.random_plans import Architecture, random_plan
 from runtime.cuda_engine.checks.reference import store
@@ -142,12 +143,14 @@ def test_layers_and_streams_of_an_engine(pretend: Any) -> None:
 
 
 def test_the_cloud() -> None:
-    cloud = lidar_cloud(50_000, 5, seed=3)
+    cloud = lidar_cloud(50_000, NODE_COLUMNS[1], seed=3)
     assert cloud.shape == (50_000, 5)
     assert cloud.dtype == np.float32
     assert np.isfinite(cloud).all()
-    np.testing.assert_array_equal(cloud, lidar_cloud(50_000, 5, seed=3))
-    assert lidar_cloud(1000, 4).shape == (1000, 4)
+    np.testing.assert_array_equal(cloud, lidar_cloud(50_000, NODE_COLUMNS[1], seed=3))
+    assert lidar_cloud(1000, NODE_COLUMNS[0]).shape == (1000, 4)
+    ring = lidar_cloud(1000, ("x", "y", "z", "ring"))[:, 3]
+    assert 100 < len(np.unique(ring)) <= 128
     cells = np.unique(np.floor(lidar_cloud()[:, :2] / 0.32).astype(int), axis=0)
     assert 40_000 < len(cells) < 64_000
 
@@ -193,7 +196,7 @@ def small() -> tuple[Any, Any]:
 
 @pytest.fixture(scope="module")
 def small_cloud() -> np.ndarray[Any, Any]:
-    cloud = lidar_cloud(3000, 5)
+    cloud = lidar_cloud(3000, NODE_COLUMNS[1])
     cloud[:, :2] /= 10
     return cloud
 
