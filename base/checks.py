@@ -22,7 +22,17 @@ from typing import Literal
 
 from base.errors import ConfigError, DataError, UserError
 
-__all__ = ["Check", "CheckRecord", "CheckResult", "Finding", "add_accept", "checking", "require_known", "settle"]
+__all__ = [
+    "Check",
+    "CheckRecord",
+    "CheckResult",
+    "Finding",
+    "add_accept",
+    "checking",
+    "recorded",
+    "require_known",
+    "settle",
+]
 
 Severity = Literal["error", "warning"]
 Outcome = Literal["error", "accepted", "warning"]
@@ -142,6 +152,11 @@ def checking(accepted: Iterable[str] = ()) -> Iterator[CheckRecord]:
         yield record
     finally:
         _open.remove(record)
+
+
+def recorded() -> tuple[CheckResult, ...]:
+    """What was found so far, of the record that was opened last; nothing where none is open."""
+    return _open[-1].results() if _open else ()
 
 
 def settle(findings: Iterable[Finding]) -> None:

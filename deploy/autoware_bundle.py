@@ -12,6 +12,7 @@ from pathlib import Path
 from autoware.bundle import require_runnable, write_bundle
 from autoware.contract import check_bundle
 from autoware.thresholds import detections_of_results, measure_thresholds, require_same_model
+from base.checks import add_accept
 from base.command import EXIT_FAILED, EXIT_PASSED, add_log_level, run_command, run_main
 from base.errors import ConfigError
 from base.files import user_path
@@ -19,6 +20,7 @@ from base.folders import require_replaceable
 from base.onnx_files import read_onnx
 from base.ownership import owned_name
 from export.onnx_graph import metadata
+from models.known_checks import KNOWN_CHECKS
 from models.spec import BACKBONE_NECK_HEAD, ModelSpec
 
 __all__ = ["main"]
@@ -46,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     measured.add_argument("--results", type=Path, help="results.json of a run: the same from its detections")
     parser.add_argument("--label", help="which evaluation of --results")
     parser.add_argument("--trt-precision", choices=("fp32", "fp16", "strongly-typed"), help="follows from the graphs")
+    add_accept(parser, KNOWN_CHECKS)
     add_log_level(parser)
     return parser
 
@@ -53,7 +56,9 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; exit code 0, 1 for a broken bundle, 2 for wrong input."""
     args = _parser().parse_args(argv)
-    return run_command(lambda: _check(user_path(args.check)) if args.check else _write(args), args.log_level)
+    return run_command(
+        lambda: _check(user_path(args.check)) if args.check else _write(args), args.log_level, args.accept
+    )
 
 
 def _check(folder: Path) -> int:

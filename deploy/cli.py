@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from typing import Any
 
+from base.checks import add_accept
 from base.command import add_log_level
 from deploy.config.names import BACKENDS, DECODES
 from deploy.config.paths import input_path
 from export.opsets import INT8_OPSET
+from models.known_checks import KNOWN_CHECKS
 
 __all__ = [
     "DEFAULT_DEPLOY_CONFIG",
@@ -56,6 +59,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="after a failed comparison, name the first layer that differs, and its weights",
     )
+    add_accept(parser, KNOWN_CHECKS)
     add_log_level(parser)
 
 
@@ -101,6 +105,9 @@ def deploy(args: argparse.Namespace, deploy_config: str, model_config: str) -> i
     from deploy.runner import CenterPointDeploymentRunner
 
     config = load_deploy_config(deploy_config, overrides_of(args))
+    # The option adds to the file's: both are recorded as the configuration of the run.
+    accepted = tuple(dict.fromkeys((*config.accepted_checks, *args.accept)))
+    config = dataclasses.replace(config, accepted_checks=accepted)
     source = str(input_path(deploy_config))
     outcome = CenterPointDeploymentRunner(config, model_config, source=source, strict=args.strict).run()
     print(f"\n{outcome.summary()}")  # noqa: T201 - what the command is for

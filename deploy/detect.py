@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from base.arguments import FRAMES, THREADS
+from base.checks import add_accept
 from base.command import add_log_level, run_command, run_main
 from base.determinism import set_determinism
 from base.errors import ConfigError, ExportError
@@ -22,6 +23,7 @@ from base.ownership import owned_folder
 from eval.detections_file import DETECTIONS, MANIFEST_KIND
 from export.manifest import build_manifest, discard_manifest, write_manifest
 from export.onnx_graph import metadata
+from models.known_checks import KNOWN_CHECKS
 from models.spec import BACKBONE_NECK_HEAD, VOXEL_ENCODER, ModelSpec
 
 __all__ = ["main"]
@@ -38,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--num-samples", type=FRAMES, default=-1, metavar="N", help="frames; -1 for all (the default)")
     parser.add_argument("--out", required=True, type=Path, help=f"folder for {DETECTIONS} and manifest.json")
     parser.add_argument("--threads", type=THREADS, default=1, help="CPU threads of ONNX Runtime (default 1)")
+    add_accept(parser, KNOWN_CHECKS)
     add_log_level(parser)
     return parser
 
@@ -45,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code: 0, or 2 for wrong input."""
     args = _parser().parse_args(argv)
-    return run_command(lambda: _run(args), args.log_level)
+    return run_command(lambda: _run(args), args.log_level, args.accept)
 
 
 def _run(args: argparse.Namespace) -> None:

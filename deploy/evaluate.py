@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from base.arguments import FRAMES, whole_number
+from base.checks import add_accept, recorded
 from base.command import EXIT_PASSED, EXIT_USAGE, add_log_level, run_command, run_main
 from base.determinism import set_determinism
 from base.errors import BackendUnavailable, ConfigError
@@ -28,6 +29,7 @@ from deploy.config.names import BACKENDS
 from deploy.config.paths import input_path
 from deploy.config.schema import DeployConfig
 from deploy.devices import resolve_device
+from models.known_checks import KNOWN_CHECKS
 
 if TYPE_CHECKING:
     from datasets.frames import Frame, FrameSource
@@ -82,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="CPU threads of each process; with another number the last digits of a CPU backend may differ (1)",
     )
+    add_accept(parser, KNOWN_CHECKS)
     add_log_level(parser)
     return parser
 
@@ -93,6 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run_command(
             lambda: processes.run(lambda: _evaluate_owning(args, processes), EXIT_USAGE),
             processes.log_level(args.log_level),
+            args.accept,
         )
 
 
@@ -211,6 +215,7 @@ def _write(
         steps=(StepResult(f"evaluate {args.backend}", "PASSED", seconds=round(seconds, 3)),),
         evaluations=(result.summary,),
         detections={result.summary.label: DETECTIONS},
+        checks=recorded(),
         versions=package_versions(),
     )
     # The record names the detections: an earlier one goes before new detections come.

@@ -27,7 +27,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     args = _parser().parse_args(argv)
-    return run_command(lambda: cli.deploy(args, args.deploy_config, args.model_config), args.log_level)
+    return run_command(lambda: cli.deploy(args, args.deploy_config, args.model_config), args.log_level, args.accept)
 
 
 if __name__ == "__main__":

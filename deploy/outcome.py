@@ -59,6 +59,9 @@ class DeploymentOutcome:
         judged = [_gate_row(item) for item in self.results.gates]
         if judged:
             parts.append(text_table(("accuracy gate", "backend", "of", "limit", "value", "status"), judged))
+        found = [(item.check, item.outcome, str(item.count)) for item in self.results.checks]
+        if found:
+            parts.append(text_table(("check", "outcome", "times"), found))
         parts.append(f"{self._verdict()}  {self.work_dir / 'report.html'}")
         return "\n\n".join(parts)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from base.arguments import number, whole_number
+from base.checks import recorded
 from base.command import EXIT_FAILED, EXIT_PASSED, run_command, run_main
 from base.files import sha256_file, user_path, write_json
 from base.ownership import owned_folder
@@ -90,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.compare == args.backend:
         parser.error(f"--compare={args.compare} is the backend itself; choose another one")
-    return run_command(lambda: _predict(args), args.log_level)
+    return run_command(lambda: _predict(args), args.log_level, args.accept)
 
 
 def scan_format(args: argparse.Namespace) -> ScanFormat:
@@ -152,6 +153,7 @@ def _write(prediction: Prediction, form: ScanFormat, out: Path) -> None:
         "model": spec.name,
         "point_columns": list(spec.point_columns),
         "checkpoint_sha256": prediction.checkpoint_sha256,
+        "checks": to_json(recorded()),
         "frame": "base_link: x forward, y left, z up from the ground; metres, radians, m/s",
         "backends": [
             {

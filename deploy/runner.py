@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from base.checks import checking, recorded
 from base.command import EXIT_FAILED, EXIT_PASSED
 from base.determinism import set_determinism
 from base.errors import BackendUnavailable, UserError
@@ -88,16 +89,17 @@ class CenterPointDeploymentRunner:
         Raises:
             UserError: wrong input or configuration (exit code 2); whatever was found out before is in the work folder.
         """
-        plan = make_plan(self.config, self.source, self.model_config)
-        with owned_work_dir(plan.work_dir), log_to_file(plan.work_dir, self.config.deploy_log_path):
-            _logger.info("model '%s', mode '%s', into %s", plan.spec.name, plan.mode, plan.work_dir)
-            session = Session(plan)
-            try:
-                self._execute(session)
-            except BaseException:
-                self._record_failure(session)
-                raise
-            return self._record(session)
+        with checking(self.config.accepted_checks):
+            plan = make_plan(self.config, self.source, self.model_config)
+            with owned_work_dir(plan.work_dir), log_to_file(plan.work_dir, self.config.deploy_log_path):
+                _logger.info("model '%s', mode '%s', into %s", plan.spec.name, plan.mode, plan.work_dir)
+                session = Session(plan)
+                try:
+                    self._execute(session)
+                except BaseException:
+                    self._record_failure(session)
+                    raise
+                return self._record(session)
 
     def _execute(self, session: Session) -> None:
         plan = session.plan
@@ -302,6 +304,7 @@ class CenterPointDeploymentRunner:
             candidates=dict(self._candidates),
             comparisons=self._comparisons,
             gates=self._gates,
+            checks=recorded(),
             artifacts=tuple(self._artifacts),
             versions=package_versions(),
         )

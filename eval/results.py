@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from base.checks import CheckResult
 from base.command import run_command, run_main
 from base.errors import DataError
 from base.files import read_json, write_json
@@ -96,6 +97,7 @@ class RunResults:
         vehicle: Evaluations as the vehicle sees them, where Autoware's decode was asked for.
         candidates: Label of an evaluation -> file like those of `detections`, with what Autoware's node decodes before
             its score thresholds; a bundle's thresholds are measured on it.
+        checks: What checks of the data and the model found, errors that were accepted included (docs/checks.md).
         versions: Package -> version.
         schema_version: Of this document.
     """
@@ -111,6 +113,7 @@ class RunResults:
     detections: dict[str, str] = field(default_factory=dict)
     vehicle: tuple[VehicleSummary, ...] = ()
     candidates: dict[str, str] = field(default_factory=dict)
+    checks: tuple[CheckResult, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 

@@ -10,10 +10,12 @@ import sys
 from collections.abc import Callable, Sequence
 
 from base.arguments import whole_number
+from base.checks import add_accept
 from base.command import EXIT_USAGE, add_log_level, run_command, run_main
 from base.files import user_path
 from base.ownership import owned_file, owned_folder
 from base.torchrun import joined
+from models.known_checks import KNOWN_CHECKS
 
 __all__ = ["main"]
 
@@ -42,6 +44,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
             if name == "qat":
                 _add_training_arguments(command)
             importlib.import_module(module).add_arguments(command)
+        add_accept(command, KNOWN_CHECKS)
         add_log_level(command)
     return parser
 
@@ -61,13 +64,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser(argv).parse_args(argv)
     run = importlib.import_module(_COMMANDS[args.command][0]).run
     if args.command not in _SHARED:
-        return run_command(lambda: _owning(args, _is_first(args), lambda: run(args)), args.log_level)
+        return run_command(lambda: _owning(args, _is_first(args), lambda: run(args)), args.log_level, args.accept)
     with joined() as processes:
 
         def work() -> int:
             return _owning(args, processes.is_first, lambda: run(args, processes))
 
-        return run_command(lambda: processes.run(work, EXIT_USAGE), processes.log_level(args.log_level))
+        return run_command(lambda: processes.run(work, EXIT_USAGE), processes.log_level(args.log_level), args.accept)
 
 
 def _owning(args: argparse.Namespace, is_first: bool, run: Callable[[], int]) -> int:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from base.arguments import SEED, number, whole_number
+from base.checks import add_accept
 from base.command import add_log_level, run_command, run_main
 from base.determinism import set_determinism
 from base.errors import ConfigError, UserError
@@ -26,6 +27,7 @@ from base.files import atomic_path, user_path
 from base.ownership import owned_file, owned_folder
 from models.build import import_mmdet3d
 from models.config import load_model_config
+from models.known_checks import KNOWN_CHECKS
 from training.safe_files import safe_files
 from training.targets import use_numpy_targets
 
@@ -140,6 +142,7 @@ def _parser() -> argparse.ArgumentParser:
         "--log-interval", type=whole_number(1, 1_000_000), default=20, help="iterations between log lines"
     )
     parser.add_argument("--resume", action="store_true", help="go on from the work dir's latest epoch")
+    add_accept(parser, KNOWN_CHECKS)
     add_log_level(parser)
     return parser
 
@@ -147,7 +150,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Runs the training; 0 when the checkpoint was written, 2 on wrong input."""
     args = _parser().parse_args(argv)
-    return run_command(lambda: _train(args), args.log_level)
+    return run_command(lambda: _train(args), args.log_level, args.accept)
 
 
 def _train(args: argparse.Namespace) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from base.checks import require_known
 from base.errors import ConfigError
 from base.files import user_path
 from deploy.config.names import GPU_BACKENDS
 from deploy.config.schema import DeployConfig, Scenario
 from export.opsets import INT8_OPSET
+from models.known_checks import KNOWN_CHECKS
 
 __all__ = ["check_consistency", "parse_device"]
 
@@ -41,6 +43,7 @@ def check_consistency(config: DeployConfig, source: str) -> None:
     for problem in (problem for check in checks for problem in check(config)):
         raise ConfigError(f"{source}: {problem}")
     _check_devices(config, source)
+    require_known(config.accepted_checks, KNOWN_CHECKS, f"{source}: 'accepted_checks'")
 
 
 def _mode(config: DeployConfig) -> Iterator[str]:

@@ -373,6 +373,10 @@ class DeployConfig(Section):
         "deployment.log", "Log file, relative to `export.work_dir`; None for none."
     )
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = setting(0, "Seed of everything random.")
+    accepted_checks: Items[NonEmptyStr] = setting(
+        tuple,
+        "Checks whose errors are only recorded, for who knows better (`--accept`); [checks.md](checks.md) lists them.",
+    )
     devices: DevicesConfig = setting(DevicesConfig, "Names for devices.")
     export: ExportConfig = setting(ExportConfig, "What is made, and where it goes.")
     runtime_io: RuntimeIOConfig = setting(RuntimeIOConfig, "The frames.")

@@ -37,6 +37,10 @@ def render_report(results: RunResults, panels: Sequence[FramePanel] = (), more: 
 def _sections(results: RunResults, panels: Sequence[FramePanel], more: Sequence[ReportSection]) -> Iterator[str]:
     """In the order of the page; what a run did not do is not imported either."""
     yield summary(results)
+    if results.checks:
+        from eval.report.checks import checks
+
+        yield checks(results.checks)
     if results.verifications or any(step.name.startswith("verify ") for step in results.steps):
         from eval.report.verification import verification
 

@@ -11,12 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from base.arguments import SEED, THREADS, whole_number
+from base.checks import add_accept
 from base.command import add_log_level, run_command, run_main
 from base.determinism import set_determinism
 from base.files import user_path
 from base.ownership import owned_folder
 from export.manifest import build_manifest, discard_manifest, write_manifest
 from export.quantized_model import quantize_float_model, save_quantized_model
+from models.known_checks import KNOWN_CHECKS
 from quant.settings import ACTIVATION_METHODS, ENGINES, PTQ_METHODS, PtqSettings
 
 __all__ = ["main"]
@@ -55,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--no-fuse-bn", action="store_true", help="leave BatchNorm unfolded")
     parser.add_argument("--threads", type=THREADS, default=1, help="CPU threads for the model (default 1)")
+    add_accept(parser, KNOWN_CHECKS)
     add_log_level(parser)
     return parser
 
@@ -62,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code: 0, or 2 for wrong input."""
     args = _parser().parse_args(argv)
-    return run_command(lambda: _run(args), args.log_level)
+    return run_command(lambda: _run(args), args.log_level, args.accept)
 
 
 def _run(args: argparse.Namespace) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from base.arguments import SEED, THREADS, whole_number
+from base.checks import add_accept
 from base.command import add_log_level, run_command, run_main
 from base.determinism import set_determinism
 from base.errors import ConfigError
@@ -19,6 +20,7 @@ from export.manifest import build_manifest, write_manifest
 from export.onnx_export import EXPORT_PRECISIONS, OnnxExportSettings, export_components
 from export.opsets import DEFAULT_OPSET, INT8_OPSET
 from export.precision import PRECISIONS
+from models.known_checks import KNOWN_CHECKS
 
 __all__ = ["export", "main"]
 
@@ -47,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--rot-y-axis-reference", action="store_true", help="fold Autoware's yaw convention")
     parser.add_argument("--threads", type=THREADS, default=1, help="CPU threads for tracing (default 1)")
+    add_accept(parser, KNOWN_CHECKS)
     add_log_level(parser)
     return parser
 
@@ -54,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code: 0, or 2 for wrong input."""
     args = _parser().parse_args(argv)
-    return run_command(lambda: _run(args), args.log_level)
+    return run_command(lambda: _run(args), args.log_level, args.accept)
 
 
 def _run(args: argparse.Namespace) -> None:

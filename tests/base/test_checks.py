@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from base.checks import Check, Finding, add_accept, checking, require_known, settle
+from base.checks import Check, Finding, add_accept, checking, recorded, require_known, settle
 from base.command import run_command
 from base.errors import CheckpointError, ConfigError, DataError
 
@@ -50,6 +50,15 @@ def test_an_accepted_error_is_logged_and_kept_as_such(caplog: pytest.LogCaptureF
     assert [(item.check, item.outcome) for item in record.results()] == [("wrong-order", "accepted")]
     assert "says a, b" in caplog.text
     assert "accepted: wrong-order" in caplog.text
+
+
+def test_what_is_recorded_is_the_innermost_records(caplog: pytest.LogCaptureFixture) -> None:
+    assert recorded() == ()
+    with checking():
+        settle([finding(DOUBT)])
+        with checking():
+            assert recorded() == ()
+        assert [item.check for item in recorded()] == ["thin"]
 
 
 def test_accepting_one_check_accepts_no_other() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 
 import pytest
 
+from base.checks import CheckResult
 from eval.report import Figure, ReportSection, render_report
 from eval.report.plots import bar_list, heat_map, line_chart
 from eval.results import RunResults, StepResult
@@ -35,6 +37,20 @@ def test_a_section_is_placed_and_escaped() -> None:
         assert text in page, text
     assert "<td>int8 &lt;&gt;</td>" in page
     assert "drop &amp; gain" in page
+
+
+def test_what_checks_found_has_a_section_errors_first() -> None:
+    found = (
+        CheckResult("sweep-count", "warning", 1, ("a <b>",)),
+        CheckResult("sweep-times", "accepted", 12, ("first", "second")),
+        CheckResult("range-filter", "error", 1, ("broken",)),
+    )
+    page = render_report(dataclasses.replace(RESULTS, checks=found))
+    assert '<section id="checks"><h2>Checks</h2>' in page
+    assert page.index("range-filter") < page.index("sweep-times") < page.index("sweep-count")
+    assert "a &lt;b&gt;" in page
+    assert page.index("first") < page.index("second")
+    assert 'id="checks"' not in render_report(RESULTS)
 
 
 @pytest.mark.parametrize(

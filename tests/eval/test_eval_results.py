@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from base.checks import CheckResult
 from base.errors import DataError
 from base.files import read_json
 from eval.codec import from_json, to_json
@@ -31,7 +32,9 @@ def results(toy: Toy) -> RunResults:
     evaluation = evaluate(toy.pipeline("onnx"), toy.frames(), show_progress=False)
     checked = verify(toy.pipeline("a"), toy.pipeline("b"), toy.frames(), num_frames=2, show_progress=False)
     steps = (StepResult("a", "PASSED", seconds=1.0), StepResult("b", "SKIPPED", "no GPU"))
-    return RunResults("toy", {"mode": "both", "list": [1, None]}, steps, (checked,), (evaluation.summary,))
+    found = (CheckResult("sweep-times", "accepted", 2, ("one", "two")),)
+    run = {"mode": "both", "list": [1, None]}
+    return RunResults("toy", run, steps, (checked,), (evaluation.summary,), checks=found)
 
 
 def test_round_trip(tmp_path: Path, results: RunResults) -> None:

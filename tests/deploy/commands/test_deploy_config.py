@@ -234,6 +234,11 @@ def test_wrong_value_is_shown_beside_what_is_allowed(raw: dict[str, Any], messag
         ({"quantization": {"enabled": True}}, "'quantization.enabled' is True, but"),
         ({"backend_config": {"common_config": {"precision_policy": "int8"}}}, "'quantization.enabled' is False"),
         ({"backend_config": {}, "tensorrt_config": {}}, "two spellings of the same settings"),
+        (
+            {"accepted_checks": ["sweep-time"]},
+            "'accepted_checks' names no check: 'sweep-time'. Did you mean 'sweep-times'",
+        ),
+        ({"accepted_checks": ["sweep-count"]}, "'accepted_checks' names check 'sweep-count', which is only a warning"),
     ],
 )
 def test_contradiction_is_refused(raw: dict[str, Any], message: str) -> None:
