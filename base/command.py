@@ -29,6 +29,7 @@ from typing import NoReturn
 from base.checks import checking
 from base.errors import BackendUnavailable, UserError
 from base.lazy import missing_package
+from base.messages import plain_lines
 from base.signals import SIGNALS, Stopped, is_listening, listening
 
 __all__ = [
@@ -193,7 +194,7 @@ def _stopped(interrupt: KeyboardInterrupt) -> int:
 def _say(text: str) -> None:
     # Nobody may be there any more to hear it.
     with contextlib.suppress(OSError, ValueError):
-        print(text, file=sys.stderr, flush=True)  # noqa: T201 - the command's last word
+        print(plain_lines(text), file=sys.stderr, flush=True)  # noqa: T201 - the command's last word
 
 
 def _system_message(error: OSError) -> str:
@@ -234,11 +235,17 @@ def _discard_output() -> None:
         os.close(nowhere)
 
 
+class _PlainFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        """`logging`'s; what a terminal would obey is escaped."""
+        return plain_lines(super().format(record))
+
+
 @contextlib.contextmanager
 def _logging(level: str) -> Iterator[None]:
     """Logs to standard error; handlers of whoever calls the command stay as they are."""
     root, handler = logging.getLogger(), logging.StreamHandler()
-    handler.setFormatter(logging.Formatter(_FORMAT, _TIME))
+    handler.setFormatter(_PlainFormatter(_FORMAT, _TIME))
     chatty = [logging.getLogger(name) for name in _CHATTY]
     before = [(logger, logger.level) for logger in (root, *chatty)]
     root.addHandler(handler)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["printable", "shown", "shown_file", "shown_place"]
+__all__ = ["plain_lines", "printable", "shown", "shown_file", "shown_place"]
 
 _MAX_TEXT = 60
 _MAX_PATH = 300
@@ -21,6 +21,20 @@ def printable(text: str, limit: int = _MAX_PATH) -> str:
     if len(text) > limit:
         half = limit // 2
         text = f"{text[:half]}…{text[-half:]}"
+    return _escaped(text)
+
+
+def plain_lines(text: str) -> str:
+    """Lines of text with escapes in place of other control characters, whatever names of files are in it.
+
+    A terminal obeys some of those: it would move, hide or colour what is around them.
+    """
+    return text if text.isprintable() else "\n".join(map(_escaped, text.split("\n")))
+
+
+def _escaped(text: str) -> str:
+    if text.isprintable():
+        return text
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
     )

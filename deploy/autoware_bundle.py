@@ -17,6 +17,7 @@ from base.command import EXIT_FAILED, EXIT_PASSED, add_log_level, run_command, r
 from base.errors import ConfigError
 from base.files import user_path
 from base.folders import require_replaceable
+from base.messages import shown_file
 from base.onnx_files import read_onnx
 from base.ownership import owned_name
 from export.onnx_graph import metadata
@@ -62,6 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check(folder: Path) -> int:
+    if not folder.is_dir():
+        raise ConfigError(f"--check is {shown_file(folder)}, which is no folder. Give the folder of a bundle.")
     found = check_bundle(folder)
     for violation in found:
         _logger.error("%s", violation)

@@ -8,6 +8,7 @@ from typing import Any
 
 from base.checks import add_accept
 from base.command import add_log_level
+from base.messages import plain_lines
 from deploy.config.names import BACKENDS, DECODES
 from deploy.config.paths import input_path
 from export.opsets import INT8_OPSET
@@ -110,5 +111,5 @@ def deploy(args: argparse.Namespace, deploy_config: str, model_config: str) -> i
     config = dataclasses.replace(config, accepted_checks=accepted)
     source = str(input_path(deploy_config))
     outcome = CenterPointDeploymentRunner(config, model_config, source=source, strict=args.strict).run()
-    print(f"\n{outcome.summary()}")  # noqa: T201 - what the command is for
+    print(plain_lines(f"\n{outcome.summary()}"))  # noqa: T201 - what the command is for
     return outcome.exit_code

@@ -21,6 +21,7 @@ from base.command import EXIT_PASSED, EXIT_USAGE, add_log_level, run_command, ru
 from base.determinism import set_determinism
 from base.errors import BackendUnavailable, ConfigError
 from base.files import sha256_file, user_path
+from base.messages import plain_lines
 from base.ownership import owned_folder
 from base.tables import text_table
 from base.torchrun import Processes, joined
@@ -140,7 +141,7 @@ def _evaluate(args: argparse.Namespace, processes: Processes) -> int:
         raise cannot_run_here(args.backend, unavailable) from unavailable
     devices = [device for device, _ in shares]
     _write(args, spec, result, devices, time.monotonic() - begin)
-    print(f"\n{_summary(result, devices, user_path(args.out))}")  # noqa: T201 - what the command is for
+    print(plain_lines(f"\n{_summary(result, devices, user_path(args.out))}"))  # noqa: T201 - what the command is for
     return EXIT_PASSED
 
 

@@ -13,7 +13,7 @@ from base.arguments import whole_number
 from base.command import EXIT_FAILED, EXIT_PASSED, add_log_level, run_command, run_main
 from base.errors import ConfigError, UserError
 from base.files import user_path, write_json
-from base.messages import shown
+from base.messages import plain_lines, shown
 from base.tables import text_table
 from deploy.config.paths import input_path
 from deploy.inspect_diff import Difference, diff_engines, diff_graphs
@@ -138,7 +138,7 @@ def _inspect(args: argparse.Namespace) -> int:
             write_json(user_path(args.json), document)
         except OSError as error:
             raise UserError(f"Cannot write '{args.json}': {error.strerror or error}.") from error
-    print("\n\n".join(texts))  # noqa: T201 - what the command is for
+    print(plain_lines("\n\n".join(texts)))  # noqa: T201 - what the command is for
     return code
 
 

@@ -13,6 +13,7 @@ from base.arguments import number, whole_number
 from base.checks import recorded
 from base.command import EXIT_FAILED, EXIT_PASSED, run_command, run_main
 from base.files import sha256_file, user_path, write_json
+from base.messages import plain_lines
 from base.ownership import owned_folder
 from base.tables import text_table
 from datasets.scan import FORMATS, ScanFormat
@@ -125,7 +126,7 @@ def _predict(args: argparse.Namespace) -> int:
     with owned_folder(out, "--out"):
         prediction = predict(request)
         _write(prediction, request.form, out)
-    print(f"\n{_summary(prediction, out)}")  # noqa: T201 - what the command is for
+    print(plain_lines(f"\n{_summary(prediction, out)}"))  # noqa: T201 - what the command is for
     failed = prediction.verification is not None and not prediction.verification.passed
     if failed or not prediction.results or args.backend in prediction.skipped:
         return EXIT_FAILED

@@ -17,6 +17,7 @@ from base.arguments import number, whole_number
 from base.command import EXIT_FAILED, EXIT_PASSED, add_log_level, run_command, run_main
 from base.errors import DataError
 from base.files import user_path, write_json
+from base.messages import plain_lines
 from base.ownership import owned_file
 from base.tables import text_table
 from eval.codec import to_json
@@ -256,7 +257,7 @@ def _run(args: argparse.Namespace) -> int:
     found = compare_runs(user_path(args.a), user_path(args.b), num_resamples=args.resamples, confidence=args.confidence)
     if args.out:
         write_json(user_path(args.out), to_json(list(found)))
-    print("\n\n".join(item.table() for item in found))  # noqa: T201 - the command's result
+    print(plain_lines("\n\n".join(item.table() for item in found)))  # noqa: T201 - the command's result
     worse = any(item.accuracy.total.verdict == "worse" for item in found)
     return EXIT_FAILED if worse and args.fail_on_worse else EXIT_PASSED
 

@@ -22,6 +22,7 @@ from base.arguments import whole_number
 from base.command import add_log_level, run_command, run_main
 from base.errors import ConfigError
 from base.files import user_path, write_json
+from base.messages import plain_lines
 from base.ownership import owned_file
 from quant.plans import Item, PlanTimes, fastest_plan
 from quant.sensitivity.profile import Effect, SensitivityProfile
@@ -200,7 +201,7 @@ def _loss(effect: Effect, criterion: Criterion) -> float:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     args = _parser().parse_args(argv)
-    return run_command(lambda: print(_run_owning(args).summary()), args.log_level)  # noqa: T201 - what the command is for
+    return run_command(lambda: print(plain_lines(_run_owning(args).summary())), args.log_level)  # noqa: T201 - what the command is for
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -7,6 +7,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from base.arguments import SEED, whole_number
+from base.messages import plain_lines
 from quant.sensitivity.calibrated import add_model_arguments
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     for suffix in (".svg", ".png"):
         write_sensitivity_chart(profile, output.with_suffix(suffix))
     _logger.info("wrote %s, and .json, .svg and .png beside it", output)
-    print(summary(profile, args.max_map_drop))  # noqa: T201 - what the command is for
+    print(plain_lines(summary(profile, args.max_map_drop)))  # noqa: T201 - what the command is for
     return 0
 
 

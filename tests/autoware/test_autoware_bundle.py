@@ -153,6 +153,13 @@ def test_the_command_exports_and_bundles(
     assert str(tmp_path) not in readme
 
 
+def test_what_is_no_folder_is_no_broken_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    for name in ("file", "absent"):
+        assert main(["--check", str(tmp_path / name)]) == 2
+        assert f"{name}', which is no folder" in capsys.readouterr().err
+
+
 def test_a_bundle_s_parameters_are_what_the_node_decodes_with(
     good: Path, bundle: Path, tiny: tuple[nn.Module, ModelSpec]
 ) -> None:

@@ -281,6 +281,18 @@ def test_what_the_process_was_started_to_ignore_stays_ignored() -> None:
         assert process.returncode == 0
 
 
+def test_what_a_terminal_would_obey_is_escaped(capsys: pytest.CaptureFixture[str]) -> None:
+    def work() -> None:
+        logging.getLogger("x").info("frame \x1b[2J\nnext line")
+        raise DataError("'a\x1b[31m\x9b\u202eb\r' is wrong\nsecond line")
+
+    assert run_command(work) == 2
+    said = capsys.readouterr().err
+    assert r"frame \x1b[2J" in said
+    assert r"'a\x1b[31m\x9b\u202eb\r' is wrong" in said
+    assert {"next line", "second line"} < set(said.splitlines())
+
+
 def test_a_signal_in_a_destructor_is_not_lost() -> None:
     body = """
     class Slow:
