@@ -21,7 +21,7 @@ from base.errors import ConfigError, DataError
 from base.files import atomic_path, user_path
 from base.messages import shown, shown_file
 from base.ownership import owned_folder
-from base.parsing import Items, Record, Text
+from base.parsing import Items, Record, Text, misfit
 from base.progress import progress
 from datasets.geometry import rotation_matrix
 from datasets.synthetic.sweeps import sweep_to_key
@@ -75,7 +75,7 @@ def read_splits(path: Path) -> dict[str, list[DatasetEntry]]:
     """Split -> its datasets, from JSON or YAML: lists named train, val, test of `<id>/<version>[/<city>/<vehicle>]`.
 
     Raises:
-        DataError: the file is missing, or holds no such list.
+        DataError: the file is missing, holds no such list, or lists a dataset twice in a split.
     """
     if path.suffix in (".yaml", ".yml"):
         listed = read_yaml(path, _Splits, limit=_MAX_LIST_BYTES)
@@ -84,6 +84,13 @@ def read_splits(path: Path) -> dict[str, list[DatasetEntry]]:
     splits = {name: _entries(names) for name in _SPLITS if (names := getattr(listed, name))}
     if not splits:
         raise DataError(f"{shown_file(path)} lists no dataset under train, val or test.")
+    for split, entries in splits.items():
+        first: dict[str, int] = {}
+        for index, entry in enumerate(entries):
+            # Before any is read, which takes a second for each of a long list.
+            if first.setdefault(entry.name, index) != index:
+                must = f"must be another dataset than {split}[{first[entry.name]}]. List each dataset once"
+                raise misfit(path, [split, index], entry.name, must)
     return splits
 
 

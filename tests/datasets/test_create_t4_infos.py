@@ -368,6 +368,15 @@ def test_key_frames_listed_twice(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert not (tmp_path / "out").exists()
 
 
+def test_a_dataset_listed_twice_is_said_before_any_is_read(tmp_path: Path) -> None:
+    listed = tmp_path / "splits.json"
+    listed.write_text(json.dumps({"train": ["a/0", "b/0"], "val": ["a/0", "b/0", "a/0/city/bus"]}))
+    with pytest.raises(DataError, match=r"splits\.json': val\[2\] is 'a/0', but must be another dataset than val\[0\]"):
+        read_splits(listed)
+    listed.write_text(json.dumps({"train": ["a/0"], "val": ["a/0"]}))
+    assert set(read_splits(listed)) == {"train", "val"}
+
+
 def test_broken_tables(tmp_path: Path) -> None:
     folder = _by_hand(tmp_path)
     sensors = folder / "annotation/sensor.json"
