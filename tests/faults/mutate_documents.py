@@ -101,9 +101,11 @@ _GONE = object()
 def _found(tree: Any, path: Path) -> Any:
     """The value at a path; `_GONE` where an earlier change has taken it away."""
     for key in path:
-        try:
+        if isinstance(tree, dict):
+            tree = tree.get(key, _GONE)
+        elif isinstance(tree, list | tuple) and isinstance(key, int) and key < len(tree):
             tree = tree[key]
-        except (KeyError, IndexError, TypeError):
+        else:
             return _GONE
     return tree
 
