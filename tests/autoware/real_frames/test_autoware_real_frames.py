@@ -20,6 +20,9 @@ from tests.runtime.autoware_transcription import Outputs, assert_same, in_node_c
 CONFIG = "configs/model/centerpoint_t4_demo.py"
 CHECKPOINT = "models/zoo/centerpoint_t4_demo/checkpoint.pth"
 NUM_FRAMES = 50
+# Every so many frames the folded model runs from the points on; on the others it shares the features of the plain one.
+WHOLE_EVERY = 10
+HEADS = "pts_bbox_head.task_heads."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,12 +33,38 @@ class Detector:
     node_spec: ModelSpec
     frames: list[Any]
     pipelines: tuple[Any, Any]
+    models: tuple[Any, Any]
 
     def outputs(self) -> Iterator[tuple[Outputs, Outputs]]:
         """Frame by frame."""
-        for frame in self.frames:
-            plain, folded = (dict(pipeline(frame.points).outputs) for pipeline in self.pipelines)
+        import torch
+
+        features: list[Any] = []
+        heads, folded_heads = (model.pts_bbox_head.task_heads[0] for model in self.models)
+        heads.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))
+        for index, frame in enumerate(self.frames):
+            plain = dict(self.pipelines[0](frame.points).outputs)
+            with torch.no_grad():
+                folded = {name: value.numpy() for name, value in folded_heads(features.pop()).items()}
+            assert not features
+            if index % WHOLE_EVERY == 0:
+                whole = self.pipelines[1](frame.points).outputs
+                assert folded.keys() == whole.keys()
+                assert all(np.array_equal(folded[name], value) for name, value in whole.items())
             yield plain, folded
+
+
+def narrow(cfg: Any) -> None:
+    """A strip, 102.4 m long and half as wide: half of the network's time, and the node's limit of 50 m within."""
+    old, limits = list(cfg.point_cloud_range), [-51.2, -25.6, -3.0, 51.2, 25.6, 5.0]
+    model = cfg.model
+    for part in (model.data_preprocessor.voxel_layer, model.pts_voxel_encoder, model.train_cfg.pts):
+        assert part.point_cloud_range == old
+        part.point_cloud_range = limits
+    model.pts_middle_encoder.output_shape = [160, 320]
+    model.train_cfg.pts.grid_size = [320, 160, 1]
+    model.pts_bbox_head.bbox_coder.pc_range = limits
+    model.test_cfg.pts.pc_range = limits[:2]
 
 
 @pytest.fixture(scope="module")
@@ -53,19 +82,23 @@ def detector(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Detector]:
 
     torch.set_num_threads(1)
     root = tmp_path_factory.mktemp("scans") / "data"
-    generate(DatasetConfig({"val": NUM_FRAMES // 2}, 2, 3, key_every=5), root, 1)
+    generate(DatasetConfig({"val": NUM_FRAMES // 5}, 5, 3, key_every=5), root, 1)
     cfg = load_model_config(Path(CONFIG))
+    narrow(cfg)
     spec = ModelSpec.from_config(cfg)
     model = build_model(cfg)
     load_checkpoint(model, Path(CHECKPOINT))
     folded, node_spec = fold_rot_y_axis_reference(copy.deepcopy(model), spec)
+    trained, turned = model.state_dict(), folded.state_dict()
+    assert trained.keys() == turned.keys()
+    assert {name[: len(HEADS)] for name in trained if not torch.equal(trained[name], turned[name])} == {HEADS}
     frames = open_frames(cfg, "val", str(root))
     with (
         open_backend("pytorch", spec=spec, device="cpu", components=extract_components(model, spec)) as plain,
         open_backend("pytorch", spec=node_spec, device="cpu", components=extract_components(folded, spec)) as other,
     ):
         pipelines = Pipeline(spec, plain), Pipeline(node_spec, other)
-        yield Detector(spec, node_spec, [frames[index] for index in range(NUM_FRAMES)], pipelines)
+        yield Detector(spec, node_spec, [frames[index] for index in range(NUM_FRAMES)], pipelines, (model, folded))
 
 
 def test_both_decodes_on_50_frames(detector: Detector) -> None:
