@@ -40,7 +40,7 @@ __all__ = ["LatencyReport", "LatencyRun", "measure"]
 
 _MODEL_CONFIG = "configs/model/centerpoint_t4_demo.py"
 _CHECKPOINT = "models/zoo/centerpoint_t4_demo/checkpoint.pth"
-_BACKENDS = ("pytorch", "onnx", "tensorrt", "cuda")
+_BACKENDS = ("pytorch", "onnx", "openvino", "tensorrt", "cuda")
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class LatencyRun:
     """One backend.
 
     Attributes:
-        backend: "pytorch", "onnx", "tensorrt" or "cuda".
+        backend: "pytorch", "onnx", "openvino", "tensorrt" or "cuda".
         device: "cpu" or "cuda:N".
         frames: Frames that count.
         warmup: Frames before them.
@@ -133,7 +133,7 @@ def _files(args: argparse.Namespace, model: Any, spec: ModelSpec, scratch: Path)
     from export.existing import check_engine_dir, check_onnx_dir
 
     onnx_dir = input_path(args.onnx_path) if args.onnx_path else scratch
-    if not {"onnx", "cuda"}.isdisjoint(args.backends) and not args.onnx_path:
+    if not {"onnx", "openvino", "cuda"}.isdisjoint(args.backends) and not args.onnx_path:
         from export.onnx_export import export_components
 
         export_components(model, spec, onnx_dir)

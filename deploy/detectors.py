@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from base.errors import BackendUnavailable, ConfigError, MissingDependencyError
+from deploy.config.names import ONNX_BACKENDS
 from export.existing import check_engine_dir, check_onnx_dir
 from runtime.decoders import TRAINING_DECODER, Decoder
 
@@ -41,7 +42,7 @@ class DetectorFiles:
 
     Attributes:
         network: For pytorch.
-        onnx_dir: Folder with both ONNX files, for onnx and cuda; what engines must have been built from.
+        onnx_dir: Folder with both ONNX files, for onnx, openvino and cuda; what engines must have been built from.
         engine_dir: Folder with both engines, for tensorrt.
         checkpoint: The weights that ONNX files and engines must be of.
         onnx_key, engine_key: What messages call the folders.
@@ -70,12 +71,12 @@ def open_checked_detector(
     """Opens a detector on files; close it, or use it as a context manager.
 
     Args:
-        backend: "pytorch", "onnx", "tensorrt" or "cuda".
+        backend: "pytorch", "onnx", "openvino", "tensorrt" or "cuda".
         files: Where its network comes from.
         spec: The model, with its rotation convention.
         device: "cpu" or "cuda:N".
         decoder: What makes boxes.
-        threads: CPU threads of ONNX Runtime; None for its default.
+        threads: CPU threads of ONNX Runtime and OpenVINO; None for their default.
 
     Returns:
         The detector, and what its network computes in.
@@ -89,7 +90,7 @@ def open_checked_detector(
     from runtime.opening import open_detector
 
     options, precision = _options(backend, files, spec)
-    if backend == "onnx" and threads is not None:
+    if backend in ("onnx", "openvino") and threads is not None:
         options["threads"] = threads
     try:
         return open_detector(backend, spec=spec, device=device, decoder=decoder, **options), precision
@@ -112,7 +113,7 @@ def _options(backend: str, files: DetectorFiles, spec: ModelSpec) -> tuple[dict[
         network = _given(files.network, backend, "a model")
         # A copy: a backend moves its modules to its device, and two may be open at once.
         return {"components": extract_components(copy.deepcopy(network.model), spec)}, network.precision
-    if backend in ("onnx", "cuda"):
+    if backend in ONNX_BACKENDS:
         onnx_dir = _given(files.onnx_dir, backend, files.onnx_key)
         return {"onnx_dir": onnx_dir}, check_onnx_dir(onnx_dir, spec, files.checkpoint, files.onnx_key)
     engine_dir = _given(files.engine_dir, backend, files.engine_key)

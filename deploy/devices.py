@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from base.lazy import require
 from deploy.config.consistency import parse_device
-from deploy.config.names import GPU_BACKENDS
+from deploy.config.names import CPU_BACKENDS, GPU_BACKENDS
 from deploy.config.schema import DeployConfig
 
 __all__ = ["resolve_device"]
@@ -15,7 +15,7 @@ def resolve_device(name: str, backend: str, config: DeployConfig, *, for_verific
 
     Args:
         name: As configured; a name of `devices`, or `auto` for the first GPU that the backend can use, else the CPU.
-        backend: "pytorch", "onnx", "tensorrt" or "cuda".
+        backend: "pytorch", "onnx", "openvino", "tensorrt" or "cuda".
         config: Its `devices`, and for scenarios its `verification.devices`, say what names stand for.
         for_verification: Whether the name stands in a scenario.
     """
@@ -27,6 +27,8 @@ def resolve_device(name: str, backend: str, config: DeployConfig, *, for_verific
         return device
     if backend in GPU_BACKENDS:
         return "cuda:0"
+    if backend in CPU_BACKENDS:
+        return "cpu"
     torch = require("torch", "to look for a GPU")
     if not torch.cuda.is_available():
         return "cpu"

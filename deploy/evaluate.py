@@ -26,7 +26,7 @@ from base.ownership import owned_folder
 from base.tables import text_table
 from base.torchrun import Processes, joined
 from deploy import cli
-from deploy.config.names import BACKENDS
+from deploy.config.names import BACKENDS, ONNX_BACKENDS
 from deploy.config.paths import input_path
 from deploy.config.schema import DeployConfig
 from deploy.devices import resolve_device
@@ -42,7 +42,7 @@ __all__ = ["DETECTIONS", "RESULTS", "main"]
 
 DETECTIONS, RESULTS = "detections.jsonl", "results.json"
 # Backend -> the option that says where its network comes from.
-_SOURCES = {"pytorch": "checkpoint", "onnx": "onnx_dir", "tensorrt": "engine_dir", "cuda": "onnx_dir"}
+_SOURCES = {"pytorch": "checkpoint", "tensorrt": "engine_dir", **dict.fromkeys(ONNX_BACKENDS, "onnx_dir")}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -57,7 +57,9 @@ def _parser() -> argparse.ArgumentParser:
     model = parser.add_argument_group("the model")
     model.add_argument("--model-config", default=cli.DEFAULT_MODEL_CONFIG, metavar="PY", help="default %(default)s")
     model.add_argument("--checkpoint", metavar="PTH", help="weights, for pytorch; what ONNX files must come from")
-    model.add_argument("--onnx-dir", metavar="DIR", help="ONNX files, for onnx and cuda; what engines must come from")
+    model.add_argument(
+        "--onnx-dir", metavar="DIR", help="ONNX files, for onnx, openvino, cuda; what engines must be of"
+    )
     model.add_argument("--engine-dir", metavar="DIR", help="engines, for tensorrt")
     model.add_argument(
         "--rot-y-axis-reference", action="store_true", help="the files were exported in Autoware's convention"

@@ -14,7 +14,7 @@ from base.errors import CheckpointError, ConfigError, UserError
 from base.files import user_path
 from base.lazy import require
 from deploy.config.model_checks import check_against_model, configured_profiles
-from deploy.config.names import BACKENDS
+from deploy.config.names import BACKENDS, ONNX_BACKENDS
 from deploy.config.paths import input_path
 from deploy.config.schema import DeployConfig, Scenario, ShapeRange
 from deploy.data_roots import validation_root
@@ -99,7 +99,7 @@ class RunPlan:
     @property
     def reads_onnx(self) -> bool:
         """Whether a step uses ONNX files that this run does not make."""
-        return not self.exports_onnx and not self.needed_backends.isdisjoint(("onnx", "cuda"))
+        return not self.exports_onnx and not self.needed_backends.isdisjoint(ONNX_BACKENDS)
 
     @property
     def reads_engines(self) -> bool:
@@ -219,12 +219,15 @@ def _check_existing(plan: RunPlan) -> str | None:
 
 
 def _scenarios(config: DeployConfig) -> tuple[Scenario, ...]:
-    """The mode's comparisons, and the `cuda` backend's own where it is evaluated and none is given."""
+    """The mode's comparisons, and one of each backend that is evaluated on the ONNX files and none is given of."""
     given: tuple[Scenario, ...] = getattr(config.verification.scenarios, config.export.mode)
-    cuda = config.evaluation.backends.cuda
-    if cuda.enabled and all(scenario.test_backend != "cuda" for scenario in given):
-        return (*given, Scenario("onnx", "cuda", "cpu", cuda.device))
-    return given
+    backends = config.evaluation.backends
+    ours = (
+        (backends.openvino.enabled, Scenario("onnx", "openvino", "cpu", backends.openvino.device)),
+        (backends.cuda.enabled, Scenario("onnx", "cuda", "cpu", backends.cuda.device)),
+    )
+    tested = {scenario.test_backend for scenario in given}
+    return (*given, *(scenario for enabled, scenario in ours if enabled and scenario.test_backend not in tested))
 
 
 def _check_packages(plan: RunPlan) -> None:
@@ -234,6 +237,8 @@ def _check_packages(plan: RunPlan) -> None:
         require("onnxsim", "because onnx_config.simplify is True")
     if "onnx" in plan.needed_backends:
         require("onnxruntime", "to run the onnx backend")
+    if "openvino" in plan.needed_backends:
+        require("openvino", "to run the openvino backend")
     if plan.builds_engines:
         from export.engine.selection import open_engine_builder
 

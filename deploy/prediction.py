@@ -15,6 +15,7 @@ from base.errors import BackendUnavailable
 from base.files import sha256_file
 from datasets.plausibility import PointsExpected
 from datasets.scan import Scan, ScanFormat, read_scan
+from deploy.config.names import ONNX_BACKENDS
 from deploy.config.schema import DeployConfig
 from deploy.devices import resolve_device
 
@@ -44,7 +45,7 @@ class PredictionRequest:
         form: How it is stored.
         model_config, checkpoint: The model.
         out: Folder for ONNX files and engines that are made on the way, and for what the command writes.
-        backend: "pytorch", "onnx", "tensorrt" or "cuda".
+        backend: "pytorch", "onnx", "openvino", "tensorrt" or "cuda".
         compare: A second backend, judged against the first; None for none.
         device: "auto", "cpu" or "cuda:N", for both.
         onnx_dir, engine_dir: Existing files; None: made in `out`.
@@ -158,7 +159,8 @@ def predict(request: PredictionRequest) -> Prediction:
 
 def _expected(cfg: Any, spec: ModelSpec) -> PointsExpected:
     """What the model was trained on; a config without a dataset is taken for one of T4."""
-    from models.point_loading import innermost, step_kind
+    from models.point_loading import innermost
+    from models.unsupported import step_kind
 
     node = cfg.get("val_dataloader") or cfg.get("train_dataloader")
     kind = "T4Dataset" if node is None else step_kind(innermost(node))
@@ -190,7 +192,7 @@ class _Files:
         checkpoint = self.request.checkpoint
         if backend == "pytorch":
             return DetectorFiles(Network(self.model))
-        if backend in ("onnx", "cuda"):
+        if backend in ONNX_BACKENDS:
             return DetectorFiles(onnx_dir=self.onnx(), checkpoint=checkpoint)
         engine_dir, onnx_dir = self.engines()
         return DetectorFiles(onnx_dir=onnx_dir, engine_dir=engine_dir, checkpoint=checkpoint)

@@ -381,9 +381,22 @@ class CenterPointDeploymentRunner:
             settings["quantization"] = session.quantized.facts
             settings["quantization_structure"] = asdict(session.quantized.structure)
         root = os.environ.get("BUILD_WORKSPACE_DIRECTORY", str(repository_root()))
-        packages = ("torch", "mmdet3d", "mmengine", "numpy", "onnx", "onnxruntime", "onnxsim", "tensorrt_rtx_bindings")
-        manifest = build_manifest("run", inputs, outputs, settings, packages, run_environment(root))
+        manifest = build_manifest("run", inputs, outputs, settings, _PACKAGES, run_environment(root))
         write_manifest(plan.work_dir / "manifest.json", manifest)
+
+
+# Whose versions belong to a run's results.
+_PACKAGES = (
+    "torch",
+    "mmdet3d",
+    "mmengine",
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "onnxsim",
+    "openvino",
+    "tensorrt_rtx_bindings",
+)
 
 
 def _opened(session: Session) -> Any:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from base.errors import BackendUnavailable, ConfigError
 from base.lazy import require
+from deploy.config.names import ONNX_BACKENDS
 from deploy.config.schema import DeployConfig
 from deploy.plan import RunPlan
 from runtime.decoders import TRAINING_DECODER, Decoder
@@ -131,7 +132,7 @@ class Session:
         """Opens a detector: the one that the run's artifacts are deployed as.
 
         Args:
-            backend: "pytorch", "onnx", "tensorrt" or "cuda".
+            backend: "pytorch", "onnx", "openvino", "tensorrt" or "cuda".
             device: "cpu" or "cuda:N".
             as_exported: For pytorch: the network in the rotation convention of the export rather than as trained.
             decoder: What makes boxes of its outputs.
@@ -156,7 +157,7 @@ class Session:
         plan = self.plan
         network = None
         onnx_dir: Path | None = plan.onnx_dir
-        if backend in ("onnx", "cuda"):
+        if backend in ONNX_BACKENDS:
             _require_made(plan.onnx_dir, plan.exports_onnx or plan.onnx_dir.is_dir(), "ONNX files", plan, "onnx")
         elif backend == "tensorrt":
             made = plan.builds_engines or (plan.reads_engines and plan.engine_dir.is_dir())

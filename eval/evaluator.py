@@ -105,7 +105,7 @@ class EvaluationSummary:
     """The numbers of one backend.
 
     Attributes:
-        backend: "pytorch", "onnx" or "tensorrt".
+        backend: "pytorch", "onnx", …
         device: "cpu" or "cuda:N".
         precision: "fp32", "fp16", ...
         num_frames: Frames scored.

@@ -26,6 +26,7 @@ _PACKAGES = (
     "onnxruntime",
     "onnxruntime-gpu",
     "onnxsim",
+    "openvino",
     "tensorrt",
     "tensorrt-rtx-cu13-bindings",
     "torch",

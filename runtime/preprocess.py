@@ -144,13 +144,10 @@ def preprocess(points: Any, spec: ModelSpec) -> EncoderInput:
 
 def _lane_sum(packed: PackedVoxels) -> NDArray[np.float32]:
     """(M, 3) sum of xyz over the points of each pillar in torch's order."""
+    order, slots = packed.by_slot()
     lanes = np.zeros((SUM_LANES, len(packed), 3), np.float32)
-    # Pillars by descending size: those with a point in a slot come first.
-    order = np.argsort(-packed.num_points, kind="stable")
-    sizes, first = packed.num_points[order], packed.starts[order]
-    for slot in range(int(sizes[0]) if len(sizes) else 0):
-        have = int(np.searchsorted(-sizes, -slot))
-        lanes[slot % SUM_LANES, :have] += packed.points[first[:have] + slot, :3]
+    for slot, rows in enumerate(slots):
+        lanes[slot % SUM_LANES, : len(rows)] += packed.points[rows, :3]
     total = np.empty((len(packed), 3), np.float32)
     total[order] = ((lanes[0] + lanes[1]) + lanes[2]) + lanes[3]
     return total

@@ -68,6 +68,17 @@ class PackedVoxels:
         """(K,) pillar of each point."""
         return np.repeat(np.arange(len(self)), self.num_points)
 
+    def by_slot(self) -> tuple[NDArray[np.int64], list[NDArray[np.int64]]]:
+        """Points slot by slot, for sums and maxima over the points of each pillar in their order.
+
+        Returns:
+            (M,) pillars by descending size, and for each slot the points there: of the first pillars of that order.
+        """
+        order = np.argsort(-self.num_points, kind="stable")
+        sizes, first = self.num_points[order], self.starts[order]
+        have = np.searchsorted(-sizes, -np.arange(sizes[0] if len(sizes) else 0))
+        return order, [first[:count] + slot for slot, count in enumerate(have)]
+
 
 @dataclass(frozen=True, eq=False)
 class EncoderInput:

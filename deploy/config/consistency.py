@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from base.checks import require_known
 from base.errors import ConfigError
 from base.files import user_path
-from deploy.config.names import GPU_BACKENDS
+from deploy.config.names import BACKENDS, CPU_BACKENDS, GPU_BACKENDS
 from deploy.config.schema import DeployConfig, Scenario
 from export.opsets import INT8_OPSET
 from models.known_checks import KNOWN_CHECKS
@@ -171,11 +171,13 @@ def _check_devices(config: DeployConfig, source: str) -> None:
     names = {"cpu": config.devices.cpu, "cuda": config.devices.cuda}
     for key, device in names.items():
         parse_device(device, {}, f"devices.{key}", source)
-    for key in ("pytorch", "onnx", "tensorrt", "cuda"):
+    for key in BACKENDS:
         device = getattr(config.evaluation.backends, key).device
         parsed = parse_device(device, names, f"evaluation.backends.{key}.device", source)
         if key in GPU_BACKENDS and parsed == "cpu":
             raise ConfigError(f"{source}: 'evaluation.backends.{key}.device' is {device!r}; engines run on a GPU.")
+        if key in CPU_BACKENDS and parsed not in ("cpu", "auto"):
+            raise ConfigError(f"{source}: 'evaluation.backends.{key}.device' is {device!r}; {key} runs on the CPU.")
     names |= config.verification.devices
     for mode in ("both", "onnx", "trt", "none"):
         for number, scenario in enumerate(getattr(config.verification.scenarios, mode)):
@@ -195,3 +197,5 @@ def _check_scenario(scenario: Scenario, where: str, names: dict[str, str], sourc
     ):
         if backend in GPU_BACKENDS and device == "cpu":
             raise ConfigError(f"{source}: '{where}.{role}_device' is {device!r}; engines run on a GPU.")
+        if backend in CPU_BACKENDS and device not in ("cpu", "auto"):
+            raise ConfigError(f"{source}: '{where}.{role}_device' is {device!r}; {backend} runs on the CPU.")

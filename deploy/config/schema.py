@@ -181,6 +181,14 @@ class OnnxBackendConfig(Section):
 
 
 @dataclass(frozen=True, config=STRICT)
+class OpenVinoBackendConfig(Section):
+    """The exported ONNX files through OpenVINO."""
+
+    enabled: bool = setting(False, "Evaluate this backend, and verify it against ONNX Runtime.")
+    device: Text = setting("cpu", "`cpu`.")
+
+
+@dataclass(frozen=True, config=STRICT)
 class TensorRTBackendConfig(Section):
     """TensorRT engines."""
 
@@ -202,7 +210,10 @@ class BackendsConfig(Section):
     """Backends to evaluate."""
 
     pytorch: PyTorchBackendConfig = setting(PyTorchBackendConfig, "PyTorch, FP32: the reference.")
-    onnx: OnnxBackendConfig = setting(OnnxBackendConfig, "ONNX Runtime on the exported files.")
+    onnx: OnnxBackendConfig = setting(OnnxBackendConfig, "ONNX Runtime on the exported files: their reference.")
+    openvino: OpenVinoBackendConfig = setting(
+        OpenVinoBackendConfig, "OpenVINO on the exported files: several times faster on a CPU, above all in INT8."
+    )
     tensorrt: TensorRTBackendConfig = setting(
         TensorRTBackendConfig, "The built engines; SKIPPED, with the reason, where no GPU can run them."
     )

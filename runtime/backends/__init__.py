@@ -1,4 +1,4 @@
-"""One interface over PyTorch, ONNX Runtime and TensorRT: a network from pillars to raw outputs."""
+"""One interface over PyTorch, ONNX Runtime, OpenVINO and TensorRT: a network from pillars to raw outputs."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ __all__ = ["BACKENDS", "Backend", "BackendOutput", "open_backend"]
 BACKENDS: dict[str, tuple[str, str, str]] = {
     "pytorch": ("runtime.backends.pytorch", "PyTorchBackend", "components"),
     "onnx": ("runtime.backends.onnx", "OnnxBackend", "onnx_dir"),
+    "openvino": ("runtime.backends.openvino", "OpenVinoBackend", "onnx_dir"),
     "tensorrt": ("runtime.backends.tensorrt", "TensorRTBackend", "engine_dir"),
 }
 
@@ -26,10 +27,11 @@ def open_backend(name: str, *, spec: ModelSpec, device: str = "cpu", **options: 
     """Opens a backend; close it, or use it as a context manager.
 
     Args:
-        name: "pytorch", "onnx" or "tensorrt". What goes from points to boxes opens by `runtime.open_detector`.
+        name: "pytorch", "onnx", "openvino" or "tensorrt". What goes from points to boxes opens by
+            `runtime.open_detector`.
         device: "cpu", "cuda" or "cuda:N"; tensorrt needs "cuda…".
-        options: `components=` (name -> module) for pytorch, `onnx_dir=` for onnx, `engine_dir=` for tensorrt, and what
-            else that backend's class takes.
+        options: `components=` (name -> module) for pytorch, `onnx_dir=` for onnx and openvino, `engine_dir=` for
+            tensorrt, and what else that backend's class takes.
 
     Raises:
         ConfigError: there is no backend of that name, the option that says where the network is, is missing, or its

@@ -45,7 +45,7 @@ class Backend(Closing, ABC):
     A subclass writes `_run`, `_infer` and, where it holds resources, `_release`.
 
     Attributes:
-        name: "pytorch", "onnx" or "tensorrt".
+        name: "pytorch", "onnx", "openvino" or "tensorrt".
         device: "cpu" or "cuda:N".
         spec: The model.
     """

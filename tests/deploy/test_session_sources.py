@@ -11,6 +11,7 @@ import pytest
 import deploy.detectors
 import runtime.opening
 from base.errors import BackendUnavailable, ConfigError, MissingDependencyError
+from deploy.config.names import ONNX_BACKENDS
 from deploy.detectors import DetectorFiles, Network, cannot_run_here, open_checked_detector
 from deploy.plan import RunPlan
 from deploy.session import Session
@@ -94,7 +95,7 @@ def test_files_that_were_not_made_make_a_step_unavailable(tmp_path: Path) -> Non
         pass
 
 
-@pytest.mark.parametrize("backend", ["pytorch", "onnx", "tensorrt", "cuda"])
+@pytest.mark.parametrize("backend", ["pytorch", "onnx", "openvino", "tensorrt", "cuda"])
 def test_a_missing_package_of_the_gpu_is_a_machine_that_cannot(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
 ) -> None:
@@ -115,7 +116,7 @@ def test_a_missing_package_of_the_gpu_is_a_machine_that_cannot(
 
 def test_a_backend_without_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Opener(monkeypatch)
-    wanted = {"pytorch": "a model", "onnx": "--onnx-dir", "tensorrt": "--engine-dir", "cuda": "--onnx-dir"}
+    wanted = {"pytorch": "a model", "tensorrt": "--engine-dir"} | dict.fromkeys(ONNX_BACKENDS, "--onnx-dir")
     for backend, what in wanted.items():
         with pytest.raises(ConfigError, match=f"Backend '{backend}' needs {what}, which was not given"):
             open_checked_detector(backend, DetectorFiles(), spec=cast(Any, "spec"), device="cuda:0")

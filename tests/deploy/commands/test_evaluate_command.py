@@ -80,7 +80,7 @@ def evaluation(out: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("backend", "torchrun"), [("onnx", TORCHRUN), ("pytorch", FORKED)])
+@pytest.mark.parametrize(("backend", "torchrun"), [("onnx", TORCHRUN), ("openvino", FORKED), ("pytorch", FORKED)])
 def test_two_processes_are_equal_to_one(
     evaluate: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, backend: str, torchrun: Sequence[str]
 ) -> None:
