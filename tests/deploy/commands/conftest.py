@@ -112,7 +112,8 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Deployment:
         heatmap = model.pts_bbox_head.task_heads[0].heatmap[-1]
         heatmap.bias.fill_(-0.5)
         heatmap.weight.mul_(20.0)
-    torch.save({"state_dict": model.state_dict(), "meta": {"seed": 5}}, root / "checkpoint.pth")
+    meta = {"seed": 5, "class_names": list(CLASSES)}
+    torch.save({"state_dict": model.state_dict(), "meta": meta}, root / "checkpoint.pth")
     write_dataset(root / "data", [frame_points(seed) for seed in range(NUM_FRAMES)])
     return Deployment(MODEL_CONFIG, root / "checkpoint.pth", root / "data")
 
