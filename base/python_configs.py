@@ -17,7 +17,8 @@ from base.reading import read_bounded
 __all__ = ["run_config"]
 
 _MAX_BYTES = 1 << 20
-_REPOSITORY = Path(os.path.abspath(__file__)).parents[1]
+# Behind links: a build lays out links to the repository's files in folders of its own.
+_REPOSITORY = Path(os.path.realpath(__file__)).parents[1]
 # Functions of mmengine that read one file each, of a config or of a base; their local `filename` says which.
 _READERS = ("_file2dict", "_parse_lazy_import", "fromfile")
 
@@ -51,7 +52,7 @@ def run_config(path: str | os.PathLike[str], what: str, *, failed: str = "cannot
         raise ConfigError(f"{name} {failed}: it is no text in UTF-8 ({error}).") from None
     _check_bases(file, (), f"{name} {failed}")
     mmengine = require("mmengine.config", f"to read a {what.lower()}")
-    if not Path(os.path.abspath(file)).is_relative_to(_REPOSITORY):
+    if not Path(os.path.realpath(file)).is_relative_to(_REPOSITORY):
         _logger.info("%s is Python from outside the repository and runs with your rights", name)
     try:
         return mmengine.Config.fromfile(str(file), import_custom_modules=False)

@@ -96,3 +96,11 @@ def test_a_config_from_outside_is_announced(tmp_path: Path, caplog: pytest.LogCa
         run_config(shipped, "Deploy config")
     (record,) = caplog.records
     assert "is Python from outside the repository and runs with your rights" in record.getMessage()
+
+
+def test_a_link_to_a_config_of_the_repository_is_not_outside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    link = tmp_path / "config.py"
+    link.symlink_to(os.path.realpath(Path(__file__).parents[2] / "configs" / "deploy" / "deploy_config.py"))
+    with caplog.at_level(logging.INFO, "base.python_configs"):
+        run_config(link, "Deploy config")
+    assert not caplog.records
