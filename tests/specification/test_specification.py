@@ -9,14 +9,16 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
+from tests.base.warm_python import warm_python
 from tests.specification.page import PAGE, Block, read_blocks
 from tests.specification.table import DOCUMENT, ENTRIES, HERE, LAYOUT, MODEL_CONFIG, SMALL, Entry, mapped, rendered
 
@@ -42,11 +44,14 @@ def text_of(key: str, project: Project | SimplePaths) -> str:
 
 
 @pytest.fixture(scope="session")
-def shell(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+def shell(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], str]]:
     """`shell(text)`: types a shell block in the project's folder; fails with its output where it fails."""
-    python = tmp_path_factory.mktemp("bin") / "python"
-    python.write_text(f'#!/bin/sh\nexec {sys.executable} -W ignore "$@"\n')
-    python.chmod(0o755)
+    with warm_python(tmp_path_factory.mktemp("bin")) as python:
+        yield partial(typed, project, python)
+
+
+def typed(project: Project, python: Path, text: str) -> str:
+    """What a shell block says."""
     path = os.pathsep.join([str(REPOSITORY), *(entry for entry in sys.path if entry)])
     environment = {
         **os.environ,
@@ -57,15 +62,11 @@ def shell(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Callabl
     }
     for name in ("BUILD_WORKING_DIRECTORY", "CENTERPOINT_DEMO_DATA", "CENTERPOINT_DEMO_TRAIN_DATA"):
         environment.pop(name, None)
-
-    def run(text: str) -> str:
-        done = subprocess.run(
-            ["bash", "-euc", text], cwd=project.root, env=environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
-        return done.stdout
-
-    return run
+    done = subprocess.run(
+        ["bash", "-euc", text], cwd=project.root, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
 
 
 @pytest.fixture(autouse=True)
