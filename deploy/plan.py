@@ -124,7 +124,6 @@ def make_plan(config: DeployConfig, source: str, model_config: str | os.PathLike
         MissingDependencyError: a package that a step needs is not installed.
         UserError: too little space is left on the disk.
     """
-    from datasets.frames import check_pipeline
     from models.config import load_model_config
     from models.spec import ModelSpec
 
@@ -161,6 +160,8 @@ def make_plan(config: DeployConfig, source: str, model_config: str | os.PathLike
         )
     data = validation_root(config, model_cfg) if plan.scenarios or plan.backends else None
     if data is not None:
+        from datasets.frames import check_pipeline
+
         check_pipeline(model_cfg)
         plan = dataclasses.replace(plan, data_root=data.path)
     quantization = plan_quantization(config, checkpoint, model_cfg, source, calibrates=plan.uses_quantized_model)

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from base.boxes import Boxes3D
-from runtime.counts import BoxCounts
-from runtime.decode import Decoded, decode_counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,6 +14,7 @@ if TYPE_CHECKING:
 
     from models.spec import ModelSpec
     from runtime.autoware_params import AutowareDecodeParams
+    from runtime.decode import Decoded
 
 __all__ = ["AUTOWARE", "TRAINING", "TRAINING_DECODER", "Decoder", "autoware_decoder", "candidates_decoder"]
 
@@ -41,16 +40,28 @@ class Decoder:
 
     def counted(self, outputs: Mapping[str, NDArray[np.float32]], spec: ModelSpec) -> Decoded:
         """Boxes of one frame; none of a frame without outputs, which is one without a point in range."""
-        return self.function(outputs, spec) if outputs else Decoded(Boxes3D.empty(), BoxCounts())
+        if outputs:
+            return self.function(outputs, spec)
+        from runtime.counts import BoxCounts
+        from runtime.decode import Decoded
+
+        return Decoded(Boxes3D.empty(), BoxCounts())
 
 
-TRAINING_DECODER = Decoder(TRAINING, decode_counted)
+def _as_trained(outputs: Mapping[str, NDArray[np.float32]], spec: ModelSpec) -> Decoded:
+    from runtime.decode import decode_counted
+
+    return decode_counted(outputs, spec)
+
+
+TRAINING_DECODER = Decoder(TRAINING, _as_trained)
 """mmdet3d's, with which models are trained and usually scored."""
 
 
 def autoware_decoder(params: AutowareDecodeParams) -> Decoder:
     """Autoware's node with its thresholds, suppressions and classes by area; trailers are the model's trucks."""
     from runtime.autoware_postprocess import publish, with_model_labels, without_remapping
+    from runtime.decode import Decoded
 
     def published(outputs: Mapping[str, NDArray[np.float32]], spec: ModelSpec) -> Decoded:
         found = without_remapping(outputs, spec, params)
