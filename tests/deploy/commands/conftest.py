@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,19 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from tests.deploy.commands.in_process import Deploy, config_file
+from tests.deploy.commands.small_dataset import CLASSES, Points, frame_points, write_split
 
 REPOSITORY = Path(__file__).parents[3]
 MODEL_CONFIG = REPOSITORY / "tests" / "data" / "deploy" / "tiny_deployment.py"
-CLASSES = ["car", "truck", "bus", "bicycle", "pedestrian"]
 NUM_FRAMES = 3
 
 # What the fixtures hand out.
-Points: TypeAlias = NDArray[np.float32]
 MakeDataset: TypeAlias = Callable[[Path, list[Points]], Path]
 MakePoints: TypeAlias = Callable[..., Points]
 Command: TypeAlias = Callable[..., subprocess.CompletedProcess[str]]
@@ -38,52 +34,9 @@ class Deployment:
     data_root: Path
 
 
-def frame_points(seed: int, count: int = 600) -> Points:
-    """(count, 5) float32 within the tiny model's range, in clusters, so that pillars hold several points."""
-    generator = np.random.default_rng(seed)
-    centers = generator.uniform(-4.5, 4.5, (40, 2))
-    points = np.zeros((count, 5), np.float32)
-    points[:, :2] = centers[generator.integers(0, len(centers), count)] + generator.normal(0, 0.15, (count, 2))
-    points[:, 2] = generator.uniform(-2, 2, count)
-    points[:, 3] = generator.uniform(0, 255, count)
-    return points
-
-
 def write_dataset(root: Path, clouds: list[Points]) -> Path:
     """A T4 dataset with one validation frame for each cloud."""
-    (root / "lidar").mkdir(parents=True)
-    samples = []
-    for index, cloud in enumerate(clouds):
-        name = f"lidar/{index:05d}.bin"
-        cloud.astype("<f4").tofile(root / name)
-        instances = [
-            {
-                "bbox_3d": [x, 1.0, 0.0, 4.0, 1.8, 1.5, 0.3],
-                "bbox_label": label,
-                "bbox_label_3d": label,
-                "velocity": [1.0, 0.0],
-                "num_lidar_pts": 20,
-                "num_radar_pts": 0,
-                "bbox_3d_isvalid": True,
-            }
-            for label, x in enumerate((-4.0, -2.0, 0.0, 2.0, 4.0))
-        ]
-        samples.append(
-            {
-                "sample_idx": index,
-                "token": f"frame-{index}",
-                "timestamp": 1000.0 + 0.1 * index,
-                "scene_name": "tiny",
-                "ego2global": np.eye(4).tolist(),
-                "lidar_points": {"num_pts_feats": 5, "lidar_path": name, "lidar2ego": np.eye(4).tolist()},
-                "lidar_sweeps": [],
-                "images": {},
-                "instances": instances,
-            }
-        )
-    info = {"data_list": samples, "metainfo": {"classes": CLASSES, "version": "tiny"}}
-    (root / "centerpoint_infos_val.pkl").write_bytes(pickle.dumps(info, protocol=4))
-    return root
+    return write_split(root, "val", clouds)
 
 
 @pytest.fixture(scope="session")
