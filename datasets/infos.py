@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -198,8 +199,11 @@ def _with_times(error: DataError, raw: Any, path: Path, index: int) -> DataError
     plain = _plain(raw)
     times: list[Any] = [plain.get("timestamp")] if isinstance(plain, dict) else []
     sweeps = plain.get("lidar_sweeps") if times else None
-    times += [sweep.get("timestamp") for sweep in sweeps or () if isinstance(sweep, dict)]
-    if "timestamp is" not in str(error) or not all(isinstance(time, int | float) for time in times):
+    if isinstance(sweeps, list | tuple):
+        times += [sweep.get("timestamp") for sweep in sweeps if isinstance(sweep, dict)]
+    if "timestamp is" not in str(error) or not all(
+        isinstance(time, int | float) and math.isfinite(time) for time in times
+    ):
         return error
     key, *earlier = (float(time) for time in times)
     frame = FrameTimes(f"data_list[{index}]", str(plain.get("token")), "", key, tuple(earlier))

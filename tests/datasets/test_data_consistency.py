@@ -234,6 +234,15 @@ def test_times_that_are_no_seconds_name_the_sample_both_times_and_the_unit(tmp_p
         assert f"looks like {unit}: divide it by 1e{round(math.log10(scale))}" in message
 
 
+@pytest.mark.parametrize("sweeps", [7, 0.5, True, "text", [3], [{"timestamp": 2**200}], ({"timestamp": math.nan},), {}])
+def test_a_time_that_is_none_beside_sweeps_that_are_none(tmp_path: Path, sweeps: object) -> None:
+    def both(sample: dict[str, Any]) -> None:
+        sample.update(timestamp=-1e300, lidar_sweeps=sweeps)
+
+    with pytest.raises(DataError, match=r"data_list\[0\]\.timestamp is -1e\+300"):
+        opened(tmp_path, each_sample(both))
+
+
 def test_times_on_a_clock_of_their_own_are_judged_by_the_lag(tmp_path: Path) -> None:
     def own_clock(scale: float) -> Edit:
         def edit(content: dict[str, Any]) -> None:
