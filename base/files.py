@@ -17,6 +17,7 @@ from base.errors import ConfigError, UserError
 from base.folders import atomic_dir
 from base.leftovers import claim, flush
 from base.messages import shown_file
+from base.signals import held
 
 __all__ = ["atomic_dir", "atomic_path", "read_json", "sha256_file", "user_path", "write_json"]
 
@@ -49,8 +50,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             error.filename, error.filename2 = str(target), None
         raise
     finally:
-        temporary.unlink(missing_ok=True)
-        lock.release()
+        with held():
+            temporary.unlink(missing_ok=True)
+            lock.release()
 
 
 def _require_place_for_file(target: Path) -> None:

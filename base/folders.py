@@ -74,11 +74,13 @@ def atomic_dir(path: str | os.PathLike[str], sources: Iterable[str | os.PathLike
         flush(target.parent)
         _write_record(target, [made])
     finally:
-        # By now that name may be another run's.
-        if any(lock.names(temporary) for lock in locks):
-            shutil.rmtree(temporary)
-        for lock in locks:
-            lock.release()
+        # A signal must not end it half-way: a former folder takes a while to remove.
+        with held():
+            # By now that name may be another run's.
+            if any(lock.names(temporary) for lock in locks):
+                shutil.rmtree(temporary)
+            for lock in locks:
+                lock.release()
 
 
 def require_replaceable(path: str | os.PathLike[str], sources: Iterable[str | os.PathLike[str]] = ()) -> None:

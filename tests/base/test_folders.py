@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 from base import folders
 from base.errors import ConfigError
 from base.files import atomic_dir, atomic_path
+from base.signals import Stopped, listening
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -198,6 +200,29 @@ def test_killed_anywhere_it_is_old_or_new_and_the_next_run_clears_up(tmp_path: P
         pytest.fail("the command has more steps than were tried")
     assert number > 8
     assert outcomes == ({"old", "new", "absent"} if way == "two steps" else {"old", "new"})
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_signal_waits_until_what_is_removed_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    """A former folder, or what failed work has written: removed file by file, with a signal after the first."""
+    out = make(tmp_path / "out", a="former", b="former")
+    remove = shutil.rmtree
+
+    def interrupted(path: Path) -> None:
+        next(path.iterdir()).unlink()
+        os.kill(os.getpid(), signal.SIGINT)
+        remove(path)
+
+    monkeypatch.setattr(shutil, "rmtree", interrupted)
+    with pytest.raises(Stopped), listening(), atomic_dir(out) as temporary:  # noqa: PT012 - the body is the work
+        for name in "ab":
+            (temporary / name).write_text("new")
+        if fails:
+            raise OSError(28, "disk")
+    assert content(out) == dict.fromkeys("ab", "former" if fails else "new")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".out.centerpoint.made", "out"]
 
 
 def test_what_was_moved_aside_comes_back(tmp_path: Path) -> None:
