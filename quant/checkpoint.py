@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from base.checks import settle
 from base.errors import CheckpointError, ConfigError
 from base.files import atomic_path
 from base.lazy import require
 from base.untrusted import load_weights_file
 from models.build import is_quantized
+from models.checkpoint_forms import find_weights
+from models.consistency import compare_checkpoint
 from models.weights import check_kinds
 from quant.quantizer import named_quantizers
 from quant.structure import QuantizationStructure, as_switched, quantization_structure
@@ -68,8 +71,9 @@ def load_ptq_model(model: nn.Module, path: str | Path) -> QuantizationStructure:
 
     Args:
         model: A float model from `models.build_model`, in evaluation mode; its weights are replaced.
-        path: A file of `save_ptq_model`; or `torch.save` of `{'state_dict': quantized.state_dict()}` or of the bare
-            state dict, whose keys say what is quantized (`quant.state_dict`).
+        path: A file of `save_ptq_model`; or `torch.save` of `{'state_dict': quantized.state_dict()}`, of the bare
+            state dict or of another form of it (`models.checkpoint_forms`), whose keys say what is quantized
+            (`quant.state_dict`).
 
     Returns:
         What is quantized; also kept as `model.quantization_structure`.
@@ -88,9 +92,11 @@ def load_ptq_model(model: nn.Module, path: str | Path) -> QuantizationStructure:
             "models.load_checkpoint and quantize it (quant.quantize_ptq, or the command ptq)."
         )
     text = checkpoint.get(_KEY)
-    state = checkpoint.get("state_dict", checkpoint if text is None else None)
-    if not isinstance(text, str | None) or not isinstance(state, Mapping):
+    if not isinstance(text, str | None) or (text is not None and not isinstance(checkpoint.get("state_dict"), Mapping)):
         raise CheckpointError(f"Checkpoint '{path}': '{_KEY}' or 'state_dict' is not what save_ptq_model writes.")
+    # Names of the float model are most of the quantized one's; the rest is beside them.
+    state = find_weights(checkpoint, model.state_dict(), f"Checkpoint '{path}'").state
+    settle(compare_checkpoint(checkpoint, model, f"Checkpoint '{path}'", must_say=False))
     try:
         if text is None:
             structure = structure_of_state(model, state)

@@ -38,7 +38,15 @@ def saved(state: Any, path: Path) -> Path:
 
 @pytest.mark.parametrize("fuse_bn", [True, False])
 @pytest.mark.parametrize("skip", [[], SKIPPED, ["pts_bbox_head.shared_conv"]], ids=["none", "some", "after the concat"])
-@pytest.mark.parametrize("wrap", [lambda state: {"state_dict": state}, lambda state: state], ids=["wrapped", "bare"])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: {"state_dict": state},
+        lambda state: state,
+        lambda state: {"model": {f"module.{name}": value for name, value in state.items()}},
+    ],
+    ids=["wrapped", "bare", "another form"],
+)
 def test_the_keys_give_the_structure_that_save_ptq_model_writes(
     demo_model: Any,
     demo_cfg: Any,
