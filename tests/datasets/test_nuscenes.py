@@ -12,6 +12,7 @@ import pytest
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
+from base.checks import checking
 from base.errors import ConfigError, DataError
 from datasets.frames import open_frames
 from third_party import mmcv_ext
@@ -109,6 +110,12 @@ def root(tmp_path: Path) -> Path:
     metainfo = {"categories": {name: i for i, name in enumerate(CLASSES)}, "dataset": "nuscenes", "info_version": "1.1"}
     (tmp_path / "nuscenes_infos_val.pkl").write_bytes(pickle.dumps({"metainfo": metainfo, "data_list": data_list}))
     return tmp_path
+
+
+def test_a_file_of_mmdet3ds_contradicts_itself_nowhere(root: Path) -> None:
+    with checking() as record:
+        assert len(open_frames(_config(root, CLASSES))) == 2
+    assert record.results() == ()
 
 
 def _config(root: Path, classes: list[str]) -> Config:
