@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from base.checks import Finding, settle
 from base.errors import ConfigError, ExportError
 from base.files import sha256_file
 from deploy.config.paths import input_path
+from models.known_checks import KNOWN_CHECKS
+from models.point_columns import NODE_COLUMNS
 from runtime.decoders import AUTOWARE, TRAINING, TRAINING_DECODER, Decoder, autoware_decoder
 
 if TYPE_CHECKING:
@@ -44,6 +47,17 @@ def vehicle_settings(config: EvaluationConfig, spec: ModelSpec, source: str) -> 
             f"{source}: 'evaluation.decode' is {config.decode!r}, but {reason}. Set it to '{TRAINING}' "
             f"(--decode {TRAINING})."
         )
+    if spec.point_columns not in NODE_COLUMNS:
+        fed = " or ".join(", ".join(columns) for columns in NODE_COLUMNS)
+        finding = Finding(
+            KNOWN_CHECKS["columns-of-node"],
+            f"{source}, 'evaluation.decode' {config.decode!r},",
+            f"what the vehicle sees, whose node feeds {fed}",
+            f"model '{spec.name}'",
+            f"that it takes {', '.join(spec.point_columns)}",
+            "Only the decode is the node's then; no bundle is made of such a model.",
+        )
+        settle([finding])
     if bundle is None:
         return VehicleSettings(AutowareDecodeParams.from_spec(spec))
 

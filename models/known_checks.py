@@ -55,6 +55,24 @@ _ROWS = (
         error=ConfigError,
     ),
     Check(
+        "columns-unstated",
+        "The model config says what the columns of a point are: one of its pipelines loads points with steps that are "
+        "known.",
+        "warning",
+    ),
+    Check(
+        "columns-of-pipelines",
+        "Pipelines of the model config (`val_dataloader`, `test_dataloader`, `train_dataloader`) that leave the same "
+        "number of columns leave the same columns.",
+        "warning",
+    ),
+    Check(
+        "columns-of-node",
+        "A model whose boxes are made as Autoware's node makes them (`evaluation.decode`) takes the columns that the "
+        "node feeds.",
+        "warning",
+    ),
+    Check(
         "dataset-categories",
         "`classes` and `categories` of an info file's `metainfo`, where it has both, are the same in the same order.",
     ),

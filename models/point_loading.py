@@ -12,9 +12,11 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from base.checks import Finding, settle
 from base.errors import ConfigError
 from base.messages import shown_place
 from base.parsing import Items, Record, misfit, parse
+from models.known_checks import KNOWN_CHECKS
 from models.point_columns import SQUASHED, T4_RECORD, XYZ_INTENSITY, record_columns, unnamed_columns
 from models.unsupported import refuse_augmented, step_kind
 
@@ -168,27 +170,49 @@ def _with_time(columns: Sequence[str]) -> tuple[str, ...] | None:
 def config_loading(cfg: Any, file: str) -> PointLoading | None:
     """What a model config says of points: the pipeline that frames go through, `val_dataloader`'s; else another's.
 
+    Pipelines that leave other columns of the same number are warned about (check `columns-of-pipelines`).
+
     Returns:
         None where no pipeline says it.
 
     Raises:
         ConfigError: as `point_loading`; a pipeline is no list of steps, or one for tests augments its frames.
     """
+    found: PointLoading | None = None
+    where = ""
     for loader in ("val_dataloader", "test_dataloader", "train_dataloader"):
-        node = cfg.get(loader)
-        dataset = innermost(node) if isinstance(node, Mapping) else None
-        pipeline = dataset.get("pipeline") if isinstance(dataset, Mapping) and dataset is not node else None
-        if pipeline is None:
+        loading = _of_loader(cfg.get(loader), loader, file)
+        if loading is None:
             continue
-        at = (loader, "dataset", "pipeline")
-        if not isinstance(pipeline, list | tuple) or not all(isinstance(step, Mapping) for step in pipeline):
-            raise misfit(file, at, pipeline, "must be a list of dictionaries", error=ConfigError)
-        if loader != "train_dataloader":
-            refuse_augmented(pipeline, file, at)
-        found = point_loading(pipeline, file, at, step_kind(dataset))
-        if found is not None:
-            return found
-    return None
+        if found is None:
+            found, where = loading, loader
+        elif len(loading.columns) == len(found.columns) and loading.columns != found.columns:
+            settle([_other_columns(f"{file}, {where}.dataset.pipeline,", found, f"{loader}.dataset.pipeline", loading)])
+    return found
+
+
+def _other_columns(place: str, found: PointLoading, other_place: str, other: PointLoading) -> Finding:
+    return Finding(
+        KNOWN_CHECKS["columns-of-pipelines"],
+        place,
+        ", ".join(found.columns),
+        other_place,
+        ", ".join(other.columns),
+        "Frames go through the first, whatever the split. Weights that were trained on the other read wrong values.",
+    )
+
+
+def _of_loader(node: Any, loader: str, file: str) -> PointLoading | None:
+    dataset = innermost(node) if isinstance(node, Mapping) else None
+    pipeline = dataset.get("pipeline") if isinstance(dataset, Mapping) and dataset is not node else None
+    if pipeline is None:
+        return None
+    at = (loader, "dataset", "pipeline")
+    if not isinstance(pipeline, list | tuple) or not all(isinstance(step, Mapping) for step in pipeline):
+        raise misfit(file, at, pipeline, "must be a list of dictionaries", error=ConfigError)
+    if loader != "train_dataloader":
+        refuse_augmented(pipeline, file, at)
+    return point_loading(pipeline, file, at, step_kind(dataset))
 
 
 def network_columns(cfg: Any, in_channels: int, file: str) -> tuple[str, ...]:
@@ -205,6 +229,10 @@ def network_columns(cfg: Any, in_channels: int, file: str) -> tuple[str, ...]:
     """
     loading = config_loading(cfg, file)
     columns = unnamed_columns(in_channels) if loading is None else loading.columns
+    if loading is None:
+        remedy = "Scans, bundles and datasets cannot be held against it; give val_dataloader its pipeline."
+        said = f"no pipeline says what the {in_channels} columns of a point are; they are called {', '.join(columns)}"
+        settle([Finding(KNOWN_CHECKS["columns-unstated"], file, said, remedy=remedy)])
     if len(columns) != in_channels:
         raise ConfigError(
             f"{file}: the test pipeline leaves {len(columns)} columns a point ({', '.join(columns)}), but "

@@ -14,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from autoware.bundle import require_runnable
+from base.checks import checking
 from deploy import autoware_bundle, export, predict
 from models.spec import ModelSpec
 
@@ -189,6 +190,19 @@ def test_what_the_node_feeds_is_no_reason(tmp_path: Path, name: str) -> None:
 
     spec = ModelSpec.from_config(load_model_config(make_model(tmp_path, name)[0]))
     require_runnable(dataclasses.replace(spec, rot_y_axis_reference=True), tmp_path)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_what_the_vehicle_sees_is_about_models_that_it_feeds(tmp_path: Path, name: str) -> None:
+    from deploy.config.schema import DeployConfig
+    from deploy.decoding import vehicle_settings
+    from models.config import load_model_config
+
+    spec = ModelSpec.from_config(load_model_config(make_model(tmp_path, name)[0]))
+    evaluation = dataclasses.replace(DeployConfig().evaluation, decode="both")
+    with checking() as record:
+        vehicle_settings(evaluation, spec, "deploy.yaml")
+    assert [result.check for result in record.results()] == ["columns-of-node"] * (name not in OF_THE_NODE)
 
 
 def metres_model(folder: Path) -> tuple[Path, Path]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from base.checks import checking
 from base.errors import ConfigError
 from models.build import import_mmdet3d
 from models.config import load_model_config
@@ -140,7 +141,11 @@ def test_columns_of_a_specification(loader: str) -> None:
 
 
 def test_without_a_pipeline_columns_have_no_names() -> None:
-    spec = ModelSpec.from_config(config(None, 5))
+    with checking() as record:
+        spec = ModelSpec.from_config(config(None, 5))
+    (result,) = record.results()
+    assert (result.check, result.outcome) == ("columns-unstated", "warning")
+    assert "no pipeline says what the 5 columns of a point are" in result.messages[0]
     assert spec.point_columns == ("x", "y", "z", "column3", "column4")
     assert ModelSpec.from_dict(spec.to_dict()) == spec
 
@@ -155,6 +160,24 @@ def test_without_a_pipeline_columns_have_no_names() -> None:
 def test_a_pipeline_that_the_network_does_not_take(steps: list[dict[str, Any]], channels: int, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         ModelSpec.from_config(config(steps, channels))
+
+
+@pytest.mark.parametrize(
+    ("other", "steps", "told"),
+    [
+        ("train_dataloader", STEPS[5][1], "train_dataloader.dataset.pipeline says x, y, z, intensity"),
+        ("test_dataloader", STEPS[5][1], "test_dataloader.dataset.pipeline says x, y, z, intensity"),
+        ("train_dataloader", STEPS[0][1], ""),  # of another number: left over from a base, of no training of this model
+        ("train_dataloader", [FILE | {"load_dim": 5, "use_dim": 5}, SWEEPS | {"use_dim": [0, 1, 2, 4]}], ""),
+    ],
+)
+def test_pipelines_that_leave_other_columns(other: str, steps: list[dict[str, Any]], told: str) -> None:
+    cfg = config([FILE | {"load_dim": 5, "use_dim": 5}, SWEEPS], 4)
+    cfg[other].dataset.pipeline = steps
+    with checking() as record:
+        assert ModelSpec.from_config(cfg).point_columns == NODE_COLUMNS[0]
+    assert [result.check for result in record.results()] == ["columns-of-pipelines"] * bool(told)
+    assert told in "".join(message for result in record.results() for message in result.messages)
 
 
 def test_a_pipeline_that_is_none() -> None:
