@@ -11,10 +11,11 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-__all__ = ["run_forked", "run_forked_torchrun"]
+__all__ = ["Forked", "run_forked", "run_forked_torchrun"]
 
 
 def run_forked_torchrun(
@@ -63,28 +64,56 @@ def _captured(number: int) -> list[int]:
         return []
 
 
-def run_forked(call: Callable[[], int], cwd: Path, timeout_s: float = 240.0) -> subprocess.CompletedProcess[str]:
-    """A call in a copy of this process, with its exit code and what it wrote."""
-    streams = [cwd / f".forked_{name}" for name in ("stdout", "stderr")]
+class Forked:
+    """A call in a copy of this process, started at once.
 
-    def process() -> None:
+    Args:
+        call: Returns its exit code.
+        cwd: An existing folder; what the call writes lies in it, hidden, until the call has ended.
+    """
+
+    def __init__(self, call: Callable[[], int], cwd: Path) -> None:
+        self._call, self._cwd = call, cwd
+        self._streams = [cwd / f".forked_{name}" for name in ("stdout", "stderr")]
+        self._process = multiprocessing.get_context("fork").Process(target=self._run)
+        self._process.start()
+
+    def _run(self) -> None:
         os.setsid()
-        for number, path in enumerate(streams, start=1):
+        for number, path in enumerate(self._streams, start=1):
             with path.open("wb") as file:
                 # Loggers that were set up before write to what pytest has captured.
                 for target in {number, *_captured(number)}:
                     os.dup2(file.fileno(), target)
         sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
-        os.chdir(cwd)
-        sys.exit(call())
+        os.chdir(self._cwd)
+        sys.exit(self._call())
 
-    child = multiprocessing.get_context("fork").Process(target=process)
-    child.start()
-    child.join(timeout_s)
-    if child.exitcode is None:
-        os.killpg(child.pid or 0, signal.SIGKILL)
-        raise subprocess.TimeoutExpired("a copy of this process", timeout_s)
-    texts = [path.read_text(encoding="utf-8") for path in streams]
-    for path in streams:
-        path.unlink()
-    return subprocess.CompletedProcess([], child.exitcode, *texts)
+    def wait_for(self, text: str, timeout_s: float = 240.0) -> None:
+        """Until standard output holds a text."""
+        deadline = time.monotonic() + timeout_s
+        while not self._streams[0].exists() or text not in self._streams[0].read_text(encoding="utf-8"):
+            assert time.monotonic() < deadline
+            assert self._process.is_alive(), self._streams[1].read_text(encoding="utf-8")
+            time.sleep(0.02)
+
+    def send_signal(self, number: int) -> None:
+        """To the copy alone."""
+        assert self._process.pid is not None
+        os.kill(self._process.pid, number)
+
+    def ended(self, timeout_s: float = 240.0) -> subprocess.CompletedProcess[str]:
+        """Waits; its exit code, negative where a signal ended it, and what it wrote."""
+        self._process.join(timeout_s)
+        if self._process.exitcode is None:
+            os.killpg(self._process.pid or 0, signal.SIGKILL)
+            raise subprocess.TimeoutExpired("a copy of this process", timeout_s)
+        texts = [path.read_text(encoding="utf-8") for path in self._streams]
+        for path in self._streams:
+            path.unlink()
+        return subprocess.CompletedProcess([], self._process.exitcode, *texts)
+
+
+def run_forked(call: Callable[[], int], cwd: Path, timeout_s: float = 240.0) -> subprocess.CompletedProcess[str]:
+    """A call in a copy of this process, with its exit code and what it wrote."""
+    return Forked(call, cwd).ended(timeout_s)

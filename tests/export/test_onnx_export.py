@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,6 +19,7 @@ from export.components import CenterPointComponentExtractor
 from export.onnx_export import OnnxExportSettings, component_to_onnx, export_components
 from export.onnx_graph import metadata
 from models.spec import ModelSpec
+from tests.base.forked_torchrun import run_forked
 
 REPOSITORY = Path(__file__).parents[2]
 FILES = ("pts_voxel_encoder.onnx", "pts_backbone_neck_head.onnx")
@@ -268,32 +269,37 @@ export_components(build_model(cfg, seed=3), ModelSpec.from_config(cfg), sys.argv
 """
 
 
-def _export_elsewhere(config: Path, out: Path, cwd: Path, threads: int, seed: str) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONHASHSEED": seed}
-    arguments = [sys.executable, "-c", _EXPORT, str(config), str(out), str(threads)]
-    return subprocess.Popen(arguments, cwd=cwd, env=environment)
+def test_equal_bytes_from_another_process_folder_and_thread_count(
+    tiny: tuple[torch.nn.Module, ModelSpec], tiny_config_path: Path, tmp_path: Path
+) -> None:
+    here, elsewhere = tmp_path / "a", tmp_path / "another_folder"
+    elsewhere.mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONHASHSEED": "2"}
+    arguments = [sys.executable, "-c", _EXPORT, str(tiny_config_path), str(elsewhere / "out"), "2"]
+    with subprocess.Popen(arguments, cwd=elsewhere, env=environment) as process:
+        export_components(*tiny, here, OnnxExportSettings(precision="fp16"))
+    assert process.returncode == 0
+    for name in FILES:
+        assert (here / name).read_bytes() == (elsewhere / "out" / name).read_bytes()
 
 
-def test_equal_bytes_from_another_process_folder_and_thread_count(tiny_config_path: Path, tmp_path: Path) -> None:
-    digests = []
-    for threads, name, seed in ((1, "a", "1"), (2, "another_folder", "2")):
-        (tmp_path / name).mkdir()
-        assert _export_elsewhere(tiny_config_path, tmp_path / name / "out", tmp_path / name, threads, seed).wait() == 0
-        digests.append([hashlib.sha256((tmp_path / name / "out" / file).read_bytes()).hexdigest() for file in FILES])
-    assert digests[0] == digests[1]
-
-
-def test_killed_in_the_middle_of_a_write_leaves_no_file(tiny_config_path: Path, tmp_path: Path) -> None:
+def test_killed_in_the_middle_of_a_write_leaves_no_file(
+    tiny: tuple[torch.nn.Module, ModelSpec], tmp_path: Path
+) -> None:
     """The process kills itself with SIGKILL when half of the first file is on disk."""
-    script = (
-        "import os, signal\nfrom pathlib import Path\nreal = Path.write_bytes\n"
-        "def write_bytes(self, data):\n"
-        "    real(self, data[: len(data) // 2])\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n"
-        "Path.write_bytes = write_bytes\n"
-    )
-    arguments = [sys.executable, "-c", script + _EXPORT, str(tiny_config_path), str(tmp_path), "1"]
-    done = subprocess.run(arguments, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, check=False)
-    assert done.returncode == -9
-    assert list(tmp_path.glob("*.onnx")) == []
-    assert all(path.name.startswith(".") for path in tmp_path.iterdir())
+    real, out = Path.write_bytes, tmp_path / "out"
+
+    def write_bytes(self: Path, data: bytes) -> int:
+        real(self, data[: len(data) // 2])
+        os.kill(os.getpid(), signal.SIGKILL)
+        return 0
+
+    def export() -> int:
+        Path.write_bytes = write_bytes  # type: ignore[assignment,method-assign]
+        export_components(*tiny, out, OnnxExportSettings(precision="fp16"))
+        return 0
+
+    assert run_forked(export, tmp_path).returncode == -signal.SIGKILL
+    assert list(out.glob("*.onnx")) == []
+    assert all(path.name.startswith(".") for path in out.iterdir())
+    assert list(out.iterdir())

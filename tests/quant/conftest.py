@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,24 @@ from models.build import build_model, load_checkpoint
 from models.config import load_model_config
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _layouts_are_kept() -> Iterator[None]:
+    """Every training has yapf lay out its config five times, half a second each; the same text is laid out once."""
+    from mmengine.config import config
+
+    lay_out, known = config.FormatCode, dict[str, Any]()
+
+    def remembered(text: str, **options: Any) -> Any:
+        key = f"{text}{options}"
+        if key not in known:
+            known[key] = lay_out(text, **options)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(config, "FormatCode", remembered)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from base.files import sha256_file
+from tests.base.forked_torchrun import Forked
 
 if TYPE_CHECKING:
     from tests.deploy.commands.conftest import Command, Deployment
@@ -118,9 +119,7 @@ def test_help_needs_no_heavy_package(module: str, child_environment: dict[str, s
     assert "Exit code: 0" in done.stdout
 
 
-def test_killed_export_leaves_nothing_that_looks_whole(
-    both: Both, deployment: Deployment, child_environment: dict[str, str], tmp_path: Path
-) -> None:
+def test_killed_export_leaves_nothing_that_looks_whole(both: Both, deployment: Deployment, tmp_path: Path) -> None:
     """SIGKILL while a component is being written: the old file stays, the next run clears up and succeeds."""
     work_dir = tmp_path / "out"
     (work_dir / "onnx").mkdir(parents=True)
@@ -141,18 +140,15 @@ def test_killed_export_leaves_nothing_that_looks_whole(
         f" '--data-root={deployment.data_root}', '--num-samples=1', '--num-verify-samples=1',"
         f" '--work-dir={work_dir}'])\n"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", code],
-        env=child_environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "half\n"
-        finally:
-            process.send_signal(signal.SIGKILL)
+
+    def export() -> int:
+        exec(code, {"__name__": "__main__"})
+        return 0
+
+    process = Forked(export, tmp_path)
+    process.wait_for("half\n")
+    process.send_signal(signal.SIGKILL)
+    assert process.ended().returncode == -signal.SIGKILL
     leftovers = list((work_dir / "onnx").glob(".*.part"))
     assert leftovers, "the kill came in the middle of a file"
     assert (work_dir / "onnx" / "pts_voxel_encoder.onnx").read_bytes() == old

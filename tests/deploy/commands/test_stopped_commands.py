@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.base.forked_torchrun import Forked
+
 if TYPE_CHECKING:
     from tests.deploy.commands.conftest import Deployment
 
@@ -31,6 +33,39 @@ run_main(lambda: main({options!r}))
 """
 
 
+def typed_and_stopped(code: str, environment: dict[str, str], number: signal.Signals) -> tuple[int, str]:
+    """Exit code and messages of a process of its own."""
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A test run in the background of a script ignores signals, and its processes would, too.
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "half\n"
+        process.send_signal(number)
+        _, error = process.communicate(timeout=60)
+    return process.returncode, error
+
+
+def copied_and_stopped(code: str, folder: Path, number: signal.Signals) -> tuple[int, str]:
+    """The same of a copy of the test's process, which has imported what the command needs."""
+
+    def run() -> int:
+        signal.signal(number, signal.SIG_DFL)
+        exec(code, {"__name__": "__main__"})
+        return 0
+
+    process = Forked(run, folder)
+    process.wait_for("half\n")
+    process.send_signal(number)
+    done = process.ended(60)
+    return done.returncode, done.stderr
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_stopped_in_the_middle_of_a_file(
     deployment: Deployment, child_environment: dict[str, str], tmp_path: Path, number: signal.Signals
@@ -45,20 +80,11 @@ def test_stopped_in_the_middle_of_a_file(
     ]
     options += [f"--model-config={deployment.model_config}", f"--checkpoint={deployment.checkpoint}"]
     code = HALF.format(options=[*options, f"--data-root={deployment.data_root}"])
-    with subprocess.Popen(
-        [sys.executable, "-c", code],
-        env=child_environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # A test run in the background of a script ignores signals, and its processes would, too.
-        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "half\n"
-        process.send_signal(number)
-        _, error = process.communicate(timeout=60)
-    assert process.returncode == 128 + number
+    if number == signal.SIGINT:
+        code_of, error = typed_and_stopped(code, child_environment, number)
+    else:
+        code_of, error = copied_and_stopped(code, tmp_path, number)
+    assert code_of == 128 + number
     assert "Traceback" not in error
     lines = error.splitlines()
     assert f"stopped by {number.name}: finished files are whole and were kept, unfinished ones were removed." in lines
