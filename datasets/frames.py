@@ -17,6 +17,7 @@ from base.files import user_path
 from base.lazy import require
 from base.messages import shown, shown_file
 from datasets.cloud_facts import CloudFacts
+from datasets.ground_truth import count_annotations, judge_annotations
 from datasets.plausibility import CloudWatch, PointsExpected
 from models.point_columns import SQUASHED
 from models.point_loading import innermost, point_loading
@@ -72,6 +73,22 @@ class FrameSource:
 
     def __len__(self) -> int:
         return len(self._dataset)
+
+    def check_ground_truth(self, num: int, reach_m: float) -> None:
+        """Whether there is something to find in the first frames; only the info file is asked.
+
+        Args:
+            num: How many frames; -1 is all.
+            reach_m: How far from the ego objects are evaluated.
+
+        Raises:
+            DataError: there is nothing, and nobody accepted that.
+        """
+        number = len(self) if num == -1 else min(num, len(self))
+        infos = (self._dataset.get_data_info(index) for index in range(number))
+        truths = (info.get("eval_ann_info") or info["ann_info"] for info in infos)
+        counts = count_annotations(truths, len(self.class_names), reach_m)
+        settle(judge_annotations(counts, self.class_names, f"Info file {shown_file(self._dataset.ann_file)}"))
 
     def __iter__(self) -> Iterator[Frame]:
         return (self[i] for i in range(len(self)))

@@ -21,7 +21,7 @@ from base.checks import Finding, settle
 from base.errors import ConfigError
 from base.parsing import FiniteFloat, Record, parse
 from datasets.cloud_facts import MIN_JUDGED, CloudFacts, measure_cloud
-from models.point_checks import POINT_CHECKS
+from models.known_checks import KNOWN_CHECKS
 
 __all__ = ["EXPECTED_KEY", "CloudRemedies", "CloudWatch", "PointsExpected", "judge_cloud"]
 
@@ -138,7 +138,7 @@ def judge_cloud(
 
 
 def _finding(check: str, place: str, value: str, remedy: str) -> Finding:
-    return Finding(POINT_CHECKS[check], place, value, remedy=remedy)
+    return Finding(KNOWN_CHECKS[check], place, value, remedy=remedy)
 
 
 def _values(place: str, facts: CloudFacts) -> Iterator[Finding]:

@@ -10,7 +10,7 @@ import numpy as np
 from base.checks import Finding, settle
 from base.messages import shown_file
 from datasets.record_layout import LIKELY_COLUMNS, MIN_WORDS, LayoutVerdict, container_of, judge_layout
-from models.point_checks import POINT_CHECKS
+from models.known_checks import KNOWN_CHECKS
 
 __all__ = ["ColumnsAdvice", "check_bytes"]
 
@@ -49,23 +49,23 @@ def _findings(data: bytes, columns: int, name: str, advice: ColumnsAdvice) -> It
     if container is not None:
         what, remedy = container
         value = f"it is {what}, not float32 records"
-        yield Finding(POINT_CHECKS["point-file-kind"], place, value, remedy=f"{remedy}.")
+        yield Finding(KNOWN_CHECKS["point-file-kind"], place, value, remedy=f"{remedy}.")
         return
     verdict = judge_layout(data, columns)
     size = f"{len(data)} bytes, read as {columns} float32 a point"
     if verdict.kind or (verdict.refuted and verdict.columns is None):
         share = f"{1 - verdict.sound_share:.0%} of its coordinates are values that no sensor makes"
         value = f"{size}: {share}" + (f"; it holds {verdict.kind}, {verdict.columns} a point" if verdict.kind else "")
-        yield Finding(POINT_CHECKS["point-file-numbers"], place, value, remedy=_convert(data, verdict, name, advice))
+        yield Finding(KNOWN_CHECKS["point-file-numbers"], place, value, remedy=_convert(data, verdict, name, advice))
     elif verdict.refuted and verdict.columns is not None:
         remedy = _other_columns(data, verdict.columns, advice)
         value = f"{size}, but its values look like {verdict.columns} a point"
-        yield Finding(POINT_CHECKS["point-file-columns"], place, value, remedy=remedy)
+        yield Finding(KNOWN_CHECKS["point-file-columns"], place, value, remedy=remedy)
     elif advice.confirm and not verdict.confirmed and len(data) >= 4 * MIN_WORDS:
         others = [n for n in LIKELY_COLUMNS if n != columns and len(data) % (4 * n) == 0]
         if others and len(data) % (4 * columns) == 0:
             yield Finding(
-                POINT_CHECKS["point-file-columns-unclear"],
+                KNOWN_CHECKS["point-file-columns-unclear"],
                 place,
                 f"{size}; its size would fit {' or '.join(map(str, others))} too, and its values cannot tell",
                 remedy="Look at the picture: are there a ground and objects?",

@@ -159,7 +159,9 @@ class T4Dataset(Det3DDataset):
 
         Returns:
             `gt_bboxes_3d`: `LiDARInstance3DBoxes` (n, 9) (bottom centre inside, as mmdet3d keeps them);
-            `gt_labels_3d` (n,) int64; `num_lidar_pts` (n,) int64.
+            `gt_labels_3d` (n,) int64; `num_lidar_pts` (n,) int64; and of all that are annotated, how many
+            (`num_annotated`), how many of no class (`num_without_class`), and how many of the others without points or
+            not valid (`num_without_points`).
         """
         instances, count = sample.instances, len(sample.instances)
         boxes = np.array([i.bbox_3d for i in instances], dtype=np.float32).reshape(count, 7)
@@ -167,6 +169,7 @@ class T4Dataset(Det3DDataset):
         labels = np.array([self.label_mapping[i.bbox_label_3d] for i in instances], dtype=np.int64)
         points = np.array([i.num_lidar_pts for i in instances], dtype=np.int64)
         keep = labels > -1
+        with_class = int(keep.sum())
         if self.use_valid_flag:
             for number, instance in enumerate(instances):
                 if instance.bbox_3d_isvalid is None:
@@ -183,4 +186,7 @@ class T4Dataset(Det3DDataset):
             "gt_bboxes_3d": LiDARInstance3DBoxes(full[keep], box_dim=full.shape[1], origin=(0.5, 0.5, 0.5)),
             "gt_labels_3d": labels[keep],
             "num_lidar_pts": points[keep],
+            "num_annotated": count,
+            "num_without_class": count - with_class,
+            "num_without_points": with_class - int(keep.sum()),
         }

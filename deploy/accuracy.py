@@ -6,24 +6,31 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from deploy.config.schema import EvaluationConfig
+from base.checks import settle
+from deploy.config.schema import EvaluationConfig, GatesConfig
 from deploy.steps import Step
 
 if TYPE_CHECKING:
-    from eval.evaluator import BackendEvaluation
+    from eval.evaluator import BackendEvaluation, EvaluationSummary
     from eval.gates import GateLimits, GateResult
     from eval.statistics import BootstrapComparison
 
-__all__ = ["judge_accuracy", "with_decodes_compared"]
+__all__ = ["judge_accuracy", "limits_on_losses", "with_decodes_compared"]
 
 _logger = logging.getLogger(__name__)
 _MAX_REASONS = 3  # In the table of steps; the results and the report list every gate.
 
 
 def with_decodes_compared(evaluation: BackendEvaluation, config: EvaluationConfig) -> BackendEvaluation:
-    """The evaluation with the bootstrap of both decodes, where both were evaluated."""
+    """The evaluation with the bootstrap of both decodes, where both were evaluated; of one that means something.
+
+    Raises:
+        DataError: no frame had a point for the network.
+    """
+    from eval.losses import judge_losses
     from eval.significance import compare_decodes
 
+    settle(judge_losses(evaluation.summary))
     settings = config.statistics
     compared = compare_decodes(
         evaluation,
@@ -67,6 +74,7 @@ def judge_accuracy(
             *(item.label_b, item.label_a, total.difference, total.low, total.high, total.verdict),
         )
     gates = [gate for _, evaluation in evaluated for gate in _limits_on_map(evaluation, evaluations, config)]
+    gates += [gate for _, evaluation in evaluated for gate in limits_on_losses(evaluation.summary, config.gates)]
     limits = _limits(config)
     reference = _of_backend(evaluations, config.gates.reference)
     if limits.any_set:
@@ -109,6 +117,34 @@ def _limits(config: EvaluationConfig) -> GateLimits:
 
     gates = config.gates
     return GateLimits(gates.max_drop, gates.max_drop_per_class, gates.max_drop_per_range, gates.judge)
+
+
+def limits_on_losses(summary: EvaluationSummary, limits: GatesConfig) -> list[GateResult]:
+    """`evaluation.gates.max_dropped_pillars_share` and its like; nothing where nothing was lost."""
+    from eval.gates import GateResult
+    from eval.losses import share
+    from runtime.counts import MAX_VOXELS_KEY
+
+    inputs, frames = summary.inputs, summary.num_frames
+    kept = round(inputs.mean_voxels * frames)
+    empty = inputs.frames_without_points
+    results = []
+    for key, subject, part, rest, advice in (
+        ("max_dropped_pillars_share", "pillars left out", inputs.dropped_voxels, kept, f"raise {MAX_VOXELS_KEY}"),
+        ("max_empty_frames_share", "frames without a point", empty, frames - empty, "check the point files"),
+        ("max_invalid_points_share", "invalid points", inputs.invalid_points, inputs.points, "check the point files"),
+    ):
+        limit, value = getattr(limits, key), share(part, rest)
+        if limit is None or not part:
+            continue
+        failed = value > limit
+        reason = f"{subject}: {part} of {part + rest} ({value:.1%}), evaluation.gates.{key} is {limit:g}; {advice}"
+        status: Literal["PASSED", "FAILED"] = "FAILED" if failed else "PASSED"
+        name = f"evaluation.gates.{key}"
+        results.append(
+            GateResult(name, subject, summary.label, "", limit, value, "value", status, reason if failed else "")
+        )
+    return results
 
 
 def _limits_on_map(

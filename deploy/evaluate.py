@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from base.arguments import FRAMES, whole_number
-from base.checks import add_accept, recorded
-from base.command import EXIT_PASSED, EXIT_USAGE, add_log_level, run_command, run_main
+from base.checks import add_accept, recorded, settle
+from base.command import EXIT_FAILED, EXIT_PASSED, EXIT_USAGE, add_log_level, run_command, run_main
 from base.determinism import set_determinism
 from base.errors import BackendUnavailable, ConfigError
 from base.files import sha256_file, user_path
@@ -26,15 +26,17 @@ from base.ownership import owned_folder
 from base.tables import text_table
 from base.torchrun import Processes, joined
 from deploy import cli
+from deploy.accuracy import limits_on_losses
 from deploy.config.names import BACKENDS, ONNX_BACKENDS
 from deploy.config.paths import input_path
-from deploy.config.schema import DeployConfig
+from deploy.config.schema import DeployConfig, GatesConfig
 from deploy.devices import resolve_device
 from models.known_checks import KNOWN_CHECKS
 
 if TYPE_CHECKING:
     from datasets.frames import Frame, FrameSource
     from eval.evaluator import BackendEvaluation
+    from eval.gates import GateResult
     from models.spec import ModelSpec
     from runtime.detector import InspectableDetector
 
@@ -50,7 +52,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="evaluate",
         description="Score one backend on a dataset; write results.json and detections.jsonl. Under torchrun, "
         "processes share the frames, one GPU each, to the same result.",
-        epilog="Exit code: 0 done; 2 wrong input or configuration, or the backend cannot run here.",
+        epilog="Exit code: 0 done; 1 so much was lost on the way into the network that the score says little; 2 wrong "
+        "input or configuration, or the backend cannot run here.",
     )
     parser.add_argument("--backend", required=True, choices=BACKENDS, help="what runs the network")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of everything the command writes")
@@ -111,7 +114,8 @@ def _evaluate_owning(args: argparse.Namespace, processes: Processes) -> int:
 def _evaluate(args: argparse.Namespace, processes: Processes) -> int:
     from datasets.frames import open_frames
     from deploy.detectors import cannot_run_here
-    from eval.evaluator import run_frames, summarize
+    from eval.evaluator import reach_of, run_frames, summarize
+    from eval.losses import judge_losses
     from models.config import load_model_config
     from models.spec import ModelSpec
 
@@ -123,6 +127,8 @@ def _evaluate(args: argparse.Namespace, processes: Processes) -> int:
     cfg = load_model_config(input_path(args.model_config))
     spec = dataclasses.replace(ModelSpec.from_config(cfg), rot_y_axis_reference=args.rot_y_axis_reference)
     frames = open_frames(cfg, "val", args.data_root)
+    if processes.is_first:
+        frames.check_ground_truth(args.num_samples, reach_of(spec))
     try:
         detector, precision = _open(args, cfg, spec, _device(args, processes))
         with detector:
@@ -139,12 +145,15 @@ def _evaluate(args: argparse.Namespace, processes: Processes) -> int:
                 return EXIT_PASSED
             everything = [run for _, share in shares for run in share]
             result = summarize(detector, everything, precision=precision)
+            settle(judge_losses(result.summary))
     except BackendUnavailable as unavailable:
         raise cannot_run_here(args.backend, unavailable) from unavailable
     devices = [device for device, _ in shares]
-    _write(args, spec, result, devices, time.monotonic() - begin)
-    print(plain_lines(f"\n{_summary(result, devices, user_path(args.out))}"))  # noqa: T201 - what the command is for
-    return EXIT_PASSED
+    gates = limits_on_losses(result.summary, GatesConfig())
+    _write(args, spec, result, devices, gates, time.monotonic() - begin)
+    summary = _summary(result, devices, gates, user_path(args.out))
+    print(plain_lines(f"\n{summary}"))  # noqa: T201 - what the command is for
+    return EXIT_FAILED if any(gate.status == "FAILED" for gate in gates) else EXIT_PASSED
 
 
 class _Watched:
@@ -192,7 +201,12 @@ def _open(args: argparse.Namespace, cfg: Any, spec: ModelSpec, device: str) -> t
 
 
 def _write(
-    args: argparse.Namespace, spec: ModelSpec, result: BackendEvaluation, devices: list[str], seconds: float
+    args: argparse.Namespace,
+    spec: ModelSpec,
+    result: BackendEvaluation,
+    devices: list[str],
+    gates: list[GateResult],
+    seconds: float,
 ) -> None:
     from eval.detections_file import write_detections
     from eval.machine import package_versions
@@ -212,10 +226,12 @@ def _write(
         "devices": devices,
         "threads": args.threads,
     }
+    reasons = "; ".join(gate.reason for gate in gates if gate.reason)
     results = RunResults(
         title=spec.name,
         run=run,
-        steps=(StepResult(f"evaluate {args.backend}", "PASSED", seconds=round(seconds, 3)),),
+        steps=(StepResult(f"evaluate {args.backend}", "FAILED" if reasons else "PASSED", reasons, round(seconds, 3)),),
+        gates=tuple(gates),
         evaluations=(result.summary,),
         detections={result.summary.label: DETECTIONS},
         checks=recorded(),
@@ -227,18 +243,22 @@ def _write(
     write_results(results, out / RESULTS)
 
 
-def _summary(result: BackendEvaluation, devices: list[str], out: Path) -> str:
+def _summary(result: BackendEvaluation, devices: list[str], gates: list[GateResult], out: Path) -> str:
+    from eval.losses import loss_lines
+
     summary, total = result.summary, result.latency["total"]
     row = (
         summary.label,
-        f"{summary.metrics.mean_ap:.4f}",
+        f"{summary.metrics.mean_ap:.4f}" if summary.metrics.total.num_ground_truth else "none",
         f"{total.p50:.1f} ms",
         f"{total.p99:.1f} ms",
         str(summary.num_frames),
         f"{len(devices)} on {', '.join(dict.fromkeys(devices))}",
     )
     header = ("backend", "mAP", "p50 latency", "p99 latency", "frames", "processes")
-    return f"{text_table(header, [row])}\n\n{out / RESULTS}, {out / DETECTIONS}"
+    parts = [text_table(header, [row]), *(["\n".join(lines)] if (lines := loss_lines([summary])) else [])]
+    parts += [f"FAILED: {gate.reason}" for gate in gates if gate.reason]
+    return "\n\n".join([*parts, f"{out / RESULTS}, {out / DETECTIONS}"])
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ class DeploymentOutcome:
         evaluated: list[tuple[str, ...]] = [
             (
                 item.label,
-                _ap(item.metrics.mean_ap),
+                _ap(item.metrics.mean_ap) if item.metrics.total.num_ground_truth else "none",
                 *((seen.get(item.label, "-"),) if seen else ()),
                 f"{item.latency['total'].p50:.1f} ms",
                 f"{item.latency['total'].p99:.1f} ms",
@@ -51,8 +51,11 @@ class DeploymentOutcome:
             for item in self.results.evaluations
         ]
         if evaluated:
+            from eval.losses import loss_lines
+
             head = ("backend", "mAP", *(("in the vehicle",) if seen else ()), "p50 latency", "p99 latency", "frames")
             parts.append(text_table(head, evaluated))
+            parts += ["\n".join(lines)] if (lines := loss_lines(self.results.evaluations)) else []
         compared = [_comparison_row(item) for item in self.results.comparisons]
         if compared:
             parts.append(text_table(("mAP of", "against", "difference", "interval", "verdict"), compared))

@@ -407,6 +407,7 @@ def _opened(session: Session) -> Any:
 
 def _log_details(evaluation: BackendEvaluation) -> None:
     for item in evaluation.metrics.total.classes:
-        _logger.info("      %-12s AP %.4f, %d objects", item.class_name, item.mean_ap, item.num_ground_truth)
+        score = f"{item.mean_ap:.4f}" if item.num_ground_truth else "none"
+        _logger.info("      %-12s AP %s, %d objects", item.class_name, score, item.num_ground_truth)
     for stage, times in evaluation.latency.items():
         _logger.info("      %-20s %8.2f ms mean, %8.2f p50, %8.2f p99", stage, times.mean, times.p50, times.p99)

@@ -102,7 +102,7 @@ class Session:
         """Opens the dataset's validation split.
 
         Raises:
-            DataError: it is broken or unsafe.
+            DataError: it is broken or unsafe, or there is nothing to find in the frames to evaluate.
             ConfigError: it has fewer frames than are asked for.
         """
         from datasets.frames import open_frames
@@ -124,6 +124,10 @@ class Session:
                     f"'{key}' is {number}, but '{plan.data_root}' has {len(self.frames)} validation frames. {advice}, "
                     "or give a larger dataset."
                 )
+        if plan.backends:
+            from eval.evaluator import reach_of
+
+            self.frames.check_ground_truth(config.evaluation.num_samples, reach_of(plan.spec))
 
     @contextlib.contextmanager
     def detector(

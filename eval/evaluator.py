@@ -34,6 +34,7 @@ __all__ = [
     "InputCounts",
     "evaluate",
     "ranges_of",
+    "reach_of",
     "run_frames",
     "summarize",
 ]
@@ -49,7 +50,10 @@ class InputCounts:
         frames_with_dropped_voxels: Frames in which that happened.
         dropped_points: Points in range for which no pillar had room.
         outside_points: Points outside the model's range.
-        invalid_points: Points with NaN or infinite values.
+        invalid_points: Points with NaN or infinite values, those included that the reader of the files left out.
+        frames_without_points: Frames of which no point entered the network.
+        points: Points that were given to the detector.
+        zero_points: Points at exactly (0, 0, 0) in the files of the key frames.
     """
 
     mean_voxels: float
@@ -58,10 +62,14 @@ class InputCounts:
     dropped_points: int
     outside_points: int
     invalid_points: int
+    frames_without_points: int = 0
+    points: int = 0
+    zero_points: int = 0
 
     @classmethod
-    def of(cls, frames: Sequence[VoxelCounts]) -> InputCounts:
+    def of(cls, runs: Sequence[FrameRun]) -> InputCounts:
         """Adds up at least one frame."""
+        frames = [run.counts for run in runs]
         total = sum(frames, VoxelCounts())
         return cls(
             mean_voxels=total.voxels / len(frames),
@@ -69,7 +77,10 @@ class InputCounts:
             frames_with_dropped_voxels=sum(counts.dropped_voxels > 0 for counts in frames),
             dropped_points=total.dropped_points,
             outside_points=total.outside_points,
-            invalid_points=total.invalid_points,
+            invalid_points=total.invalid_points + sum(run.invalid_points for run in runs),
+            frames_without_points=sum(run.is_empty for run in runs),
+            points=sum(run.num_points for run in runs),
+            zero_points=sum(run.zero_points for run in runs),
         )
 
 
@@ -87,6 +98,8 @@ class FrameRun:
         counts: Of this frame.
         dropped: Candidates of this frame of which no box was made.
         vehicle: Step of Autoware's decode -> boxes; empty where it was not asked for.
+        num_points: Points that were given to the detector.
+        invalid_points, zero_points: In its file, where the frame says so (`datasets.frames.Frame`).
     """
 
     index: int
@@ -98,6 +111,15 @@ class FrameRun:
     counts: VoxelCounts
     dropped: BoxCounts = field(default_factory=BoxCounts)
     vehicle: Mapping[str, Boxes3D] = field(default_factory=dict)
+    num_points: int = 0
+    invalid_points: int = 0
+    zero_points: int = 0
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no point entered the network: each that there was is counted as left out."""
+        counts = self.counts
+        return counts.voxels == 0 and self.num_points <= counts.outside_points + counts.invalid_points
 
 
 @dataclass(frozen=True)
@@ -170,6 +192,11 @@ class BackendEvaluation:
 def ranges_of(spec: ModelSpec) -> tuple[tuple[float, float], ...]:
     """Distance ranges that a model is scored in: the usual ones as far as its grid reaches."""
     return default_ranges(max(abs(spec.point_cloud_range[axis]) for axis in (0, 1, 3, 4)))
+
+
+def reach_of(spec: ModelSpec) -> float:
+    """Distance from the ego up to which a model is scored, metres."""
+    return max(high for _, high in ranges_of(spec))
 
 
 def evaluate(
@@ -271,6 +298,9 @@ def run_frames(
                 inference.counts,
                 inference.dropped,
                 decoded,
+                len(frame.points),
+                int(getattr(frame, "invalid_points", 0)),
+                int(getattr(frame, "zero_points", 0)),
             )
         )
     return runs
@@ -336,7 +366,7 @@ def summarize(
         metrics,
         latency.summary(),
         tuple(round(value, 3) for value in latency.samples_ms()),
-        InputCounts.of([run.counts for run in runs]),
+        InputCounts.of(runs),
         MachineInfo.current(),
         decode,
         sum((run.dropped for run in runs), BoxCounts()),

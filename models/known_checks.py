@@ -9,6 +9,7 @@ from __future__ import annotations
 from base.checks import Check
 from base.errors import CheckpointError, ConfigError
 from models.point_checks import POINT_CHECKS
+from models.score_checks import SCORE_CHECKS
 
 __all__ = ["KNOWN_CHECKS"]
 
@@ -151,4 +152,4 @@ _ROWS = (
     ),
 )
 
-KNOWN_CHECKS = {check.id: check for check in _ROWS} | POINT_CHECKS
+KNOWN_CHECKS = {check.id: check for check in _ROWS} | POINT_CHECKS | SCORE_CHECKS

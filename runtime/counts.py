@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-__all__ = ["BoxCounts", "VoxelCounts"]
+from base.checks import Finding
+from models.known_checks import KNOWN_CHECKS
+
+__all__ = ["MAX_VOXELS_KEY", "BoxCounts", "VoxelCounts", "dropped_pillars"]
+
+MAX_VOXELS_KEY = "model.data_preprocessor.voxel_layer.max_voxels"
+"""Key of a model config that limits the pillars of a frame; of two numbers the second counts outside of training."""
 
 
 @dataclass(frozen=True)
@@ -49,3 +55,16 @@ class BoxCounts:
 
     def __add__(self, other: BoxCounts) -> BoxCounts:
         return BoxCounts(self.broken + other.broken, self.without_size + other.without_size)
+
+
+def dropped_pillars(place: str, dropped: int, kept: int) -> Finding:
+    """That pillars were left out, and what to do.
+
+    Args:
+        place: What was run, for messages.
+        dropped: Pillars beyond the model's maximum.
+        kept: The others.
+    """
+    value = f"{dropped} of {dropped + kept} pillars ({dropped / (dropped + kept):.1%}) were left out, with their points"
+    remedy = f"Raise {MAX_VOXELS_KEY} in the model config, and export again."
+    return Finding(KNOWN_CHECKS["dropped-pillars"], place, value, remedy=remedy)

@@ -259,7 +259,7 @@ class StatisticsConfig(Section):
 
 @dataclass(frozen=True, config=STRICT)
 class GatesConfig(Section):
-    """Accuracy gates: a backend that loses more AP against the reference fails the run (exit code 1)."""
+    """Gates: a backend that loses more AP against the reference, or more of its input, fails the run (exit code 1)."""
 
     reference: Backend = setting("pytorch", "Backend that the others are compared with.")
     max_drop: Share | None = setting(None, "Largest drop of mAP over the whole range.")
@@ -269,6 +269,15 @@ class GatesConfig(Section):
     max_drop_per_range: Share | dict[NonEmptyStr, Share] | None = setting(
         None,
         "Largest drop of mAP in a distance range: a number for every range, or a table range -> number (`0-50 m`).",
+    )
+    max_dropped_pillars_share: Share | None = setting(
+        0.1, "Largest share of all frames' pillars that may be left out because of the model's `max_voxels`."
+    )
+    max_empty_frames_share: Share | None = setting(
+        0.5, "Largest share of the frames that may have no point in the model's range."
+    )
+    max_invalid_points_share: Share | None = setting(
+        0.5, "Largest share of the points that may hold NaN or infinite values."
     )
     judge: Literal["difference", "worst_bound", "best_bound"] = setting(
         "difference",

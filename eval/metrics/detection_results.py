@@ -85,6 +85,11 @@ class RangeMetrics:
         """The same of the heading-weighted AP."""
         return mean_of_known(item.mean_aph for item in self.classes)
 
+    @property
+    def num_ground_truth(self) -> int:
+        """Ground truths of all classes."""
+        return sum(item.num_ground_truth for item in self.classes)
+
     def of_class(self, name: str) -> ClassMetrics:
         """The metrics of one class.
 
@@ -133,6 +138,11 @@ class DetectionMetrics:
     def mean_aph(self) -> float:
         """Mean heading-weighted AP over the whole range."""
         return self.total.mean_aph
+
+    @property
+    def classes_without_ground_truth(self) -> tuple[str, ...]:
+        """Classes of which there was nothing to find in the whole range: their AP says nothing."""
+        return tuple(item.class_name for item in self.total.classes if item.num_ground_truth == 0)
 
     def range(self, name: str) -> RangeMetrics:
         """The metrics of one range.

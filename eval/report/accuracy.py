@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["accuracy", "curves", "range_table"]
 
+# AP of a class of which there is nothing to find.
+_NONE = Cell("none", "num soft")
 _MODES = {"center_distance_bev": "centre distance in the ground plane", "center_distance": "centre distance"}
 _DECODES = {TRAINING: "the training framework", AUTOWARE: "Autoware's node"}
 
@@ -43,7 +45,8 @@ def _class_table(evaluations: Sequence[EvaluationSummary]) -> Table:
     classes = evaluations[0].metrics.total.classes
     rows: list[list[str | Cell]] = []
     for index, item in enumerate(classes):
-        cells = [ap(other.metrics.total.classes[index].mean_ap) for other in evaluations]
+        known = item.num_ground_truth > 0
+        cells = [ap(other.metrics.total.classes[index].mean_ap) if known else _NONE for other in evaluations]
         rows.append([item.class_name, number(item.num_ground_truth, 6), *cells])
     count = sum(item.num_ground_truth for item in classes)
     rows.append(["mean", number(count, 7), *(ap(item.metrics.mean_ap, heat=False) for item in evaluations)])

@@ -24,6 +24,8 @@ def latency(evaluations: Sequence[EvaluationSummary]) -> str:
     timed = [item for item in evaluations if "total" in item.latency]
     if not timed:
         return ""
+    from eval.losses import loss_lines
+
     samples = [value for item in timed for value in item.samples_ms]
     charts = [
         histogram(
@@ -50,6 +52,7 @@ def latency(evaluations: Sequence[EvaluationSummary]) -> str:
         charts=charts,
         stages=Table(["backend", "stage", *_PERCENTILES], stages),
         dropped=next((item for item in timed if item.inputs.dropped_voxels), None),
+        losses=loss_lines(timed),
     )
 
 
