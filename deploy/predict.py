@@ -144,6 +144,7 @@ def _write(prediction: Prediction, form: ScanFormat, out: Path) -> None:
             "sha256": sha256_file(scan.path),
             "points": scan.num_in_file,
             "invalid_points": scan.num_invalid,
+            "zero_points": scan.num_zeros,
             "format": {
                 "columns": list(form.names),
                 "intensity_scale": form.intensity_scale,
@@ -206,8 +207,11 @@ def _rounded(values: Any) -> list[float]:
 
 
 def _summary(prediction: Prediction, out: Path) -> str:
+    from runtime.counts import MAX_VOXELS_KEY
+
     scan, spec = prediction.scan, prediction.spec
-    parts = [f"{scan.path.name}: {scan.num_in_file} points, {scan.num_invalid} invalid; model '{spec.name}'"]
+    zeros = f", {scan.num_zeros} at (0, 0, 0)" if scan.num_zeros else ""
+    parts = [f"{scan.path.name}: {scan.num_in_file} points, {scan.num_invalid} invalid{zeros}; model '{spec.name}'"]
     rows: list[tuple[str, ...]] = []
     for result in prediction.results:
         boxes = result.detections.select(result.detections.scores >= _MIN_SHOWN_SCORE)
@@ -218,6 +222,11 @@ def _summary(prediction: Prediction, out: Path) -> str:
     if rows:
         boxes_of = f"boxes ≥ {_MIN_SHOWN_SCORE:g}"
         parts.append(text_table(("backend", "pillars", "points out of range", boxes_of, "milliseconds"), rows))
+    for result in prediction.results:
+        lost, kept = result.counts.dropped_voxels, result.counts.voxels
+        if lost:
+            share = f"{lost} of {lost + kept} ({lost / (lost + kept):.1%})"
+            parts.append(f"{result.label}: pillars left out: {share}; raise {MAX_VOXELS_KEY}")
     parts += [f"{name} SKIPPED: {reason}" for name, reason in prediction.skipped.items()]
     if prediction.verification is not None:
         parts.append(_verification_table(prediction.verification))

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from base.boxes import Boxes3D
+from base.checks import Finding, settle
 from base.determinism import set_determinism
 from base.errors import BackendUnavailable
 from base.files import sha256_file
+from base.messages import shown_file
 from datasets.plausibility import PointsExpected
 from datasets.scan import Scan, ScanFormat, read_scan
 from deploy.config.names import ONNX_BACKENDS
 from deploy.config.schema import DeployConfig
 from deploy.devices import resolve_device
+from runtime.counts import dropped_pillars
 
 if TYPE_CHECKING:
     from torch import nn
@@ -152,6 +155,7 @@ def predict(request: PredictionRequest) -> Prediction:
             else:
                 detectors.append((stack.enter_context(detector), precision))
         results = [_run(detector, precision, scan) for detector, precision in detectors]
+        settle(_losses(results, request))
         verification = _verify(detectors, scan) if len(detectors) == 2 else None
     digest = sha256_file(request.checkpoint)
     return Prediction(spec, digest, scan, tuple(results), verification, skipped)
@@ -165,6 +169,17 @@ def _expected(cfg: Any, spec: ModelSpec) -> PointsExpected:
     node = cfg.get("val_dataloader") or cfg.get("train_dataloader")
     kind = "T4Dataset" if node is None else step_kind(innermost(node))
     return PointsExpected.of_config(cfg, kind, spec.point_cloud_range)
+
+
+def _losses(results: Sequence[BackendResult], request: PredictionRequest) -> Iterator[Finding]:
+    """Pillars that were left out, once for all backends that left out as many."""
+    told: set[int] = set()
+    for result in results:
+        counts = result.counts
+        if counts.dropped_voxels and counts.dropped_voxels not in told:
+            told.add(counts.dropped_voxels)
+            place = f"Point file {shown_file(request.points)} on {result.label}"
+            yield dropped_pillars(place, counts.dropped_voxels, counts.voxels)
 
 
 def _load_model(cfg: Any, spec: ModelSpec, request: PredictionRequest) -> tuple[nn.Module, ModelSpec]:

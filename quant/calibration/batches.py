@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
+from base.checks import settle
 from base.errors import ConfigError, DataError
 from models.spec import ModelSpec
 
@@ -68,6 +69,7 @@ class CalibrationFrames(Sequence[CalibrationFrame]):
         """
         import torch
 
+        from runtime.counts import dropped_pillars
         from runtime.preprocess import preprocess
         from runtime.scatter import scatter
 
@@ -78,6 +80,10 @@ class CalibrationFrames(Sequence[CalibrationFrame]):
         frame = self._frames[self._indices[index]]
         device = next(self._encoder.parameters()).device
         voxels = preprocess(frame.points, self._spec)
+        counts = voxels.counts
+        if counts.dropped_voxels:
+            place = f"Calibration frame {frame.token!r}"
+            settle([dropped_pillars(place, counts.dropped_voxels, counts.voxels)])
         with torch.inference_mode():
             if len(voxels) == 0:
                 _logger.warning(
