@@ -78,6 +78,13 @@ def test_interpolation_is_linear_between_recalls() -> None:
     assert precision_recall(*arguments, ApPolicy("r", envelope=False)).ap == pytest.approx(expected)
 
 
+def test_without_a_detection_the_curve_is_zero() -> None:
+    nothing = np.zeros(0)
+    policy = ApPolicy("e", envelope=True)
+    missed = precision_recall(nothing, nothing.astype(bool), 3, 2.0, policy)
+    assert (missed.ap, missed.num_ground_truth, missed.curve) == (0.0, 3, (0.0,) * policy.num_recalls)
+
+
 def test_max_f1_names_the_score_to_use() -> None:
     truth = boxes([(10, 0), (20, 0), (30, 0)])
     found = boxes([(10, 0), (20, 0), (40, 10), (40, 20), (30, 0)], [0.9, 0.8, 0.5, 0.4, 0.3])

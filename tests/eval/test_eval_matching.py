@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from eval.metrics import CENTER_DISTANCE_BEV, ObjectTable
-from eval.metrics.matching import CandidatePairs, assign, candidate_pairs
+from eval.metrics import CENTER_DISTANCE_BEV, IOU_BEV, ObjectTable
+from eval.metrics.matching import CandidatePairs, assign, candidate_pairs, loosest_thresholds
 
 
 def objects(frame: list[int], label: list[int], xy: NDArray[Any], score: NDArray[Any]) -> ObjectTable:
@@ -92,3 +92,9 @@ def test_a_value_at_the_threshold_does_not_match(distance: float, matched: bool)
 def test_no_candidates() -> None:
     none = CandidatePairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
     assert assign(none, np.arange(3), 0).tolist() == [-1, -1, -1]
+
+
+def test_the_loosest_threshold_of_a_class() -> None:
+    thresholds = [[0.5, 2.0], [], [1.0]]
+    assert loosest_thresholds(thresholds, CENTER_DISTANCE_BEV).tolist() == [2.0, -np.inf, 1.0]
+    assert loosest_thresholds(thresholds, IOU_BEV).tolist() == [0.5, np.inf, 1.0]

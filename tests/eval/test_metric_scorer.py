@@ -151,6 +151,14 @@ def test_critical_limits_drop_pairs_after_the_matching() -> None:
     assert (inside.num_ground_truth, inside.num_detections, inside.num_true_positives) == (1, 1, 1)
 
 
+@pytest.mark.parametrize("order", [(20.5, 10), (10, 20.5)])
+def test_a_detection_within_critical_limits_goes_with_its_ground_truth_beyond(order: tuple[float, float]) -> None:
+    found, truth = objects([(0, 19)], [0], [0.9]), objects([(0, y) for y in order], [0, 0])
+    rules = MatchingRules(critical=ObjectLimits(max_distance_m=20.0))
+    inside = score(found, truth, rules)[0].thresholds[0]
+    assert (inside.num_ground_truth, inside.num_detections, inside.num_true_positives) == (1, 0, 0)
+
+
 def test_heading_weighted_ap_knows_left_from_right() -> None:
     found, truth = objects([(0, 10)], [0], [0.9], yaw=0.5), objects([(0, 10)], [0], yaw=-0.5)
     right = score(found, truth)[0].thresholds[0]

@@ -248,3 +248,8 @@ def test_a_center_on_the_border_of_the_range_counts(axis: int) -> None:
             borders = [-50.0, -50.0, -50.0, 50.0, 50.0, 50.0]
             borders[side] = float(limit)
             assert len(decode(outputs, small_spec(post_center_range=tuple(borders)))) == count
+        # A limit in double precision is compared as the float32 that a box's centre is.
+        borders = [-50.0, -50.0, -50.0, 50.0, 50.0, 50.0]
+        borders[side] = float(np.nextafter(float(center[axis]), -sign * np.inf))
+        assert np.float32(borders[side]) == center[axis]
+        assert len(decode(outputs, small_spec(post_center_range=tuple(borders)))) == 1
