@@ -38,6 +38,12 @@ def losses(summary: EvaluationSummary) -> list[tuple[str, str]]:
     add("invalid points", inputs.invalid_points, inputs.points)
     add("points at (0, 0, 0)", inputs.zero_points, max(inputs.points - inputs.zero_points, 0))
     add("frames without a point", inputs.frames_without_points, frames - inputs.frames_without_points)
+    for what, dropped in (
+        ("boxes with a size of 0 or less, left out", summary.dropped_boxes.without_size),
+        ("boxes with a NaN or infinite number, left out", summary.dropped_boxes.broken),
+    ):
+        if dropped:
+            found.append((what, f"{dropped} in {frames} frames"))
     missing = summary.metrics.classes_without_ground_truth
     if missing:
         found.append(("classes without ground truth", f"{', '.join(missing)}: their AP is none"))

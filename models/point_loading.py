@@ -204,6 +204,8 @@ def _other_columns(place: str, found: PointLoading, other_place: str, other: Poi
 
 def _of_loader(node: Any, loader: str, file: str) -> PointLoading | None:
     dataset = innermost(node) if isinstance(node, Mapping) else None
+    while isinstance(dataset, Mapping) and isinstance(dataset.get("datasets"), list | tuple) and dataset["datasets"]:
+        dataset = innermost({"dataset": dataset["datasets"][0]})  # of a ConcatDataset
     pipeline = dataset.get("pipeline") if isinstance(dataset, Mapping) and dataset is not node else None
     if pipeline is None:
         return None

@@ -272,13 +272,17 @@ def test_boxes_of_negative_size_are_dropped_counted_and_told_once(
     words += [f"--model-config={config}", f"--checkpoint={checkpoint}"]
     words += [f"--data-root={tmp_path / 'data'}", f"--work-dir={tmp_path / 'work'}"]
     assert export.main(words) == 0
-    assert capsys.readouterr().err.count(told) == 1
+    captured = capsys.readouterr()
+    assert captured.err.count(told) == 1
+    lines = [captured.out, (tmp_path / "work" / "report.html").read_text(encoding="utf-8")]
     (summary,) = json.loads((tmp_path / "work" / "results.json").read_text(encoding="utf-8"))["evaluations"]
     # Two equal frames, in which the key frame is repeated for want of a sweep: other pillars than the scan's.
     dropped = summary["dropped_boxes"]
     assert dropped["broken"] == 0
     assert dropped["without_size"] > 0
     assert dropped["without_size"] % 2 == 0
+    for text in lines:
+        assert f"boxes with a size of 0 or less, left out: {dropped['without_size']} in 2 frames" in text
 
 
 def test_mmengines_own_evaluation_drops_them_too() -> None:

@@ -140,6 +140,13 @@ def test_columns_of_a_specification(loader: str) -> None:
     assert ModelSpec.from_dict(stored) == spec
 
 
+def test_columns_of_several_datasets_in_one() -> None:
+    cfg = config([], 4)
+    inner = {"type": "CBGSDataset", "dataset": {"type": "T4Dataset", "pipeline": STEPS[5][1]}}
+    cfg.val_dataloader.dataset = {"type": "ConcatDataset", "datasets": [inner, inner]}
+    assert ModelSpec.from_config(cfg).point_columns == ("x", "y", "z", "intensity")
+
+
 def test_without_a_pipeline_columns_have_no_names() -> None:
     with checking() as record:
         spec = ModelSpec.from_config(config(None, 5))
