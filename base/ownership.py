@@ -13,23 +13,31 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 from base.errors import ConfigError
 from base.leftovers import entries_below, remove, sweep, unfinished_name
 from base.locks import Lock, holder, try_lock
+from base.reading import open_regular
 
 __all__ = ["owned_file", "owned_folder", "owned_name"]
 
 _LOCK = ".centerpoint.lock"
 _TRIES = 100
 _MAX_NAMED = 6
+_MAX_RECORD = 1 << 28
 
 
 @contextmanager
-def owned_folder(folder: str | os.PathLike[str], option: str, records: Sequence[str] = ()) -> Iterator[Path]:
+def owned_folder(
+    folder: str | os.PathLike[str],
+    option: str,
+    records: Sequence[str] = (),
+    marks: Mapping[str, bytes] = MappingProxyType({}),
+) -> Iterator[Path]:
     """Makes a folder, with its parents, and keeps it for this run.
 
     What killed runs left unfinished in it is removed, and so are an earlier run's records: a run that is killed leaves
@@ -40,9 +48,12 @@ def owned_folder(folder: str | os.PathLike[str], option: str, records: Sequence[
         folder: The folder.
         option: Of the command line that names it, for messages.
         records: Names of files in it that say what a whole run came to.
+        marks: Name of a file that is going to be written -> what stands in every one that was written here. Somebody
+            else's file of that name is not replaced.
 
     Raises:
-        ConfigError: another run is using it, or it is no folder that can be written.
+        ConfigError: another run is using it, it is no folder that can be written, or it holds a file that must not be
+            replaced.
         OSError: it cannot be made.
     """
     path = Path(folder)
@@ -50,6 +61,7 @@ def owned_folder(folder: str | os.PathLike[str], option: str, records: Sequence[
     began = _file_system_now_ns(path)
     lock = _lock_folder(path, option)
     try:
+        _require_ours(path, marks, option)
         sweep(path)
         for record in records:
             (path / record).unlink(missing_ok=True)
@@ -124,6 +136,21 @@ def _make(folder: Path, option: str) -> list[Path]:
     return absent
 
 
+def _require_ours(folder: Path, marks: Mapping[str, bytes], option: str) -> None:
+    for name, mark in marks.items():
+        path = folder / name
+        if not os.path.lexists(path):
+            continue
+        with open_regular(path, error=ConfigError, remedy=f"Choose another folder with {option}.") as stream:
+            content = stream.read(_MAX_RECORD)
+        # Of an empty document nothing is lost.
+        if mark not in content and content.strip() not in (b"", b"{}"):
+            raise ConfigError(
+                f"'{path}' is not of this project, and a run would replace it. Choose another folder with {option}, or "
+                "move the file away."
+            )
+
+
 def _remove_empty(folders: Sequence[Path]) -> None:
     for folder in folders:
         with contextlib.suppress(OSError):  # it holds something
@@ -131,6 +158,11 @@ def _remove_empty(folders: Sequence[Path]) -> None:
 
 
 def _lock_folder(path: Path, option: str) -> Lock:
+    if path.is_symlink():
+        raise ConfigError(
+            f"{option} is '{path}', a symbolic link to '{os.readlink(path)}'. Give the folder itself, so that two runs "
+            "cannot meet in it by two names."
+        )
     for _ in range(_TRIES):
         lock = try_lock(path)
         if lock is None:

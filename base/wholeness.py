@@ -14,10 +14,12 @@ from pathlib import Path
 from base.errors import ConfigError
 from base.leftovers import flush
 
-__all__ = ["MANIFEST", "replacing", "require_whole"]
+__all__ = ["MANIFEST", "MARKS", "replacing", "require_whole"]
 
 MANIFEST = "manifest.json"
 """What says, beside files that belong together, which bytes they have."""
+MARKS = {MANIFEST: b'"schema_version"'}
+"""What stands in every manifest of ours (`base.ownership.owned_folder`)."""
 
 _MARK = ".centerpoint.unfinished"
 _being_replaced: set[Path] = set()

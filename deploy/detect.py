@@ -20,6 +20,7 @@ from base.files import user_path
 from base.manifests import require_as_made
 from base.onnx_files import read_onnx
 from base.ownership import owned_folder
+from base.wholeness import MARKS
 from eval.detections_file import DETECTIONS, MANIFEST_KIND
 from export.manifest import build_manifest, discard_manifest, write_manifest
 from export.onnx_graph import metadata
@@ -52,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> None:
-    with owned_folder(user_path(args.out), "--out"):
+    with owned_folder(user_path(args.out), "--out", marks=MARKS):
         _detect(args)
 
 

@@ -10,10 +10,12 @@ from pathlib import Path
 
 from base.errors import BackendUnavailable, UserError
 from base.ownership import owned_folder
+from base.wholeness import MARKS
 
 __all__ = ["RECORDS", "log_to_file", "owned_work_dir"]
 
 RECORDS = ("results.json", "report.html", "manifest.json")
+_MARKS = {"results.json": b'"schema_version"', "report.html": b": deployment report</title>", **MARKS}
 
 _logger = logging.getLogger(__name__)
 
@@ -26,9 +28,10 @@ def owned_work_dir(work_dir: Path) -> Iterator[Path]:
     so do files that a killed run left unfinished. ONNX files and engines stay until new ones take their place.
 
     Raises:
-        ConfigError: another run is using the folder, or it cannot be written.
+        ConfigError: another run is using the folder, it cannot be written, or a file in it has a record's name and is
+            none.
     """
-    with owned_folder(work_dir, "--work-dir", RECORDS):
+    with owned_folder(work_dir, "--work-dir", RECORDS, _MARKS):
         yield work_dir
 
 

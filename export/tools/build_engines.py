@@ -16,6 +16,7 @@ from base.errors import DataError, EngineBuildError
 from base.files import user_path
 from base.ownership import owned_folder
 from base.parsing import Items, NonEmptyStr, PositiveInt, Record, parse
+from base.wholeness import MARKS
 from export.engine.pipeline import CenterPointTensorRTExportPipeline, EngineSettings
 from export.engine.request import DEFAULT_WORKSPACE_BYTES, PRECISION_POLICIES, ShapeProfile
 from export.engine.selection import BUILDERS
@@ -56,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> None:
-    with owned_folder(user_path(args.out), "--out"):
+    with owned_folder(user_path(args.out), "--out", marks=MARKS):
         _build(args)
 
 

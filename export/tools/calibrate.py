@@ -16,6 +16,7 @@ from base.command import add_log_level, run_command, run_main
 from base.determinism import set_determinism
 from base.files import user_path
 from base.ownership import owned_folder
+from base.wholeness import MARKS
 from export.manifest import build_manifest, discard_manifest, write_manifest
 from export.quantized_model import quantize_float_model, save_quantized_model
 from models.known_checks import KNOWN_CHECKS
@@ -69,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> None:
-    with owned_folder(user_path(args.out), "--out"):
+    with owned_folder(user_path(args.out), "--out", marks=MARKS):
         _calibrate(args)
 
 

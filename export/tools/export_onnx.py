@@ -16,6 +16,7 @@ from base.determinism import set_determinism
 from base.errors import ConfigError
 from base.files import sha256_file, user_path
 from base.ownership import owned_folder
+from base.wholeness import MARKS
 from export.manifest import build_manifest, write_manifest
 from export.onnx_export import EXPORT_PRECISIONS, OnnxExportSettings, export_components
 from export.opsets import DEFAULT_OPSET, INT8_OPSET
@@ -61,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> None:
-    with owned_folder(user_path(args.out), "--out"):
+    with owned_folder(user_path(args.out), "--out", marks=MARKS):
         _export(args)
 
 

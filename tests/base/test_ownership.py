@@ -92,6 +92,33 @@ def test_records_of_an_earlier_run_go_and_other_files_stay(tmp_path: Path) -> No
         assert names(tmp_path) == ["model.onnx"]
 
 
+def test_a_file_of_somebody_else_is_not_replaced(tmp_path: Path) -> None:
+    theirs = tmp_path / "manifest.json"
+    marks = {"manifest.json": b'"schema_version"'}
+    for content in ('{"name": "web page"}', "not JSON"):
+        theirs.write_text(content)
+        with (
+            pytest.raises(ConfigError, match=r"manifest\.json' is not of this project"),
+            owned_folder(tmp_path, "--out", ("manifest.json",), marks),
+        ):
+            pass
+        assert theirs.read_text() == content
+    for content in ("{}\n", '{"schema_version": 1}'):
+        theirs.write_text(content)
+        with owned_folder(tmp_path, "--out", ("manifest.json",), marks):
+            assert names(tmp_path) == []
+
+
+def test_a_link_to_a_folder_is_said_to_be_one(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "folder")
+    with (
+        pytest.raises(ConfigError, match=r"--out is '.*link', a symbolic link to '.*folder'"),
+        owned_folder(tmp_path / "link", "--out"),
+    ):
+        pass
+
+
 @pytest.mark.parametrize("depth", ["a.bin", "onnx/a.bin", "detections/a/b/a.bin"])
 def test_what_a_killed_run_left_is_removed_wherever_it_lies(tmp_path: Path, depth: str) -> None:
     target = tmp_path / depth
