@@ -25,6 +25,7 @@ _MAX_EMPTY_LINES = 100_000
 _MAX_UNPACKED = 8 << 20
 _MAX_RATIO = 100
 _LONG_INTEGER = "an integer has more than 4,300 digits, which Python does not read"
+_HALF = "a text in it holds half a surrogate pair, which no output can take"
 _AFTER_VALUE = " \t\r\n,:]}"
 _UNFINISHED_NUMBER = re.compile(r"-|\.|[eE][+-]?")
 _SPACE = re.compile(r"[ \t\r\n]*")
@@ -196,6 +197,7 @@ class JsonDocument:
             except ValueError as error:
                 raise self._error(f"{what}: {_LONG_INTEGER}") from error
             else:
+                self._refuse_halves(value, end, what)
                 # A number at the end of the block may go on in the next: "1" of "1.5", even "1." of it.
                 if self._ended or (end < len(self._text) and self._text[end] in _AFTER_VALUE):
                     self._advance(end - self._at)
@@ -204,6 +206,10 @@ class JsonDocument:
                 raise self._error(f"{what} is longer than {_MAX_VALUE >> 20} MB; is a bracket missing?")
             if not self._more():
                 self._must_be_whole(what)
+
+    def _refuse_halves(self, value: Any, end: int, what: str) -> None:
+        if _has_halves(value, self._text[self._at : end]):
+            raise self._error(f"{what}: {_HALF}")
 
     def _must_be_whole(self, what: str) -> None:
         """At the end of the file."""
@@ -223,6 +229,17 @@ class JsonDocument:
     def _error(self, text: str, *, ended: bool = False) -> DataError:
         advice = "; the file is truncated: write or copy it again" if ended else ""
         return DataError(f"'{self.path}' line {self._line} column {self._column} is not valid JSON: {text}{advice}")
+
+
+def _has_halves(value: Any, text: str) -> bool:
+    """Whether half a surrogate pair is in a value that was read from a text."""
+    if "\\ud" not in text and "\\uD" not in text:
+        return False
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def _is_cut(error: json.JSONDecodeError, text: str) -> bool:
@@ -268,6 +285,8 @@ class JsonLines:
                     raise DataError(f"'{self.path}' line {number} is nested too deeply") from error
                 except ValueError as error:
                     raise DataError(f"'{self.path}' line {number}: {_LONG_INTEGER}") from error
+                if _has_halves(value, line):
+                    raise DataError(f"'{self.path}' line {number}: {_HALF}")
                 yield number, value
 
     def _line(self, stream: TextIO, number: int) -> str:

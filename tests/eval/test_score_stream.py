@@ -138,6 +138,8 @@ def test_a_byte_order_mark_is_no_character(tmp_path: Path) -> None:
     ("content", "words"),
     [
         (b"{" + b'"a": ' + b"9" * 5000 + b"}", "an integer has more than 4,300 digits"),
+        (b'{"a": ["\\ud800"]}', "half a surrogate pair"),
+        (b'{"a\\uDfff": 1}', "half a surrogate pair"),
         (b"[" * 100_000, "nested too deeply|stands where '{' must come"),
         (b"{5: 1}", "5 stands where a key in quotes must come|Expecting property name enclosed in double quotes"),
     ],
