@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from base.errors import CheckpointError, ConfigError
+from base.messages import shown
 from base.parsing import parse
 from quant.forms import StructureForm
 from quant.quantizer import ENGINES
@@ -111,11 +114,27 @@ class QuantizationStructure:
             raise CheckpointError(f"{source}: unknown kinds of layers {unknown}; known: {', '.join(KINDS)}.")
         if structure.engine not in ENGINES:
             raise CheckpointError(f"{source}: unknown engine '{structure.engine}'; known: {', '.join(ENGINES)}.")
+        for twice in _repeated(layer.path for layer in layers):
+            raise CheckpointError(f"{source}: layer {shown(twice)} stands twice in it. {_REMEDY}")
+        for twice in _repeated(name for group in shared for name in group):
+            raise CheckpointError(f"{source}: {shown(twice)} stands twice among what shares a quantizer. {_REMEDY}")
+        if not all(shared):
+            raise CheckpointError(f"{source}: a group of layers that share a quantizer is empty. {_REMEDY}")
+        adds = {layer.path for layer in layers if layer.kind == "add"}
+        seconds = {name for group in shared for name in group if name.endswith(SECOND_OPERAND)}
+        for name in sorted(seconds - {path + SECOND_OPERAND for path in adds}):
+            raise CheckpointError(
+                f"{source}: {shown(name)} shares a quantizer, but is no second operand of an addition."
+            )
         members = {name.removesuffix(SECOND_OPERAND) for group in shared for name in group}
         strangers = sorted(members - set(structure.quantized_paths()))
         if strangers:
             raise CheckpointError(f"{source}: {strangers} share a quantizer, but are no quantized layers of it.")
         return structure
+
+
+def _repeated(names: Iterable[str]) -> list[str]:
+    return [name for name, count in Counter(names).items() if count > 1]
 
 
 def model_fingerprint(model: nn.Module) -> str:

@@ -60,6 +60,13 @@ def test_broken_files() -> None:
         ({"shared": ["ab"]}, r"shared\[0\] is 'ab', but must be"),
         ({"layers": [{"path": 3, "kind": "add", "quantized": True}]}, r"layers\[0\]\.path is 3, but must be"),
         ({"layers": [{"path": "a", "kind": [], "quantized": True}]}, r"layers\[0\]\.kind is .* must be"),
+        ({"layers": [{"path": "a.0", "kind": "conv2d", "quantized": True}] * 2}, r"layer 'a\.0' stands twice"),
+        ({"shared": [["a.0", "b"], ["a.0", "a.1"]]}, r"'a\.0' stands twice among what shares a quantizer"),
+        ({"shared": [[]]}, "a group of layers that share a quantizer is empty"),
+        (
+            {"shared": [["a.0.second_quantizer", "a.1"]]},
+            r"'a\.0\.second_quantizer' .* is no second operand of an addition",
+        ),
     ],
 )
 def test_values_of_another_type(changes: dict[str, Any], message: str) -> None:
