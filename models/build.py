@@ -62,7 +62,9 @@ def build_model(cfg: Any, seed: int = 0) -> nn.Module:
     try:
         model: nn.Module = registry.MODELS.build(copy.deepcopy(cfg.model))
     # Every module has its own way to refuse an argument. A lack of memory is no fault of the config's types.
-    except (LookupError, TypeError, AssertionError, ValueError, AttributeError, ArithmeticError) as error:
+    except (LookupError, TypeError, AssertionError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" in str(error):
+            raise
         cause = printable(str(error))
         raise ConfigError(f"mmdet3d cannot build the model of '{cfg.filename}': {cause}") from error
     with _quiet_mmengine():

@@ -21,7 +21,8 @@ _RANDOM_STEPS = frozenset({"ObjectNoise", "ObjectSample", "PointShuffle", "Point
 def step_kind(step: object) -> str:
     """The type of a part of a config, such as a pipeline's step, without its scope."""
     kind = step.get("type", "") if isinstance(step, Mapping) else ""
-    return str(getattr(kind, "__name__", kind)).rsplit(".", 1)[-1]
+    name = getattr(kind, "__name__", kind)
+    return name.rsplit(".", 1)[-1] if isinstance(name, str) else ""
 
 
 def refuse_unsupported(model: Mapping[str, Any], file: str) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from base.errors import ConfigError
+from models.build import build_model
 from models.config import load_model_config
 from models.spec import ModelSpec
-from models.unsupported import random_steps
+from models.unsupported import random_steps, step_kind
 
 DEMO = Path(__file__).resolve().parents[2] / "configs" / "model" / "centerpoint_t4_demo.py"
 FLIP = {"type": "RandomFlip3D"}
@@ -106,3 +107,16 @@ def test_other_pillars_and_voxels_are_refused_by_name(part: str, changes: dict[s
 )
 def test_steps_that_draw_at_random(steps: list[Any], found: list[str]) -> None:
     assert list(random_steps(steps)) == found
+
+
+@pytest.mark.parametrize("kind", [10**5000, ["T4Dataset"], None, 1.5])
+def test_a_type_that_is_no_name_is_none(kind: object) -> None:
+    assert step_kind({"type": kind}) == ""
+
+
+def test_a_layer_of_no_type_is_told_by_its_config() -> None:
+    """mmengine's registry has a RuntimeError for it."""
+    cfg = load_model_config(DEMO)
+    cfg.model.pts_backbone.conv_cfg = {"type": ""}
+    with pytest.raises(ConfigError, match=r"mmdet3d cannot build the model of '.*centerpoint_t4_demo\.py'"):
+        build_model(cfg)
