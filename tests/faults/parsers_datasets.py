@@ -104,7 +104,7 @@ PARSERS: tuple[Parser, ...] = (
         _frames("NuScenesDataset"),
         0.4,
     ),
-    Parser("info file, drawn", samples_datasets.t4_dataset, _INFOS, pickle_mutation, _preview, 0.02),
+    Parser("info file, drawn", samples_datasets.t4_dataset, _INFOS, pickle_mutation, _preview, 0.01),
     Parser("point file, alone", samples_datasets.t4_dataset, _POINTS, records_mutation, _points),
     Parser(
         "point file, of a dataset",

@@ -14,7 +14,7 @@ from tests.faults import samples
 from tests.faults.commands import call
 from tests.faults.mutate_checkpoints import checkpoint_mutation
 from tests.faults.mutate_documents import json_mutation, literals_mutation, mutate_tree, to_json, yaml_mutation
-from tests.faults.trial import Parser
+from tests.faults.trial import Parser, Refusal
 
 __all__ = ["PARSERS"]
 
@@ -104,7 +104,9 @@ def _model_values() -> Reader:
     def read(folder: Path) -> object:
         file = str(folder / "model_config.py")
         values = {key: value for key, value in runpy.run_path(file).items() if not key.startswith("__")}
-        return ModelSpec.from_config(Config({"model": {}, **values}, filename=file))
+        if not isinstance(values.get("model"), dict):
+            raise Refusal(f"{file} has no model")  # as `load_model_config` would
+        return ModelSpec.from_config(Config(values, filename=file))
 
     return read
 
