@@ -109,7 +109,7 @@ def test_steps_that_draw_at_random(steps: list[Any], found: list[str]) -> None:
     assert list(random_steps(steps)) == found
 
 
-@pytest.mark.parametrize("kind", [10**5000, ["T4Dataset"], None, 1.5])
+@pytest.mark.parametrize("kind", [10**5000, ["T4Dataset"], None, 1.5], ids=["long", "list", "none", "float"])
 def test_a_type_that_is_no_name_is_none(kind: object) -> None:
     assert step_kind({"type": kind}) == ""
 
