@@ -13,7 +13,8 @@ from base.messages import shown, shown_file, shown_place
 from datasets.sweep_times import FrameTimes, compare_order, compare_times
 from models.consistency import compare_classes
 from models.known_checks import KNOWN_CHECKS
-from models.point_loading import innermost, step_kind
+from models.point_loading import innermost
+from models.unsupported import step_kind
 
 if TYPE_CHECKING:
     from datasets.infos import Sample
@@ -86,7 +87,8 @@ class SampleComparison:
         sweeps = sample.lidar_sweeps or ()
         scene = sample.scene_token or sample.scene_name or ""
         times = tuple(sweep.timestamp for sweep in sweeps)
-        self._times.append(FrameTimes(place, sample.token, scene, sample.timestamp, times))
+        has_others = any(sweep.lidar_points.lidar_path != sample.lidar_points.lidar_path for sweep in sweeps)
+        self._times.append(FrameTimes(place, sample.token, scene, sample.timestamp, times, has_others))
         self._count("LoadPointsFromFile", sample.lidar_points.num_pts_feats, f"{place}.lidar_points")
         for number, sweep in enumerate(sweeps):
             points = f"{place}.lidar_sweeps[{number}].lidar_points"

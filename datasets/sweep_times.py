@@ -25,6 +25,9 @@ _MAX_LAG_S, _MAX_GAP_S, _MIN_STEP_S = 10.0, 60.0, 1e-3
 _SAME_S = 1e-5
 
 
+_WHOSE = ("key frame's is", "sweep's")
+
+
 @dataclass(frozen=True)
 class FrameTimes:
     """Times of a key frame.
@@ -35,6 +38,7 @@ class FrameTimes:
         scene: Its recording; empty where that is not known.
         key_s: Its time, as stated in seconds.
         sweeps_s: Those of its sweeps, in the order of the file.
+        has_others: Whether one of the sweeps is another point file than the key frame's own, which pads some datasets.
     """
 
     place: str
@@ -42,6 +46,7 @@ class FrameTimes:
     scene: str
     key_s: float
     sweeps_s: tuple[float, ...]
+    has_others: bool = True
 
 
 def unit_of(value: float) -> str:
@@ -63,6 +68,11 @@ def compare_times(frames: Sequence[FrameTimes], file: str, must: str = "Both mus
     if wrong:
         yield _lag(check, *wrong[0], file, f"{must} So it is with {len(wrong)} of {len(lags)} sweeps.")
         return
+    same = [item for item in lags if item[0].has_others]
+    if same and all(lag == 0 for _, _, lag in same):
+        told = f"{must} So it is with {len(same)} of {len(lags)} sweeps, although they are other point files."
+        yield _lag(check, *same[0], file, told)
+        return
     positive = [item for item in lags if item[2] > 0]
     if positive and max(lag for _, _, lag in positive) < _MIN_STEP_S:
         told = f"None of {len(positive)} time lags reaches {_MIN_STEP_S:g} s, the time of no lidar's revolution."
@@ -73,7 +83,9 @@ def compare_times(frames: Sequence[FrameTimes], file: str, must: str = "Both mus
 
 def _lag(check: Check, frame: FrameTimes, number: int, lag: float, file: str, more: str) -> Finding:
     sweep = frame.sweeps_s[number]
-    if lag < 0:
+    if lag == 0:
+        what = "The sweep would be of its key frame's own time."
+    elif lag < 0:
         what = f"The sweep would be {-lag:.4g} s after its key frame."
     else:
         what = f"The sweep would be {lag:.4g} s before its key frame."
@@ -90,17 +102,24 @@ def _lag(check: Check, frame: FrameTimes, number: int, lag: float, file: str, mo
 def _suspicion(key: float, sweep: float, lag: float) -> str:
     """What unit explains it."""
     units = unit_of(key), unit_of(sweep)
+    if lag == 0:
+        return "The times were not filled in, or cut off to whole seconds."
     if all(units) and units != ("seconds", "seconds"):
-        named = [f"the {what} {unit}" for what, unit in zip(("key frame's is in", "sweep's in"), units, strict=True)]
+        named = [f"the {what} in {unit}" for what, unit in zip(_WHOSE, units, strict=True)]
         return f"By their size {' and '.join(named)}."
     if units == ("seconds", "seconds"):
-        return "Both look like seconds: the sweep is another recording's, or the two are exchanged."
+        return "Both look like seconds since 1970: the sweep is another recording's, or the two are exchanged."
     for unit, scale in list(_UNITS.items())[1:]:
         # One of the two is so many times the other.
         if key > 0 and 0.5 < sweep / key / scale < 2:
             return f"The sweep's looks like {unit}."
         if sweep > 0 and 0.5 < key / sweep / scale < 2:
             return f"The key frame's looks like {unit}."
+    if any(units):
+        clocks = [
+            f"the {what} {'a time since 1970' if unit else 'none'}" for what, unit in zip(_WHOSE, units, strict=True)
+        ]
+        return f"By their size {' and '.join(clocks)}: a lag, a clock of its own, or not filled in."
     if lag > 0:
         for unit, scale in list(_UNITS.items())[1:]:
             if 0.02 <= lag / scale <= 5:  # of a few revolutions

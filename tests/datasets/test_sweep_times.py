@@ -92,8 +92,17 @@ def test_one_wrong_sweep_among_many() -> None:
 
 
 def test_copies_of_the_key_frame_are_no_slip() -> None:
-    padded = [FrameTimes("p", f"t{i}", "", EPOCH + i, (EPOCH + i,) * 3) for i in range(3)]
+    padded = [FrameTimes("p", f"t{i}", "", EPOCH + i, (EPOCH + i,) * 3, has_others=False) for i in range(3)]
     assert told(padded) == []
+    (text,) = told([FrameTimes("p", f"t{i}", "", EPOCH + i, (EPOCH + i,) * 3) for i in range(3)])
+    assert "The times were not filled in, or cut off to whole seconds." in text
+    assert "So it is with 9 of 9 sweeps, although they are other point files." in text
+
+
+def test_a_time_on_another_clock_or_none_at_all() -> None:
+    for sweep in (0.0, 0.1, 1e5):
+        (text,) = told([FrameTimes("p", "t", "", EPOCH, (sweep,))])
+        assert "the key frame's is a time since 1970 and the sweep's none" in text
 
 
 @given(start=st.floats(1.0, 3e9), step=st.floats(0.005, 0.9), rounding=st.sampled_from([6, 3]))
