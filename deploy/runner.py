@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +13,11 @@ from base.command import EXIT_FAILED, EXIT_PASSED
 from base.determinism import set_determinism
 from base.errors import BackendUnavailable, UserError
 from base.files import sha256_file
-from deploy.config.paths import repository_root
 from deploy.config.schema import DeployConfig, Scenario
 from deploy.devices import resolve_device
 from deploy.outcome import DeploymentOutcome
 from deploy.plan import RunPlan, make_plan
+from deploy.run_manifest import write_run_manifest
 from deploy.session import Session, engine_settings, onnx_settings
 from deploy.steps import FAILED, PASSED, SKIPPED, Step, StepRecorder
 from deploy.work_dir import log_to_file, owned_work_dir
@@ -319,7 +319,7 @@ class CenterPointDeploymentRunner:
             write_results(results, plan.work_dir / "results.json")
             more = self._int8_sections(session) if plan.precision == "int8" else ()
             write_report(results, self._panels(session), plan.work_dir / "report.html", more)
-            self._write_manifest(session)
+            write_run_manifest(session, self.source, [artifact.path for artifact in self._artifacts])
         except OSError as error:
             raise UserError(f"Cannot write the results to '{plan.work_dir}': {error.strerror or error}.") from error
         note = self._objection()
@@ -359,44 +359,6 @@ class CenterPointDeploymentRunner:
         else:
             failed = ", ".join(step.name for step in self._recorder.with_status(FAILED))
             _logger.error("stopped at '%s'; what was found out before is in %s", failed, path)
-
-    def _write_manifest(self, session: Session) -> None:
-        from export.manifest import build_manifest, run_environment, write_manifest
-
-        plan = session.plan
-        inputs: dict[str, str | Path] = {"checkpoint": plan.checkpoint, "model_config": plan.model_config_path}
-        if Path(self.source).is_file():
-            inputs["deploy_config"] = self.source
-        if plan.data_root is not None:
-            name = self.config.runtime_io.info_file or plan.model_cfg.val_dataloader.dataset.ann_file
-            inputs["info_file"] = plan.data_root / name
-        if plan.quantization is not None and plan.quantization.info_file is not None:
-            inputs["calibration_info_file"] = plan.quantization.info_file
-        outputs: dict[str, str | Path] = {
-            name: plan.work_dir / name
-            for name in (*(artifact.path for artifact in self._artifacts), "results.json", "report.html")
-        }
-        settings: dict[str, Any] = {"deploy": asdict(self.config), "spec": plan.spec.to_dict()}
-        if session.quantized is not None:
-            settings["quantization"] = session.quantized.facts
-            settings["quantization_structure"] = asdict(session.quantized.structure)
-        root = os.environ.get("BUILD_WORKSPACE_DIRECTORY", str(repository_root()))
-        manifest = build_manifest("run", inputs, outputs, settings, _PACKAGES, run_environment(root))
-        write_manifest(plan.work_dir / "manifest.json", manifest)
-
-
-# Whose versions belong to a run's results.
-_PACKAGES = (
-    "torch",
-    "mmdet3d",
-    "mmengine",
-    "numpy",
-    "onnx",
-    "onnxruntime",
-    "onnxsim",
-    "openvino",
-    "tensorrt_rtx_bindings",
-)
 
 
 def _opened(session: Session) -> Any:

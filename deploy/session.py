@@ -51,13 +51,14 @@ class Session:
             ConfigError: the config cannot be built.
             CheckpointError: the checkpoint is unsafe, broken or of another architecture.
         """
-        from export.quantized_model import float_twin, read_quantized_model
         from models.build import build_model, load_checkpoint
 
         plan = self.plan
         _quiet_mmengine()
         model = build_model(plan.model_cfg, seed=plan.config.seed)
         if plan.quantization is not None and plan.quantization.checkpoint_is_quantized:
+            from export.quantized_model import float_twin, read_quantized_model
+
             self.quantized = read_quantized_model(model, plan.checkpoint)
             self.model = float_twin(model)
         else:
@@ -194,8 +195,12 @@ def _require_made(folder: Path, made: bool, what: str, plan: RunPlan, mode: str)
 def onnx_settings(plan: RunPlan, provenance: dict[str, str], quantized: QuantizedModel | None = None) -> Any:
     """`OnnxExportSettings` of a run."""
     from export.onnx_export import OnnxExportSettings
-    from export.quantized_model import planned_layers
 
+    quantized_layers = None
+    if quantized is not None:
+        from export.quantized_model import planned_layers
+
+        quantized_layers = planned_layers(quantized.structure)
     config: DeployConfig = plan.config
     return OnnxExportSettings(
         opset_version=config.onnx_config.opset_version,
@@ -204,7 +209,7 @@ def onnx_settings(plan: RunPlan, provenance: dict[str, str], quantized: Quantize
         simplify=config.onnx_config.simplify,
         precision=plan.precision,
         float_precision=config.quantization.float_precision,
-        quantized_layers=None if quantized is None else planned_layers(quantized.structure),
+        quantized_layers=quantized_layers,
         provenance=provenance,
     )
 
