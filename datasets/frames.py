@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -201,7 +201,8 @@ def _range_of(model_cfg: Any) -> Sequence[float] | None:
     """The model's range, where the config has a model."""
     node = model_cfg
     for key in ("model", "data_preprocessor", "voxel_layer", "point_cloud_range"):
-        node = node.get(key) if isinstance(node, Mapping) else None
+        # mmengine's Config is no mapping, what it holds is.
+        node = node.get(key) if hasattr(node, "get") else None
     return node if isinstance(node, Sequence) and len(node) == 6 else None
 
 

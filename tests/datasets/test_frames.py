@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from mmengine.config import Config
 
+from base.checks import checking
 from base.errors import ConfigError, DataError
 from base.untrusted import load_info_pickle
 from datasets import Frame, open_frames
@@ -130,6 +131,16 @@ def test_wrapped_dataset(tiny_dataset: Path) -> None:
     cfg = config(tiny_dataset)
     cfg.train_dataloader.dataset = {"type": "CBGSDataset", "dataset": cfg.train_dataloader.dataset}
     assert len(open_frames(cfg, "train")) == 3
+
+
+def test_clouds_are_held_against_the_range_of_the_configs_model(tiny_dataset: Path) -> None:
+    cfg = config(tiny_dataset)
+    for low, found in ((-100.0, []), (5000.0, ["cloud-range"])):
+        limits = [low, low, -3.0, low + 200.0, low + 200.0, 5.0]
+        cfg.model = {"data_preprocessor": {"voxel_layer": {"point_cloud_range": limits}}}
+        with checking(accepted=["range-filter"]) as record:
+            assert len(open_frames(cfg)[0].points) > 0
+        assert [item.check for item in record.results() if item.check.startswith("cloud")] == found
 
 
 def test_the_config_is_left_alone(tiny_dataset: Path) -> None:
