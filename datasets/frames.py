@@ -130,7 +130,9 @@ class FrameSource:
         )
 
 
-def open_frames(model_cfg: Any, split: str = "val", data_root: str | None = None) -> FrameSource:
+def open_frames(
+    model_cfg: Any, split: str = "val", data_root: str | None = None, info_file: str | None = None
+) -> FrameSource:
     """Opens a split of the dataset that a model config names.
 
     Whatever the split, points go through the config's *test* pipeline (`val_dataloader.dataset.pipeline`): training
@@ -140,6 +142,7 @@ def open_frames(model_cfg: Any, split: str = "val", data_root: str | None = None
         model_cfg: `mmengine.Config` with `train_dataloader` and `val_dataloader` (and `test_dataloader` where wanted).
         split: "train", "val" or "test".
         data_root: Folder of the dataset, in place of the config's; relative to where the command was typed.
+        info_file: Info file in place of the config's; relative to the dataset.
 
     Raises:
         ConfigError: the config has no such split, or a pipeline step that draws at random, or its split and its
@@ -178,6 +181,8 @@ def open_frames(model_cfg: Any, split: str = "val", data_root: str | None = None
     if root is None:
         raise ConfigError("The model config names no data_root; give one with --data-root.")
     wanted["data_root"] = str(user_path(root))
+    if info_file is not None:
+        wanted["ann_file"] = info_file
     # mmdet3d's transforms are looked up in its own scope, whatever the process did before.
     with DefaultScope.overwrite_default_scope("mmdet3d"):
         dataset = (T4Dataset if kind == "T4Dataset" else NuScenesInfos)(**wanted)

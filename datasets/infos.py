@@ -17,6 +17,7 @@ from base.parsing import Count, Int64, Items, NonEmptyStr, Record, Rows, Text, m
 from base.reading import regular_size
 from base.untrusted import load_info_pickle
 from datasets.geometry import Box, Pose, Seconds, Velocity2, first_not_rigid
+from datasets.remedies import DataOptions, how_to_get
 from datasets.sweep_times import FrameTimes, compare_times
 from models.consistency import compare_classes
 
@@ -29,7 +30,6 @@ _CONVERT = (
     "It is no info file of mmdet3d's second format. Convert it with mmdet3d's "
     "tools/dataset_converters/update_infos_to_v2.py."
 )
-_ABSENT = "Give the dataset's folder as data_root, or make one with 'python -m datasets.synthetic --out DIR'."
 
 
 def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -152,7 +152,11 @@ def read_info_file(path: Path) -> InfoFile:
     Raises:
         DataError: the file is missing, no regular one, refused by `load_info_pickle`, or of another or an older format.
     """
-    regular_size(path, "Info file", remedy=_ABSENT)
+    remedy = ""
+    if not path.is_file():
+        remedy = how_to_get(path.parent, path.name, _split_of(path.name), DataOptions("data_root", "ann_file"))
+        remedy += " Both are the model config's, or --data-root and --info-file where a command has them."
+    regular_size(path, "Info file", remedy=remedy)
     content = load_info_pickle(path)
     if isinstance(content, list) or (isinstance(content, dict) and "infos" in content and "data_list" not in content):
         raise DataError(
@@ -163,6 +167,11 @@ def read_info_file(path: Path) -> InfoFile:
         )
     checked = typed(_Content, content, path)
     return InfoFile(path, checked.metainfo, checked.data_list)
+
+
+def _split_of(name: str) -> str:
+    """The split that the name of an info file ends in; "val" where it is none."""
+    return next((split for split in ("train", "val", "test") if name.endswith(f"_{split}.pkl")), "val")
 
 
 def parse_sample(raw: Any, path: Path, index: int, num_classes: int) -> Sample:

@@ -33,6 +33,9 @@ _OVERRIDES = {
     "work_dir": "export.work_dir",
     "onnx_path": "export.onnx_path",
     "data_root": "runtime_io.data_root",
+    "info_file": "runtime_io.info_file",
+    "calibration_data_root": "quantization.calibration.data_root",
+    "calibration_info_file": "quantization.calibration.info_file",
     "num_samples": "evaluation.num_samples",
     "decode": "evaluation.decode",
     "bundle": "evaluation.autoware.bundle",
@@ -72,6 +75,9 @@ def add_override_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--work-dir", metavar="DIR", help="folder of everything the run writes")
     group.add_argument("--onnx-path", metavar="DIR", help="folder with existing ONNX files, for --mode=trt")
     group.add_argument("--data-root", metavar="DIR", help="T4 dataset to verify and evaluate on")
+    group.add_argument("--info-file", metavar="PKL", help="info file of that dataset, relative to it")
+    group.add_argument("--calibration-data-root", metavar="DIR", help="T4 dataset to calibrate an INT8 model on")
+    group.add_argument("--calibration-info-file", metavar="PKL", help="info file of that dataset, relative to it")
     group.add_argument("--num-samples", type=int, metavar="N", help="frames to evaluate; -1 is all")
     group.add_argument(
         "--decode", choices=DECODES, help="whose boxes are evaluated: the training framework's, the node's"

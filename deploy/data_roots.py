@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from base.errors import DataError
+from datasets.remedies import DataOptions, how_to_get
 from deploy.config.paths import input_path, repository_root
 from deploy.config.schema import DeployConfig
 
@@ -18,15 +19,8 @@ __all__ = ["DEMO_DATA_VARIABLE", "DEMO_TRAIN_DATA_VARIABLE", "DataRoot", "calibr
 
 DEMO_DATA_VARIABLE = "CENTERPOINT_DEMO_DATA"
 DEMO_TRAIN_DATA_VARIABLE = "CENTERPOINT_DEMO_TRAIN_DATA"
-_GENERATE = (
-    "Generate one with: python -m datasets.synthetic --out data/t4dataset --train-scenes 1 --val-scenes 4 "
-    "--frames-per-scene 10 (under Bazel: ./bazelw run //datasets/synthetic:generate -- --out data/t4dataset), or give "
-    "another folder with --data-root."
-)
-_GENERATE_TRAIN = (
-    "Generate one with: python -m datasets.synthetic --out data/calibration --split train --train-scenes 25 "
-    "--frames-per-scene 4, and name it in quantization.calibration.data_root."
-)
+_CALIBRATION = DataOptions("--calibration-data-root", "--calibration-info-file")
+_ASSUMED = Path("data/t4dataset")
 
 
 @dataclass(frozen=True)
@@ -58,16 +52,18 @@ def validation_root(config: DeployConfig, model_cfg: Any) -> DataRoot:
         # Set by the build, relative to its own tree rather than to the user's folder.
         root = repository_root() / built
     elif named is None:
-        raise DataError(f"No dataset is named by --data-root, {DEMO_DATA_VARIABLE} or the model config. {_GENERATE}")
+        advice = how_to_get(_ASSUMED, info, "val")
+        raise DataError(f"No dataset is named by --data-root, {DEMO_DATA_VARIABLE} or the model config. {advice}")
     else:
         root = input_path(named)
         if _demo_stands_in(config, model_cfg, root):
             return _demo("demo", info)
     if not root.is_dir():
-        raise DataError(f"Dataset folder '{root}' does not exist. {_GENERATE}")
+        raise DataError(f"Dataset folder '{root}' does not exist. {how_to_get(root, info, 'val')}")
     if not (root / info).is_file():
         raise DataError(
-            f"Dataset '{root}' has no info file '{Path(info).name}' (looked for '{root / info}'). {_GENERATE}"
+            f"Dataset '{root}' has no info file '{Path(info).name}' (looked for '{root / info}'). "
+            f"{how_to_get(root, info, 'val')}"
         )
     return DataRoot(root, root / info)
 
@@ -83,6 +79,8 @@ def calibration_root(config: DeployConfig, model_cfg: Any) -> DataRoot:
     built = os.environ.get(DEMO_TRAIN_DATA_VARIABLE)
     loader = model_cfg.get(f"{split}_dataloader")
     own = None if loader is None else loader.dataset.get("data_root")
+    in_config = None if loader is None else loader.dataset.get("ann_file")
+    name: str = calibration.info_file or in_config or f"centerpoint_infos_{split}.pkl"
     if calibration.data_root is not None:
         root, key = input_path(calibration.data_root), "quantization.calibration.data_root"
     elif config.runtime_io.data_root is not None:
@@ -91,18 +89,19 @@ def calibration_root(config: DeployConfig, model_cfg: Any) -> DataRoot:
         root, key = repository_root() / built, DEMO_TRAIN_DATA_VARIABLE
     elif own is None:
         raise DataError(
-            f"No dataset to calibrate on: the model config names none for split '{split}'. {_GENERATE_TRAIN}"
+            f"No dataset to calibrate on: the model config names none for split '{split}'. "
+            f"{how_to_get(Path('data/calibration'), name, split, _CALIBRATION)}"
         )
     else:
         root, key = input_path(own), "model config"
         if _demo_stands_in(config, model_cfg, root):
-            return _demo("demo_train" if split == "train" else "demo", loader.dataset.ann_file)
-    info = root / model_cfg[f"{split}_dataloader"].dataset.ann_file
-    if not info.is_file():
+            return _demo("demo_train" if split == "train" else "demo", name)
+    if not (root / name).is_file():
         raise DataError(
-            f"Calibration reads split '{split}', but dataset '{root}' ({key}) has no '{info.name}'. {_GENERATE_TRAIN}"
+            f"Calibration reads split '{split}', but dataset '{root}' ({key}) has no '{Path(name).name}'. "
+            f"{how_to_get(root, name, split, _CALIBRATION)}"
         )
-    return DataRoot(root, info)
+    return DataRoot(root, root / name)
 
 
 def _demo_stands_in(config: DeployConfig, model_cfg: Any, root: Path) -> bool:

@@ -69,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     data = parser.add_argument_group("the frames")
     data.add_argument("--data-root", metavar="DIR", help="dataset; default: the model config's")
+    data.add_argument("--info-file", metavar="PKL", help="of the dataset, relative to it; default: the model config's")
     data.add_argument(
         "--num-samples", type=FRAMES, default=-1, metavar="N", help="frames to score; -1 (default) is all"
     )
@@ -126,7 +127,7 @@ def _evaluate(args: argparse.Namespace, processes: Processes) -> int:
         raise ConfigError(f"--threads is {args.threads}; give 1 or more.")
     cfg = load_model_config(input_path(args.model_config))
     spec = dataclasses.replace(ModelSpec.from_config(cfg), rot_y_axis_reference=args.rot_y_axis_reference)
-    frames = open_frames(cfg, "val", args.data_root)
+    frames = open_frames(cfg, "val", args.data_root, args.info_file)
     if processes.is_first:
         frames.check_ground_truth(args.num_samples, reach_of(spec))
     try:

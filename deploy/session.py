@@ -86,7 +86,12 @@ class Session:
             batches = None
             if quantization.data_root is not None:
                 batches = calibration_batches(
-                    plan.model_cfg, quantization.split, str(quantization.data_root), settings.num_batches, model=model
+                    plan.model_cfg,
+                    quantization.split,
+                    str(quantization.data_root),
+                    settings.num_batches,
+                    model=model,
+                    info_file=None if quantization.info_file is None else str(quantization.info_file),
                 )
             self.quantized = quantize_float_model(model, plan.spec, batches, settings)
             self._set_export_model(self.quantized.model)
@@ -110,10 +115,7 @@ class Session:
 
         plan = self.plan
         config = plan.config
-        model_cfg = copy.deepcopy(plan.model_cfg)
-        if config.runtime_io.info_file is not None:
-            model_cfg.val_dataloader.dataset.ann_file = config.runtime_io.info_file
-        self.frames = open_frames(model_cfg, "val", str(plan.data_root))
+        self.frames = open_frames(plan.model_cfg, "val", str(plan.data_root), config.runtime_io.info_file)
         wanted = {
             "evaluation.num_samples": config.evaluation.num_samples if plan.backends else -1,
             "verification.num_verify_samples": config.verification.num_verify_samples if plan.scenarios else -1,

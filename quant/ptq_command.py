@@ -72,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--split", choices=("train", "val", "test"), default="train", help="to calibrate on; default %(default)s"
     )
+    parser.add_argument("--info-file", metavar="PKL", help="of the split, relative to the dataset")
     parser.add_argument(
         "--calib-cache", metavar="JSON", help="scales: read where the file exists, else calibrated and written"
     )
@@ -116,7 +117,9 @@ def run(args: argparse.Namespace, processes: Processes) -> int:
     load_checkpoint(model, checkpoint)
     _check_skipped(model, args.skip_layers)
     model.to(device)
-    frames = calibration_batches(cfg, args.split, args.data_root, args.calibrate_batches, model=model)
+    frames = calibration_batches(
+        cfg, args.split, args.data_root, args.calibrate_batches, model=model, info_file=args.info_file
+    )
     run_ptq(model, frames, _settings(args), workers=args.workers, processes=processes)
     if not processes.is_first:
         return 0

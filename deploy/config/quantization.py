@@ -32,6 +32,9 @@ class CalibrationConfig(Section):
         "T4 dataset with that split. Unset: `runtime_io.data_root`, else $CENTERPOINT_DEMO_TRAIN_DATA (set by `bazel "
         "run //deploy:export`), else the model config's own, or generated frames as for `runtime_io.data_root`.",
     )
+    info_file: NonEmptyStr | None = setting(
+        None, "Info file of the split, relative to its dataset. Unset: that of the model config."
+    )
     cache_file: NonEmptyStr | None = setting(
         None,
         "Calibration cache (JSON) to take the scales from; no frame is read then. One of another model is refused.",

@@ -102,6 +102,7 @@ def calibration_batches(
     max_frames: int | None = None,
     *,
     model: nn.Module,
+    info_file: str | None = None,
 ) -> CalibrationFrames:
     """Canvases of a split, evenly spaced over it: consecutive frames of one scene tell little that the first did not.
 
@@ -111,6 +112,7 @@ def calibration_batches(
         data_root: Folder of the dataset, in place of the config's.
         max_frames: At most so many; None: all.
         model: CenterPoint with loaded weights, float or quantized, whose voxel encoder is used; kept, not copied.
+        info_file: Info file in place of the config's; relative to the dataset.
 
     Returns:
         A sequence of `CalibrationFrame`, each made when it is asked for. The same arguments give the same frames.
@@ -129,7 +131,7 @@ def calibration_batches(
             "and that accuracy says less about unseen frames. Use it for experiments, not for a model that ships.",
             split,
         )
-    frames = open_frames(model_cfg, split=split, data_root=data_root)
+    frames = open_frames(model_cfg, split=split, data_root=data_root, info_file=info_file)
     wanted = len(frames) if max_frames is None else max_frames
     return CalibrationFrames(frames, evenly_spaced(len(frames), wanted), model, ModelSpec.from_config(model_cfg))
 

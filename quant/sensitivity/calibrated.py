@@ -63,6 +63,9 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, required: bool) -> N
         "--calibration-data-root", metavar="DIR", help="T4 dataset to calibrate on; default that of --data-root"
     )
     calibration.add_argument(
+        "--calibration-info-file", metavar="PKL", help="of the training split, relative to that dataset"
+    )
+    calibration.add_argument(
         "--calib-cache", metavar="JSON", help="scales: read where the file exists, else calibrated and written"
     )
     calibration.add_argument(
@@ -73,6 +76,7 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, required: bool) -> N
         "--frames", type=FRAMES, default=-1, metavar="N", help="frames to evaluate, evenly spaced; -1 is all"
     )
     data.add_argument("--split", default="val", choices=("val", "train", "test"), help="default %(default)s")
+    data.add_argument("--info-file", metavar="PKL", help="of the split, relative to the dataset")
     data.add_argument("--data-root", metavar="DIR", help="T4 dataset, in place of the model config's")
     data.add_argument("--workers", type=THREADS, metavar="N", help="processes; default one a processor on a CPU")
 
@@ -101,7 +105,9 @@ def open_calibrated_model(args: argparse.Namespace) -> CalibratedModel:
     spec = ModelSpec.from_config(cfg)
     model = build_model(cfg)
     # First of all: a number of frames that there are not must not cost a calibration.
-    frames = open_sensitivity_frames(cfg, model, args.frames, split=args.split, data_root=args.data_root)
+    frames = open_sensitivity_frames(
+        cfg, model, args.frames, split=args.split, data_root=args.data_root, info_file=args.info_file
+    )
     if is_quantized_checkpoint(checkpoint):
         if args.skip_layers:
             raise ConfigError(f"'{checkpoint}' is quantized already; --skip-layers is for a float checkpoint.")
@@ -112,7 +118,8 @@ def open_calibrated_model(args: argparse.Namespace) -> CalibratedModel:
         check_layer_names(model, args.skip_layers, "--skip-layers")
         model.to(args.device)
         root = args.calibration_data_root or args.data_root
-        batches = calibration_batches(cfg, "train", root, args.calibrate_batches, model=model)
+        info = args.calibration_info_file
+        batches = calibration_batches(cfg, "train", root, args.calibrate_batches, model=model, info_file=info)
         settings = PtqSettings(
             num_batches=args.calibrate_batches,
             amax_method=args.amax_method,

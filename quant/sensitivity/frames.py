@@ -70,7 +70,13 @@ class SensitivityFrames(Sequence[SensitivityFrame]):
 
 
 def open_sensitivity_frames(
-    model_cfg: Any, model: nn.Module, num_frames: int = -1, *, split: str = "val", data_root: str | None = None
+    model_cfg: Any,
+    model: nn.Module,
+    num_frames: int = -1,
+    *,
+    split: str = "val",
+    data_root: str | None = None,
+    info_file: str | None = None,
 ) -> SensitivityFrames:
     """Opens frames of a split, with the pillars encoded by the model's own voxel encoder.
 
@@ -80,6 +86,7 @@ def open_sensitivity_frames(
         num_frames: How many, evenly spaced so that they come from as many scenes as possible; -1 takes all.
         split: "val", "train" or "test".
         data_root: Folder of the dataset, in place of the config's.
+        info_file: Info file in place of the config's; relative to the dataset.
 
     Raises:
         ConfigError: a number of frames that is not positive, or more than there are.
@@ -87,7 +94,7 @@ def open_sensitivity_frames(
     from datasets.frames import open_frames
     from models.spec import ModelSpec
 
-    source = open_frames(model_cfg, split, data_root)
+    source = open_frames(model_cfg, split, data_root, info_file)
     count = len(source) if num_frames == -1 else num_frames
     if not 0 < count <= len(source):
         raise ConfigError(f"--frames is {num_frames}, but split '{split}' has {len(source)}; -1 takes all.")
