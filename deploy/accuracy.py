@@ -22,11 +22,7 @@ _MAX_REASONS = 3  # In the table of steps; the results and the report list every
 
 
 def with_decodes_compared(evaluation: BackendEvaluation, config: EvaluationConfig) -> BackendEvaluation:
-    """The evaluation with the bootstrap of both decodes, where both were evaluated; of one that means something.
-
-    Raises:
-        DataError: no frame had a point for the network.
-    """
+    """The evaluation with the bootstrap of both decodes, where both were evaluated; what was lost is told."""
     from eval.losses import judge_losses
     from eval.significance import compare_decodes
 
@@ -127,17 +123,19 @@ def limits_on_losses(summary: EvaluationSummary, limits: GatesConfig) -> list[Ga
 
     inputs, frames = summary.inputs, summary.num_frames
     kept = round(inputs.mean_voxels * frames)
-    empty = inputs.frames_without_points
+    empty, empty_frames = inputs.frames_without_points, "frames without a point"
     results = []
     for key, subject, part, rest, advice in (
         ("max_dropped_pillars_share", "pillars left out", inputs.dropped_voxels, kept, f"raise {MAX_VOXELS_KEY}"),
-        ("max_empty_frames_share", "frames without a point", empty, frames - empty, "check the point files"),
+        ("max_empty_frames_share", empty_frames, empty, frames - empty, "check the point files"),
         ("max_invalid_points_share", "invalid points", inputs.invalid_points, inputs.points, "check the point files"),
     ):
         limit, value = getattr(limits, key), share(part, rest)
-        if limit is None or not part:
+        # Of nothing at all there is no score, whatever the configuration allows.
+        limit = 1.0 if limit is None else limit
+        failed = value > limit or (part == frames and subject == empty_frames)
+        if not part or (not failed and getattr(limits, key) is None):
             continue
-        failed = value > limit
         reason = f"{subject}: {part} of {part + rest} ({value:.1%}), evaluation.gates.{key} is {limit:g}; {advice}"
         status: Literal["PASSED", "FAILED"] = "FAILED" if failed else "PASSED"
         name = f"evaluation.gates.{key}"

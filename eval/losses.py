@@ -64,13 +64,10 @@ def judge_losses(summary: EvaluationSummary) -> Iterator[Finding]:
     """What of an evaluation means nothing, or less than it seems, because of what did not enter the network."""
     inputs, frames = summary.inputs, summary.num_frames
     place = f"evaluate {summary.backend}"
-    if inputs.frames_without_points == frames:
-        value = f"none of {frames} frames has a point in the model's range, so that nothing was evaluated"
-        remedy = "Check the point files, their unit and their frame."
-        yield Finding(KNOWN_CHECKS["no-points"], place, value, remedy=remedy)
-    elif inputs.frames_without_points:
+    if inputs.frames_without_points:
         value = f"{inputs.frames_without_points} of {frames} frames have no point in the model's range"
-        yield Finding(KNOWN_CHECKS["frames-without-points"], place, value, remedy="Their objects count as missed.")
+        remedy = "Their objects count as missed. Check the point files, their unit and their frame."
+        yield Finding(KNOWN_CHECKS["frames-without-points"], place, value, remedy=remedy)
     if inputs.dropped_voxels:
         kept = round(inputs.mean_voxels * frames)
         yield dropped_pillars(place, inputs.dropped_voxels, kept)

@@ -19,8 +19,11 @@ _ROWS = (
         "none.",
         "warning",
     ),
-    Check("no-points", "A point of the frames that are evaluated or calibrated on is in the model's range."),
-    Check("frames-without-points", "Every frame has a point in the model's range.", "warning"),
+    Check(
+        "frames-without-points",
+        "Every frame has a point in the model's range; where none has, a run fails.",
+        "warning",
+    ),
     Check(
         "dropped-pillars",
         "No frame has more pillars than the model takes (`max_voxels`); evaluation.gates.max_dropped_pillars_share "

@@ -120,6 +120,7 @@ def test_only_empty_clouds_cannot_pass(deploy: Deploy, tmp_path: Path, make_data
     code, out, _ = deploy(f"--data-root={data}")
     assert code == 1
     assert "no frame was compared (1 had no point in the model's range)" in out
+    assert "frames without a point: 1 of 1 (100.0%)" in out
     assert results_of(tmp_path)["verifications"][0]["passed"] is False
 
 
@@ -142,8 +143,15 @@ def test_more_pillars_than_max_voxels_are_dropped_and_counted(
     grid = np.stack(np.meshgrid(centers, centers), axis=-1).reshape(-1, 2)
     points = np.concatenate([grid, np.zeros((1024, 3))], axis=1).astype(np.float32)
     data = dataset_with(tmp_path, make_dataset, points)
-    code, _, err = deploy(f"--data-root={data}")
+    code, out, _ = deploy(f"--data-root={data}")
+    assert code == 1
+    lost = "pillars left out: 624 of 1024 (60.9%)"
+    assert f"{lost}, evaluation.gates.max_dropped_pillars_share is 0.1; raise model.data_preprocessor" in out
+    assert f"{lost} in 1 of 1 frames" in out
+    allowed = config_file(tmp_path, "evaluation = dict(gates=dict(max_dropped_pillars_share=0.7))\n")
+    code, out, err = deploy(f"--data-root={data}", f"--deploy-config={allowed}")
     assert code == 0, err
+    assert f"{lost} in 1 of 1 frames" in out
     for item in results_of(tmp_path)["evaluations"]:
         assert item["inputs"]["mean_voxels"] == 400
         assert item["inputs"]["dropped_voxels"] == 1024 - 400
