@@ -320,7 +320,7 @@ def test_what_it_cannot_run_on(bench: Bench, monkeypatch: pytest.MonkeyPatch) ->
         bench.open(device="cpu")
     with pytest.raises(ConfigError, match="Backend 'cuda' needs onnx_dir="):
         bench.open(onnx_dir=None)
-    with pytest.raises(ConfigError, match=r"Unknown backend 'cuda'\. Choose one of: pytorch, onnx, tensorrt"):
+    with pytest.raises(ConfigError, match=r"Unknown backend 'cuda'\. Choose one of: pytorch, onnx, openvino, tensorrt"):
         open_backend("cuda", spec=bench.spec, device="cuda:0", onnx_dir=bench.folder)
     monkeypatch.setattr(EngineDevice, "compute_capability", (8, 6))
     with pytest.raises(BackendUnavailable, match=r"compute capability 9\.0.*Emulated GPU with 8\.6\. Use the tensorrt"):

@@ -108,7 +108,8 @@ def test_more_pillars_than_the_model_takes_are_counted(components: dict[str, Any
 
 
 def test_wrong_calls_are_refused_by_name(components: dict[str, Any], onnx_dir: Path, spec: ModelSpec) -> None:
-    with pytest.raises(ConfigError, match=r"Unknown backend 'tflite'. Choose one of: pytorch, onnx, tensorrt"):
+    known = "pytorch, onnx, openvino, tensorrt"
+    with pytest.raises(ConfigError, match=rf"Unknown backend 'tflite'\. Choose one of: {known}"):
         open_backend("tflite", spec=spec)
     with pytest.raises(ConfigError, match=r"Backend 'onnx' needs onnx_dir="):
         open_backend("onnx", spec=spec)
