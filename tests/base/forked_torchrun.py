@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-__all__ = ["Forked", "run_forked", "run_forked_torchrun"]
+__all__ = ["Forked", "open_streams", "run_forked", "run_forked_torchrun"]
 
 
 def run_forked_torchrun(
@@ -56,6 +56,14 @@ def run_forked_torchrun(
     return run_forked(launch, cwd, timeout_s)
 
 
+def open_streams() -> None:
+    """Standard streams over the descriptors as they are now; what was opened before may stand at a place of a file."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        stream = os.fdopen(number, mode, buffering=1, encoding="utf-8", closefd=False)
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+
+
 def _captured(number: int) -> list[int]:
     """Descriptors that standard output (1) or error (2) goes to by pytest's hand."""
     try:
@@ -85,7 +93,7 @@ class Forked:
                 # Loggers that were set up before write to what pytest has captured.
                 for target in {number, *_captured(number)}:
                     os.dup2(file.fileno(), target)
-        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
+        open_streams()
         os.chdir(self._cwd)
         sys.exit(self._call())
 

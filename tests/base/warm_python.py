@@ -19,6 +19,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.base.forked_torchrun import open_streams
+
 __all__ = ["warm_python"]
 
 # What the block calls: it hands its own descriptors over, and ends as the copy does.
@@ -86,7 +88,7 @@ def _run(arguments: list[str], cwd: str, environment: dict[str, str], descriptor
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number, descriptor in enumerate(descriptors):
         os.dup2(descriptor, number)
-    sys.stdin, sys.stdout, sys.stderr = sys.__stdin__, sys.__stdout__, sys.__stderr__
+    open_streams()
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
