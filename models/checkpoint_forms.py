@@ -123,6 +123,13 @@ def _nothing(checkpoint: Mapping[str, Any], state: Mapping[Any, Any], where: str
 
     if any(isinstance(value, torch.Tensor) for value in state.values()) or not state:
         return Weights(_USUAL if "state_dict" in checkpoint else (), "", state, (), 0)
+    tensors = {
+        path: sum(isinstance(value, torch.Tensor) for value in mapping.values())
+        for path, mapping in _mappings(checkpoint, ())
+    }
+    fullest = max(tensors, key=tensors.__getitem__)
+    if tensors[fullest]:  # another network's
+        return Weights(fullest, "", dict(_mappings(checkpoint, ()))[fullest], (), 0)
     skipped = [f"'{printable(str(key))}' is {value!r}" for key, value in checkpoint.items() if is_skipped(value)]
     advice = "Save {'state_dict': model.state_dict()} where the model's code is."
     if skipped:

@@ -40,7 +40,8 @@ def compare_checkpoint(
     if head is None:
         return
     wanted = [name for names in head.class_names for name in names]
-    stated = list(_stated_classes(checkpoint))
+    trained = dict(_trained_configs(checkpoint))
+    stated = [*_stated_classes(checkpoint), *_trained_classes(trained)]
     for place, classes in stated:
         yield from compare_classes(
             "checkpoint-classes", f"{where}, {place},", classes, "the model config's head", wanted, _RETRAIN
@@ -54,7 +55,7 @@ def compare_checkpoint(
             remedy=f"The model config's order is taken: {', '.join(wanted)}.",
         )
     yield from _compare_version(checkpoint, where)
-    yield from _compare_config(checkpoint, model, where)
+    yield from _compare_configs(trained, model, where)
 
 
 def compare_classes(
@@ -110,6 +111,29 @@ def _stated_classes(checkpoint: Mapping[str, Any]) -> Iterator[tuple[str, list[s
                     yield f"{place}.{name}", classes
 
 
+def _trained_configs(checkpoint: Mapping[str, Any]) -> Iterator[tuple[str, ConfigText]]:
+    """Place and content of the config that was trained, which mmengine and mmcv keep as text."""
+    meta = checkpoint.get("meta")
+    for key in _CONFIG_KEYS if isinstance(meta, Mapping) else ():
+        text = meta.get(key) if isinstance(meta, Mapping) else None
+        trained = read_config_text(text) if isinstance(text, str) else None
+        if trained is not None:
+            yield f"meta.{key}", trained
+
+
+def _trained_classes(configs: Mapping[str, ConfigText]) -> Iterator[tuple[str, list[str]]]:
+    for place, trained in configs.items():
+        tasks = trained.at("model.pts_bbox_head.tasks")
+        names = [task.get("class_names") for task in _listed_values(tasks) if isinstance(task, Mapping)]
+        classes = class_list([name for part in names for name in _listed_values(part)])
+        if classes:
+            yield f"{place}: model.pts_bbox_head.tasks", classes
+
+
+def _listed_values(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
 def _compare_version(checkpoint: Mapping[str, Any], where: str) -> Iterator[Finding]:
     meta = checkpoint.get("meta")
     version = meta.get("mmdet3d_version") if isinstance(meta, Mapping) else None
@@ -126,20 +150,15 @@ def _compare_version(checkpoint: Mapping[str, Any], where: str) -> Iterator[Find
         )
 
 
-def _compare_config(checkpoint: Mapping[str, Any], model: nn.Module, where: str) -> Iterator[Finding]:
-    """The config that was trained, which mmengine and mmcv keep as text, against the one that built the model."""
-    meta = checkpoint.get("meta")
-    for key in _CONFIG_KEYS if isinstance(meta, Mapping) else ():
-        text = meta.get(key) if isinstance(meta, Mapping) else None
-        trained = read_config_text(text) if isinstance(text, str) else None
-        if trained is None:
-            continue
+def _compare_configs(configs: Mapping[str, ConfigText], model: nn.Module, where: str) -> Iterator[Finding]:
+    """The config that was trained against the one that built the model."""
+    for place, trained in configs.items():
         for name, (said, built, check) in _facts(trained, model).items():
             if said is not None and _plain(said) != _plain(built):
                 what = "Weights mean something else then." if check == _DIFFERS else "Accuracy may differ."
                 yield Finding(
                     KNOWN_CHECKS[check],
-                    f"{where}, meta.{key}: model.{name},",
+                    f"{where}, {place}: model.{name},",
                     shown(said),
                     "the model config",
                     shown(_plain(built)),
@@ -159,20 +178,27 @@ def _facts(trained: ConfigText, model: Any) -> dict[str, tuple[Any, Any, str]]:
         "pts_bbox_head.norm_bbox": head.norm_bbox,
         "pts_bbox_head.bbox_coder.out_size_factor": head.bbox_coder.out_size_factor,
     }
-    out = {name: (trained.at(f"model.{name}"), built, _DIFFERS) for name, built in facts.items()}
+    out = {name: (_said(trained, name), built, _DIFFERS) for name, built in facts.items()}
     kind = trained.at("model.pts_voxel_encoder.type")
     if isinstance(kind, str):
         # Trainers' own exporters name their subclasses so.
         plain = kind.rsplit(".", 1)[-1].removesuffix("ONNX")
         out["pts_voxel_encoder.type"] = (plain, type(encoder).__name__, _DIFFERS)
-    out[f"{part}.max_num_points"] = (trained.at(f"model.{part}.max_num_points"), layer.max_num_points, _ELSEWHERE)
-    limits, name = trained.at(f"model.{part}.point_cloud_range"), f"{part}.point_cloud_range"
+    out[f"{part}.max_num_points"] = (_said(trained, f"{part}.max_num_points"), layer.max_num_points, _ELSEWHERE)
+    limits, name = _said(trained, f"{part}.point_cloud_range"), f"{part}.point_cloud_range"
     if isinstance(limits, list) and len(limits) == len(layer.point_cloud_range):
         # A convolution does not know where it is; the height enters a pillar's features as it is.
         heights = (limits[2::3], list(layer.point_cloud_range)[2::3])
         check = _ELSEWHERE if _plain(heights[0]) == _plain(heights[1]) else _DIFFERS
         out[name] = (limits, layer.point_cloud_range, check)
     return out
+
+
+def _said(trained: ConfigText, name: str) -> Any:
+    """What a config says; before mmdet3d 1.0 voxels were an entry of their own."""
+    found = trained.at(f"model.{name}")
+    older = name.replace("data_preprocessor.voxel_layer.", "pts_voxel_layer.")
+    return trained.at(f"model.{older}") if found is None else found
 
 
 def _plain(value: Any) -> Any:

@@ -164,6 +164,10 @@ def test_what_a_wrapped_network_has_too_much_or_too_little_is_named_without_the_
         ({"model": Path("whole"), "epoch": 3}, r"objects that are not read: 'model' is <skipped pathlib\.PosixPath>"),
         ({"state_dict": [1]}, "'state_dict' is a list, not a dictionary"),
         ({"state_dict": {"w": torch.ones(1)}}, r"another architecture.*1 unexpected \(w\)"),
+        (
+            {"model_state": {"vfe.w": torch.ones(1), "vfe.b": torch.ones(1)}, "optimizer_state": {"lr": torch.ones(1)}},
+            r"\('model_state'\) belongs to another architecture.*2 unexpected \(vfe\.b, vfe\.w\)",
+        ),
         ({}, "another architecture.*0 unexpected"),
     ],
 )

@@ -108,7 +108,7 @@ def test_versions_before_boxes_changed_their_meaning(tmp_path: Path, version: st
         (
             "config",
             "point_cloud_range=[",
-            "point_cloud_range=[-9, -9, -3, 9, 9, 5], old=[",
+            "point_cloud_range=[-9, -9, -1, 9, 9, 5], old=[",
             "voxel_layer.point_cloud_range",
         ),
         ("cfg", "norm_bbox=True", "norm_bbox=False", "pts_bbox_head.norm_bbox"),
@@ -135,6 +135,21 @@ def test_the_config_that_was_trained_is_held_against_the_one_that_is_deployed(
     assert load(tmp_path, {"class_names": CLASSES, key: changed}, ("checkpoint-config",)) == [
         "checkpoint-config accepted"
     ]
+
+
+def test_the_config_that_was_trained_says_its_classes_too(tmp_path: Path) -> None:
+    text = demo()[1].pretty_text
+    assert load(tmp_path, {"cfg": text}) == []  # nothing else has to
+    changed = re.sub(r"'bicycle',(\s*)'pedestrian'", r"'pedestrian',\1'bicycle'", text)
+    assert changed != text
+    with pytest.raises(CheckpointError, match=r"meta\.cfg: model\.pts_bbox_head\.tasks, says \[car, truck, bus, ped"):
+        load(tmp_path, {"cfg": changed})
+
+
+def test_configs_of_before_mmdet3d_1_have_voxels_elsewhere(tmp_path: Path) -> None:
+    text = "model = dict(pts_voxel_layer=dict(voxel_size=[0.2, 0.2, 8]), pts_bbox_head=dict(tasks=None))"
+    with pytest.raises(CheckpointError, match=r"meta\.config: model\.data_preprocessor\.voxel_layer\.voxel_size, says"):
+        load(tmp_path, {"class_names": CLASSES, "config": text})
 
 
 def test_what_a_network_works_with_all_the_same_is_a_warning(tmp_path: Path) -> None:
