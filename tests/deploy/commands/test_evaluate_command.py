@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from deploy.evaluate import main
-from tests.base.forked_torchrun import run_forked_torchrun
+from tests.base.forked_torchrun import run_forked, run_forked_torchrun
 
 if TYPE_CHECKING:
     from tests.deploy.commands.conftest import Deployment, MakeDataset, MakePoints
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 ALONE: tuple[str, ...] = ()
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 FORKED = ("torchrun's agent, in a copy of this process",)
+COPY = ("alone, in a copy of this process",)
 
 
 @pytest.fixture(scope="session")
@@ -58,6 +59,8 @@ def evaluate(
         words = ["--model-config", deployment.model_config, "--data-root", root, "--out", out, "--backend", backend]
         words += ["--checkpoint", deployment.checkpoint, "--onnx-dir", onnx_dir, "--device", "cpu", *options]
         given = [str(word) for word in words]
+        if launch is COPY:
+            return run_forked(lambda: main(given), out.parent)
         if launch is FORKED:
             return run_forked_torchrun(main, given, out.parent)
         return subprocess.run(
@@ -80,12 +83,19 @@ def evaluation(out: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("backend", "torchrun"), [("onnx", TORCHRUN), ("openvino", FORKED), ("pytorch", FORKED)])
+@pytest.mark.parametrize(
+    ("backend", "launches"),
+    [("onnx", (ALONE, TORCHRUN)), ("openvino", (COPY, FORKED)), ("pytorch", (COPY, FORKED))],
+    ids=["onnx", "openvino", "pytorch"],
+)
 def test_two_processes_are_equal_to_one(
-    evaluate: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, backend: str, torchrun: Sequence[str]
+    evaluate: Callable[..., subprocess.CompletedProcess[str]],
+    tmp_path: Path,
+    backend: str,
+    launches: Sequence[Sequence[str]],
 ) -> None:
     alone, shared = tmp_path / "alone", tmp_path / "shared"
-    for out, launch in ((alone, ALONE), (shared, torchrun)):
+    for out, launch in zip((alone, shared), launches, strict=True):
         done = evaluate(out, "--warmup=1", backend=backend, launch=launch)
         assert done.returncode == 0, done.stderr[-4000:]
         # What came out is said once.
