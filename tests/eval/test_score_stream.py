@@ -171,6 +171,23 @@ def test_a_damaged_gzip_file_at_every_byte(tmp_path: Path) -> None:
     assert refused > len(whole) - 10, "the name, the time and the system in the header may be anything"
 
 
+def test_gzip_files_one_after_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.jsonl.gz"
+    text = "".join(f"[{index}]\n" for index in range(50_000)).encode()
+    pieces = [text[start : start + 1000] for start in range(0, len(text), 1000)]
+    for content in (b"".join(map(gzip.compress, pieces)) + b"\0" * 20_000, gzip.compress(text), gzip.compress(text, 0)):
+        path.write_bytes(content)
+        assert gzip.decompress(content) == text
+        assert [value for _, value in JsonLines(path).values()] == [[index] for index in range(50_000)]
+    monkeypatch.setattr(eval.score_stream, "_MAX_MEMBERS", 20)
+    path.write_bytes(gzip.compress(b"") * 21)
+    with pytest.raises(DataError, match="is made of over 20 gzip files"):
+        list(JsonLines(path).values())
+    path.write_bytes(gzip.compress(b"1\n") + b"rest")
+    with pytest.raises(DataError, match="compressed with gzip, or was cut off"):
+        list(JsonLines(path).values())
+
+
 @pytest.mark.parametrize("content", [b" ", b"\n", b'{"token": 0}\n'])
 def test_a_gzip_file_out_of_proportion_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
