@@ -69,8 +69,13 @@ def warm_python(folder: Path) -> Iterator[Path]:
 def _serve(listening: socket.socket) -> None:
     """Takes one request after the other; each is run by a process of its own."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    while True:
-        connection, _ = listening.accept()
+    test = os.getppid()
+    listening.settimeout(1.0)
+    while os.getppid() == test:  # which may have been killed
+        try:
+            connection, _ = listening.accept()
+        except TimeoutError:
+            continue
         with connection:
             size, descriptors, _, _ = socket.recv_fds(connection, 8, 3)
             with connection.makefile("rb") as stream:
