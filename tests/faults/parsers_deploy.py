@@ -77,7 +77,7 @@ def _cuda_plan() -> Reader:
 
 
 def _cuda_pillars() -> Reader:
-    from runtime.cuda_engine.pillar_weights import PillarWeights
+    from runtime.pillar_weights import PillarWeights
 
     return lambda folder: PillarWeights.from_onnx(folder / "work" / "onnx" / f"{_ENCODER}.onnx")
 
