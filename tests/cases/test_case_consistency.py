@@ -24,6 +24,8 @@ from quant import centerpoint_quantization
 DEPLOYMENT = Path(__file__).parents[1] / "data" / "deploy" / "tiny_deployment.py"
 CLASSES = ["car", "truck", "bus", "bicycle", "pedestrian"]
 REORDERED = ["car", "truck", "bus", "pedestrian", "bicycle"]
+# True of the small model: within its 5 m there are not all classes, and some more pillars than it takes.
+OF_THE_SCORE = {"class-without-ground-truth", "dropped-pillars"}
 Run = Callable[..., tuple[int, str]]
 
 
@@ -94,8 +96,9 @@ def test_sound_data_and_weights_pass_without_a_word(
     data: Path, weights: dict[str, Any], tmp_path: Path, run: Run
 ) -> None:
     code, err = evaluation(run, data, saved(weights, tmp_path / "m.pth"), tmp_path / "out")
-    assert (code, err) == (0, "")
-    assert read_results(tmp_path / "out/results.json").checks == ()
+    told = [line for line in err.splitlines() if not line.endswith(tuple(f"(check: {name})" for name in OF_THE_SCORE))]
+    assert (code, told) == (0, [])
+    assert {item.check for item in read_results(tmp_path / "out/results.json").checks} == OF_THE_SCORE
 
 
 @pytest.mark.parametrize(("scale", "unit"), [(1e3, "milliseconds"), (1e6, "microseconds"), (1e9, "nanoseconds")])
@@ -131,7 +134,7 @@ def test_a_run_that_stops_records_what_was_found_and_one_that_goes_on_what_was_a
     code, err = run(export, *config, *work, "--accept=sweep-times")
     assert code == 0
     assert "accepted: sweep-times" in err
-    (found,) = read_results(tmp_path / "w/results.json").checks
+    (found,) = (item for item in read_results(tmp_path / "w/results.json").checks if item.check not in OF_THE_SCORE)
     assert (found.check, found.outcome) == ("sweep-times", "accepted")
     assert "sweep-times" in (tmp_path / "w/report.html").read_text()
     manifest = json.loads((tmp_path / "w/manifest.json").read_text())
