@@ -102,7 +102,7 @@ PARSERS: tuple[Parser, ...] = (
         _INFOS,
         pickle_mutation,
         _frames("NuScenesDataset"),
-        0.4,
+        0.2,
     ),
     Parser("info file, drawn", samples_datasets.t4_dataset, _INFOS, pickle_mutation, _preview, 0.01),
     Parser("point file, alone", samples_datasets.t4_dataset, _POINTS, records_mutation, _points),
@@ -121,7 +121,7 @@ PARSERS: tuple[Parser, ...] = (
             f"db/0/annotation/{name}.json",
             json_mutation(),
             _tables,
-            0.2,
+            0.1,
         )
         for name in _TABLES
     ),
@@ -148,8 +148,10 @@ PARSERS: tuple[Parser, ...] = (
         json_mutation(),
         _lists("--classes", "{}/classes.json"),
     ),
-    Parser("scan, float32", samples_datasets.scans, "scan5.bin", records_mutation, _scan("scan5.bin", 5)),
-    Parser("scan, PCD ascii", samples_datasets.scans, "ascii.pcd", pcd_mutation, _scan("ascii.pcd", 4)),
-    Parser("scan, PCD binary", samples_datasets.scans, "binary.pcd", pcd_mutation, _scan("binary.pcd", 4)),
-    Parser("scan, PCD compressed", samples_datasets.scans, "compressed.pcd", pcd_mutation, _scan("compressed.pcd", 4)),
+    Parser("scan, float32", samples_datasets.scans, "scan5.bin", records_mutation, _scan("scan5.bin", 5), 0.5),
+    Parser("scan, PCD ascii", samples_datasets.scans, "ascii.pcd", pcd_mutation, _scan("ascii.pcd", 4), 0.5),
+    Parser("scan, PCD binary", samples_datasets.scans, "binary.pcd", pcd_mutation, _scan("binary.pcd", 4), 0.5),
+    Parser(
+        "scan, PCD compressed", samples_datasets.scans, "compressed.pcd", pcd_mutation, _scan("compressed.pcd", 4), 0.5
+    ),
 )

@@ -194,8 +194,8 @@ _SCORED: tuple[tuple[str, str, Mutation, tuple[str, ...]], ...] = (
     ),
 )
 PARSERS: tuple[Parser, ...] = (
-    Parser("ONNX file, inspected", samples.deployment, _ONNX, onnx_mutation, _inspect(_ONNX), 0.3),
-    Parser("ONNX file, checked", samples.deployment, _ONNX, onnx_mutation, _onnx_folder, 0.3),
+    Parser("ONNX file, inspected", samples.deployment, _ONNX, onnx_mutation, _inspect(_ONNX), 0.2),
+    Parser("ONNX file, checked", samples.deployment, _ONNX, onnx_mutation, _onnx_folder, 0.2),
     Parser("ONNX file, run", samples.deployment, f"work/onnx/{_ENCODER}.onnx", onnx_mutation, _onnxruntime, 0.1),
     Parser(
         "ONNX file, planned for the GPU engine", samples.quantized_graph, "graph.onnx", onnx_mutation, _cuda_plan, 0.2
@@ -224,11 +224,11 @@ PARSERS: tuple[Parser, ...] = (
     Parser("results, their detections", samples.measured, "work/results.json", json_mutation(), _thresholds, 0.2),
     Parser("detections", samples.measured, "work/detections/onnx.jsonl", lines_mutation, _thresholds),
     *(
-        Parser(f"frames to score, {name}", samples.score_frames, file, mutation, _frames(*options), 0.9)
+        Parser(f"frames to score, {name}", samples.score_frames, file, mutation, _frames(*options), 0.35)
         for name, file, mutation, options in _SCORED
     ),
     *(
-        Parser(f"frames to score, {name}, as a command", samples.score_frames, file, mutation, _score(*options), 0.1)
+        Parser(f"frames to score, {name}, as a command", samples.score_frames, file, mutation, _score(*options), 0.05)
         for name, file, mutation, options in _SCORED
     ),
     Parser("shape profiles", samples.profiles, "profiles.json", json_mutation(), _profiles),

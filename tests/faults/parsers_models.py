@@ -187,7 +187,7 @@ _SENSITIVITY = samples.sensitivity
 PARSERS: tuple[Parser, ...] = (
     Parser("checkpoint, float", samples.checkpoints, "checkpoint.pth", checkpoint_mutation, _checkpoint),
     Parser("checkpoint, quantized", samples.checkpoints, _CHECKPOINT, checkpoint_mutation, _quantized, 0.1),
-    Parser("checkpoint, to resume from", samples.resumable, "epoch_1.pth", checkpoint_mutation, _resume, 0.4),
+    Parser("checkpoint, to resume from", samples.resumable, "epoch_1.pth", checkpoint_mutation, _resume, 0.2),
     Parser("structure of a quantized model, alone", samples.structure, "structure.json", json_mutation(), _structure),
     Parser(
         "structure of a quantized model, in its checkpoint",
@@ -212,9 +212,9 @@ PARSERS: tuple[Parser, ...] = (
         )
         for name in ("deploy_config", "deploy_config_int8")
         for suffix, mutation, weight in (
-            (".py", literals_mutation, 0.1),
-            (".json", json_mutation(), 0.5),
-            (".yaml", yaml_mutation, 0.5),
+            (".py", literals_mutation, 0.05),
+            (".json", json_mutation(), 0.25),
+            (".yaml", yaml_mutation, 0.25),
         )
     ),
     Parser("specification in an ONNX file", samples.model_spec, "spec.json", json_mutation(), _spec),
