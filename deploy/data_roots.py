@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from base.errors import DataError
-from datasets.remedies import DataOptions, how_to_get
 from deploy.config.paths import input_path, repository_root
 from deploy.config.schema import DeployConfig
 
@@ -19,7 +18,6 @@ __all__ = ["DEMO_DATA_VARIABLE", "DEMO_TRAIN_DATA_VARIABLE", "DataRoot", "calibr
 
 DEMO_DATA_VARIABLE = "CENTERPOINT_DEMO_DATA"
 DEMO_TRAIN_DATA_VARIABLE = "CENTERPOINT_DEMO_TRAIN_DATA"
-_CALIBRATION = DataOptions("--calibration-data-root", "--calibration-info-file")
 _ASSUMED = Path("data/t4dataset")
 
 
@@ -52,18 +50,18 @@ def validation_root(config: DeployConfig, model_cfg: Any) -> DataRoot:
         # Set by the build, relative to its own tree rather than to the user's folder.
         root = repository_root() / built
     elif named is None:
-        advice = how_to_get(_ASSUMED, info, "val")
+        advice = _how_to_get(_ASSUMED, info, "val")
         raise DataError(f"No dataset is named by --data-root, {DEMO_DATA_VARIABLE} or the model config. {advice}")
     else:
         root = input_path(named)
         if _demo_stands_in(config, model_cfg, root):
             return _demo("demo", info)
     if not root.is_dir():
-        raise DataError(f"Dataset folder '{root}' does not exist. {how_to_get(root, info, 'val')}")
+        raise DataError(f"Dataset folder '{root}' does not exist. {_how_to_get(root, info, 'val')}")
     if not (root / info).is_file():
         raise DataError(
             f"Dataset '{root}' has no info file '{Path(info).name}' (looked for '{root / info}'). "
-            f"{how_to_get(root, info, 'val')}"
+            f"{_how_to_get(root, info, 'val')}"
         )
     return DataRoot(root, root / info)
 
@@ -90,7 +88,7 @@ def calibration_root(config: DeployConfig, model_cfg: Any) -> DataRoot:
     elif own is None:
         raise DataError(
             f"No dataset to calibrate on: the model config names none for split '{split}'. "
-            f"{how_to_get(Path('data/calibration'), name, split, _CALIBRATION)}"
+            f"{_how_to_get(Path('data/calibration'), name, split, calibrates=True)}"
         )
     else:
         root, key = input_path(own), "model config"
@@ -99,7 +97,7 @@ def calibration_root(config: DeployConfig, model_cfg: Any) -> DataRoot:
     if not (root / name).is_file():
         raise DataError(
             f"Calibration reads split '{split}', but dataset '{root}' ({key}) has no '{Path(name).name}'. "
-            f"{how_to_get(root, name, split, _CALIBRATION)}"
+            f"{_how_to_get(root, name, split, calibrates=True)}"
         )
     return DataRoot(root, root / name)
 
@@ -120,3 +118,10 @@ def _demo(name: str, info: str) -> DataRoot:
 
     demo = demo_dataset(name)
     return DataRoot(demo.path, demo.path / info, demo)
+
+
+def _how_to_get(root: Path, info: str, split: str, *, calibrates: bool = False) -> str:
+    from datasets.remedies import DataOptions, how_to_get
+
+    calibration = DataOptions("--calibration-data-root", "--calibration-info-file")
+    return how_to_get(root, info, split, calibration if calibrates else None)
