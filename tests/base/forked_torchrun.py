@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -94,6 +95,8 @@ class Forked:
                 for target in {number, *_captured(number)}:
                     os.dup2(file.fileno(), target)
         open_streams()
+        # pytest makes errors of them; a command is not under pytest.
+        warnings.simplefilter("ignore")
         os.chdir(self._cwd)
         sys.exit(self._call())
 
