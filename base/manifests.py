@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from base.documents import read_json
 from base.errors import ConfigError
@@ -19,10 +19,16 @@ from base.wholeness import MANIFEST, require_whole
 __all__ = ["FileEntry", "Manifest", "read_manifest", "require_as_made", "require_same_file"]
 
 
+def _without_folder(name: str) -> str:
+    if "/" in name or name in (".", ".."):
+        raise ValueError("must be a file's name without its folder")
+    return name
+
+
 class FileEntry(Record):
     """A file that was read or written: its name without the folder, size and SHA-256."""
 
-    file: NonEmptyStr
+    file: Annotated[NonEmptyStr, AfterValidator(_without_folder)]
     bytes: Annotated[int, Field(ge=0)]
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 

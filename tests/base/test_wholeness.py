@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from base.errors import ConfigError
-from base.files import atomic_path
+from base.errors import ConfigError, DataError
+from base.files import atomic_path, write_json
+from base.manifests import read_manifest
 from base.wholeness import replacing, require_whole
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -105,3 +106,12 @@ def test_a_busy_run_is_not_read(tmp_path: Path) -> None:
         )
     assert "ConfigError" in done.stderr
     assert "may hold files of two runs" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["../x.engine", "/etc/passwd", "..", "a/b"])
+def test_a_manifest_names_files_beside_it(tmp_path: Path, name: str) -> None:
+    entry = {"file": name, "bytes": 1, "sha256": "0" * 64}
+    content = {"schema_version": 1, "kind": "engine", "inputs": {}, "outputs": {"engine": entry}, "settings": {}}
+    write_json(tmp_path / "a.json", {**content, "versions": {}})
+    with pytest.raises(DataError, match=r"outputs\.engine\.file .* must be a file's name without its folder"):
+        read_manifest(tmp_path / "a.json", "Make it again.")
