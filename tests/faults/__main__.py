@@ -26,7 +26,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--only", default="", metavar="TEXT", help="parsers whose names hold this")
     parser.add_argument("--mutations", type=int, default=2000, metavar="N", help="of each (default %(default)s)")
-    parser.add_argument("--first", type=int, default=0, metavar="I", help="number of the first mutation")
+    parser.add_argument("--first", type=int, default=0, metavar="I", help="number of the first mutation; of kills, the seed")
     parser.add_argument("--shown", type=int, default=8, metavar="N", help="kinds of failures to show of each parser")
     parser.add_argument("--kills", type=int, default=0, metavar="N", help="stop N runs; no file is mutated then")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
@@ -43,19 +43,19 @@ def main() -> int:
         _say(f"{chosen[0].name} #{args.reproduce}: {folder / chosen[0].file}")
         _say(repr(reproduce(chosen[0], folder, args.reproduce))[:500])
         return 0
-    figures = _stop_runs(args.kills) if args.kills else {item.name: _try(item, args) for item in chosen}
+    figures = _stop_runs(args.kills, args.first) if args.kills else {item.name: _try(item, args) for item in chosen}
     if args.json is not None:
         args.json.write_text(json.dumps(figures, indent=2, sort_keys=True) + "\n")
     return int(any(figure.get("failures") for figure in figures.values()))
 
 
-def _stop_runs(count: int) -> dict[str, dict[str, Any]]:
+def _stop_runs(count: int, seed: int) -> dict[str, dict[str, Any]]:
     """Stops runs of a deployment and runs that replace a bundle, `count` of each."""
     with tempfile.TemporaryDirectory() as folder, Spawner(MODULES, {**os.environ, "OMP_NUM_THREADS": "1"}) as spawner:
         deployment, figures = Deployment(Path(folder), spawner), {}
         for name, kill in (("deployments", kill_deployments), ("bundles", kill_bundles)):
             tally = Tally()
-            kill(deployment, count, tally)
+            kill(deployment, count, tally, seed)
             figures[name] = {**tally.counts, "failures": len(tally.wrong)}
             _say("\n".join([f"{name}: {dict(tally.counts)}", *tally.wrong]))
     return figures
