@@ -21,6 +21,7 @@ _REMEDY = "Correct it in the config."
 Channels = Annotated[int, Field(ge=1, le=8192)]
 Cells = Annotated[int, Field(ge=1, le=8192)]
 Stride = Annotated[int, Field(ge=1, le=64)]
+Upsampling = Annotated[float, Field(ge=1 / 64, le=64)]
 Many = Annotated[int, Field(ge=1, le=10_000_000)]
 Few = Annotated[int, Field(ge=1, le=1024)]
 Size = Annotated[float, Field(ge=1e-3, le=1e6)]
@@ -87,7 +88,7 @@ class Neck(_Part):
     type: NonEmptyStr
     in_channels: Annotated[Items[Channels], Field(max_length=16)] = (128, 128, 256)
     out_channels: Annotated[Items[Channels], Field(max_length=16)] = (256, 256, 256)
-    upsample_strides: Annotated[Items[Annotated[float, Field(gt=0, le=64)]], Field(max_length=16)] = (1.0, 2.0, 4.0)
+    upsample_strides: Annotated[Items[Upsampling], Field(max_length=16)] = (1.0, 2.0, 4.0)
 
 
 class Task(_Part):

@@ -64,10 +64,14 @@ class CacheForm(Record):
     quantizers: Items[_Quantizer]
 
 
+# A ratio of two sums of squares; beyond it, its power of ten is no float any more.
+_Decibels = Annotated[FiniteFloat, Field(ge=-1000, le=1000)]
+
+
 class EffectForm(Record):
     """One `Effect` of a profile: infinite ratios and undefined numbers are null."""
 
-    sqnr_db: Annotated[dict[NonEmptyStr, FiniteFloat | None], Field(min_length=1)]
+    sqnr_db: Annotated[dict[NonEmptyStr, _Decibels | None], Field(min_length=1)]
     mean_ap: Share | None
     difference: FiniteFloat | None
     low: FiniteFloat | None

@@ -26,7 +26,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--only", default="", metavar="TEXT", help="parsers whose names hold this")
     parser.add_argument("--mutations", type=int, default=2000, metavar="N", help="of each (default %(default)s)")
-    parser.add_argument("--first", type=int, default=0, metavar="I", help="number of the first mutation; of kills, the seed")
+    parser.add_argument("--first", type=int, default=0, metavar="I", help="first mutation; seed of the kills")
     parser.add_argument("--shown", type=int, default=8, metavar="N", help="kinds of failures to show of each parser")
     parser.add_argument("--kills", type=int, default=0, metavar="N", help="stop N runs; no file is mutated then")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
