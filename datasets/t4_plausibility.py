@@ -15,7 +15,7 @@ from datasets.plausibility import CloudWatch, PointsExpected
 from datasets.points import read_points
 from datasets.t4_classes import ClassRules
 from models.known_checks import KNOWN_CHECKS
-from models.point_columns import record_columns
+from models.point_columns import XYZ_INTENSITY, record_columns
 
 __all__ = ["judge_categories", "look_at_clouds", "unused_attributes"]
 
@@ -76,8 +76,11 @@ def look_at_clouds(infos: Sequence[dict[str, Any]], root: Path) -> None:
         points = info["lidar_points"]
         # In a sensor's own frame the ground lies as deep as the sensor stands high.
         height = float(np.asarray(points["lidar2ego"], float)[2, 3])
-        watch = CloudWatch(PointsExpected(ground_z_m=-height), record_columns(points["num_pts_feats"]))
-        read_points(root / points["lidar_path"], points["num_pts_feats"], watch)
+        columns = record_columns(points["num_pts_feats"])
+        watch = CloudWatch(PointsExpected(ground_z_m=-height), columns)
+        # PCD files of a dataset may lack what follows intensity: whether a model needs it is asked when it is opened.
+        unused = columns[len(XYZ_INTENSITY) :]
+        read_points(root / points["lidar_path"], points["num_pts_feats"], watch, unused)
 
 
 def _some(infos: Sequence[dict[str, Any]]) -> Iterable[dict[str, Any]]:

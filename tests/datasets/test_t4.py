@@ -387,9 +387,8 @@ def test_absurd_numbers_of_columns_are_the_configs_fault(tmp_path: Path, name: s
 
 
 def test_missing_info_file(tmp_path: Path) -> None:
-    with pytest.raises(
-        DataError, match=r"nope\.pkl' does not exist\. Give the dataset's folder as data_root, or make one"
-    ):
+    remedy = r"Generate one with: python -m datasets\.synthetic --out .* Or give another folder with"
+    with pytest.raises(DataError, match=rf"nope\.pkl' does not exist\. {remedy}"):
         T4Dataset(str(tmp_path), "nope.pkl")
 
 
