@@ -75,11 +75,11 @@ class SampleComparison:
         """
         self._steps, self._classes, self._file = steps, tuple(classes), f"Info file {shown_file(path)}"
         self._times: list[FrameTimes] = []
-        # (step, numbers a point) -> how often and the first place; category -> its labels; flags that say otherwise.
+        # (step, numbers a point) -> how often and where first; category -> its labels; where a flag says otherwise.
         self._features: dict[tuple[str, int], tuple[int, str]] = {}
         self._labels: dict[str, Counter[int]] = {}
-        self._flags: list[tuple[str, bool, int]] = []
-        self._objects = 0
+        self._flag: tuple[str, bool, int] | None = None
+        self._flags = self._objects = 0
 
     def add(self, sample: Sample) -> None:
         """Shows the next sample."""
@@ -99,8 +99,10 @@ class SampleComparison:
                 self._labels.setdefault(instance.gt_nusc_name, Counter())[instance.bbox_label_3d] += 1
             seen = instance.num_lidar_pts + (instance.num_radar_pts or 0) > 0
             if instance.bbox_3d_isvalid not in (None, seen):
-                flagged = (f"{place}.instances[{number}]", bool(instance.bbox_3d_isvalid), instance.num_lidar_pts)
-                self._flags.append(flagged)
+                self._flags += 1
+                if self._flag is None:
+                    at = f"{place}.instances[{number}]"
+                    self._flag = (at, bool(instance.bbox_3d_isvalid), instance.num_lidar_pts)
 
     def _count(self, step: str, features: int | None, place: str) -> None:
         if features is not None:
@@ -153,15 +155,15 @@ class SampleComparison:
 
     def _compare_flags(self) -> Iterator[Finding]:
         """Whether an object counts is stated by its flag and by its points."""
-        if self._flags:
-            place, flag, points = self._flags[0]
+        if self._flag is not None:
+            place, flag, points = self._flag
             yield Finding(
                 KNOWN_CHECKS["valid-flags"],
                 f"{self._file}, {place}.bbox_3d_isvalid",
                 f"{flag}",
                 f"{place}.num_lidar_pts",
                 f"{points} points",
-                f"So it is with {len(self._flags)} of {self._objects} objects. use_valid_flag of the model config's "
+                f"So it is with {self._flags} of {self._objects} objects. use_valid_flag of the model config's "
                 "dataset decides which of the two counts.",
             )
 

@@ -9,7 +9,8 @@ from typing import Any
 
 __all__ = ["ConfigText", "read_config_text"]
 
-_MAX_CHARACTERS = 1 << 20
+# Four times the longest that trainers write.
+_MAX_CHARACTERS = 1 << 18
 _MAX_DEPTH = 50
 
 

@@ -243,6 +243,15 @@ def test_a_time_that_is_none_beside_sweeps_that_are_none(tmp_path: Path, sweeps:
         opened(tmp_path, each_sample(both))
 
 
+@pytest.mark.parametrize("sweeps", [5, "x", [3], [{"timestamp": "now"}], [{"timestamp": None}], {"a": 1}])
+def test_a_time_that_is_none_beside_other_nonsense_is_one_error(tmp_path: Path, sweeps: Any) -> None:
+    def edit(content: dict[str, Any]) -> None:
+        content["data_list"][0].update(timestamp=1.75e15, lidar_sweeps=sweeps, token=[7])
+
+    with pytest.raises(DataError, match=r"timestamp is 1750000000000000\.0, but must be at most 4102444800"):
+        opened(tmp_path, edit)
+
+
 def test_times_on_a_clock_of_their_own_are_judged_by_the_lag(tmp_path: Path) -> None:
     def own_clock(scale: float) -> Edit:
         def edit(content: dict[str, Any]) -> None:
