@@ -124,6 +124,13 @@ class DetectionMetrics:
     num_frames: int
     ranges: tuple[RangeMetrics, ...]
 
+    def __post_init__(self) -> None:
+        if TOTAL not in [item.name for item in self.ranges]:
+            raise ValueError(f"ranges lack '{TOTAL}', which spans all others")
+        for item in self.ranges:
+            if tuple(row.class_name for row in item.classes) != self.class_names:
+                raise ValueError(f"range '{item.name}' is not of the classes {', '.join(self.class_names)}")
+
     @property
     def total(self) -> RangeMetrics:
         """The range that spans all others."""

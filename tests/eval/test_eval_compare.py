@@ -16,7 +16,7 @@ from eval import compare, score
 from eval.detections_file import read_detections, write_detections
 from eval.evaluator import BackendEvaluation, EvaluationSummary, evaluate
 from eval.metrics import FrameResult
-from eval.results import RunResults, StepResult, write_results
+from eval.results import RunResults, StepResult, read_results, write_results
 from tests.eval.toy_detector import FakeFrame, Toy
 
 
@@ -182,3 +182,14 @@ def test_detections_lie_beside_their_results(toy: Toy, tmp_path: Path) -> None:
         file.write_text(json.dumps(values))
         with pytest.raises(DataError, match=r"results\.json': detections"):
             compare.compare_runs(file, file)
+
+
+@pytest.mark.parametrize(("key", "value"), [("name", "all"), ("classes", [])])
+def test_metrics_of_other_ranges_or_classes_are_no_metrics(toy: Toy, tmp_path: Path, key: str, value: object) -> None:
+    make_run(toy, tmp_path / "a", 0.0)
+    path = tmp_path / "a" / "results.json"
+    content = json.loads(path.read_text())
+    content["evaluations"][0]["metrics"]["ranges"][-1][key] = value
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"metrics: range.* 'total'"):
+        read_results(path)
