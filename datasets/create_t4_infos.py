@@ -289,6 +289,12 @@ def _create(args: argparse.Namespace) -> None:
         look_at_clouds(made, root)
         infos[split] += made
     for split, data_list in infos.items():
+        if not data_list:
+            names = ", ".join(shown(entry.name) for entry in splits[split][:3])
+            raise DataError(
+                f"Split {shown(split)} has no key frame: sample.json of its {len(splits[split])} datasets ({names}) is "
+                "empty. Nothing could be trained or evaluated on it; fetch the datasets again, or list others."
+            )
         _check_tokens(split, data_list)
     everything = [info for data_list in infos.values() for info in data_list]
     settle(judge_categories(everything, rules, f"T4 datasets below {shown_file(root)}"))

@@ -230,6 +230,20 @@ def test_raw_datasets_whose_categories_nothing_maps(data: Path, tmp_path: Path, 
     assert code == 0
 
 
+def test_a_raw_dataset_without_frames(data: Path, tmp_path: Path, run: Run) -> None:
+    import shutil
+
+    root = tmp_path / "raw"
+    shutil.copytree(data / "t4", root)
+    (annotation,) = root.rglob("annotation")
+    for name in ("sample", "sample_data", "sample_annotation"):
+        (annotation / f"{name}.json").write_text("[]")
+    code, _, err = run(create_t4_infos, f"--root={root}", f"--out={tmp_path / 'infos'}", "--split=val")
+    assert code == 2
+    assert "Split 'val' has no key frame" in err
+    assert not (tmp_path / "infos/centerpoint_infos_val.pkl").exists()
+
+
 def test_pillars_that_a_scan_loses(data: Path, model: list[str], tmp_path: Path, run: Run) -> None:
     config = tmp_path / "few.py"
     few = "model = dict(data_preprocessor=dict(voxel_layer=dict(max_voxels=(100, 100))))\n"
