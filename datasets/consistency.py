@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from base.checks import Finding
 from base.messages import shown, shown_file, shown_place
+from datasets.box_plausibility import BoxWatch
 from datasets.sweep_times import FrameTimes, compare_order, compare_times
 from models.consistency import compare_classes
 from models.known_checks import KNOWN_CHECKS
@@ -80,6 +81,7 @@ class SampleComparison:
         self._labels: dict[str, Counter[int]] = {}
         self._flag: tuple[str, bool, int] | None = None
         self._flags = self._objects = 0
+        self._boxes = BoxWatch()
 
     def add(self, sample: Sample) -> None:
         """Shows the next sample."""
@@ -95,6 +97,8 @@ class SampleComparison:
             self._count("LoadPointsFromMultiSweeps", sweep.lidar_points.num_pts_feats, points)
         for number, instance in enumerate(sample.instances):
             self._objects += 1
+            category = instance.gt_nusc_name or self._class_of(instance.bbox_label_3d)
+            self._boxes.add(category, instance.bbox_3d, instance.num_lidar_pts)
             if instance.gt_nusc_name is not None and instance.bbox_label_3d >= 0:
                 self._labels.setdefault(instance.gt_nusc_name, Counter())[instance.bbox_label_3d] += 1
             seen = instance.num_lidar_pts + (instance.num_radar_pts or 0) > 0
@@ -103,6 +107,9 @@ class SampleComparison:
                 if self._flag is None:
                     at = f"{place}.instances[{number}]"
                     self._flag = (at, bool(instance.bbox_3d_isvalid), instance.num_lidar_pts)
+
+    def _class_of(self, label: int) -> str:
+        return self._classes[label] if 0 <= label < len(self._classes) else ""
 
     def _count(self, step: str, features: int | None, place: str) -> None:
         if features is not None:
@@ -118,6 +125,7 @@ class SampleComparison:
             yield from compare_order(self._times, self._steps.sweeps, self._file, "the model config")
         yield from self._compare_labels()
         yield from self._compare_flags()
+        yield from self._boxes.findings(self._file)
 
     def _compare_features(self) -> Iterator[Finding]:
         """Numbers a point: of the info file and of the config."""

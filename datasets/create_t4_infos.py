@@ -28,7 +28,7 @@ from datasets.synthetic.sweeps import sweep_to_key
 from datasets.t4_classes import ClassRules
 from datasets.t4_consistency import compare_tables
 from datasets.t4_merging import merge_instances
-from datasets.t4_plausibility import judge_categories, look_at_clouds, unused_attributes
+from datasets.t4_plausibility import judge_boxes, judge_categories, look_at_clouds, unused_attributes
 from datasets.t4_rows import Annotation, Sample, SampleData
 from datasets.t4_tables import T4Tables
 from models.known_checks import KNOWN_CHECKS
@@ -286,7 +286,7 @@ def _create(args: argparse.Namespace) -> None:
     jobs = [(split, entry) for split, entries in splits.items() for entry in entries]
     for split, entry in progress(jobs, label="reading T4 datasets", unit="dataset"):
         made = create_infos(T4Tables.read(found[entry.name]), root, rules, entry, args.max_sweeps)
-        look_at_clouds(made, root)
+        look_at_clouds(made, root, f"T4 dataset {shown_file(found[entry.name])}")
         infos[split] += made
     for split, data_list in infos.items():
         if not data_list:
@@ -297,7 +297,8 @@ def _create(args: argparse.Namespace) -> None:
             )
         _check_tokens(split, data_list)
     everything = [info for data_list in infos.values() for info in data_list]
-    settle(judge_categories(everything, rules, f"T4 datasets below {shown_file(root)}"))
+    place = f"T4 datasets below {shown_file(root)}"
+    settle([*judge_categories(everything, rules, place), *judge_boxes(everything, place)])
     if unused := unused_attributes(everything, rules):
         print(f"attributes that no rule uses: {unused}")  # noqa: T201 - what it did
     # Nothing is written before everything is read.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from base.checks import settle
+from base.checks import Finding, settle
 from base.errors import ConfigError, DataError
 from base.messages import shown, shown_file
 from base.reading import read_bounded
@@ -21,6 +22,7 @@ from datasets.pcd import parse_pcd
 from datasets.plausibility import CloudRemedies, PointsExpected, judge_cloud
 from datasets.point_bytes import ColumnsAdvice, check_bytes
 from datasets.point_forms import MAX_POINT_FILE_BYTES, is_pcd
+from models.known_checks import KNOWN_CHECKS
 from models.point_columns import SQUASHED, T4_RECORD, XYZ_INTENSITY, is_column, listed, record_columns
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ _logger = logging.getLogger(__name__)
 
 MIN_COLUMNS, MAX_COLUMNS = 4, 16
 _MAX_SCALE = 1e6
+_MAX_LAG_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -149,6 +152,7 @@ def read_scan(path: Path, form: ScanFormat, spec: ModelSpec, expected: PointsExp
     count = len(table)
     valid = np.isfinite(table).all(axis=1)
     echoes = valid & (table[:, [names.index(axis) for axis in "xyz"]] != 0).any(axis=1)
+    settle(_time_lags(table[echoes], names, spec, path))
     points = _in_base_link(table[echoes], names, form, spec.point_columns)
     zeros = int(valid.sum()) - int(echoes.sum())
     invalid = count - zeros - len(points)
@@ -228,6 +232,22 @@ def _in_base_link(
                 points[:, column] = np.tanh(points[:, column])
     finite = np.isfinite(points).all(axis=1)
     return points if finite.all() else points[finite]
+
+
+def _time_lags(table: NDArray[np.float32], names: tuple[str, ...], spec: ModelSpec, path: Path) -> Iterator[Finding]:
+    """Times of points are mostly since 1970 or in parts of a second; the network takes seconds before the key frame."""
+    if "time_lag" not in names or "time_lag" not in spec.point_columns or not len(table):
+        return
+    lags = table[:, names.index("time_lag")]
+    low, high = float(lags.min()), float(lags.max())
+    if max(-low, high) > _MAX_LAG_S:
+        value = f"its column time_lag goes from {low:.6g} to {high:.6g}, where seconds before the key frame are meant"
+        other = f"column{names.index('time_lag')}"
+        remedy = (
+            f"Write seconds into the file. If all points are of one revolution, leave the column out: name it {other} "
+            "in --columns, and the time lag is 0."
+        )
+        yield Finding(KNOWN_CHECKS["cloud-time-lag"], f"Point file {shown_file(path)}", value, remedy=remedy)
 
 
 def _parse_records(data: bytes, columns: int, path: Path, advice: ColumnsAdvice) -> NDArray[np.float32]:

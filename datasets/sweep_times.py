@@ -147,6 +147,8 @@ def _gaps(check: Check, frames: Sequence[FrameTimes], file: str, must: str) -> I
     gap = second.key_s - first.key_s
     if _MIN_STEP_S <= gap <= _MAX_GAP_S:
         return
+    if gap > _MAX_GAP_S and unit_of(first.key_s) == unit_of(second.key_s) == "seconds":
+        return  # times since 1970, in the right unit: frames were chosen minutes apart
     looks = "Their unit is wrong." if gap else "They were divided too often, or cut off."
     for unit, scale in list(_UNITS.items())[1:]:
         if 0.02 <= gap / scale <= _MAX_GAP_S:

@@ -9,15 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from base.checks import Finding
+from base.checks import Finding, settle
 from base.messages import printable
-from datasets.plausibility import CloudWatch, PointsExpected
+from datasets.box_plausibility import BoxPoints, BoxWatch
+from datasets.plausibility import CloudRemedies, CloudWatch, PointsExpected
 from datasets.points import read_points
 from datasets.t4_classes import ClassRules
 from models.known_checks import KNOWN_CHECKS
 from models.point_columns import XYZ_INTENSITY, record_columns
 
-__all__ = ["judge_categories", "look_at_clouds", "unused_attributes"]
+__all__ = ["judge_boxes", "judge_categories", "look_at_clouds", "unused_attributes"]
 
 # Of a dataset's key frames, so many are read: the first, the last, and one between.
 _LOOKED_AT = 3
@@ -62,25 +63,60 @@ def _listed(counts: Counter[str]) -> str:
     return ", ".join([*parts[:_SHOWN], *more])
 
 
-def look_at_clouds(infos: Sequence[dict[str, Any]], root: Path) -> None:
-    """Reads a few key frames of a dataset, for what `datasets.plausibility` says of them.
+def judge_boxes(infos: Iterable[dict[str, Any]], place: str) -> Iterator[Finding]:
+    """What of the annotated sizes, angles and places no object around a vehicle has.
+
+    Args:
+        infos: Key frames as `create_infos` makes them.
+        place: The datasets, for messages.
+    """
+    watch = BoxWatch()
+    for info in infos:
+        for item in info["instances"]:
+            watch.add(item["gt_nusc_name"], item["bbox_3d"], item["num_lidar_pts"])
+    yield from watch.findings(place)
+
+
+def look_at_clouds(infos: Sequence[dict[str, Any]], root: Path, place: str) -> None:
+    """Reads a few key frames of a dataset, for what `datasets.plausibility` says of them and of the boxes in them.
 
     Args:
         infos: Its key frames.
         root: Folder of their point files.
+        place: The dataset, for messages.
 
     Raises:
         DataError: a file is broken, or holds something else than points.
     """
+    watches: dict[tuple[float, int], CloudWatch] = {}
+    in_boxes = BoxPoints()
     for info in _some(infos):
-        points = info["lidar_points"]
+        points, features = info["lidar_points"], info["lidar_points"]["num_pts_feats"]
         # In a sensor's own frame the ground lies as deep as the sensor stands high.
         height = float(np.asarray(points["lidar2ego"], float)[2, 3])
-        columns = record_columns(points["num_pts_feats"])
-        watch = CloudWatch(PointsExpected(ground_z_m=-height), columns)
+        if (watch := watches.get((height, features))) is None:
+            expected = PointsExpected(ground_z_m=-height)
+            watch = CloudWatch(expected, record_columns(features), _remedies(height))
+            watches[height, features] = watch
         # PCD files of a dataset may lack what follows intensity: whether a model needs it is asked when it is opened.
-        unused = columns[len(XYZ_INTENSITY) :]
-        read_points(root / points["lidar_path"], points["num_pts_feats"], watch, unused)
+        unused = watch.columns[len(XYZ_INTENSITY) :]
+        cloud = read_points(root / points["lidar_path"], features, watch, unused)
+        boxes = np.asarray([item["bbox_3d"] for item in info["instances"]], float).reshape(-1, 7)
+        in_boxes.add(cloud, boxes, [item["num_lidar_pts"] for item in info["instances"]])
+    settle(in_boxes.findings(place))
+
+
+def _remedies(height_m: float) -> CloudRemedies:
+    """Advice where no model is there yet: the points or the tables are to be corrected."""
+    if height_m == 0:
+        return CloudRemedies()
+    stated = f"calibrated_sensor.json says that the sensor stands {height_m:.1f} m above the ground"
+    return CloudRemedies(
+        raise_by=lambda metres: (
+            f"{stated}, so that the ground should lie at z = {-height_m:.1f} m in its frame. If the points are in "
+            f"base_link already, its translation must be 0; else it should say {height_m - metres:.1f} m"
+        )
+    )
 
 
 def _some(infos: Sequence[dict[str, Any]]) -> Iterable[dict[str, Any]]:

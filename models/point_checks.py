@@ -68,6 +68,11 @@ _ROWS = (
         "`points_trained_on.intensity_max` of the model config otherwise), neither negative nor all alike.",
         "warning",
     ),
+    Check(
+        "cloud-time-lag",
+        "The time lag of a single scan's points, where its file has one, is within 10 s: seconds before the key frame.",
+        accepting="the model was trained on such time lags",
+    ),
     Check("cloud-zeros", "At most one point in a hundred is exactly (0, 0, 0).", "warning"),
     Check("cloud-invalid", "At most half of a cloud's points hold NaN or infinite values.", "warning"),
     Check("cloud-repeated", "At most a tenth of a cloud's points are in it more than once.", "warning"),
