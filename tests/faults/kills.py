@@ -312,7 +312,7 @@ def _check_folder(
             tally.fault("the next command breaks", f"{where}: {code}: {process.output()[-1500:]}")
         elif code != 2 and not whole:
             tally.fault("mixed or half artifacts accepted", f"{where}: {sorted(_artifacts(deployment.work))}")
-        elif code == 2 and whole and untouched:
+        elif code == 2 and whole and untouched and before:  # of nothing there is nothing to evaluate
             tally.fault("untouched artifacts refused", f"{where}: {process.output()[-600:]}")
         else:
             tally.note(f"folders: {kind}, {'refused' if code == 2 else 'accepted'}")
