@@ -67,6 +67,8 @@ def test_a_command_as_it_is_typed(number: signal.Signals, deployment: Deployment
             stdout=log,
             stderr=log,
             start_new_session=True,
+            # A shell starts what it puts into the background with SIGINT ignored.
+            preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
         )
     end = time.monotonic() + _PATIENCE_S
     while "build engines" not in (tmp_path / "log").read_text() and time.monotonic() < end:
