@@ -10,7 +10,6 @@ from base.checks import Check
 from base.errors import CheckpointError, ConfigError
 from models.annotation_checks import ANNOTATION_CHECKS
 from models.point_checks import POINT_CHECKS
-from models.score_checks import SCORE_CHECKS
 
 __all__ = ["KNOWN_CHECKS"]
 
@@ -153,4 +152,4 @@ _ROWS = (
     ),
 )
 
-KNOWN_CHECKS = {check.id: check for check in _ROWS} | POINT_CHECKS | ANNOTATION_CHECKS | SCORE_CHECKS
+KNOWN_CHECKS = {check.id: check for check in _ROWS} | POINT_CHECKS | ANNOTATION_CHECKS

@@ -1,4 +1,4 @@
-"""The checks of point files and clouds; `models.known_checks` holds them with the others."""
+"""The checks of point files and clouds, and of what a score of them means; `models.known_checks` holds all."""
 
 from __future__ import annotations
 
@@ -76,6 +76,39 @@ _ROWS = (
     Check("cloud-zeros", "At most one point in a hundred is exactly (0, 0, 0).", "warning"),
     Check("cloud-invalid", "At most half of a cloud's points hold NaN or infinite values.", "warning"),
     Check("cloud-repeated", "At most a tenth of a cloud's points are in it more than once.", "warning"),
+    Check(
+        "no-ground-truth",
+        "The frames that are evaluated have an object to find: of a class, with LiDAR points, within the evaluated "
+        "range.",
+        accepting="latency alone is wanted",
+    ),
+    Check(
+        "class-without-ground-truth",
+        "Every class of the model has an object to find in the frames that are evaluated; the AP of one without is "
+        "none.",
+        "warning",
+    ),
+    Check(
+        "frames-without-points",
+        "Every frame has a point in the model's range; where none has, a run fails.",
+        "warning",
+    ),
+    Check(
+        "dropped-pillars",
+        "No frame has more pillars than the model takes (`max_voxels`); evaluation.gates.max_dropped_pillars_share "
+        "says how many may be lost before a run fails.",
+        "warning",
+    ),
+    Check(
+        "unmapped-categories",
+        "Every category of a raw T4 dataset with objects is mapped to a class, or named as one that is not wanted.",
+        "warning",
+    ),
+    Check(
+        "no-mapped-category",
+        "An object of a raw T4 dataset with objects has a class.",
+        accepting="the dataset holds nothing to detect",
+    ),
 )
 
 POINT_CHECKS = {check.id: check for check in _ROWS}
