@@ -178,4 +178,21 @@ def check_outputs(outputs: Mapping[str, NDArray[np.float32]], spec: ModelSpec) -
                 f"Head output '{head.name}' has shape {value.shape}; model '{spec.name}' needs {spec.head_shape(head)}."
             )
         heads[head.name] = value[0]
+    _tell_unknown(heads["heatmap"], spec)
     return heads
+
+
+def _tell_unknown(heatmap: NDArray[np.float32], spec: ModelSpec) -> None:
+    """Cells without a number are no detections, and as silent as an empty street: a warning in every frame."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        if not np.isnan(heatmap.sum()):
+            return
+    unknown = int(np.isnan(heatmap).sum())
+    if unknown:
+        _log.warning(
+            "Model '%s': %d of %d numbers of its heatmap are NaN, so that nothing is detected there. The network's "
+            "numbers overflow: check its weights and the values of the points.",
+            spec.name,
+            unknown,
+            heatmap.size,
+        )

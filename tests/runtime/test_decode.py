@@ -149,13 +149,18 @@ def test_non_finite_outputs_are_dropped_with_a_warning(caplog: pytest.LogCapture
     spec = small_spec()
     outputs = {h.name: np.zeros(spec.head_shape(h), np.float32) for h in spec.heads}
     outputs["heatmap"][:] = np.nan
-    assert len(decode(outputs, spec)) == 0
+    with caplog.at_level(logging.WARNING):
+        assert len(decode(outputs, spec)) == 0
+    cells = outputs["heatmap"].size
+    assert f"Model 'small': {cells} of {cells} numbers of its heatmap are NaN" in caplog.text
+    caplog.clear()
     outputs["heatmap"][:] = -10
     outputs["heatmap"][0, 0, 3, (3, 20)] = 4.0
     outputs["dim"][0, 1, 3, 3] = np.inf
     with caplog.at_level(logging.WARNING):
         assert len(decode(outputs, spec)) == 1
     assert "Model 'small': 1 of 2 candidate boxes have a NaN or infinite number" in caplog.text
+    assert "heatmap" not in caplog.text
 
 
 def test_wrong_outputs_are_refused_by_name(spec: ModelSpec) -> None:
