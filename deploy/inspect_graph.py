@@ -139,7 +139,7 @@ def inspect_graph(
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in weights]
     view = GraphView.of(model)
-    layers = precision_map(_with_shapes(model, inputs, pillars, shapes or {}, path)).layers
+    layers = precision_map(_with_shapes(model, inputs, pillars, shapes or {}, path), what=path.name).layers
     return GraphFacts(
         file=path.name,
         size_bytes=path.stat().st_size,

@@ -72,17 +72,18 @@ class PrecisionMap:
         return sum(int(getattr(layer, field)) for layer in self.layers if layer.precision in chosen)
 
 
-def precision_map(model: onnx.ModelProto, rows: int = 1) -> PrecisionMap:
+def precision_map(model: onnx.ModelProto, rows: int = 1, what: str = "") -> PrecisionMap:
     """The map of a graph.
 
     Args:
         model: An export of this project: FP32, FP16 or INT8.
         rows: Size of a dynamic axis (pillars of the voxel encoder).
+        what: Name of the file for messages, where it comes from one; else the graph's name.
 
     Raises:
         ExportError: the graph is not valid, or a layer of it is neither INT8, FP16 nor FP32.
     """
-    inferred = check_model(model, model.graph.name)
+    inferred = check_model(model, what or model.graph.name)
     types = _types(inferred, rows)
     view = GraphView.of(model)
     layers = []
