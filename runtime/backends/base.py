@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from models.spec import ComponentSpec, ModelSpec, TensorSpec
 
-__all__ = ["STAGES", "Backend", "BackendOutput", "component_paths", "device_index"]
+__all__ = ["STAGES", "Backend", "BackendOutput", "component_paths", "default_threads", "device_index"]
 
 # Stages of a frame in order. A backend on the host has no h2d and d2h.
 STAGES = ("preprocess", "h2d", "voxel_encoder", "scatter", "backbone_neck_head", "d2h", "decode")
@@ -176,3 +177,9 @@ def device_index(device: str) -> int | None:
     if kind == "cuda" and (index.isdecimal() or device == "cuda"):
         return int(index or 0)
     raise ConfigError(f"Unknown device '{device}'. Use 'cpu', 'cuda' or 'cuda:N'.")
+
+
+def default_threads() -> int:
+    """OMP_NUM_THREADS where it is set, else the cores this process may use."""
+    value = os.environ.get("OMP_NUM_THREADS", "")
+    return int(value) if value.isdecimal() and int(value) > 0 else len(os.sched_getaffinity(0))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ from base.errors import BackendUnavailable, ConfigError, DataError
 from base.lazy import require
 from base.onnx_files import read_onnx, session_errors
 from models.spec import BACKBONE_NECK_HEAD, VOXEL_ENCODER
-from runtime.backends.base import Backend, BackendOutput, component_paths, device_index
+from runtime.backends.base import Backend, BackendOutput, component_paths, default_threads, device_index
 from runtime.scatter import Canvas
 
 if TYPE_CHECKING:
@@ -222,9 +221,3 @@ def _check_tensors(found: list[Any], expected: tuple[TensorSpec, ...], kind: str
                 f"{path}: {kind} '{tensor.name}' is {tensor.type} {tuple(tensor.shape)}; the model needs "
                 f"tensor(float) {shape}. The file belongs to another model config; export it again."
             )
-
-
-def default_threads() -> int:
-    """OMP_NUM_THREADS where it is set, else the cores this process may use."""
-    value = os.environ.get("OMP_NUM_THREADS", "")
-    return int(value) if value.isdecimal() and int(value) > 0 else len(os.sched_getaffinity(0))

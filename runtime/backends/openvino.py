@@ -11,8 +11,7 @@ from base.errors import BackendUnavailable, ConfigError, DataError
 from base.lazy import require
 from base.onnx_files import read_onnx
 from models.spec import BACKBONE_NECK_HEAD, VOXEL_ENCODER
-from runtime.backends.base import Backend, BackendOutput, component_paths, device_index
-from runtime.backends.onnx import default_threads
+from runtime.backends.base import Backend, BackendOutput, component_paths, default_threads, device_index
 from runtime.scatter import Canvas
 
 if TYPE_CHECKING:
