@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import ast
 import json
-import re
 import subprocess
 import sys
 from collections import defaultdict
@@ -22,7 +21,8 @@ from pathlib import Path
 
 from base.command import EXIT_PASSED, add_log_level, run_command, run_main
 from base.errors import DataError
-from base.files import atomic_path, user_path
+from base.files import user_path
+from base.page_marks import marks, rewrite_page
 from base.tables import markdown_table
 from benchmarks.structure import PACKAGES as PRODUCT
 
@@ -30,7 +30,8 @@ __all__ = ["ImportCost", "imports_of", "licence", "main", "measure"]
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = tuple(sorted((*PRODUCT, "benchmarks")))
-BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+_MARK = "measured"
+BEGIN, END = marks(_MARK)
 # Of namespaces that several distributions share: the part that is imported.
 _PARTS = {"cuda": "cuda.bindings.driver", "google": "google.protobuf.message"}
 _LOADERS = ("require", "importorskip", "import_module")
@@ -144,14 +145,7 @@ def _run(args: argparse.Namespace) -> int:
     if args.write is None:
         print(table)  # noqa: T201 - the command's result
         return EXIT_PASSED
-    page = user_path(args.write)
-    text, found = re.subn(
-        f"{BEGIN}.*?{END}", lambda _: f"{BEGIN}\n\n{table}\n\n{END}", page.read_text(encoding="utf-8"), flags=re.DOTALL
-    )
-    if found != 1:
-        raise DataError(f"'{page}' has no place for the table: it needs the lines '{BEGIN}' and '{END}' once")
-    with atomic_path(page) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    rewrite_page(user_path(args.write), _MARK, table)
     return EXIT_PASSED
 
 

@@ -6,18 +6,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
 from base.checks import Check
 from base.command import run_command, run_main
-from base.files import atomic_path
+from base.page_marks import between_marks, rewrite_page
 from deploy.config.paths import repository_root
 from models.known_checks import KNOWN_CHECKS
 
 __all__ = ["PAGE", "embed_checks", "render_checks"]
 
 PAGE = "docs/checks.md"
-BEGIN, END = "<!-- checks: begin -->", "<!-- checks: end -->"
+_MARK = "checks"
 
 
 def render_checks(checks: Iterable[Check]) -> str:
@@ -40,9 +39,7 @@ def _plain(checks: Iterable[Check]) -> str:
 
 def embed_checks(page: str) -> str:
     """`page` with the tables between their two marks."""
-    head, rest = page.split(BEGIN, 1)
-    _, tail = rest.split(END, 1)
-    return f"{head}{BEGIN}\n\n{render_checks(KNOWN_CHECKS.values())}\n\n{END}{tail}"
+    return between_marks(page, _MARK, render_checks(KNOWN_CHECKS.values()), file=PAGE)
 
 
 def main() -> int:
@@ -51,10 +48,7 @@ def main() -> int:
 
 
 def _rewrite() -> None:
-    page: Path = repository_root() / PAGE
-    text = embed_checks(page.read_text(encoding="utf-8"))
-    with atomic_path(page) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    rewrite_page(repository_root() / PAGE, _MARK, render_checks(KNOWN_CHECKS.values()))
 
 
 if __name__ == "__main__":

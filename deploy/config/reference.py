@@ -8,11 +8,10 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from base.command import run_command, run_main
-from base.files import atomic_path
+from base.page_marks import between_marks, rewrite_page
 from deploy.config.paths import repository_root
 from deploy.config.schema import DeployConfig
 from deploy.config.settings import choices_of, is_section, limits_of, settings_of, variants
@@ -20,7 +19,7 @@ from deploy.config.settings import choices_of, is_section, limits_of, settings_o
 __all__ = ["PAGE", "embed_reference", "render_reference"]
 
 PAGE = "docs/configuration.md"
-BEGIN, END = "<!-- reference: begin -->", "<!-- reference: end -->"
+_MARK = "reference"
 _ANY = 2**31 - 1  # what a number can be at all is no limit worth a word
 _HEADER = "| key | default | allowed | meaning |\n|---|---|---|---|\n"
 
@@ -36,9 +35,7 @@ def render_reference() -> str:
 
 def embed_reference(page: str) -> str:
     """`page` with the table between its two marks."""
-    head, rest = page.split(BEGIN, 1)
-    _, tail = rest.split(END, 1)
-    return f"{head}{BEGIN}\n\n{render_reference()}\n{END}{tail}"
+    return between_marks(page, _MARK, render_reference(), file=PAGE)
 
 
 def _sections(section: Any, path: str) -> Iterator[tuple[str, Any]]:
@@ -88,10 +85,7 @@ def main() -> int:
 
 
 def _rewrite() -> None:
-    page: Path = repository_root() / PAGE
-    text = embed_reference(page.read_text(encoding="utf-8"))
-    with atomic_path(page) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    rewrite_page(repository_root() / PAGE, _MARK, render_reference())
 
 
 if __name__ == "__main__":
