@@ -124,7 +124,12 @@ def require_runnable(spec: ModelSpec, source: Path) -> None:
             f"{', '.join(NODE_COLUMNS[1])} with 3"
         )
     heads = tuple(head.name for head in spec.heads)
-    if heads != HEAD_ORDER:
+    if len(spec.tasks) != 1:
+        problems.append(
+            f"{len(spec.tasks)} tasks with a head each; the node binds the {len(HEAD_ORDER)} outputs of one head by "
+            "position, and suppresses across all of its classes"
+        )
+    elif heads != HEAD_ORDER:
         problems.append(f"outputs {list(heads)}; the node binds {list(HEAD_ORDER)}")
     if not spec.norm_bbox:
         problems.append("sizes in metres (norm_bbox=False); the node takes them for logarithms")

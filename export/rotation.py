@@ -37,12 +37,18 @@ def fold_rot_y_axis_reference(model: nn.Module, spec: ModelSpec) -> tuple[nn.Mod
         ExportError: the model is converted already, lacks a head, or a head does not end in a convolution of the
             expected width.
     """
-    import torch
-
     if spec.rot_y_axis_reference:
         raise ExportError(f"Model '{spec.name}' has the y-axis rotation reference already; folding it again undoes it.")
     converted = copy.deepcopy(model)
-    heads = cast(Any, converted).pts_bbox_head.task_heads[0]
+    for heads in cast(Any, converted).pts_bbox_head.task_heads:
+        _fold(heads)
+    return converted, dataclasses.replace(spec, rot_y_axis_reference=True)
+
+
+def _fold(heads: Any) -> None:
+    """Of one task, in place."""
+    import torch
+
     for name, rows in _CONVERSION.items():
         convolution = _last_convolution(heads, name, len(rows))
         sources = [source for source, _ in rows]
@@ -54,7 +60,6 @@ def fold_rot_y_axis_reference(model: nn.Module, spec: ModelSpec) -> tuple[nn.Mod
             quantizer = getattr(convolution, "weight_quantizer", None)
             if quantizer is not None:
                 quantizer.set_scale(quantizer.scale[sources].clone())
-    return converted, dataclasses.replace(spec, rot_y_axis_reference=True)
 
 
 def _last_convolution(heads: Any, name: str, channels: int) -> Any:

@@ -34,7 +34,10 @@ class VoxelEncoder(nn.Module):
 
 
 class BackboneNeckHead(nn.Module):
-    """`spatial_features (1, C, H, W) float32 -> (heatmap, reg, height, dim, rot, vel)`, raw, in graph order."""
+    """`spatial_features (1, C, H, W) float32 -> (heatmap, reg, height, dim, rot, vel)`, raw, in graph order.
+
+    Of a model with several tasks, these of the first, then of the second, and so on.
+    """
 
     def __init__(self, model: nn.Module, spec: ModelSpec) -> None:
         super().__init__()
@@ -42,14 +45,14 @@ class BackboneNeckHead(nn.Module):
         self.pts_backbone = stock.pts_backbone
         self.pts_neck = stock.pts_neck
         self.pts_bbox_head = stock.pts_bbox_head
-        self.head_names = tuple(head.name for head in spec.heads)
+        self.branches = tuple(tuple(head.name for head in task.heads) for task in spec.tasks)
 
     def forward(self, spatial_features: Tensor) -> tuple[Tensor, ...]:
         """Logits, cell offsets, metres, log metres, (sin, cos) and m/s, each (1, channels, h, w)."""
         features = self.pts_neck(self.pts_backbone(spatial_features))
-        (task,) = self.pts_bbox_head(features)
-        (outputs,) = task
-        return tuple(outputs[name] for name in self.head_names)
+        # One dictionary for each level of the neck, of which there is one, in each task.
+        tasks = (outputs for (outputs,) in self.pts_bbox_head(features))
+        return tuple(outputs[name] for outputs, names in zip(tasks, self.branches, strict=True) for name in names)
 
 
 def extract_components(model: nn.Module, spec: ModelSpec) -> dict[str, nn.Module]:

@@ -5,18 +5,26 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Self
+
+from base.errors import ConfigError
 
 __all__ = [
     "BACKBONE_NECK_HEAD",
+    "BRANCH_ORDER",
+    "CIRCLE",
     "HEAD_ORDER",
     "INPUT_FEATURES",
     "PILLAR_FEATURES",
+    "ROTATE",
     "SPATIAL_FEATURES",
     "VOXEL_ENCODER",
     "ComponentSpec",
     "HeadSpec",
     "ModelFacts",
+    "TaskSpec",
     "TensorSpec",
+    "omitted_default",
 ]
 
 VOXEL_ENCODER = "pts_voxel_encoder"
@@ -27,14 +35,48 @@ SPATIAL_FEATURES = "spatial_features"
 
 # Autoware reads the outputs of the head engine by position, in this order.
 HEAD_ORDER = ("heatmap", "reg", "height", "dim", "rot", "vel")
+# Everything that a task can give; no box is made of an overlap that is predicted.
+BRANCH_ORDER = (*HEAD_ORDER, "iou")
+CIRCLE, ROTATE = "circle", "rotate"
+
+_OMITTED = "omitted"
+
+
+def omitted_default(value: Any) -> Any:
+    """A field of `ModelFacts` that came later: artifacts hold it where it is not `value`, what models had before it.
+
+    Files, fingerprints and with them checksums of such models stay what they were.
+    """
+    return dataclasses.field(default=value, metadata={_OMITTED: True})
 
 
 @dataclass(frozen=True)
 class HeadSpec:
-    """One output of the detection head: its name and its number of channels."""
+    """One output of the detection head.
+
+    Attributes:
+        name: In a task the branch's own, one of `BRANCH_ORDER`; among all heads of a model the graph's.
+        channels: Of the output.
+    """
 
     name: str
     channels: int
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """Classes that one set of branches of the head finds, and that suppress each other.
+
+    Attributes:
+        class_names: In heatmap order.
+        heads: The branches in graph order, by their own names: "heatmap", "reg", …
+        nms_min_radius_m2: mmdet3d's `min_radius`; it is compared with the *squared* centre distance. 0 where
+            `nms_type` is not "circle".
+    """
+
+    class_names: tuple[str, ...]
+    heads: tuple[HeadSpec, ...]
+    nms_min_radius_m2: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -63,11 +105,10 @@ class ComponentSpec:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """A pillar CenterPoint with one task, as its config describes it.
+    """A pillar CenterPoint, as its config describes it.
 
     Attributes:
         name: Stem of the config file.
-        class_names: Detected classes, in heatmap order.
         point_cloud_range: x, y, z lower then upper limits, metres, ego frame.
         voxel_size: x, y, z extent of a pillar, metres.
         max_points_per_voxel: Points kept in a pillar; the encoder's second axis.
@@ -76,19 +117,21 @@ class ModelFacts:
         voxel_center_dims: 3 where the offset to the pillar centre has a z part, 2 in older models.
         encoder_channels: Channels of a pillar feature and of the canvas.
         out_size_factor: Canvas cells per heatmap cell along each axis.
-        heads: Outputs of the head in graph order.
+        tasks: Of the head, in its order.
         norm_bbox: True where `dim` holds logarithms of metres.
         score_threshold: Detections at or below it are dropped before NMS.
-        max_detections_before_nms: Top-k over all classes and cells.
+        max_detections_before_nms: Top-k over all classes and cells of a task.
         post_center_range: Limits on a decoded centre, metres.
-        nms_type: "circle".
-        nms_min_radius_m2: mmdet3d's `min_radius`; it is compared with the *squared* centre distance.
-        post_max_size: Detections kept after NMS.
+        nms_type: "circle", by the distance of centres, or "rotate", by the overlap of rotated boxes seen from above.
+        post_max_size: Detections of a task kept after NMS.
         rot_y_axis_reference: True for a model whose `dim` is [w, l, h] and whose `rot` is [-cos, -sin].
+        nms_iou_threshold: Of "rotate": a box that overlaps a better one by more is dropped. None with "circle".
+        nms_pre_max_size: Of "rotate": the best so many boxes of a task enter the suppression; None for all.
+        nms_center_range: Of "rotate": limits on the centres of boxes that were kept, where they are narrower than
+            `post_center_range` somewhere; None where they are not.
     """
 
     name: str
-    class_names: tuple[str, ...]
     point_cloud_range: tuple[float, float, float, float, float, float]
     voxel_size: tuple[float, float, float]
     max_points_per_voxel: int
@@ -97,15 +140,73 @@ class ModelFacts:
     voxel_center_dims: int
     encoder_channels: int
     out_size_factor: int
-    heads: tuple[HeadSpec, ...]
+    tasks: tuple[TaskSpec, ...]
     norm_bbox: bool
     score_threshold: float
     max_detections_before_nms: int
     post_center_range: tuple[float, float, float, float, float, float]
     nms_type: str
-    nms_min_radius_m2: float
     post_max_size: int
     rot_y_axis_reference: bool = False
+    nms_iou_threshold: float | None = omitted_default(None)
+    nms_pre_max_size: int | None = omitted_default(None)
+    nms_center_range: tuple[float, float, float, float, float, float] | None = omitted_default(None)
+
+    @classmethod
+    def omitted(cls) -> dict[str, Any]:
+        """Fields that artifacts leave out where they have the default, with it."""
+        return {field.name: field.default for field in dataclasses.fields(cls) if field.metadata.get(_OMITTED)}
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Detected classes; the labels of boxes index them. Those of one task stand behind each other."""
+        return tuple(name for task in self.tasks for name in task.class_names)
+
+    @property
+    def heads(self) -> tuple[HeadSpec, ...]:
+        """Outputs of the head by their names in the graph, in its order: task by task."""
+        return tuple(
+            HeadSpec(self.output_name(index, head.name), head.channels)
+            for index, task in enumerate(self.tasks)
+            for head in task.heads
+        )
+
+    def output_name(self, task: int, branch: str) -> str:
+        """Name in the graph of a task's branch: the branch's own where there is one task, else "heatmap_0", ….
+
+        Args:
+            task: Index into `tasks`.
+            branch: One of `BRANCH_ORDER`.
+        """
+        return branch if len(self.tasks) == 1 else f"{branch}_{task}"
+
+    def one_task(self, taker: str) -> TaskSpec:
+        """The one task of a model that has one.
+
+        Args:
+            taker: What takes models of one task alone, for the message: "Autoware's node".
+
+        Raises:
+            ConfigError: it has several.
+        """
+        if len(self.tasks) != 1:
+            groups = "; ".join(", ".join(task.class_names) for task in self.tasks)
+            raise ConfigError(
+                f"Model '{self.name}' has {len(self.tasks)} tasks ({groups}), but {taker} takes a model with one task."
+            )
+        return self.tasks[0]
+
+    def changed(self, **changes: Any) -> Self:
+        """The same model with other fields; those of `TaskSpec` are its one task's.
+
+        Raises:
+            ConfigError: one of those is given, and the model has several tasks.
+        """
+        names = {field.name for field in dataclasses.fields(TaskSpec)} & set(changes)
+        if names:
+            own = {name: changes.pop(name) for name in names}
+            changes["tasks"] = (dataclasses.replace(self.one_task(f"a change of {', '.join(sorted(names))}"), **own),)
+        return dataclasses.replace(self, **changes)
 
     @property
     def point_features(self) -> int:

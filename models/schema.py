@@ -28,7 +28,9 @@ Size = Annotated[float, Field(ge=1e-3, le=1e6)]
 Metres = Annotated[float, Field(ge=-1e6, le=1e6)]
 Side = Annotated[tuple[Size, Size, Size], FromList()]
 Box = Annotated[tuple[Metres, Metres, Metres, Metres, Metres, Metres], FromList()]
-HeadName = Literal["heatmap", "reg", "height", "dim", "rot", "vel"]
+HeadName = Literal["heatmap", "reg", "height", "dim", "rot", "vel", "iou"]
+ClassNames = Annotated[Items[NonEmptyStr], Field(min_length=1, max_length=256)]
+SuppressionKind = Literal["circle", "rotate"]
 
 
 class _Part(Record, extra="ignore"):
@@ -94,7 +96,7 @@ class Neck(_Part):
 class Task(_Part):
     """Classes that one set of branches finds."""
 
-    class_names: Annotated[Items[NonEmptyStr], Field(min_length=1, max_length=256)]
+    class_names: ClassNames
 
 
 class Coder(_Part):
@@ -121,11 +123,15 @@ class Head(_Part):
 
 
 class Suppression(_Part):
-    """`test_cfg.pts`: mmdet3d has no default for either of the first two."""
+    """`test_cfg.pts`: mmdet3d has no default for either of the first two; "rotate" reads all but `min_radius`."""
 
-    nms_type: str
+    nms_type: SuppressionKind
     post_max_size: Many
     min_radius: NonNegativeFloat | Annotated[Items[NonNegativeFloat], Field(min_length=1, max_length=64)] = 0.0
+    nms_thr: Share | None = None
+    pre_max_size: Many | None = None
+    score_threshold: Share | None = None
+    post_center_limit_range: Box | None = None
 
 
 class TestConfig(_Part):
@@ -153,11 +159,25 @@ class HeadRecord(Record):
     channels: Channels
 
 
+Heads = Annotated[Items[HeadRecord], Field(min_length=1, max_length=7)]
+
+
+class TaskRecord(Record):
+    """One of several tasks in a stored specification."""
+
+    class_names: ClassNames
+    heads: Heads
+    nms_min_radius_m2: NonNegativeFloat
+
+
 class SpecRecord(Record):
-    """A `models.spec.ModelSpec` as JSON; what its fields mean stands there."""
+    """A `models.spec.ModelSpec` as JSON; what its fields mean stands there.
+
+    One task's fields stand beside the model's, as they did before there were several; `tasks` is there for more.
+    """
 
     name: str
-    class_names: Annotated[Items[NonEmptyStr], Field(min_length=1, max_length=256)]
+    class_names: ClassNames | None = None
     point_cloud_range: Box
     voxel_size: Side
     max_points_per_voxel: Few
@@ -167,15 +187,31 @@ class SpecRecord(Record):
     voxel_center_dims: Literal[2, 3]
     encoder_channels: Channels
     out_size_factor: Stride
-    heads: Annotated[Items[HeadRecord], Field(min_length=1, max_length=6)]
+    heads: Heads | None = None
+    tasks: Annotated[Items[TaskRecord], Field(min_length=2, max_length=64)] | None = None
     norm_bbox: bool
     score_threshold: Share
     max_detections_before_nms: Many
     post_center_range: Box
-    nms_type: Literal["circle"]
-    nms_min_radius_m2: NonNegativeFloat
+    nms_type: SuppressionKind
+    nms_min_radius_m2: NonNegativeFloat | None = None
     post_max_size: Many
     rot_y_axis_reference: bool
+    nms_iou_threshold: Share | None = None
+    nms_pre_max_size: Many | None = None
+    nms_center_range: Box | None = None
+
+    def all_tasks(self) -> tuple[TaskRecord, ...]:
+        """The tasks, in whichever form they are stored.
+
+        Raises:
+            ValueError: neither is there, which `models.spec` has refused before.
+        """
+        if self.tasks is not None:
+            return self.tasks
+        if self.class_names is None or self.heads is None or self.nms_min_radius_m2 is None:
+            raise ValueError("a specification without a task")
+        return (TaskRecord(class_names=self.class_names, heads=self.heads, nms_min_radius_m2=self.nms_min_radius_m2),)
 
 
 # Without these there is nothing to say about a network; messages name them in full.

@@ -16,14 +16,18 @@ from base.errors import ConfigError
 from base.messages import shown_file
 from models.facts import (
     BACKBONE_NECK_HEAD,
+    BRANCH_ORDER,
+    CIRCLE,
     HEAD_ORDER,
     INPUT_FEATURES,
     PILLAR_FEATURES,
+    ROTATE,
     SPATIAL_FEATURES,
     VOXEL_ENCODER,
     ComponentSpec,
     HeadSpec,
     ModelFacts,
+    TaskSpec,
     TensorSpec,
 )
 from models.point_columns import implied_columns, stored_columns
@@ -31,35 +35,46 @@ from models.validity import check_config, check_spec
 
 __all__ = [
     "BACKBONE_NECK_HEAD",
+    "BRANCH_ORDER",
+    "CIRCLE",
     "HEAD_ORDER",
     "INPUT_FEATURES",
     "PILLAR_FEATURES",
+    "ROTATE",
     "SPATIAL_FEATURES",
     "VOXEL_ENCODER",
     "ComponentSpec",
     "HeadSpec",
     "ModelSpec",
+    "TaskSpec",
     "TensorSpec",
 ]
+
+# Of a model with one task; files hold them beside the model's own, as they did before there were tasks.
+_OF_THE_TASK = ("class_names", "heads", "nms_min_radius_m2")
 
 
 @dataclass(frozen=True)
 class ModelSpec(ModelFacts):
-    """A pillar CenterPoint with one task: its facts, how a config gives them, and how artifacts keep them."""
+    """A pillar CenterPoint: its facts, how a config gives them, and how artifacts keep them."""
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dictionary; `from_dict` reads it back.
 
-        Names of columns are written only where they are others than their number stood for before they had names: what
-        ONNX files hold of such a model, and with it their checksums, did not change when the names came.
+        What came later is written only where it says something: names of columns where they are others than their
+        number stood for, tasks where there are several, fields of `omitted_default` where they differ from it. What
+        files of other models hold, and with it their checksums, did not change.
         """
         plain: dict[str, Any] = {}
+        omitted = self.omitted()
         for name, value in json.loads(json.dumps(dataclasses.asdict(self))).items():
-            if name != "point_columns":
-                plain[name] = value
-                continue
-            plain["point_features"] = self.point_features
-            if self.point_columns != implied_columns(self.point_features):
+            if name == "point_columns":
+                plain["point_features"] = self.point_features
+                if self.point_columns != implied_columns(self.point_features):
+                    plain[name] = value
+            elif name == "tasks":
+                plain |= value[0] if len(value) == 1 else {name: value}
+            elif name not in omitted or getattr(self, name) != omitted[name]:
                 plain[name] = value
         return plain
 
@@ -76,17 +91,27 @@ class ModelSpec(ModelFacts):
         """
         from models.schema import parse_spec
 
-        own = {field.name for field in dataclasses.fields(cls)} - {"point_columns"}
-        known = own | {"point_features"}
-        if isinstance(values, Mapping) and set(values) - {"point_columns"} != known:
-            raise ConfigError(
-                f"{file} has unknown fields {sorted(map(str, set(values) - known - {'point_columns'}))} and lacks "
-                f"{sorted(known - set(values))}; it is of another version of this project. Export the model again."
-            )
+        own = {field.name for field in dataclasses.fields(cls)} - {"point_columns", "tasks"}
+        optional = {"point_columns", *cls.omitted()}
+        if isinstance(values, Mapping):
+            tasks = ("tasks",) if "tasks" in values else _OF_THE_TASK
+            known = (own | {"point_features", *tasks}) - optional
+            if set(values) - optional != known:
+                raise ConfigError(
+                    f"{file} has unknown fields {sorted(map(str, set(values) - known - optional))} and lacks "
+                    f"{sorted(known - set(values))}; it is of another version of this project. Export the model again."
+                )
         record = parse_spec(values, file)
         fields: dict[str, Any] = {name: getattr(record, name) for name in own}
         fields["point_columns"] = stored_columns(record.point_columns, record.point_features, file)
-        fields["heads"] = tuple(HeadSpec(head.name, head.channels) for head in record.heads)
+        fields["tasks"] = tuple(
+            TaskSpec(
+                task.class_names,
+                tuple(HeadSpec(head.name, head.channels) for head in task.heads),
+                task.nms_min_radius_m2,
+            )
+            for task in record.all_tasks()
+        )
         spec = cls(**fields)
         check_spec(spec, file)
         return spec
@@ -119,30 +144,26 @@ class ModelSpec(ModelFacts):
             cfg: An `mmengine.Config` as `models.config.load_model_config` returns it.
 
         Raises:
-            ConfigError: the config is no single-task pillar CenterPoint, a value of it is of a wrong type or out of
+            ConfigError: the config is no pillar CenterPoint, a value of it is of a wrong type or out of
                 range, or it contradicts itself.
         """
         from models.point_loading import network_columns
         from models.schema import parse_model
+        from models.tasks import suppression_of, tasks_of
 
         file = str(cfg.filename or "model config")
         model = parse_model(cfg.model, file)
         layer, encoder, head = model.data_preprocessor.voxel_layer, model.pts_voxel_encoder, model.pts_bbox_head
         coder, suppression = head.bbox_coder, model.test_cfg.pts
-        if len(head.tasks) != 1:
-            raise ConfigError(f"{file}: the head has {len(head.tasks)} tasks; only single-task heads can be exported.")
         if encoder.legacy:
             raise ConfigError(f"{file}: pts_voxel_encoder.legacy must be False; the legacy path overwrites its input.")
         if encoder.with_distance or not (encoder.with_cluster_center and encoder.with_voxel_center):
             raise ConfigError(
                 f"{file}: pts_voxel_encoder must use cluster and voxel centres and no distance, as the runtime does."
             )
-        names = head.tasks[0].class_names
-        channels = {"heatmap": len(names), **{name: sizes[0] for name, sizes in head.common_heads.items()}}
-        max_voxels, min_radius = layer.max_voxels, suppression.min_radius
+        max_voxels = layer.max_voxels
         spec = cls(
             name=str(cfg.get("name", "")) or _stem(file),
-            class_names=names,
             point_cloud_range=layer.point_cloud_range,
             voxel_size=layer.voxel_size,
             max_points_per_voxel=layer.max_num_points,
@@ -151,17 +172,13 @@ class ModelSpec(ModelFacts):
             voxel_center_dims=2 if encoder.type.startswith("Backward") else 3,
             encoder_channels=encoder.feat_channels[-1],
             out_size_factor=coder.out_size_factor,
-            heads=tuple(HeadSpec(name, channels[name]) for name in HEAD_ORDER if name in channels),
+            tasks=tasks_of(head, suppression, file),
             norm_bbox=head.norm_bbox,
-            # mmdet3d drops nothing without a threshold; a sigmoid is above 0.
-            score_threshold=0.0 if coder.score_threshold is None else coder.score_threshold,
             max_detections_before_nms=coder.max_num,
             post_center_range=coder.post_center_range,
-            nms_type=suppression.nms_type,
-            nms_min_radius_m2=min_radius if isinstance(min_radius, float) else min_radius[0],
-            post_max_size=suppression.post_max_size,
+            **suppression_of(coder, suppression),
         )
-        check_config(spec, model, channels, file)
+        check_config(spec, model, file)
         return spec
 
 

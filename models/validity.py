@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from base.errors import ConfigError
-from models.facts import ModelFacts
+from models.facts import CIRCLE, ROTATE, ModelFacts, TaskSpec
 
 if TYPE_CHECKING:
     from models.schema import ModelConfig
@@ -16,7 +15,7 @@ __all__ = ["check_config", "check_spec"]
 _MAX_CELLS = 8192
 _MAX_BYTES = 1 << 31
 # Outputs that boxes are made of, with their channels; the heatmap has one for each class.
-_CHANNELS = {"reg": 2, "height": 1, "dim": 3, "rot": 2, "vel": 2}
+_CHANNELS = {"reg": 2, "height": 1, "dim": 3, "rot": 2, "vel": 2, "iou": 1}
 _NEEDED = ("height", "dim", "rot")
 
 
@@ -27,10 +26,11 @@ def check_spec(spec: ModelFacts, file: str) -> None:
         ConfigError: a range ends before it begins, a tensor would not fit into memory, or an output that boxes are
             made of is missing or of the wrong size.
     """
-    if spec.nms_type != "circle":
-        raise ConfigError(f"{file}: test_cfg.pts.nms_type is '{spec.nms_type}'; only 'circle' is supported.")
-    for name in ("point_cloud_range", "post_center_range"):
+    _check_suppression(spec, file)
+    for name in ("point_cloud_range", "post_center_range", "nms_center_range"):
         limits = getattr(spec, name)
+        if limits is None:
+            continue
         for axis, lower, upper in zip("xyz", limits[:3], limits[3:], strict=True):
             if not lower < upper:
                 raise ConfigError(
@@ -60,41 +60,53 @@ def check_spec(spec: ModelFacts, file: str) -> None:
     _check_outputs(spec, file)
 
 
+def _check_suppression(spec: ModelFacts, file: str) -> None:
+    if spec.nms_type not in (CIRCLE, ROTATE):
+        raise ConfigError(f"{file}: test_cfg.pts.nms_type is '{spec.nms_type}'; known are '{CIRCLE}' and '{ROTATE}'.")
+    if spec.nms_type == ROTATE and spec.nms_iou_threshold is None:
+        raise ConfigError(
+            f"{file}: test_cfg.pts.nms_type is '{ROTATE}', which suppresses by overlap, but there is no nms_thr "
+            f"(nms_iou_threshold in a stored specification). Give it, 0 to 1, or set nms_type to '{CIRCLE}'."
+        )
+
+
 def _check_outputs(spec: ModelFacts, file: str) -> None:
+    if not spec.tasks:
+        raise ConfigError(f"{file}: the head has no tasks; give it at least one.")
     if len(set(spec.class_names)) != len(spec.class_names):
         raise ConfigError(f"{file}: a class stands twice in class_names {list(spec.class_names)}; name each once.")
-    found = {head.name: head.channels for head in spec.heads}
+    for index, task in enumerate(spec.tasks):
+        _check_task(task, "the head" if len(spec.tasks) == 1 else f"task {index} of the head", file)
+
+
+def _check_task(task: TaskSpec, whose: str, file: str) -> None:
+    found = {head.name: head.channels for head in task.heads}
     missing = [name for name in ("heatmap", *_NEEDED) if name not in found]
-    if missing or len(found) != len(spec.heads):
+    if missing or len(found) != len(task.heads):
         raise ConfigError(
-            f"{file}: the head has the outputs {[head.name for head in spec.heads]}, but boxes are made of "
+            f"{file}: {whose} has the outputs {[head.name for head in task.heads]}, but boxes are made of "
             f"{', '.join(_NEEDED)} (and reg and vel), each once. Complete common_heads."
         )
     for name, channels in found.items():
-        wanted = _CHANNELS.get(name, len(spec.class_names))
+        wanted = _CHANNELS.get(name, len(task.class_names))
         if channels != wanted:
             raise ConfigError(
-                f"{file}: output '{name}' of the head has {channels} channels, but boxes are made of {wanted}. "
+                f"{file}: output '{name}' of {whose} has {channels} channels, but boxes are made of {wanted}. "
                 "Correct common_heads."
             )
 
 
-def check_config(spec: ModelFacts, model: ModelConfig, channels: Mapping[str, int], file: str) -> None:
+def check_config(spec: ModelFacts, model: ModelConfig, file: str) -> None:
     """Values that mmdet3d reads from several places of the config must agree.
 
     Args:
         spec: What was read.
         model: The config.
-        channels: Output -> channels of the head, as the config names them.
         file: The config, for messages.
 
     Raises:
         ConfigError: names both places and both values.
     """
-    known = ("heatmap", *_CHANNELS)
-    unknown = sorted(set(channels) - set(known))
-    if unknown:
-        raise ConfigError(f"{file}: common_heads has {unknown}; known outputs are {list(known)}.")
     check_spec(spec, file)
     nx, ny = spec.grid_size
     shape = model.pts_middle_encoder.output_shape

@@ -244,6 +244,11 @@ def with_model_labels(boxes: Boxes3D, class_names: Sequence[str], merge: Mapping
 
 def why_undecodable(spec: ModelSpec) -> str:
     """Why the node cannot decode a model's outputs; empty where it can."""
+    if len(spec.tasks) != 1:
+        return (
+            f"the node binds one head's {len(HEAD_ORDER)} outputs and suppresses across all of its classes; model "
+            f"'{spec.name}' has {len(spec.tasks)} tasks with a head each"
+        )
     missing = sorted(set(HEAD_ORDER) - {head.name for head in spec.heads})
     if missing:
         return f"the node reads {list(HEAD_ORDER)}; model '{spec.name}' lacks {missing}"

@@ -1,4 +1,4 @@
-"""Raw head outputs to boxes: mmdet3d's CenterHead.predict_by_feat for one task with circle NMS, in numpy."""
+"""Raw head outputs to boxes: mmdet3d's CenterHead.predict_by_feat, in numpy."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from base.boxes import Boxes3D
-from base.errors import DataError
+from base.errors import ConfigError, DataError
+from models.spec import ROTATE
 from runtime.counts import BoxCounts
 from runtime.nms import circle_nms
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from models.spec import ModelSpec
+    from models.spec import ModelSpec, TaskSpec
 
 __all__ = ["Decoded", "check_outputs", "decode", "decode_counted", "drop_impossible", "sigmoid"]
 
@@ -46,10 +47,12 @@ def decode(outputs: Mapping[str, NDArray[np.float32]], spec: ModelSpec) -> Boxes
 def decode_counted(outputs: Mapping[str, NDArray[np.float32]], spec: ModelSpec) -> Decoded:
     """Decodes one frame.
 
-    Top `max_detections_before_nms` over all classes and cells, score above `score_threshold`, centre inside
-    `post_center_range` (limits included), circle NMS across classes, at most `post_max_size` boxes by descending score.
+    Of each task: top `max_detections_before_nms` over its classes and cells, score above `score_threshold`, centre
+    inside `post_center_range` (limits included), NMS across its classes, at most `post_max_size` boxes. Boxes of
+    different tasks do not suppress each other.
 
     Differences from mmdet3d, on purpose:
+    * Boxes of all tasks come by descending score, equal ones in the order of the tasks; mmdet3d has them task by task.
     * z of a box is its centre, not its bottom.
     * Cells are ranked by their logits, equal ones by class, then row, then column; mmdet3d ranks sigmoids, which
       saturate, and leaves ties to chance.
@@ -68,6 +71,30 @@ def decode_counted(outputs: Mapping[str, NDArray[np.float32]], spec: ModelSpec) 
         DataError: an output is missing or has another shape.
     """
     heads = check_outputs(outputs, spec)
+    found, dropped, first = [], BoxCounts(), 0
+    for index, task in enumerate(spec.tasks):
+        decoded = _decode_task(
+            {head.name: heads[spec.output_name(index, head.name)] for head in task.heads}, task, spec
+        )
+        boxes = decoded.boxes
+        found.append(Boxes3D(boxes.boxes, boxes.scores, boxes.labels + first))
+        dropped += decoded.dropped
+        first += len(task.class_names)
+    return Decoded(_by_score(found), dropped)
+
+
+def _by_score(parts: Sequence[Boxes3D]) -> Boxes3D:
+    """Boxes of all parts by descending score, equal ones in their order."""
+    if len(parts) == 1:
+        return parts[0]
+    joined = Boxes3D(
+        *(np.concatenate([getattr(part, name) for part in parts]) for name in ("boxes", "scores", "labels"))
+    )
+    return joined.select(np.argsort(-joined.scores, kind="stable"))
+
+
+def _decode_task(heads: Mapping[str, NDArray[np.float32]], task: TaskSpec, spec: ModelSpec) -> Decoded:
+    """One task's boxes, with labels into its own classes; its branches (C, h, w) by their own names."""
     heatmap = heads["heatmap"].reshape(-1)
     num_cells = spec.head_size[0] * spec.head_size[1]
     width = spec.head_size[0]
@@ -105,7 +132,9 @@ def decode_counted(outputs: Mapping[str, NDArray[np.float32]], spec: ModelSpec) 
     possible, dropped = drop_impossible(boxes, np.ones(len(boxes), bool), spec)
     valid &= possible
     candidates = Boxes3D(boxes, scores, labels).select(valid)
-    keep = circle_nms(candidates.boxes[:, :2], candidates.scores, spec.nms_min_radius_m2, spec.post_max_size)
+    if spec.nms_type == ROTATE:
+        raise ConfigError(f"Model '{spec.name}': suppression by overlap (nms_type 'rotate') cannot be decoded yet.")
+    keep = circle_nms(candidates.boxes[:, :2], candidates.scores, task.nms_min_radius_m2, spec.post_max_size)
     return Decoded(candidates.select(keep), dropped)
 
 
@@ -178,11 +207,13 @@ def check_outputs(outputs: Mapping[str, NDArray[np.float32]], spec: ModelSpec) -
                 f"Head output '{head.name}' has shape {value.shape}; model '{spec.name}' needs {spec.head_shape(head)}."
             )
         heads[head.name] = value[0]
-    _tell_unknown(heads["heatmap"], spec)
+    for index in range(len(spec.tasks)):
+        name = spec.output_name(index, "heatmap")
+        _tell_unknown(heads[name], name, spec)
     return heads
 
 
-def _tell_unknown(heatmap: NDArray[np.float32], spec: ModelSpec) -> None:
+def _tell_unknown(heatmap: NDArray[np.float32], name: str, spec: ModelSpec) -> None:
     """Cells without a number are no detections, and as silent as an empty street: a warning in every frame."""
     with np.errstate(over="ignore", invalid="ignore"):
         if not np.isnan(heatmap.sum()):
@@ -190,9 +221,10 @@ def _tell_unknown(heatmap: NDArray[np.float32], spec: ModelSpec) -> None:
     unknown = int(np.isnan(heatmap).sum())
     if unknown:
         _log.warning(
-            "Model '%s': %d of %d numbers of its heatmap are NaN, so that nothing is detected there. The network's "
+            "Model '%s': %d of %d numbers of its %s are NaN, so that nothing is detected there. The network's "
             "numbers overflow: check its weights and the values of the points.",
             spec.name,
             unknown,
             heatmap.size,
+            name,
         )

@@ -17,7 +17,7 @@ from base.arguments import whole_number
 from base.command import EXIT_FAILED, EXIT_PASSED, add_log_level, run_command, run_main
 from base.errors import BackendUnavailable, MissingDependencyError
 from base.lazy import require
-from models.spec import INPUT_FEATURES, PILLAR_FEATURES, SPATIAL_FEATURES, HeadSpec, ModelSpec
+from models.spec import INPUT_FEATURES, PILLAR_FEATURES, SPATIAL_FEATURES, HeadSpec, ModelSpec, TaskSpec
 from runtime.cuda.chain import DeviceChain
 from runtime.cuda.device import CudaDevice, CudaError
 from runtime.cuda.scatter import ScatterKernel
@@ -35,7 +35,6 @@ _HEADS = {"heatmap": 5, "reg": 2, "height": 1, "dim": 3, "rot": 2, "vel": 2}
 def _spec() -> ModelSpec:
     return ModelSpec(
         name="selfcheck",
-        class_names=("car", "truck", "bus", "bicycle", "pedestrian"),
         point_cloud_range=(-51.2, -51.2, -3.0, 51.2, 51.2, 5.0),
         voxel_size=(0.32, 0.32, 8.0),
         max_points_per_voxel=32,
@@ -44,13 +43,18 @@ def _spec() -> ModelSpec:
         voxel_center_dims=3,
         encoder_channels=32,
         out_size_factor=1,
-        heads=tuple(HeadSpec(name, channels) for name, channels in _HEADS.items()),
+        tasks=(
+            TaskSpec(
+                class_names=("car", "truck", "bus", "bicycle", "pedestrian"),
+                heads=tuple(HeadSpec(name, channels) for name, channels in _HEADS.items()),
+                nms_min_radius_m2=1.0,
+            ),
+        ),
         norm_bbox=True,
         score_threshold=0.1,
         max_detections_before_nms=500,
         post_center_range=(-60.0, -60.0, -10.0, 60.0, 60.0, 10.0),
         nms_type="circle",
-        nms_min_radius_m2=1.0,
         post_max_size=100,
     )
 

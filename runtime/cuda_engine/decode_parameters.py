@@ -9,6 +9,7 @@ import numpy as np
 
 from base.boxes import BOX_COLUMNS
 from base.errors import ConfigError
+from models.spec import CIRCLE
 from runtime.cuda_engine.macros import Unsigned, Words
 from runtime.decode import sigmoid
 
@@ -101,8 +102,15 @@ class DecodeModel:
         """Of a model.
 
         Raises:
-            ConfigError: it asks for more candidates than the kernels take, or for no box.
+            ConfigError: it has several tasks or suppresses by overlap, or asks for more candidates than the kernels
+                take, or for no box.
         """
+        task = spec.one_task("this engine")
+        if spec.nms_type != CIRCLE:
+            raise ConfigError(
+                f"Model '{spec.name}': nms_type of its test_cfg is '{spec.nms_type}'; this engine suppresses by the "
+                f"distance of centres ('{CIRCLE}') alone. Use another backend."
+            )
         top_k = spec.max_detections_before_nms
         if not 1 <= top_k <= sizes.most_candidates:
             raise ConfigError(
@@ -112,8 +120,8 @@ class DecodeModel:
         if spec.post_max_size < 1:
             raise ConfigError(f"Model '{spec.name}': post_max_size is {spec.post_max_size}; no box would be left.")
         width, height = spec.head_size
-        classes = next(head.channels for head in spec.heads if head.name == "heatmap")
-        names = {head.name for head in spec.heads}
+        classes = next(head.channels for head in task.heads if head.name == "heatmap")
+        names = {head.name for head in task.heads}
         limit = logit_limit(spec.score_threshold)
         x0, y0, z0, x1, y1, z1 = (np.float32(value) for value in spec.post_center_range)
         size_x, size_y = (np.float32(value) for value in spec.voxel_size[:2])
@@ -128,7 +136,7 @@ class DecodeModel:
             max_boxes=min(spec.post_max_size, top_k),
             finish_threads=512 if top_k <= 512 else sizes.most_candidates,
             stride=np.float32(spec.out_size_factor),
-            min_radius=float(spec.nms_min_radius_m2),
+            min_radius=float(task.nms_min_radius_m2),
             norm_bbox=spec.norm_bbox,
             y_axis_reference=spec.rot_y_axis_reference,
             has_offset="reg" in names,

@@ -168,7 +168,7 @@ def test_a_bundle_s_parameters_are_what_the_node_decodes_with(
     change(bundle, f"{SCORES}.CAR", [0.5, 0.25, 0.35, 0.35])
     assert decode_params_of_bundle(bundle, spec).score_thresholds[0] == (0.5, 0.25, 0.35, 0.35)
     with pytest.raises(ConfigError, match="is of classes"):
-        decode_params_of_bundle(bundle, dataclasses.replace(spec, class_names=("a", "b", "c", "d", "e")))
+        decode_params_of_bundle(bundle, spec.changed(class_names=("a", "b", "c", "d", "e")))
     change(bundle, "version", "v3.0")
     with pytest.raises(ExportError, match="is no bundle"):
         decode_params_of_bundle(bundle, spec)

@@ -29,8 +29,8 @@ TRUCK_SIZED = (6.0, 2.5)  # 15 m²: the node makes a truck of a car of this area
 
 
 def spec_of(toy: Toy) -> ModelSpec:
-    return dataclasses.replace(
-        toy.spec(), class_names=("car", "truck"), heads=tuple(HeadSpec(name, channels) for name, channels in HEADS)
+    return toy.spec().changed(
+        class_names=("car", "truck"), heads=tuple(HeadSpec(name, channels) for name, channels in HEADS)
     )
 
 

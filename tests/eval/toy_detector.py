@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from base.boxes import Boxes3D
-from models.spec import PILLAR_FEATURES, HeadSpec, ModelSpec
+from models.spec import PILLAR_FEATURES, HeadSpec, ModelSpec, TaskSpec
 from runtime.counts import BoxCounts, VoxelCounts
 from runtime.decode import Decoded
 from runtime.decoders import TRAINING, Decoder
@@ -29,7 +29,6 @@ class FakeFrame:
 def make_spec() -> ModelSpec:
     return ModelSpec(
         name="toy",
-        class_names=CLASSES,
         point_cloud_range=(-40.0, -40.0, -3.0, 40.0, 40.0, 5.0),
         voxel_size=(2.0, 2.0, 8.0),
         max_points_per_voxel=4,
@@ -38,13 +37,12 @@ def make_spec() -> ModelSpec:
         voxel_center_dims=3,
         encoder_channels=4,
         out_size_factor=1,
-        heads=(HeadSpec("heatmap", 2), HeadSpec("reg", 2)),
+        tasks=(TaskSpec(CLASSES, (HeadSpec("heatmap", 2), HeadSpec("reg", 2)), nms_min_radius_m2=0.5),),
         norm_bbox=True,
         score_threshold=0.1,
         max_detections_before_nms=100,
         post_center_range=(-50.0, -50.0, -5.0, 50.0, 50.0, 5.0),
         nms_type="circle",
-        nms_min_radius_m2=0.5,
         post_max_size=80,
     )
 

@@ -23,6 +23,12 @@ SHIPPED = [
     ("second_secfpn_4xb16_121m_base_amp", 760, 760, 64000),
     ("second_secfpn_8xb16_121m_j6gen2_base_amp", 1020, 510, 96000),
 ]
+# What artifacts of these models hold since before a specification could say more.
+FINGERPRINTS = {
+    "centerpoint_t4_demo": "6d99dbe1008dbc1ccdc9fe65974e0346266d4979d98fa69b264ddbfbd2ca7224",
+    "second_secfpn_4xb16_121m_base_amp": "66d4c292e7e827380699cc59dabc0ba35261b43f75c0ad4bcf0c6b46b4d210d0",
+    "second_secfpn_8xb16_121m_j6gen2_base_amp": "5c1a5c612c823f560e624007af1bfd1cda1672212528c12d473ad17597970d3e",
+}
 
 
 def _config(name: str = "centerpoint_t4_demo") -> Any:
@@ -50,6 +56,11 @@ def test_shipped_configs(name: str, grid: int, head: int, voxels: int) -> None:
     ]
 
 
+@pytest.mark.parametrize(("name", "fingerprint"), FINGERPRINTS.items())
+def test_fingerprints_of_released_models_stay(name: str, fingerprint: str) -> None:
+    assert ModelSpec.from_config(_config(name)).fingerprint() == fingerprint
+
+
 def test_round_trip_through_json() -> None:
     spec = dataclasses.replace(ModelSpec.from_config(_config()), rot_y_axis_reference=True)
     again = ModelSpec.from_dict(json.loads(json.dumps(spec.to_dict())))
@@ -74,8 +85,8 @@ def test_grid_that_does_not_match() -> None:
 
 def test_other_contradictions() -> None:
     cfg = _config()
-    cfg.model.test_cfg.pts.nms_type = "rotate"
-    with pytest.raises(ConfigError, match="nms_type is 'rotate'; only 'circle'"):
+    cfg.model.test_cfg.pts.nms_type = "oval"
+    with pytest.raises(ConfigError, match="nms_type is 'oval', but must be 'circle' or 'rotate'"):
         ModelSpec.from_config(cfg)
     cfg = _config()
     cfg.model.pts_voxel_encoder.voxel_size = [0.2, 0.2, 8]
@@ -180,7 +191,8 @@ def test_numbers_that_numpy_computed_are_numbers() -> None:
         ("heads", [{"name": "heatmap", "channels": 5}], "but boxes are made of height, dim, rot"),
         ("heads", 3, "heads is 3, but must be a list"),
         ("voxel_size", [1e-3, 1e-3, 1e-3], "make a grid of 102400 x 102400"),
-        ("nms_type", "rotate", "nms_type is 'rotate', but must be 'circle'"),
+        ("nms_type", "oval", "nms_type is 'oval', but must be 'circle' or 'rotate'"),
+        ("nms_type", "rotate", "which suppresses by overlap, but there is no nms_thr"),
     ],
 )
 def test_a_stored_specification_is_checked_as_a_config_is(key: str, value: Any, message: str) -> None:

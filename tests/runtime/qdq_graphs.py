@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ def graph_spec(**changes: Any) -> ModelSpec:
         encoder_channels=32,
         heads=tuple(HeadSpec(name, channels) for name, channels in HEADS),
     )
-    return dataclasses.replace(spec, **changes)
+    return spec.changed(**changes)
 
 
 def canvas(spec: ModelSpec, seed: int = 0) -> NDArray[np.float32]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.spec import HeadSpec, ModelSpec
+from models.spec import HeadSpec, ModelSpec, TaskSpec
 
 HEADS = (("heatmap", 5), ("reg", 2), ("height", 1), ("dim", 3), ("rot", 2), ("vel", 2))
 
@@ -16,7 +15,6 @@ HEADS = (("heatmap", 5), ("reg", 2), ("height", 1), ("dim", 3), ("rot", 2), ("ve
 def small_spec(**changes: Any) -> ModelSpec:
     spec = ModelSpec(
         name="small",
-        class_names=("car", "truck", "bus", "bicycle", "pedestrian"),
         point_cloud_range=(-12.8, -9.6, -3.0, 12.8, 9.6, 5.0),
         voxel_size=(0.32, 0.32, 8.0),
         max_points_per_voxel=8,
@@ -25,16 +23,21 @@ def small_spec(**changes: Any) -> ModelSpec:
         voxel_center_dims=3,
         encoder_channels=8,
         out_size_factor=2,
-        heads=tuple(HeadSpec(name, channels) for name, channels in HEADS),
+        tasks=(
+            TaskSpec(
+                class_names=("car", "truck", "bus", "bicycle", "pedestrian"),
+                heads=tuple(HeadSpec(name, channels) for name, channels in HEADS),
+                nms_min_radius_m2=1.0,
+            ),
+        ),
         norm_bbox=True,
         score_threshold=0.1,
         max_detections_before_nms=200,
         post_center_range=(-15.0, -10.0, -10.0, 15.0, 10.0, 10.0),
         nms_type="circle",
-        nms_min_radius_m2=1.0,
         post_max_size=50,
     )
-    return dataclasses.replace(spec, **changes)
+    return spec.changed(**changes)
 
 
 def cloud(seed: int, count: int, columns: int = 5) -> NDArray[np.float32]:
@@ -99,8 +102,8 @@ def small_config(spec: ModelSpec) -> Any:
         "pts_bbox_head": {
             "type": "CenterHead",
             "in_channels": 16,
-            "tasks": [{"num_class": len(spec.class_names), "class_names": list(spec.class_names)}],
-            "common_heads": {h.name: (h.channels, 2) for h in spec.heads if h.name != "heatmap"},
+            "tasks": [{"num_class": len(t.class_names), "class_names": list(t.class_names)} for t in spec.tasks],
+            "common_heads": {h.name: (h.channels, 2) for h in spec.tasks[0].heads if h.name != "heatmap"},
             "share_conv_channel": 8,
             "bbox_coder": {
                 "type": "CenterPointBBoxCoder",
@@ -118,7 +121,7 @@ def small_config(spec: ModelSpec) -> Any:
         "test_cfg": {
             "pts": {
                 "nms_type": spec.nms_type,
-                "min_radius": [spec.nms_min_radius_m2],
+                "min_radius": [task.nms_min_radius_m2 for task in spec.tasks],
                 "post_max_size": spec.post_max_size,
             }
         },

@@ -239,12 +239,12 @@ def test_wrong_input_is_named() -> None:
     outputs = empty_outputs(spec)
     with pytest.raises(DataError, match="'dim' has shape"):
         decode_autoware({**outputs, "dim": outputs["dim"][:, :2]}, spec)
-    no_velocity = dataclasses.replace(spec, heads=spec.heads[:-1])
+    no_velocity = spec.changed(heads=spec.heads[:-1])
     with pytest.raises(ConfigError, match=r"model 'small' lacks \['vel'\]"):
         decode_autoware(outputs, no_velocity)
     with pytest.raises(ConfigError, match="norm_bbox=False"):
         decode_autoware(outputs, dataclasses.replace(spec, norm_bbox=False))
-    other = AutowareDecodeParams.from_spec(dataclasses.replace(spec, class_names=("car", "tram")))
+    other = AutowareDecodeParams.from_spec(spec.changed(class_names=("car", "tram")))
     with pytest.raises(ConfigError, match=r"parameters are for classes \['CAR', 'TRAM'\]"):
         decode_autoware(outputs, spec, other)
 

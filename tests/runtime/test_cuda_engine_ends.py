@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -160,9 +159,7 @@ def test_sizes_beyond_the_kernels_are_refused() -> None:
     with pytest.raises(ConfigError, match="max_num of the bbox coder is 5000"):
         DetectionKernels(fake, engine_spec(64, max_detections_before_nms=5000))
     with pytest.raises(ConfigError, match=r"no head \['rot'\]"):
-        DetectionKernels(
-            fake, dataclasses.replace(spec, heads=tuple(HeadSpec(n, 2) for n in ("heatmap", "height", "dim")))
-        )
+        DetectionKernels(fake, spec.changed(heads=tuple(HeadSpec(n, 2) for n in ("heatmap", "height", "dim"))))
 
 
 def test_clouds_that_do_not_fit_are_refused(device: Any) -> None:

@@ -51,7 +51,11 @@ def mmdet3d_decode(outputs: dict[str, NDArray[np.float32]], spec: ModelSpec) -> 
         separate_head={"type": "SeparateHead", "init_bias": -2.19, "final_kernel": 1},
         share_conv_channel=8,
         norm_bbox=spec.norm_bbox,
-        test_cfg=ConfigDict(nms_type="circle", min_radius=[spec.nms_min_radius_m2], post_max_size=spec.post_max_size),
+        test_cfg=ConfigDict(
+            nms_type="circle",
+            min_radius=[task.nms_min_radius_m2 for task in spec.tasks],
+            post_max_size=spec.post_max_size,
+        ),
     )
     tensors = {name: torch.from_numpy(value.copy()) for name, value in outputs.items()}
     (result,) = head.predict_by_feat(([tensors],), [{"box_type_3d": LiDARInstance3DBoxes}])

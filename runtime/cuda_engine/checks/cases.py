@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from models.spec import HeadSpec, ModelSpec
+from models.spec import HeadSpec, ModelSpec, TaskSpec
 from runtime.pillar_weights import PfnLayer, PillarWeights
 
 if TYPE_CHECKING:
@@ -22,27 +22,31 @@ _HEADS = {"heatmap": 5, "reg": 2, "height": 1, "dim": 3, "rot": 2, "vel": 2}
 def engine_spec(cells: int, **changes: object) -> ModelSpec:
     """A square model of that many cells along each side, 0.32 m each, with the released models' other numbers."""
     half = cells * 0.16
-    values: dict[str, object] = {
-        "name": f"check{cells}",
-        "class_names": ("car", "truck", "bus", "bicycle", "pedestrian"),
-        "point_cloud_range": (-half, -half, -3.0, half, half, 5.0),
-        "voxel_size": (0.32, 0.32, 8.0),
-        "max_points_per_voxel": 32,
-        "max_voxels": 64000,
-        "point_columns": ("x", "y", "z", "intensity", "time_lag"),
-        "voxel_center_dims": 3,
-        "encoder_channels": 32,
-        "out_size_factor": 1,
-        "heads": tuple(HeadSpec(name, channels) for name, channels in _HEADS.items()),
-        "norm_bbox": True,
-        "score_threshold": 0.1,
-        "max_detections_before_nms": 500,
-        "post_center_range": (-half, -half, -10.0, half, half, 10.0),
-        "nms_type": "circle",
-        "nms_min_radius_m2": 1.0,
-        "post_max_size": 100,
-    }
-    return ModelSpec(**(values | changes))  # type: ignore[arg-type]
+    spec = ModelSpec(
+        name=f"check{cells}",
+        point_cloud_range=(-half, -half, -3.0, half, half, 5.0),
+        voxel_size=(0.32, 0.32, 8.0),
+        max_points_per_voxel=32,
+        max_voxels=64000,
+        point_columns=("x", "y", "z", "intensity", "time_lag"),
+        voxel_center_dims=3,
+        encoder_channels=32,
+        out_size_factor=1,
+        tasks=(
+            TaskSpec(
+                class_names=("car", "truck", "bus", "bicycle", "pedestrian"),
+                heads=tuple(HeadSpec(name, channels) for name, channels in _HEADS.items()),
+                nms_min_radius_m2=1.0,
+            ),
+        ),
+        norm_bbox=True,
+        score_threshold=0.1,
+        max_detections_before_nms=500,
+        post_center_range=(-half, -half, -10.0, half, half, 10.0),
+        nms_type="circle",
+        post_max_size=100,
+    )
+    return spec.changed(**changes)
 
 
 def random_weights(spec: ModelSpec, hidden: int, *, float16: bool = False, seed: int = 0) -> PillarWeights:
