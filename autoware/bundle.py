@@ -117,7 +117,9 @@ def require_runnable(spec: ModelSpec, source: Path) -> None:
         problems.append(f"{spec.max_points_per_voxel} points a pillar; the node has {NODE_POINTS_PER_VOXEL} built in")
     if spec.encoder_channels != NODE_ENCODER_CHANNELS:
         problems.append(f"{spec.encoder_channels} encoder channels; the node has {NODE_ENCODER_CHANNELS} built in")
-    if (spec.point_columns, spec.voxel_center_dims) not in _NODE_FEATURES:
+    if not spec.has_usual_decoration:
+        problems.append(f"an encoder of {spec.decoration}; the node feeds points with both offsets")
+    elif (spec.point_columns, spec.voxel_center_dims) not in _NODE_FEATURES:
         problems.append(
             f"{spec.point_features} point columns ({', '.join(spec.point_columns)}) with {spec.voxel_center_dims} "
             f"centre offsets; the node feeds {', '.join(NODE_COLUMNS[0])} with 2 or 3 of them, and "

@@ -18,18 +18,25 @@ __all__ = ["BackboneNeckHead", "VoxelEncoder", "extract_components"]
 class VoxelEncoder(nn.Module):
     """`input_features (N, P, F) float32 -> pillar_features (N, 1, C) float32`.
 
-    The layers of mmdet3d's PillarFeatureNet without the decoration of the points, which the runtime does.
+    The layers of mmdet3d's PillarFeatureNet without the decoration of the points, which the runtime does. Layers that
+    take a mean find the number of a pillar's points in the last column of its first point.
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.pfn_layers = cast(Any, model).pts_voxel_encoder.pfn_layers
+        self.takes_mean = getattr(self.pfn_layers[0], "mode", "max") == "avg"
 
     def forward(self, input_features: Tensor) -> Tensor:
         """(N, P, F) decorated points, zero in padded rows -> (N, 1, C)."""
-        features = input_features
+        if not self.takes_mean:
+            features = input_features
+            for layer in self.pfn_layers:
+                features = layer(features)
+            return features
+        features, num_points = input_features[:, :, :-1], input_features[:, 0, -1]
         for layer in self.pfn_layers:
-            features = layer(features)
+            features = layer(features, num_points)
         return features
 
 

@@ -114,7 +114,7 @@ class ModelFacts:
         max_points_per_voxel: Points kept in a pillar; the encoder's second axis.
         max_voxels: Pillars kept at inference.
         point_columns: Names of a point's columns as they enter, x, y, z first (`models.point_columns`).
-        voxel_center_dims: 3 where the offset to the pillar centre has a z part, 2 in older models.
+        voxel_center_dims: 3 where the offset to the pillar centre has a z part, 2 in older models, 0 without an offset.
         encoder_channels: Channels of a pillar feature and of the canvas.
         out_size_factor: Canvas cells per heatmap cell along each axis.
         tasks: Of the head, in its order.
@@ -129,6 +129,11 @@ class ModelFacts:
         nms_pre_max_size: Of "rotate": the best so many boxes of a task enter the suppression; None for all.
         nms_center_range: Of "rotate": limits on the centres of boxes that were kept, where they are narrower than
             `post_center_range` somewhere; None where they are not.
+        cluster_center: Whether a point carries its offset to the mean of its pillar's points.
+        point_distance: Whether it carries the length of its x, y, z, as they enter the encoder.
+        legacy_encoder: Whether x, y, z enter as the offsets to the pillar's centre, as mmdet3d's `legacy` encoder
+            leaves them, which writes the offsets into its own input.
+        encoder_mode: "max", or "avg": the sum over all slots of a pillar, padded ones too, by its number of points.
     """
 
     name: str
@@ -151,6 +156,10 @@ class ModelFacts:
     nms_iou_threshold: float | None = omitted_default(None)
     nms_pre_max_size: int | None = omitted_default(None)
     nms_center_range: tuple[float, float, float, float, float, float] | None = omitted_default(None)
+    cluster_center: bool = omitted_default(True)
+    point_distance: bool = omitted_default(False)
+    legacy_encoder: bool = omitted_default(False)
+    encoder_mode: str = omitted_default("max")
 
     @classmethod
     def omitted(cls) -> dict[str, Any]:
@@ -215,8 +224,31 @@ class ModelFacts:
 
     @property
     def encoder_in_features(self) -> int:
-        """Features of a decorated point: the point, its offset to the cluster mean and to the pillar centre."""
-        return self.point_features + 3 + self.voxel_center_dims
+        """Features of a decorated point: the point, its offsets to cluster mean and pillar centre, its distance.
+
+        One more where the encoder takes a mean: the number of the pillar's points, which no layer multiplies.
+        """
+        return self.layer_in_features + (self.encoder_mode == "avg")
+
+    @property
+    def layer_in_features(self) -> int:
+        """Features that the encoder's first layer multiplies."""
+        return self.point_features + 3 * self.cluster_center + self.voxel_center_dims + self.point_distance
+
+    @property
+    def has_usual_decoration(self) -> bool:
+        """Whether points are decorated as vehicles and kernels do it: both offsets, and a maximum over the points."""
+        unusual = self.point_distance or self.legacy_encoder or self.encoder_mode != "max"
+        return self.cluster_center and self.voxel_center_dims > 0 and not unusual
+
+    @property
+    def decoration(self) -> str:
+        """What a decorated point is, in words."""
+        parts = [f"{self.point_features} columns" + (" (x, y, z from the pillar's centre)" * self.legacy_encoder)]
+        parts += ["offsets to the cluster's mean"] * self.cluster_center
+        parts += ["offsets to the pillar's centre"] * bool(self.voxel_center_dims)
+        parts += ["a distance"] * self.point_distance
+        return f"{', '.join(parts)} and their {'mean' if self.encoder_mode == 'avg' else 'maximum'}"
 
     @property
     def grid_size(self) -> tuple[int, int]:

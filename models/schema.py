@@ -64,7 +64,26 @@ class PillarEncoder(_Part):
     with_voxel_center: bool = True
     voxel_size: Side = (0.2, 0.2, 4.0)
     point_cloud_range: Box = (0.0, -40.0, -3.0, 70.4, 40.0, 1.0)
+    mode: Literal["max", "avg"] = "max"
     legacy: bool = True
+
+    @property
+    def center_dims(self) -> int:
+        """Parts of a point's offset to the centre of its pillar."""
+        if not self.with_voxel_center:
+            return 0
+        return 2 if self.is_backward else 3
+
+    @property
+    def is_backward(self) -> bool:
+        """Whether it is the encoder of AWML's older models."""
+        return self.type.startswith("Backward")
+
+    @property
+    def has_backward_offsets(self) -> bool:
+        """Whether its arguments say what that encoder does."""
+        both = self.with_cluster_center and self.with_voxel_center
+        return both and not self.with_distance and not self.legacy and self.mode == "max"
 
 
 class MiddleEncoder(_Part):
@@ -184,7 +203,7 @@ class SpecRecord(Record):
     max_voxels: Many
     point_features: Annotated[int, Field(ge=3, le=64)]
     point_columns: Annotated[Items[NonEmptyStr], Field(min_length=3, max_length=64)] | None = None
-    voxel_center_dims: Literal[2, 3]
+    voxel_center_dims: Literal[0, 2, 3]
     encoder_channels: Channels
     out_size_factor: Stride
     heads: Heads | None = None
@@ -200,6 +219,10 @@ class SpecRecord(Record):
     nms_iou_threshold: Share | None = None
     nms_pre_max_size: Many | None = None
     nms_center_range: Box | None = None
+    cluster_center: bool = True
+    point_distance: bool = False
+    legacy_encoder: bool = False
+    encoder_mode: Literal["max", "avg"] = "max"
 
     def all_tasks(self) -> tuple[TaskRecord, ...]:
         """The tasks, in whichever form they are stored.

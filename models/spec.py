@@ -155,11 +155,10 @@ class ModelSpec(ModelFacts):
         model = parse_model(cfg.model, file)
         layer, encoder, head = model.data_preprocessor.voxel_layer, model.pts_voxel_encoder, model.pts_bbox_head
         coder, suppression = head.bbox_coder, model.test_cfg.pts
-        if encoder.legacy:
-            raise ConfigError(f"{file}: pts_voxel_encoder.legacy must be False; the legacy path overwrites its input.")
-        if encoder.with_distance or not (encoder.with_cluster_center and encoder.with_voxel_center):
+        if encoder.is_backward and not encoder.has_backward_offsets:
             raise ConfigError(
-                f"{file}: pts_voxel_encoder must use cluster and voxel centres and no distance, as the runtime does."
+                f"{file}: pts_voxel_encoder is a {encoder.type}, which has both offsets, no distance and a maximum, "
+                "whatever it is told. Set legacy=False, with_distance=False, mode='max' and leave the rest out."
             )
         max_voxels = layer.max_voxels
         spec = cls(
@@ -169,7 +168,7 @@ class ModelSpec(ModelFacts):
             max_points_per_voxel=layer.max_num_points,
             max_voxels=max_voxels if isinstance(max_voxels, int) else max_voxels[1],
             point_columns=network_columns(cfg, encoder.in_channels, file),
-            voxel_center_dims=2 if encoder.type.startswith("Backward") else 3,
+            voxel_center_dims=encoder.center_dims,
             encoder_channels=encoder.feat_channels[-1],
             out_size_factor=coder.out_size_factor,
             tasks=tasks_of(head, suppression, file),
@@ -177,6 +176,11 @@ class ModelSpec(ModelFacts):
             max_detections_before_nms=coder.max_num,
             post_center_range=coder.post_center_range,
             **suppression_of(coder, suppression),
+            cluster_center=encoder.with_cluster_center,
+            point_distance=bool(encoder.with_distance),
+            # Without the offset there is nothing that the legacy path would write into its input.
+            legacy_encoder=encoder.legacy and encoder.with_voxel_center,
+            encoder_mode=encoder.mode,
         )
         check_config(spec, model, file)
         return spec

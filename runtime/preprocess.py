@@ -1,7 +1,7 @@
 """Points to the voxel encoder's input: hard voxelization and the decoration of each point.
 
 Both are equal, bit for bit, to what mmdet3d 1.4 does on a CPU: `voxelize` to mmcv's deterministic hard voxelization,
-`decorate` to `PillarFeatureNet(legacy=False)` up to its PFN layers. numpy arrays and torch tensors (CPU and CUDA) take
+`decorate` to `PillarFeatureNet` up to its PFN layers. numpy arrays and torch tensors (CPU and CUDA) take
 the same sequence of float32 operations, so that every device gives the same bits.
 """
 
@@ -107,7 +107,10 @@ def pack(points: NDArray[np.float32], spec: ModelSpec) -> PackedVoxels:
 def decorate(voxels: Voxels, spec: ModelSpec) -> Any:
     """(M, P, F) float32 encoder input: [point columns, xyz - mean of the pillar's points, xyz - pillar centre].
 
-    The last part has `spec.voxel_center_dims` columns (2 in models without a z offset). Padded rows are zero.
+    The last part has `spec.voxel_center_dims` columns (2 in models without a z offset). Padded rows are zero. As the
+    specification says, the second or third part is left out; xyz among the columns is what the third part holds
+    (`legacy_encoder`); a column with the length of that xyz follows; last, the number of the pillar's points for an
+    encoder that takes a mean.
     """
     if not isinstance(voxels.points, np.ndarray):
         from runtime.preprocess_torch import decorate_torch
@@ -126,13 +129,22 @@ def decorate_packed(packed: PackedVoxels, spec: ModelSpec) -> NDArray[np.float32
     """(K, F) float32: the rows of `decorate` that are not padding."""
     points, pillars = packed.points, packed.pillars
     columns = points.shape[1]
-    mean = _lane_sum(packed) / packed.num_points.astype(np.float32)[:, None]
     features = np.empty((len(points), spec.encoder_in_features), np.float32)
     features[:, :columns] = points
-    features[:, columns : columns + 3] = points[:, :3] - mean[pillars]
+    if spec.cluster_center:
+        mean = _lane_sum(packed) / packed.num_points.astype(np.float32)[:, None]
+        features[:, columns : columns + 3] = points[:, :3] - mean[pillars]
+        columns += 3
     for axis, (size, offset) in enumerate(pillar_centers_float32(spec)):
         center = packed.coords[:, 2 - axis].astype(np.float32) * size + offset
-        features[:, columns + 3 + axis] = points[:, axis] - center[pillars]
+        features[:, columns + axis] = points[:, axis] - center[pillars]
+    if spec.legacy_encoder:
+        features[:, :3] = features[:, columns : columns + 3]
+    columns += spec.voxel_center_dims
+    if spec.point_distance:
+        features[:, columns] = _length(features[:, :3])
+    if spec.encoder_mode == "avg":
+        features[:, -1] = packed.num_points[pillars]
     return features
 
 
@@ -140,6 +152,15 @@ def preprocess(points: Any, spec: ModelSpec) -> EncoderInput:
     """`voxelize` and `decorate` in one step; arguments and errors as there."""
     voxels = voxelize(points, spec)
     return EncoderInput(decorate(voxels, spec), voxels.coords, voxels.counts)
+
+
+def _length(xyz: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(K,) lengths of (K, 3) with torch's roundings: each square but the first is added before it is rounded."""
+    total = np.square(xyz[:, 0]).astype(np.float64)
+    for axis in (1, 2):
+        # In double precision a product of two float32 is exact.
+        total = (np.square(xyz[:, axis].astype(np.float64)) + total).astype(np.float32).astype(np.float64)
+    return np.sqrt(total.astype(np.float32))
 
 
 def _lane_sum(packed: PackedVoxels) -> NDArray[np.float32]:

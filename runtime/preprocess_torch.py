@@ -88,19 +88,43 @@ def decorate_torch(voxels: Voxels, spec: ModelSpec) -> torch.Tensor:
     coords: torch.Tensor = voxels.coords
     num_voxels, limit, columns = points.shape
     features = points.new_zeros(spec.encoder_shape(num_voxels))
+    features[:, :, :columns] = points
+    if spec.cluster_center:
+        features[:, :, columns : columns + 3] = points[:, :, :3] - _mean(voxels)[:, None]
+        columns += 3
+    for axis, (size, offset) in enumerate(pillar_centers_float32(spec)):
+        # Two operations, so that no fused multiply-add rounds once where the CPU rounds twice.
+        center = coords[:, 2 - axis].to(torch.float32) * float(size)
+        center = center + float(offset)
+        features[:, :, columns + axis] = points[:, :, axis] - center[:, None]
+    if spec.legacy_encoder:
+        features[:, :, :3] = features[:, :, columns : columns + 3]
+    columns += spec.voxel_center_dims
+    if spec.point_distance:
+        features[:, :, columns] = _length(features[:, :, :3])
+    if spec.encoder_mode == "avg":
+        features[:, :, -1] = num_points.to(torch.float32)[:, None]
+    padded = torch.arange(limit, device=points.device) >= num_points[:, None]
+    return features.masked_fill_(padded[:, :, None], 0.0)
+
+
+def _mean(voxels: Voxels) -> torch.Tensor:
+    """(M, 3) mean of xyz over the points of each pillar, added up in torch's order on a CPU."""
+    points: torch.Tensor = voxels.points
+    num_points: torch.Tensor = voxels.num_points
+    num_voxels, limit, _ = points.shape
     lanes = points.new_zeros((num_voxels, SUM_LANES, 3))
     for start in range(0, limit, SUM_LANES):
         block = points[:, start : start + SUM_LANES, :3]
         lanes[:, : block.shape[1]] += block
     total = ((lanes[:, 0] + lanes[:, 1]) + lanes[:, 2]) + lanes[:, 3]
-    mean = total / num_points.to(torch.float32)[:, None]
+    return total / num_points.to(torch.float32)[:, None]
 
-    features[:, :, :columns] = points
-    features[:, :, columns : columns + 3] = points[:, :, :3] - mean[:, None]
-    for axis, (size, offset) in enumerate(pillar_centers_float32(spec)):
-        # Two operations, so that no fused multiply-add rounds once where the CPU rounds twice.
-        center = coords[:, 2 - axis].to(torch.float32) * float(size)
-        center = center + float(offset)
-        features[:, :, columns + 3 + axis] = points[:, :, axis] - center[:, None]
-    padded = torch.arange(limit, device=points.device) >= num_points[:, None]
-    return features.masked_fill_(padded[:, :, None], 0.0)
+
+def _length(xyz: torch.Tensor) -> torch.Tensor:
+    """`runtime.preprocess`'s length, with the same roundings, of (M, P, 3)."""
+    total = torch.square(xyz[..., 0]).double()
+    for axis in (1, 2):
+        total = (torch.square(xyz[..., axis].double()) + total).float().double()
+    # torch's square root of float32 is not always the nearest one.
+    return torch.sqrt(total).float()

@@ -117,6 +117,11 @@ class PillarModel:
             ConfigError: the encoder is not the model's, or its sizes are beyond the kernels'.
         """
         lower, size, (nx, ny, nz) = grid_float32(spec)
+        if not spec.has_usual_decoration:
+            raise ConfigError(
+                f"Model '{spec.name}': its pillar encoder takes {spec.decoration}; this engine's kernels make points "
+                "with both offsets and take a maximum of them."
+            )
         if len(weights.layers) != 2:
             raise ConfigError(
                 f"Model '{spec.name}': its pillar encoder has {len(weights.layers)} layers; this engine's kernels run "

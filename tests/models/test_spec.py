@@ -93,8 +93,8 @@ def test_other_contradictions() -> None:
     with pytest.raises(ConfigError, match=r"pts_voxel_encoder.voxel_size is \(0.2, 0.2, 8.0\)"):
         ModelSpec.from_config(cfg)
     cfg = _config()
-    cfg.model.pts_voxel_encoder.legacy = True
-    with pytest.raises(ConfigError, match="legacy must be False"):
+    cfg.model.pts_voxel_encoder.update(type="BackwardPillarFeatureNet", legacy=True)
+    with pytest.raises(ConfigError, match=r"is a BackwardPillarFeatureNet, which has both offsets.* Set legacy=False"):
         ModelSpec.from_config(cfg)
     cfg = _config()
     del cfg.model["pts_bbox_head"]
