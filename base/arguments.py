@@ -8,7 +8,12 @@ from collections.abc import Callable
 
 from base.messages import shown
 
-__all__ = ["FRAMES", "SEED", "THREADS", "number", "whole_number"]
+__all__ = ["DEFAULT_POINTS", "FRAMES", "MAX_POINTS", "POINTS", "SEED", "THREADS", "number", "whole_number"]
+
+DEFAULT_POINTS = 2_000_000
+"""Of a cloud at most: as many as Autoware's node takes; ten joined sweeps of 32 beams have 271,156."""
+MAX_POINTS = 1 << 24
+"""The most that anybody can ask for: what kernels number points by."""
 
 
 def whole_number(minimum: int, maximum: int) -> Callable[[str], int]:
@@ -47,3 +52,5 @@ SEED = whole_number(0, 2**32 - 1)
 """What numpy and torch take as a seed."""
 THREADS = whole_number(1, 1024)
 """Threads or processes."""
+POINTS = whole_number(1, MAX_POINTS)
+"""Points of a cloud."""

@@ -17,6 +17,7 @@ from base.files import user_path
 from base.lazy import require
 from base.messages import shown, shown_file
 from datasets.cloud_facts import CloudFacts
+from datasets.cloud_sizes import largest_frame
 from datasets.ground_truth import count_annotations, judge_annotations
 from datasets.plausibility import CloudWatch, PointsExpected
 from models.point_columns import SQUASHED
@@ -89,6 +90,14 @@ class FrameSource:
         truths = (info.get("eval_ann_info") or info["ann_info"] for info in infos)
         counts = count_annotations(truths, len(self.class_names), reach_m)
         settle(judge_annotations(counts, self.class_names, f"Info file {shown_file(self._dataset.ann_file)}"))
+
+    def most_points(self, num: int) -> tuple[int, str]:
+        """The most points that one of the first frames can have, by the sizes of its files, and its token.
+
+        Args:
+            num: How many frames; -1 is all.
+        """
+        return largest_frame(self._dataset, len(self) if num == -1 else min(num, len(self)))
 
     def __iter__(self) -> Iterator[Frame]:
         return (self[i] for i in range(len(self)))

@@ -16,7 +16,7 @@ from datasets.lzf import decompress
 from datasets.point_forms import MAX_POINT_FILE_BYTES
 from models.point_columns import XYZ_INTENSITY
 
-__all__ = ["parse_pcd"]
+__all__ = ["parse_pcd", "points_of_header"]
 
 # Column -> fields that hold it, the first of them that a file has.
 _FIELDS = {"intensity": ("intensity", "i", "reflectivity"), "ring": ("ring", "channel")}
@@ -86,6 +86,18 @@ def parse_pcd(data: bytes, path: Path, wanted: Sequence[str] = XYZ_INTENSITY) ->
         )
     table = np.frombuffer(data, header.record, header.points, header.offset)
     return _floats([table[str(column)][:, 0] for column in columns], header.points)
+
+
+def points_of_header(data: bytes) -> int:
+    """Points that a file has, as its header says; 0 where the header is broken, which `parse_pcd` says.
+
+    Args:
+        data: The first bytes of the file.
+    """
+    try:
+        return _parse_header(data, Path()).points
+    except DataError:
+        return 0
 
 
 def _parse_header(data: bytes, path: Path) -> _Header:

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 from typing import Any
 
+from base.arguments import DEFAULT_POINTS, POINTS
 from base.checks import add_accept
 from base.command import add_log_level
 from base.messages import plain_lines
@@ -18,6 +19,7 @@ __all__ = [
     "DEFAULT_DEPLOY_CONFIG",
     "DEFAULT_MODEL_CONFIG",
     "add_common_arguments",
+    "add_max_points",
     "add_override_arguments",
     "deploy",
     "overrides_of",
@@ -34,6 +36,7 @@ _OVERRIDES = {
     "onnx_path": "export.onnx_path",
     "data_root": "runtime_io.data_root",
     "info_file": "runtime_io.info_file",
+    "max_points": "runtime_io.max_points",
     "calibration_data_root": "quantization.calibration.data_root",
     "calibration_info_file": "quantization.calibration.info_file",
     "num_samples": "evaluation.num_samples",
@@ -67,6 +70,16 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     add_log_level(parser)
 
 
+def add_max_points(group: argparse._ActionsContainer) -> None:
+    """The option that makes room for larger clouds."""
+    group.add_argument(
+        "--max-points",
+        type=POINTS,
+        metavar="N",
+        help=f"most points of a cloud; a GPU makes room for as many (default {DEFAULT_POINTS})",
+    )
+
+
 def add_override_arguments(parser: argparse.ArgumentParser) -> None:
     """Options that override keys of the deploy config."""
     group = parser.add_argument_group("overrides of the deploy config")
@@ -76,6 +89,7 @@ def add_override_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--onnx-path", metavar="DIR", help="folder with existing ONNX files, for --mode=trt")
     group.add_argument("--data-root", metavar="DIR", help="T4 dataset to verify and evaluate on")
     group.add_argument("--info-file", metavar="PKL", help="info file of that dataset, relative to it")
+    add_max_points(group)
     group.add_argument("--calibration-data-root", metavar="DIR", help="T4 dataset to calibrate an INT8 model on")
     group.add_argument("--calibration-info-file", metavar="PKL", help="info file of that dataset, relative to it")
     group.add_argument("--num-samples", type=int, metavar="N", help="frames to evaluate; -1 is all")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from base.arguments import DEFAULT_POINTS
 from base.errors import BackendUnavailable, ConfigError, MissingDependencyError
 from deploy.config.names import ONNX_BACKENDS
 from export.existing import check_engine_dir, check_onnx_dir
@@ -67,6 +68,7 @@ def open_checked_detector(
     device: str,
     decoder: Decoder = TRAINING_DECODER,
     threads: int | None = None,
+    max_points: int = DEFAULT_POINTS,
 ) -> tuple[InspectableDetector, str]:
     """Opens a detector on files; close it, or use it as a context manager.
 
@@ -77,6 +79,7 @@ def open_checked_detector(
         device: "cpu" or "cuda:N".
         decoder: What makes boxes.
         threads: CPU threads of ONNX Runtime and OpenVINO; None for their default.
+        max_points: Most points of a cloud, for which a GPU makes room.
 
     Returns:
         The detector, and what its network computes in.
@@ -92,6 +95,8 @@ def open_checked_detector(
     options, precision = _options(backend, files, spec)
     if backend in ("onnx", "openvino") and threads is not None:
         options["threads"] = threads
+    if device != "cpu":
+        options["capacity"] = max_points
     try:
         return open_detector(backend, spec=spec, device=device, decoder=decoder, **options), precision
     except MissingDependencyError as missing:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from base.arguments import FRAMES, whole_number
+from base.arguments import DEFAULT_POINTS, FRAMES, whole_number
 from base.checks import add_accept, recorded, settle
 from base.command import EXIT_FAILED, EXIT_PASSED, EXIT_USAGE, add_log_level, run_command, run_main
 from base.determinism import set_determinism
@@ -27,6 +27,7 @@ from base.tables import text_table
 from base.torchrun import Processes, joined
 from deploy import cli
 from deploy.accuracy import limits_on_losses
+from deploy.cloud_limit import check_frames
 from deploy.config.names import BACKENDS, ONNX_BACKENDS
 from deploy.config.paths import input_path
 from deploy.config.schema import DeployConfig, GatesConfig
@@ -80,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="frames of each process that are not timed (%(default)s)",
     )
+    cli.add_max_points(data)
     run = parser.add_argument_group("how to run")
     run.add_argument(
         "--device", default="auto", help="auto (default), cpu, cuda or cuda:N; under torchrun not the last"
@@ -130,6 +132,8 @@ def _evaluate(args: argparse.Namespace, processes: Processes) -> int:
     frames = open_frames(cfg, "val", args.data_root, args.info_file)
     if processes.is_first:
         frames.check_ground_truth(args.num_samples, reach_of(spec))
+    if processes.is_first:
+        check_frames(frames, args.num_samples, args.max_points or DEFAULT_POINTS, spec)
     try:
         detector, precision = _open(args, cfg, spec, _device(args, processes))
         with detector:
@@ -198,7 +202,14 @@ def _open(args: argparse.Namespace, cfg: Any, spec: ModelSpec, device: str) -> t
     onnx_dir, engine_dir = (None if path is None else user_path(path) for path in (args.onnx_dir, args.engine_dir))
     set_determinism(0, threads=args.threads)
     files = DetectorFiles(network, onnx_dir, engine_dir, checkpoint)
-    return open_checked_detector(args.backend, files, spec=spec, device=device, threads=args.threads)
+    return open_checked_detector(
+        args.backend,
+        files,
+        spec=spec,
+        device=device,
+        threads=args.threads,
+        max_points=args.max_points or DEFAULT_POINTS,
+    )
 
 
 def _write(

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from base.arguments import number, whole_number
+from base.arguments import DEFAULT_POINTS, number, whole_number
 from base.checks import recorded
 from base.command import EXIT_FAILED, EXIT_PASSED, run_command, run_main
 from base.files import sha256_file, user_path, write_json
@@ -72,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     scan.add_argument(
         "--lidar-yaw", type=number(-360.0, 360.0), metavar="DEG", help="turn of the sensor's x axis, counter-clockwise"
     )
+    cli.add_max_points(scan)
     model = parser.add_argument_group("the model; without any of these, the shipped demo")
     model.add_argument("--model-config", default=cli.DEFAULT_MODEL_CONFIG, metavar="PY", help="default %(default)s")
     model.add_argument("--checkpoint", default=DEFAULT_CHECKPOINT, metavar="PTH", help="default %(default)s")
@@ -122,6 +123,7 @@ def _predict(args: argparse.Namespace) -> int:
         engine_dir=user_path(args.engine_dir) if args.engine_dir else None,
         precision=args.precision,
         rot_y_axis_reference=args.rot_y_axis_reference,
+        max_points=args.max_points or DEFAULT_POINTS,
     )
     with owned_folder(out, "--out"):
         prediction = predict(request)

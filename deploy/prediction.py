@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from base.arguments import DEFAULT_POINTS
 from base.boxes import Boxes3D
 from base.checks import Finding, settle
 from base.determinism import set_determinism
@@ -20,6 +21,7 @@ from datasets.scan import Scan, ScanFormat, read_scan
 from deploy.config.names import ONNX_BACKENDS
 from deploy.config.schema import DeployConfig
 from deploy.devices import resolve_device
+from runtime.capacity import check_cloud
 from runtime.counts import dropped_pillars
 
 if TYPE_CHECKING:
@@ -54,6 +56,7 @@ class PredictionRequest:
         onnx_dir, engine_dir: Existing files; None: made in `out`.
         precision: "fp32" or "fp16", of ONNX files made on the way.
         rot_y_axis_reference: Run the network in Autoware's yaw convention; boxes stay the same.
+        max_points: Most points of the scan.
     """
 
     points: Path
@@ -68,6 +71,7 @@ class PredictionRequest:
     engine_dir: Path | None = None
     precision: str = "fp32"
     rot_y_axis_reference: bool = False
+    max_points: int = DEFAULT_POINTS
 
     @property
     def backends(self) -> tuple[str, ...]:
@@ -138,6 +142,8 @@ def predict(request: PredictionRequest) -> Prediction:
     spec = ModelSpec.from_config(cfg)
     # Before the seconds that a model takes: a wrong scan is the likelier mistake.
     scan = read_scan(request.points, request.form, spec, _expected(cfg, spec))
+    what = f"Point file {shown_file(request.points)} has {len(scan.points)} valid points"
+    check_cloud(what, len(scan.points), request.max_points, spec)
     model, spec = _load_model(cfg, spec, request)
     files = _Files(request, model, spec)
     skipped: dict[str, str] = {}
@@ -244,7 +250,7 @@ def _open(name: str, request: PredictionRequest, files: _Files) -> tuple[Inspect
     from deploy.detectors import open_checked_detector
 
     device = resolve_device(request.device, name, DeployConfig())
-    return open_checked_detector(name, files.of(name), spec=files.spec, device=device)
+    return open_checked_detector(name, files.of(name), spec=files.spec, device=device, max_points=request.max_points)
 
 
 def _run(detector: Detector, precision: str, scan: Scan) -> BackendResult:

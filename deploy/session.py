@@ -127,6 +127,11 @@ class Session:
                     f"'{key}' is {number}, but '{plan.data_root}' has {len(self.frames)} validation frames. {advice}, "
                     "or give a larger dataset."
                 )
+        from deploy.cloud_limit import check_frames
+
+        used = [config.evaluation.num_samples] * bool(plan.backends)
+        used += [config.verification.num_verify_samples] * bool(plan.scenarios)
+        check_frames(self.frames, -1 if -1 in used else max(used, default=0), config.runtime_io.max_points, plan.spec)
         if plan.backends:
             from eval.evaluator import reach_of
 
@@ -154,7 +159,9 @@ class Session:
 
         spec = self.plan.export_spec if backend != "pytorch" or as_exported else self.plan.spec
         files = self._files(backend, as_exported=as_exported)
-        detector, precision = open_checked_detector(backend, files, spec=spec, device=device, decoder=decoder)
+        detector, precision = open_checked_detector(
+            backend, files, spec=spec, device=device, decoder=decoder, max_points=self.plan.config.runtime_io.max_points
+        )
         with detector:
             yield detector, precision
 

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from base.arguments import DEFAULT_POINTS, MAX_POINTS
 from base.parsing import Count, Items, NonEmptyStr, PositiveInt, Share, Text
 from deploy.config.names import Backend, Builder, Decode, Mode, PrecisionPolicy
 from deploy.config.quantization import QuantizationConfig
@@ -87,6 +88,11 @@ class RuntimeIOConfig(Section):
     )
     info_file: NonEmptyStr | None = setting(
         None, "Info file relative to `data_root`, in place of the one the model config tests on."
+    )
+    max_points: Annotated[int, Field(ge=1, le=MAX_POINTS)] = setting(
+        DEFAULT_POINTS,
+        "Most points of a cloud (`--max-points`): frames whose files can hold more are refused before any work, and a "
+        "GPU makes room for as many.",
     )
 
 

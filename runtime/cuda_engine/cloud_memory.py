@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from base.errors import DataError
+from runtime.capacity import check_cloud
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,11 +43,7 @@ class CloudMemory:
                 f"Point cloud is {points.dtype} of shape {points.shape}; model '{self._spec.name}' needs float32 "
                 f"(N, {columns})."
             )
-        if len(points) > self.capacity:
-            raise DataError(
-                f"Point cloud has {len(points)} points; the backend was opened for {self.capacity}. Open it with a "
-                "larger capacity."
-            )
+        check_cloud(f"Point cloud has {len(points)} points", len(points), self.capacity, self._spec)
 
     def fill(self, points: NDArray[np.float32]) -> None:
         """Takes a cloud into page-locked memory; the last copy to the device must have ended.

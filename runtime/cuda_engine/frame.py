@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from base.arguments import DEFAULT_POINTS
 from runtime.cuda_engine.canvas import BlockedCanvas
 from runtime.cuda_engine.network import DeviceNetwork
 from runtime.cuda_engine.points_frame import FrameResult, PointsFrame
@@ -25,7 +26,13 @@ class DeviceFrame(PointsFrame):
     """
 
     def __init__(
-        self, device: CudaDevice, spec: ModelSpec, plan: NetworkPlan, weights: PillarWeights, *, capacity: int = 1 << 18
+        self,
+        device: CudaDevice,
+        spec: ModelSpec,
+        plan: NetworkPlan,
+        weights: PillarWeights,
+        *,
+        capacity: int = DEFAULT_POINTS,
     ) -> None:
         """Compiles, allocates and captures.
 

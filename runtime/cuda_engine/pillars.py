@@ -69,7 +69,7 @@ class PillarEncoderKernels:
         weights: PillarWeights,
         canvas: CanvasMemory,
         *,
-        capacity: int = 1 << 18,
+        capacity: int,
         sizes: PillarSizes = PILLAR_SIZES,
     ) -> None:
         """Compiles and allocates.

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from base.arguments import DEFAULT_POINTS
 from base.boxes import Boxes3D
+from runtime.capacity import cloud_bytes
 from runtime.counts import BoxCounts
 from runtime.cuda_engine.cloud_memory import CloudMemory
 from runtime.cuda_engine.detections import DetectionKernels
@@ -106,7 +108,7 @@ class PointsFrame:
         weights: PillarWeights,
         *,
         stream: int,
-        capacity: int = 1 << 18,
+        capacity: int = DEFAULT_POINTS,
         needs_graph: bool = True,
     ) -> None:
         """Compiles, allocates and captures.
@@ -127,6 +129,8 @@ class PointsFrame:
         self._device, self._spec, self._network, self._stream = device, spec, network, stream
         self._canvas = canvas
         self.capacity = capacity
+        megabytes = cloud_bytes(spec, capacity) / 2**20
+        _log.info("clouds of at most %d points: %.0f MB of device memory", capacity, megabytes)
         self._copy_stream = device.create_stream()
         self.pillars = PillarEncoderKernels(device, spec, weights, canvas.memory, capacity=capacity)
         self.detections = DetectionKernels(device, spec)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from base.arguments import DEFAULT_POINTS
 from base.errors import BackendUnavailable, ConfigError
 from models.spec import BACKBONE_NECK_HEAD, VOXEL_ENCODER
 from runtime.backends.base import component_paths, device_index
@@ -28,7 +29,7 @@ def open_cuda_graph(
     onnx_dir: Path,
     device: str = "cuda:0",
     files: Mapping[str, str] | None = None,
-    capacity: int = 1 << 18,
+    capacity: int = DEFAULT_POINTS,
     decoder: Decoder = TRAINING_DECODER,
 ) -> GraphDetector:
     """Opens `<component>.onnx` of a folder, in INT8 where they hold Q/DQ pairs and in FP16 elsewhere.

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from base.arguments import DEFAULT_POINTS
 from base.errors import ConfigError, DataError, MissingDependencyError, UserError
 from models.spec import BACKBONE_NECK_HEAD, SPATIAL_FEATURES
 from runtime.backends.base import component_paths, device_index
@@ -66,7 +67,7 @@ def open_tensorrt_graph(
     device: str = "cuda:0",
     library: str = "auto",
     files: Mapping[str, str] | None = None,
-    capacity: int = 1 << 18,
+    capacity: int = DEFAULT_POINTS,
     decoder: Decoder = TRAINING_DECODER,
 ) -> GraphDetector:
     """Opens the engine of backbone, neck and head; kernels of our own compute pillar features and boxes around it.

@@ -14,6 +14,7 @@ from base.checks import checking
 from base.errors import ConfigError, DataError
 from base.untrusted import load_info_pickle
 from datasets import Frame, open_frames
+from datasets.pcd import points_of_header
 
 RANGE = [-51.2, -51.2, -3.0, 51.2, 51.2, 5.0]
 CLASSES = ["car", "truck", "bus", "bicycle", "pedestrian"]
@@ -194,3 +195,20 @@ def test_empty_and_noisy_clouds(tiny_dataset: Path, tmp_path: Path, caplog: pyte
     noisy.tofile(root / samples[1]["lidar_points"]["lidar_path"])
     assert frames[1].points.shape == (3, 5)
     assert "dropped 1 of 4 points" in caplog.text
+
+
+def test_sizes_of_files_say_how_many_points_a_frame_has(tiny_dataset: Path) -> None:
+    cfg = config(tiny_dataset)
+    # Nothing leaves points out behind the loading.
+    del cfg.val_dataloader.dataset.pipeline[2]
+    frames = open_frames(cfg)
+    loaded = {frame.token: len(frame.points) for frame in frames}
+    most, token = frames.most_points(-1)
+    assert (most, token) == max((count, token) for token, count in loaded.items())
+    assert frames.most_points(1)[0] == len(frames[0].points)
+
+
+def test_headers_of_pcd_files_say_how_many_points_they_have(tmp_path: Path) -> None:
+    header = "VERSION 0.7\nFIELDS x y z\nSIZE 4 4 4\nTYPE F F F\nCOUNT 1 1 1\nWIDTH 7\nHEIGHT 1\nPOINTS 7\n"
+    assert points_of_header(f"{header}DATA binary_compressed\n".encode()) == 7
+    assert points_of_header(b"VERSION 0.7\nPOINTS 7\n") == 0

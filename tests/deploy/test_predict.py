@@ -304,3 +304,15 @@ def test_a_backend_is_not_compared_with_itself(run: Run, scan_points: NDArray[np
     with pytest.raises(SystemExit) as stopped:
         run(scan_points, "--compare=pytorch")
     assert stopped.value.code == 2
+
+
+def test_a_scan_of_too_many_points_is_refused_before_the_model_is_loaded(
+    run: Run, scan_points: NDArray[np.float32], tmp_path: Path
+) -> None:
+    missing = tmp_path / "missing.pth"
+    code, _, err = run(scan_points, "--max-points=599", "--checkpoint", str(missing))
+    assert code == 2
+    assert "has 600 valid points, but at most 599 are taken (--max-points). Give --max-points=600" in err
+    code, _, err = run(scan_points, "--max-points=600", "--checkpoint", str(missing))
+    assert code == 2
+    assert "missing.pth" in err

@@ -51,6 +51,7 @@ def session_on(folder: Path) -> Session:
     plan = types.SimpleNamespace(
         mode="both", export_spec="exported", spec="trained", onnx_dir=folder, engine_dir=folder, builds_engines=True,
         exports_onnx=True, checkpoint=None,
+        config=types.SimpleNamespace(runtime_io=types.SimpleNamespace(max_points=1234)),
     )  # fmt: skip
     return Session(cast(RunPlan, plan))
 
@@ -84,6 +85,7 @@ def test_what_is_verified_is_what_is_scored(tmp_path: Path, monkeypatch: pytest.
     first, second = opener.calls
     assert first == second
     assert first["onnx_dir"] == tmp_path
+    assert first["capacity"] == 1234
 
 
 def test_files_that_were_not_made_make_a_step_unavailable(tmp_path: Path) -> None:

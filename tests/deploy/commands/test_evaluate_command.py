@@ -194,3 +194,14 @@ def test_a_backend_that_cannot_run_here(
     assert main([*map(str, fixed), "--backend=cuda", f"--onnx-dir={onnx_dir}"]) == 2
     error = capsys.readouterr().err
     assert "error (machine): --backend=cuda cannot run here: no GPU of compute capability 9.0" in error
+
+
+def test_a_frame_of_too_many_points_is_named_before_any_is_run(
+    evaluate: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    done = evaluate(tmp_path / "out", "--max-points=19999", backend="onnx", launch=COPY)
+    assert done.returncode == 2
+    assert "frame 'frame-3' has up to 40000 points, but at most 19999 are taken (--max-points)" in done.stderr
+    assert not list(tmp_path.glob("out/*.json*"))
+    done = evaluate(tmp_path / "out", "--max-points=19999", "--num-samples=3", backend="onnx", launch=COPY)
+    assert done.returncode == 0, done.stderr[-2000:]
