@@ -1,4 +1,4 @@
-"""Where frames come from: T4 and nuScenes datasets, single scans, what is wrong with them, and a generator."""
+"""Where frames come from: T4, nuScenes and KITTI datasets, single scans, what is wrong with them, and a generator."""
 
 from __future__ import annotations
 

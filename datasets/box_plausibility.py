@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from base.checks import Finding
 from base.messages import printable
+from datasets.box_points import in_box
 from models.known_checks import KNOWN_CHECKS
 
 __all__ = ["BoxPoints", "BoxWatch"]
@@ -37,6 +38,8 @@ _AWAY_M = 1000.0
 # Points that an object should have before it is looked for in the cloud, and the share of objects that has some there.
 _SURE_POINTS, _FOUND_SHARE = 5, 0.2
 _MARGIN_M = 0.2
+# So far away an object of which nobody counted the points should have some.
+_NEAR_M = 30.0
 
 
 class BoxWatch:
@@ -109,7 +112,7 @@ class BoxPoints:
     """Counts, over some clouds, the objects that should have points and those that have some.
 
     Attributes:
-        expected: Objects that are said to have several points.
+        expected: Objects that are said to have several points, or that are near.
         found: Of these, objects with a point in their box, which is taken a little larger.
     """
 
@@ -128,12 +131,17 @@ class BoxPoints:
             if count < _SURE_POINTS:
                 continue
             self.expected += 1
-            near = points[np.abs(points[:, 0] - box[0]) < max(box[3], box[4]) + 1.0, :3] - box[:3]
-            cos, sin = math.cos(box[6]), math.sin(box[6])
-            along, across = near[:, 0] * cos + near[:, 1] * sin, near[:, 1] * cos - near[:, 0] * sin
-            inside = np.abs(along) < box[3] / 2 + _MARGIN_M
-            inside &= (np.abs(across) < box[4] / 2 + _MARGIN_M) & (np.abs(near[:, 2]) < box[5] / 2 + _MARGIN_M)
-            self.found += bool(inside.any())
+            self.found += bool(in_box(points, box, _MARGIN_M).any())
+
+    def add_near(self, points: NDArray[np.float32], boxes: NDArray[np.float64]) -> None:
+        """Shows a cloud and its objects, of which nobody said how many points they have: near ones should have some.
+
+        Args:
+            points, boxes: As of `add`.
+        """
+        for box in boxes[np.hypot(boxes[:, 0], boxes[:, 1]) < _NEAR_M]:
+            self.expected += 1
+            self.found += bool(in_box(points, box, _MARGIN_M).any())
 
     def findings(self, place: str) -> Iterator[Finding]:
         """That boxes and points are not of one frame.
@@ -143,8 +151,9 @@ class BoxPoints:
         """
         if self.expected >= _FEW and self.found < _FOUND_SHARE * self.expected:
             value = (
-                f"{self.expected} objects of the clouds that were looked at are said to have {_SURE_POINTS} LiDAR "
-                f"points or more (num_lidar_pts), and {self.found} of them have one in their box"
+                f"{self.expected} objects of the clouds that were looked at should have LiDAR points: they are said to "
+                f"have {_SURE_POINTS} or more (num_lidar_pts), or are within {_NEAR_M:g} m; {self.found} of them have "
+                "one in their box"
             )
             remedy = (
                 "Boxes and points are not in one frame: compare ego poses, the sensor's calibration, the order of "

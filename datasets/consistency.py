@@ -83,11 +83,11 @@ class SampleComparison:
         self._flags = self._objects = 0
         self._boxes = BoxWatch()
 
-    def add(self, sample: Sample) -> None:
-        """Shows the next sample."""
+    def add(self, sample: Sample, *, has_time: bool = True) -> None:
+        """Shows the next sample; without a time of its own it is compared with no other's."""
         place = f"data_list[{len(self._times)}]"
         sweeps = sample.lidar_sweeps or ()
-        scene = sample.scene_token or sample.scene_name or ""
+        scene = (sample.scene_token or sample.scene_name or "") if has_time else ""
         times = tuple(sweep.timestamp for sweep in sweeps)
         has_others = any(sweep.lidar_points.lidar_path != sample.lidar_points.lidar_path for sweep in sweeps)
         self._times.append(FrameTimes(place, sample.token, scene, sample.timestamp, times, has_others))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
     from datasets.t4 import T4Dataset
 
 __all__ = ["Frame", "FrameSource", "check_pipeline", "open_frames"]
+
+_DATASETS = ("T4Dataset", "NuScenesDataset", "KittiDataset")
+# What only mmdet3d's own datasets take.
+_OF_MMDET3D = ("modality", "load_type", "default_cam_key", "pcd_limit_range")
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,8 +170,6 @@ def open_frames(
     from mmengine.registry import DefaultScope
 
     from datasets.consistency import compare_config
-    from datasets.nuscenes import NuScenesInfos
-    from datasets.t4 import T4Dataset
 
     splits = ("train", "val", "test")
     if split not in splits or f"{split}_dataloader" not in model_cfg:
@@ -177,10 +180,9 @@ def open_frames(
     wanted = copy.deepcopy(dict(innermost(model_cfg[f"{split}_dataloader"]["dataset"])))
     kind = wanted.pop("type")
     kind = str(kind).rsplit(".", 1)[-1]
-    if kind not in ("T4Dataset", "NuScenesDataset"):
-        raise ConfigError(
-            f"{split}_dataloader.dataset.type is '{kind}'; frames are read from a 'T4Dataset' or a 'NuScenesDataset'."
-        )
+    if kind not in _DATASETS:
+        known = " or a ".join(map(repr, _DATASETS))
+        raise ConfigError(f"{split}_dataloader.dataset.type is '{kind}'; frames are read from a {known}.")
     pipeline = copy.deepcopy(list(innermost(model_cfg["val_dataloader"]["dataset"])["pipeline"]))
     _check_deterministic(pipeline)
     wanted["pipeline"] = _with_nearest_sweeps(pipeline)
@@ -194,12 +196,42 @@ def open_frames(
         wanted["ann_file"] = info_file
     # mmdet3d's transforms are looked up in its own scope, whatever the process did before.
     with DefaultScope.overwrite_default_scope("mmdet3d"):
-        dataset = (T4Dataset if kind == "T4Dataset" else NuScenesInfos)(**wanted)
+        dataset = _open_dataset(wanted, kind)
     selected = (wanted.get("metainfo") or {}).get("classes")
     source = "metainfo.classes of the model config" if selected else f"classes of {shown_file(dataset.ann_file)}"
     settle(compare_config(model_cfg, split, dataset.metainfo["classes"], source))
     expected = PointsExpected.of_config(model_cfg, kind, _range_of(model_cfg))
     return FrameSource(dataset, CloudWatch(expected, _judged_columns(wanted["pipeline"], kind)))
+
+
+def _open_dataset(wanted: dict[str, Any], kind: str) -> T4Dataset:
+    """The dataset of the config's type, unless the info file says that it is of another one.
+
+    Args:
+        wanted: Arguments of the dataset.
+        kind: Its type in the model config.
+
+    Raises:
+        ConfigError: no info file is named.
+        DataError: the file is missing or broken.
+    """
+    from datasets.infos import KITTI, OWN_FRAMES, read_info_file
+    from datasets.kitti import KittiInfos
+    from datasets.nuscenes import NuScenesInfos
+    from datasets.t4 import T4Dataset
+
+    if not wanted.get("ann_file"):
+        raise ConfigError("The model config names no info file (ann_file); give one with --info-file.")
+    info = read_info_file(Path(wanted["data_root"]) / wanted["ann_file"])
+    classes = {"T4Dataset": T4Dataset, "NuScenesDataset": NuScenesInfos, "KittiDataset": KittiInfos}
+    if info.dataset == KITTI:
+        kind = "KittiDataset"
+    elif info.dataset == OWN_FRAMES:
+        kind = "T4Dataset"
+        for name in _OF_MMDET3D:
+            wanted.pop(name, None)
+    dataset: T4Dataset = classes[kind](**wanted, info=info)
+    return dataset
 
 
 def _judged_columns(pipeline: Sequence[Any], kind: str) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from pydantic import AfterValidator, Field
@@ -13,17 +13,32 @@ from pydantic import AfterValidator, Field
 from base.checks import settle
 from base.errors import DataError
 from base.messages import shown_file
-from base.parsing import Count, Int64, Items, NonEmptyStr, Record, Rows, Text, misfit, parse
+from base.parsing import Count, Int64, Items, NonEmptyStr, Record, RelativePath, Rows, Text, misfit, parse
 from base.reading import regular_size
 from base.untrusted import load_info_pickle
 from datasets.geometry import Box, Pose, Seconds, Velocity2, first_not_rigid
 from datasets.remedies import DataOptions, how_to_get
 from datasets.sweep_times import FrameTimes, compare_times
 from models.consistency import compare_classes
+from models.point_columns import is_column, listed
 
-__all__ = ["ClassNames", "InfoFile", "Instance", "Sample", "parse_sample", "read_info_file"]
+__all__ = [
+    "KITTI",
+    "OWN_FRAMES",
+    "ClassNames",
+    "InfoFile",
+    "Instance",
+    "PointStorage",
+    "Sample",
+    "parse_sample",
+    "read_info_file",
+    "typed",
+]
 
 T = TypeVar("T")
+
+KITTI, OWN_FRAMES = "kitti", "own_frames"
+"""`metainfo.dataset` of KITTI's info files, and of those of `datasets.create_infos`."""
 
 _AGAIN = "Write the info file again from its dataset, with 'python -m datasets.create_t4_infos' for T4."
 _CONVERT = (
@@ -95,10 +110,28 @@ class Sample(Record, extra="ignore"):
 
 
 class _Meta(Record, extra="ignore"):
-    """mmdet3d's own files have `categories`, name -> label; T4's have `classes`."""
+    """mmdet3d's own files have `categories`, name -> label, -1 for what is no class; T4's have `classes`."""
 
     classes: ClassNames | None = None
-    categories: Annotated[dict[NonEmptyStr, Count], Field(min_length=1)] | None = None
+    categories: Annotated[dict[NonEmptyStr, Annotated[int, Field(ge=-1)]], Field(min_length=1)] | None = None
+
+
+class PointStorage(Record, extra="ignore"):
+    """What `metainfo` of the info files that this project makes says of its point files.
+
+    Attributes:
+        point_folder: Folder of the point files below the data root, in place of the model config's `data_prefix`.
+        point_columns: Names of the numbers of a point, where they need not be those that the pipeline reads.
+        fov_crop: Of KITTI: whether points outside the camera's image are left out.
+    """
+
+    point_folder: Annotated[RelativePath, Field(max_length=4096)] | Literal[""] | None = None
+    point_columns: Annotated[Items[NonEmptyStr], Field(min_length=3, max_length=64)] | None = None
+    fov_crop: bool = False
+
+    def folders(self) -> dict[str, str]:
+        """`data_prefix` of a dataset; empty where the model config says it."""
+        return {} if self.point_folder is None else {"pts": self.point_folder, "sweeps": self.point_folder}
 
 
 class _Content(Record, extra="ignore"):
@@ -135,15 +168,35 @@ class InfoFile:
                     f"what the labels are. {_AGAIN}"
                 )
             return meta.classes
-        if sorted(meta.categories.values()) != list(range(len(meta.categories))):
-            must = f"must have the labels 0 to {len(meta.categories) - 1}, each once"
+        labels = {name: label for name, label in meta.categories.items() if label >= 0}
+        if not labels or sorted(labels.values()) != list(range(len(labels))):
+            must = f"must have the labels 0 to {max(len(labels) - 1, 0)}, each once"
             raise misfit(self.path, ["metainfo", "categories"], meta.categories, must, remedy=_CONVERT)
-        categories = tuple(sorted(meta.categories, key=meta.categories.__getitem__))
+        categories = tuple(sorted(labels, key=labels.__getitem__))
         if meta.classes is not None:
             here = f"Info file {shown_file(self.path)}, metainfo.classes,"
             found = compare_classes("dataset-categories", here, meta.classes, "metainfo.categories", categories, _AGAIN)
             settle(found)
         return categories
+
+    def storage(self) -> PointStorage:
+        """How its point files are stored, where the file says so.
+
+        Raises:
+            DataError: it says something else than it may.
+        """
+        found = typed(PointStorage, self.metainfo, self.path, "metainfo")
+        for name in found.point_columns or ():
+            if not is_column(name):
+                must = f"must be names of columns: {listed()}"
+                raise misfit(self.path, ["metainfo", "point_columns"], list(found.point_columns or ()), must)
+        return found
+
+    @property
+    def dataset(self) -> str:
+        """What `metainfo.dataset` says: "kitti", "nuscenes", …; empty where it says nothing."""
+        stated = self.metainfo.get("dataset")
+        return stated if isinstance(stated, str) else ""
 
 
 def read_info_file(path: Path) -> InfoFile:

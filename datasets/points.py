@@ -65,7 +65,11 @@ def point_file(folder: Path, relative: object, file: str | os.PathLike[str], at:
 
 
 def read_points(
-    path: str | Path, num_features: int = 5, watch: CloudWatch | None = None, unused: Collection[str] = ()
+    path: str | Path,
+    num_features: int = 5,
+    watch: CloudWatch | None = None,
+    unused: Collection[str] = (),
+    stored: Sequence[str] | None = None,
 ) -> NDArray[np.float32]:
     """Reads a point cloud.
 
@@ -74,6 +78,8 @@ def read_points(
         num_features: Numbers per point; for T4 five: x, y, z (metres), intensity (0 to 255), ring.
         watch: Judges the cloud.
         unused: Names of columns that nobody looks at, which a PCD file need not have; they are 0 then.
+        stored: Names of the numbers of a point in files of records, where these are others than `num_features` implies:
+            they are put in their places, and what the file lacks must be `unused`.
 
     Returns:
         (N, num_features) float32, writable. A file of zero bytes is an empty cloud, not an error: a covered or failed
@@ -85,14 +91,24 @@ def read_points(
     """
     remedy = "Check data_root and the paths in the info file."
     data = read_bounded(path, MAX_POINT_FILE_BYTES, "Point file", remedy=remedy)
-    return parse_points(data, num_features, str(path), watch, unused)
+    return parse_points(data, num_features, str(path), watch, unused, stored)
 
 
 def parse_points(
-    data: bytes, num_features: int, name: str, watch: CloudWatch | None = None, unused: Collection[str] = ()
+    data: bytes,
+    num_features: int,
+    name: str,
+    watch: CloudWatch | None = None,
+    unused: Collection[str] = (),
+    stored: Sequence[str] | None = None,
 ) -> NDArray[np.float32]:
     """The points in a file's bytes; `name` stands for the file in messages. See `read_points`."""
-    points = _pcd(data, num_features, name, unused) if is_pcd(data, name) else _records(data, num_features, name)
+    if is_pcd(data, name):
+        points = _pcd(data, num_features, name, unused)
+    elif stored is None:
+        points = _records(data, num_features, name)
+    else:
+        points = _by_name(_records(data, len(stored), name), stored, record_columns(num_features), name, unused)
     if watch is not None:
         watch.look(name, f"Point file {shown_file(name)}", points)
     finite = np.isfinite(points).all(axis=1)
@@ -111,6 +127,23 @@ def _pcd(data: bytes, num_features: int, name: str, unused: Collection[str]) -> 
     found = parse_pcd(data, Path(name), wanted)
     points = np.zeros((len(found), num_features), np.float32)
     points[:, [names.index(column) for column in wanted]] = found
+    return points
+
+
+def _by_name(
+    table: NDArray[np.float32], stored: Sequence[str], names: Sequence[str], file: str, unused: Collection[str]
+) -> NDArray[np.float32]:
+    """(N, len(names)): the columns of a file in other places."""
+    lacking = [name for name in names if name not in stored and name not in unused]
+    if lacking:
+        raise DataError(
+            f"Point file {shown_file(file)} holds {', '.join(stored)}, as its info file says; the model also takes "
+            f"{', '.join(lacking)}. Write files that have it, or take a model that does without."
+        )
+    points = np.zeros((len(table), len(names)), np.float32)
+    for index, column in enumerate(names):
+        if column in stored:
+            points[:, index] = table[:, stored.index(column)]
     return points
 
 

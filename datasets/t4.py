@@ -13,7 +13,7 @@ from base.errors import ConfigError, DataError
 from base.messages import shown, shown_file
 from base.parsing import misfit
 from datasets.consistency import PointSteps, SampleComparison
-from datasets.infos import Sample, parse_sample, read_info_file
+from datasets.infos import InfoFile, Instance, PointStorage, Sample, parse_sample, read_info_file
 from datasets.points import inside
 from third_party import mmcv_ext
 
@@ -56,8 +56,10 @@ class T4Dataset(Det3DDataset):
         with_velocity: bool = True,
         filter_empty_gt: bool = False,
         box_type_3d: str = "LiDAR",
+        info: InfoFile | None = None,
         **kwargs: Any,
     ) -> None:
+        """As mmdet3d's; `info` is the info file where it has been read already."""
         if box_type_3d != "LiDAR":
             raise ConfigError(f"{type(self).__name__}: box_type_3d is '{box_type_3d}'; its boxes are 'LiDAR' boxes.")
         self.use_valid_flag = use_valid_flag
@@ -66,6 +68,8 @@ class T4Dataset(Det3DDataset):
         if not path.is_absolute():
             path = Path(data_root) / path
         self._path = path
+        self._info = info
+        self._storage = PointStorage()
         self._samples: list[Any] | None = None
         self._known: tuple[str, ...] = ()
         self._steps = PointSteps.of(pipeline)
@@ -80,9 +84,9 @@ class T4Dataset(Det3DDataset):
         super().__init__(
             data_root=data_root,
             ann_file=str(path.resolve()),
-            pipeline=checked_pipeline(list(pipeline)),
+            pipeline=checked_pipeline(list(pipeline), self._storage.point_columns),
             metainfo={**(metainfo or {}), "classes": list(wanted or classes)},
-            data_prefix=data_prefix or {"pts": "", "sweeps": ""},
+            data_prefix=self._storage.folders() or data_prefix or {"pts": "", "sweeps": ""},
             modality={"use_lidar": True, "use_camera": False},
             box_type_3d=box_type_3d,
             filter_empty_gt=filter_empty_gt,
@@ -98,8 +102,9 @@ class T4Dataset(Det3DDataset):
         Raises:
             DataError: the file cannot be used, or has not all `wanted` classes.
         """
-        info = read_info_file(self._path)
+        info, self._info = self._info or read_info_file(self._path), None
         known = info.classes()
+        self._storage = info.storage()
         unknown = [name for name in wanted or () if name not in known]
         if unknown:
             raise DataError(
@@ -120,16 +125,22 @@ class T4Dataset(Det3DDataset):
             raise DataError(f"Info file {shown_file(self._path)} holds no sample: data_list is empty.")
         first: dict[str, int] = {}
         samples = []
-        comparison = SampleComparison(self._steps, self._known, self._path)
+        # Files that name their columns are read by these names, whatever number the pipeline's steps load.
+        steps = self._steps if self._storage.point_columns is None else PointSteps(sweeps=self._steps.sweeps)
+        comparison = SampleComparison(steps, self._known, self._path)
         for index, item in enumerate(raw):
-            sample = parse_sample(item, self._path, index, len(self.label_mapping) - 1)
+            sample = self._parse(item, index, len(self.label_mapping) - 1)
             if (other := first.setdefault(sample.token, index)) != index:
                 must = f"must not be that of data_list[{other}] too"
                 raise misfit(self._path, ["data_list", index, "token"], sample.token, must)
             samples.append(self._entry(sample, index))
-            comparison.add(sample)
+            comparison.add(sample, has_time=self._has_time(sample))
         settle(comparison.findings())
         return samples
+
+    def _parse(self, raw: Any, index: int, num_classes: int) -> Sample:
+        """One sample of the file, in the frame of its points."""
+        return parse_sample(raw, self._path, index, num_classes)
 
     def _entry(self, sample: Sample, index: int) -> dict[str, Any]:
         """A sample as mmdet3d's steps take it: paths below the data root, ground truth as arrays."""
@@ -177,7 +188,7 @@ class T4Dataset(Det3DDataset):
                     raise misfit(self._path, place, None, "must be true or false where use_valid_flag is set")
             keep &= np.array([i.bbox_3d_isvalid for i in instances], dtype=bool)
         else:
-            keep &= points > 0
+            keep &= np.array(self._counts(instances), dtype=bool)
         for label in labels[keep].tolist():
             self.num_ins_per_cat[label] += 1
         velocity[~np.isfinite(velocity).all(axis=1)] = 0.0
@@ -190,3 +201,11 @@ class T4Dataset(Det3DDataset):
             "num_without_class": count - with_class,
             "num_without_points": with_class - int(keep.sum()),
         }
+
+    def _has_time(self, sample: Sample) -> bool:
+        """Whether a sample's timestamp is one."""
+        return True
+
+    def _counts(self, instances: Sequence[Instance]) -> list[bool]:
+        """Which objects are there to be found, where no flag says so."""
+        return [instance.num_lidar_pts > 0 for instance in instances]

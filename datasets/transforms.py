@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from base.errors import DataError
+from datasets.kitti_geometry import in_view
 from datasets.plausibility import CloudWatch
 from datasets.points import parse_points, read_points
 from models.point_columns import SQUASHED
@@ -31,10 +32,15 @@ _CONFIG = "the model config's dataset"
 
 
 def _load(
-    path: str, load_dim: int, backend_args: Any, unused: Collection[str], watch: CloudWatch | None = None
+    path: str,
+    load_dim: int,
+    backend_args: Any,
+    unused: Collection[str],
+    stored: Sequence[str] | None,
+    watch: CloudWatch | None = None,
 ) -> NDArray[np.float32]:
     if backend_args is None or dict(backend_args).get("backend", "local") == "local":
-        return read_points(path, load_dim, watch, unused).reshape(-1)
+        return read_points(path, load_dim, watch, unused, stored).reshape(-1)
     # A config may read from object storage; mmengine knows how.
     from mmengine.fileio import get
 
@@ -42,7 +48,7 @@ def _load(
         data = get(path, backend_args=backend_args)
     except OSError as error:
         raise DataError(f"Cannot read point file '{path}': {error}.") from error
-    return parse_points(data, load_dim, path, watch, unused).reshape(-1)
+    return parse_points(data, load_dim, path, watch, unused, stored).reshape(-1)
 
 
 @TRANSFORMS.register_module(name="LoadPoints")
@@ -55,33 +61,53 @@ class CheckedLoadPoints(LoadPointsFromFile):
 
     watch: CloudWatch | None = None
 
-    def __init__(self, *args: Any, unused: Sequence[str] = (), **kwargs: Any) -> None:
-        """As mmdet3d's; `unused` are names of columns that no later step and no network takes."""
+    def __init__(
+        self, *args: Any, unused: Sequence[str] = (), stored: Sequence[str] | None = None, **kwargs: Any
+    ) -> None:
+        """As mmdet3d's; `unused` are names of columns that no later step and no network takes, `stored` those of the
+        files where these have others than the step says."""
         super().__init__(*args, **kwargs)
-        self.unused = frozenset(unused)
+        self.unused, self.stored = frozenset(unused), stored
 
     def _load_points(self, pts_filename: str) -> NDArray[np.float32]:
-        return _load(pts_filename, self.load_dim, self.backend_args, self.unused, self.watch)
+        return _load(pts_filename, self.load_dim, self.backend_args, self.unused, self.stored, self.watch)
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """As mmdet3d's; of a sample with a camera's view, the points in it."""
+        results = super().transform(results)
+        view = results.get("camera_view")
+        if view is not None:
+            points = results["points"]
+            inside = in_view(points.tensor.numpy(), view.lidar2img, view.width, view.height)
+            results["points"] = points[np.flatnonzero(inside)]
+        return results
 
 
 @TRANSFORMS.register_module(name="LoadSweeps")
 class CheckedLoadSweeps(LoadPointsFromMultiSweeps):
     """mmdet3d's `LoadPointsFromMultiSweeps` on `datasets.points.read_points`."""
 
-    def __init__(self, *args: Any, unused: Sequence[str] = (), **kwargs: Any) -> None:
-        """As mmdet3d's; `unused` are names of columns that no later step and no network takes."""
+    def __init__(
+        self, *args: Any, unused: Sequence[str] = (), stored: Sequence[str] | None = None, **kwargs: Any
+    ) -> None:
+        """As mmdet3d's; `unused` are names of columns that no later step and no network takes, `stored` those of the
+        files where these have others than the step says."""
         super().__init__(*args, **kwargs)
-        self.unused = frozenset(unused)
+        self.unused, self.stored = frozenset(unused), stored
 
     def _load_points(self, pts_filename: str) -> NDArray[np.float32]:
-        return _load(pts_filename, self.load_dim, self.backend_args, self.unused)
+        return _load(pts_filename, self.load_dim, self.backend_args, self.unused, self.stored)
 
 
 _CHECKED = {"LoadPointsFromFile": "LoadPoints", "LoadPointsFromMultiSweeps": "LoadSweeps"}
 
 
-def checked_pipeline(pipeline: list[Any]) -> list[Any]:
+def checked_pipeline(pipeline: list[Any], stored: Sequence[str] | None = None) -> list[Any]:
     """A copy of a pipeline config whose loading steps are the checked ones.
+
+    Args:
+        pipeline: The steps.
+        stored: Names of the columns of the point files, where these say so themselves.
 
     Raises:
         ConfigError: such a step uses columns that it does not load or an absurd number of them, or joins sweeps to a
@@ -94,7 +120,7 @@ def checked_pipeline(pipeline: list[Any]) -> list[Any]:
     for step in pipeline:
         kind = str(step.get("type", "")).removeprefix("mmdet3d.") if isinstance(step, dict) else ""
         if kind in _CHECKED:
-            step = {**step, "type": _CHECKED[kind], "unused": unused}
+            step = {**step, "type": _CHECKED[kind], "unused": unused, "stored": stored}
             step.pop("time_dim", None)  # of mmdet3d before version 1; `point_loading` has seen that it changes nothing
         steps.append(step)
     return steps

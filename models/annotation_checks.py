@@ -30,8 +30,8 @@ _ROWS = (
     ),
     Check(
         "box-points",
-        "In clouds of a raw T4 dataset that are looked at, one in five objects that are said to have LiDAR points has "
-        "one in its box: boxes and points are of one frame.",
+        "In clouds that are looked at where an info file is made, one in five objects that are said to have LiDAR "
+        "points, or that are near, has one in its box: boxes and points are of one frame.",
         accepting="boxes and points are of one frame all the same",
     ),
 )

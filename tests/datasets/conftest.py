@@ -1,10 +1,18 @@
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
 
 from datasets.synthetic.dataset_writer import DatasetConfig, generate
+
+
+@pytest.fixture(scope="session", autouse=True)
+def frozen() -> None:
+    """mmengine collects garbage whenever a dataset is opened: what is imported by now need not be looked through."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -181,6 +181,6 @@ def test_other_files_and_types_are_refused(root: Path) -> None:
     ):
         open_frames(_config(root, CLASSES), "val")
     cfg = _config(root, CLASSES)
-    cfg.val_dataloader.dataset.type = "KittiDataset"
-    with pytest.raises(ConfigError, match="'KittiDataset'; frames are read from a 'T4Dataset' or a 'NuScenesDataset'"):
+    cfg.val_dataloader.dataset.type = "WaymoDataset"
+    with pytest.raises(ConfigError, match="'WaymoDataset'; frames are read from a 'T4Dataset' or a 'NuScenesDataset'"):
         open_frames(cfg, "val")
