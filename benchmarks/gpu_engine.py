@@ -76,14 +76,7 @@ class Engine:
 
     def outputs(self) -> dict[str, NDArray[np.float32]]:
         """Output name -> (channels, height, width), of the latest run."""
-        plan = self.network.plan
-        source = plan.maps[plan.heads.source]
-        found: dict[str, NDArray[np.float32]] = {}
-        for branch in plan.heads.branches:
-            found[branch.output] = np.empty((len(branch.last_bias), source.height, source.width), np.float32)
-            self.device.download(found[branch.output], self.network.outputs[branch.output], self.stream)
-        self.device.synchronize(self.stream)
-        return found
+        return {name: self.network.read_output(name, self.stream) for name in self.network.outputs}
 
 
 def capture(device: CudaDevice, stream: int, enqueue: Callable[[], None]) -> Any:

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from quant.roofline import DEVICES, ConvLayer, Device, Precision
+from runtime.cuda_engine.network import heads_label
 
 if TYPE_CHECKING:
     from benchmarks.gpu_engine import LayerTime
-    from runtime.cuda_engine.plan import FusedConv, NetworkPlan, PlanMap
+    from runtime.cuda_engine.plan import FusedConv, HeadsLayer, NetworkPlan, PlanMap
 
 __all__ = ["LaunchWork", "LayerRow", "device_of", "launch_works", "layer_rows"]
 
-_HEADS = "heads"
-_ELEMENT = {"int8": 1, "float16": 2}
+_ELEMENT = {"int8": 1, "float16": 2, "float32": 4}
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class LaunchWork:
     """What one launch has to do, however it does it.
 
     Attributes:
-        label: Its ONNX node, or "heads".
+        label: Its ONNX node, or `heads_label`.
         shape: In words: "3x3 64→64, 760x760".
         flop: Operations by the precision of their operands; a multiplication with its accumulation counts as two.
         bytes: Read and written once: input, weights, output.
@@ -74,8 +74,8 @@ def device_of(gpu_name: str) -> Device | None:
 
 
 def launch_works(plan: NetworkPlan) -> list[LaunchWork]:
-    """Every launch of `DeviceNetwork`, in its order: the convolutions, then all heads as one."""
-    return [*(_conv_work(conv, plan) for conv in plan.convs), _heads_work(plan)]
+    """Every launch of `DeviceNetwork`, in its order: the convolutions, then passes over several heads at once."""
+    return [*(_conv_work(conv, plan) for conv in plan.convs), *(_heads_work(plan, layer) for layer in plan.heads)]
 
 
 def layer_rows(plan: NetworkPlan, times: Sequence[LayerTime], device: Device | None) -> list[LayerRow]:
@@ -112,7 +112,7 @@ def layer_rows(plan: NetworkPlan, times: Sequence[LayerTime], device: Device | N
 
 
 def _conv_work(conv: FusedConv, plan: NetworkPlan) -> LaunchWork:
-    source, target = plan.maps[conv.source], plan.maps[conv.target]
+    source, target = plan.maps[conv.source], plan.target(conv)
     layer = ConvLayer(
         conv.node,
         (),
@@ -129,9 +129,9 @@ def _conv_work(conv: FusedConv, plan: NetworkPlan) -> LaunchWork:
     return LaunchWork(conv.node, shape, {_precision(source): layer.flop}, traffic)
 
 
-def _heads_work(plan: NetworkPlan) -> LaunchWork:
-    source = plan.maps[plan.heads.source]
-    cells, branches = source.height * source.width, plan.heads.branches
+def _heads_work(plan: NetworkPlan, heads: HeadsLayer) -> LaunchWork:
+    source = plan.maps[heads.source]
+    cells, branches = source.height * source.width, heads.branches
     hidden = sum(branch.hidden_weight.size for branch in branches)
     last = sum(branch.last_weight.size for branch in branches)
     outputs = sum(len(branch.last_bias) for branch in branches)
@@ -139,7 +139,7 @@ def _heads_work(plan: NetworkPlan) -> LaunchWork:
     flop: dict[Precision, int] = {_precision(source): 2 * cells * hidden}
     flop["fp16"] = flop.get("fp16", 0) + 2 * cells * last
     traffic = (cells * source.channels + hidden) * element + last * 2 + cells * outputs * 4
-    return LaunchWork(_HEADS, f"{len(branches)} heads of 2 1x1, {_size(source)}", flop, traffic)
+    return LaunchWork(heads_label(heads), f"{len(branches)} heads of 2 1x1, {_size(source)}", flop, traffic)
 
 
 def _precision(plan_map: PlanMap) -> Precision:

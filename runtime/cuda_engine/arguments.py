@@ -19,7 +19,7 @@ class ConvArguments(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("input", "output", "weights", "affine")),
         *((name, ctypes.c_int) for name in ("in_pitch", "out_pitch")),
         *((name, ctypes.c_longlong) for name in ("in_plane", "out_plane")),
-        *((name, ctypes.c_int) for name in ("height", "width", "tiles_x", "tiles", "column_tiles")),
+        *((name, ctypes.c_int) for name in ("height", "width", "tiles_x", "tiles", "column_tiles", "channels")),
     ]
 
 

@@ -5,12 +5,17 @@ reads it, as codes of one scale or as float16, and that settles how the layer be
 casts and pairs become part of the convolution in front of them, and a concatenation becomes the place that its inputs
 write to.
 
+A branch of the head is convolutions like any others, the last of which writes the output. Branches of two 1x1
+convolutions, as SeparateHead has them by default, are computed several in one pass; first convolutions of other
+branches that read one map become one wide convolution.
+
 Of a graph that computes in FP32 outside its codes, weights are rounded to float16 and maps are stored in float16; the
 log says so.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,9 +24,9 @@ import numpy as np
 
 from base.errors import ConfigError, ExportError
 from base.onnx_files import attribute, label
-from models.spec import BACKBONE_NECK_HEAD
+from runtime.cuda_engine.graph_tensors import check_tensors
 from runtime.cuda_engine.onnx_graph import Graph, Kernel, Reading, read_graph, read_kernel
-from runtime.cuda_engine.plan import FusedConv, HeadBranch, HeadsLayer, NetworkPlan, PlanMap
+from runtime.cuda_engine.plan import FusedConv, HeadBranch, HeadsLayer, NetworkPlan, PlanMap, merge_siblings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,6 +43,8 @@ _INPUT_MULTIPLE = {"int8": 32, "float16": 16}
 _OUTPUT_MULTIPLE = {"int8": 16, "float16": 8}
 # Maps between layers; the walk from outputs to input is as deep as there are layers.
 _MAX_MAPS = 200
+# Branches whose weights lie in shared memory at the same time.
+_BRANCHES_TOGETHER = 6
 
 _logger = logging.getLogger(__name__)
 
@@ -61,7 +68,7 @@ def plan_from_onnx(path: Path, spec: ModelSpec) -> NetworkPlan:
         MissingDependencyError: the package onnx is not installed.
     """
     graph = read_graph(path)
-    _check_tensors(graph, spec, path)
+    check_tensors(graph, spec, path)
     try:
         return _Walk(graph, spec, path).plan()
     except ExportError as error:
@@ -95,20 +102,13 @@ class _Walk:
     def __init__(self, graph: Graph, spec: ModelSpec, path: Path) -> None:
         self._graph, self._spec, self._path = graph, spec, path
         self._maps: dict[str, PlanMap] = {}
+        self._outputs: dict[str, PlanMap] = {}
         self._places: dict[str, _Place] = {}
         self._convs: list[tuple[int, FusedConv]] = []
         self._rounded = 0
 
     def plan(self) -> NetworkPlan:
-        branches = [self._branch(head) for head in self._spec.heads]
-        sources = {source.name: branch for source, branch in branches}
-        if len(sources) > 1:
-            listed = ", ".join(f"'{branch.hidden_node}' reads '{name}'" for name, branch in sources.items())
-            raise ExportError(
-                f"The branches of the head read several maps: {listed}. The engine runs heads whose branches are two "
-                "1x1 convolutions behind one shared convolution, all quantized or none; use the same precision for "
-                "the first convolutions of all branches, or another backend."
-            )
+        branches = [self._output(head) for head in self._spec.heads]
         if self._rounded:
             _logger.warning(
                 "%s computes %d layer(s) in FP32; the engine runs them in float16, with weights rounded to it.",
@@ -116,55 +116,71 @@ class _Walk:
                 self._rounded,
             )
         convs = tuple(conv for _, conv in sorted(self._convs, key=lambda item: item[0]))
-        heads = HeadsLayer(next(iter(sources)), tuple(branch for _, branch in branches))
-        canvas = self._places[self._graph.inputs[0].name]
-        return NetworkPlan(self._maps[canvas.name], self._maps, convs, heads)
+        heads = _together([branch for branch in branches if branch is not None])
+        canvas = self._maps[self._places[self._graph.inputs[0].name].name]
+        return merge_siblings(NetworkPlan(canvas, self._maps, convs, heads, self._outputs))
 
-    def _branch(self, head: HeadSpec) -> tuple[PlanMap, HeadBranch]:
+    def _output(self, head: HeadSpec) -> tuple[str, HeadBranch] | None:
+        """Adds an output's layers; where two 1x1 convolutions make it, returns these and the map that they read."""
         last = self._chain(head.name, f"output '{head.name}'")
-        if last.relu:
+        if last.relu or last.node.op_type != "Conv":
+            what = f"a ReLU of '{last.node.name}'" if last.relu else f"{label(last.node)}, a transposed convolution"
             raise ExportError(
-                f"Output '{head.name}' is behind a ReLU of '{last.node.name}'; the engine runs heads that end in a "
-                "convolution. Use another backend."
+                f"Output '{head.name}' is behind {what}; the engine runs heads that end in a convolution. Use another "
+                "backend."
             )
-        tensor = self._graph.uncast(last.node.input[0])
-        producer = self._graph.producers.get(tensor)
-        if producer is not None and producer.op_type == "DequantizeLinear":
-            raise ExportError(
-                f"{label(last.node)}, the last layer of output '{head.name}', reads INT8 codes; the engine runs the "
-                "last layers of the head in float16. Leave them out of quantization, as the default scope does."
-            )
-        self._alone(last.node.input[0], tensor, last.node)
-        hidden = self._chain(tensor, label(last.node))
-        if not hidden.relu:
-            raise ExportError(
-                f"{label(hidden.node)}, the hidden layer of output '{head.name}', has no ReLU behind it; the engine "
-                "runs heads of convolution, ReLU, convolution, as SeparateHead makes them. Use another backend."
-            )
-        source = self._stored(hidden.node.input[0], hidden.node)
-        first, second = self._kernel(hidden, source), self._head_kernel(last, None, head)
-        self._check_head_kernel(hidden, first, head)
-        self._check_channels(hidden.node, first, source, "float16")
-        hidden_channels = int(first.weight.shape[0])
-        if hidden_channels % _INPUT_MULTIPLE["float16"]:
-            raise ExportError(
-                f"{label(hidden.node)} writes {hidden_channels} hidden channels of output '{head.name}'; the engine "
-                f"takes a multiple of {_INPUT_MULTIPLE['float16']}. Change head_conv of the model's separate_head."
-            )
-        if second.weight.shape[:2] != (head.channels, hidden_channels):
+        hidden = self._hidden(last)
+        first = hidden or last
+        source = self._stored(first.node.input[0], first.node)
+        kernel = self._kernel(last, None if hidden else source)
+        width, height = self._spec.head_size
+        self._outputs[head.name] = PlanMap(head.name, head.channels, height, width, None, is_output=True)
+        if kernel.weight.shape[0] != head.channels:
             raise ConfigError(
-                f"{self._path}: {label(last.node)} takes {second.weight.shape[1]} channels to {second.weight.shape[0]};"
-                f" the model has {hidden_channels} in front of output '{head.name}' and {head.channels} in it. The "
-                "file belongs to another model config; export it again."
-            )
-        size = (source.width, source.height)
-        if size != self._spec.head_size:
-            raise ConfigError(
-                f"{self._path}: output '{head.name}' has {size[0]} x {size[1]} cells (x, y); the model has "
-                f"{self._spec.head_size[0]} x {self._spec.head_size[1]}. The file belongs to another model config; "
+                f"{self._path}: {label(last.node)} takes {kernel.weight.shape[1]} channels to {kernel.weight.shape[0]};"
+                f" the model has {head.channels} in output '{head.name}'. The file belongs to another model config; "
                 "export it again."
             )
-        return source, HeadBranch(
+        branch = None
+        if hidden is not None:
+            branch = source.name, self._branch(head, source, hidden, last, kernel)
+        conv = _fused(last, kernel, source.name, _Place(head.name, 0, None, last.node))
+        size = (source.height, source.width) if hidden else _output_size(conv, source)
+        if size != (height, width):
+            raise ConfigError(
+                f"{self._path}: output '{head.name}' has {size[1]} x {size[0]} cells (x, y); the model has "
+                f"{width} x {height}. The file belongs to another model config; export it again."
+            )
+        if branch is None:
+            self._check_channels(last.node, kernel, source, "float32")
+            self._convs.append((self._graph.position(last.node), conv))
+        return branch
+
+    def _hidden(self, last: _Chain) -> _Chain | None:
+        """The layer in front of an output's last one, where both are 1x1 and can be computed in one pass."""
+        tensor = self._graph.uncast(last.node.input[0])
+        producer = self._graph.producers.get(tensor)
+        if producer is None or producer.op_type in ("DequantizeLinear", "Concat"):
+            return None
+        if len(self._graph.readers(tensor)) > 1:
+            return None
+        hidden = self._chain(tensor, label(last.node))
+        shapes = [self._graph.weight_shape(chain.node) for chain in (hidden, last)]
+        plain = hidden.relu and hidden.node.op_type == "Conv" and all(shape[2:] == (1, 1) for shape in shapes)
+        if not plain or shapes[0][0] % _INPUT_MULTIPLE["float16"] or not _is_plain(hidden) or not _is_plain(last):
+            return None
+        self._alone(last.node.input[0], tensor, last.node)
+        return hidden
+
+    def _branch(self, head: HeadSpec, source: PlanMap, hidden: _Chain, last: _Chain, second: Kernel) -> HeadBranch:
+        first = self._kernel(hidden, source)
+        self._check_channels(hidden.node, first, source, "float16")
+        if second.weight.shape[1] != first.weight.shape[0]:
+            raise ConfigError(
+                f"{self._path}: {label(last.node)} reads {second.weight.shape[1]} channels of {label(hidden.node)}, "
+                f"which writes {first.weight.shape[0]}. The file belongs to another model config; export it again."
+            )
+        return HeadBranch(
             output=head.name,
             hidden_node=hidden.node.name,
             hidden_weight=_matrix(first),
@@ -173,20 +189,6 @@ class _Walk:
             last_weight=second.weight.reshape(second.weight.shape[:2]).astype(np.float16),
             last_bias=second.bias,
         )
-
-    def _head_kernel(self, chain: _Chain, source: PlanMap | None, head: HeadSpec) -> Kernel:
-        kernel = self._kernel(chain, source)
-        self._check_head_kernel(chain, kernel, head)
-        return kernel
-
-    def _check_head_kernel(self, chain: _Chain, kernel: Kernel, head: HeadSpec) -> None:
-        side = int(kernel.weight.shape[2])
-        if side != 1 or kernel.stride != 1 or kernel.padding != 0 or chain.node.op_type != "Conv":
-            raise ExportError(
-                f"{label(chain.node)} of output '{head.name}' has a {side}x{side} kernel, stride {kernel.stride} and "
-                f"padding {kernel.padding}; the engine runs heads of 1x1 convolutions (final_kernel=1 in the model "
-                "config's separate_head). Use another backend."
-            )
 
     def _stored(self, tensor: str, reader: onnx.NodeProto) -> PlanMap:
         """The map that a layer reads; makes it, and the layers in front of it, when first asked for."""
@@ -216,6 +218,11 @@ class _Walk:
 
     def _produce(self, reading: Reading, place: _Place) -> _Size:
         """Adds the layers that write a tensor at its place; (channels, height, width) of it."""
+        if self._graph.is_output(reading.origin):
+            raise ExportError(
+                f"{label(place.reader)} reads '{reading.origin}', which is an output of the graph too; the engine "
+                "stores an output for its reader outside alone. Use another backend."
+            )
         self._places[reading.origin] = place
         if len(self._places) > _MAX_MAPS:
             raise ExportError(
@@ -237,19 +244,7 @@ class _Walk:
         source = self._stored(chain.node.input[0], chain.node)
         kernel = self._kernel(chain, source)
         self._check_channels(chain.node, kernel, source, "float16" if place.scale is None else "int8")
-        conv = FusedConv(
-            node=chain.node.name,
-            source=source.name,
-            target=place.name,
-            target_channel=place.channel,
-            weight=kernel.weight,
-            weight_scale=kernel.weight_scale,
-            bias=kernel.bias,
-            stride=kernel.stride,
-            padding=kernel.padding,
-            upsample=kernel.upsample,
-            relu=chain.relu,
-        )
+        conv = _fused(chain, kernel, source.name, place)
         self._convs.append((self._graph.position(chain.node), conv))
         return (conv.out_channels, *_output_size(conv, source))
 
@@ -328,13 +323,49 @@ class _Walk:
     def _check_channels(self, node: onnx.NodeProto, kernel: Kernel, source: PlanMap, target: str) -> None:
         for number, verb, kind, multiple in (
             (kernel.weight.shape[1], "reads", source.type, _INPUT_MULTIPLE[source.type]),
-            (kernel.weight.shape[0], "writes", target, _OUTPUT_MULTIPLE[target]),
+            (kernel.weight.shape[0], "writes", target, _OUTPUT_MULTIPLE.get(target, 1)),
         ):
             if number % multiple:
                 raise ExportError(
                     f"{label(node)} {verb} {number} channels in {kind}; the engine takes a multiple of {multiple}. "
                     "Change the model's numbers of channels, or use another backend."
                 )
+
+
+def _is_plain(chain: _Chain) -> bool:
+    """Whether a 1x1 convolution takes every cell to its own."""
+    strides, pads = attribute(chain.node, "strides", (1, 1)), attribute(chain.node, "pads", (0, 0, 0, 0))
+    return set(strides) == {1} and set(pads) == {0}
+
+
+def _fused(chain: _Chain, kernel: Kernel, source: str, place: _Place) -> FusedConv:
+    return FusedConv(
+        node=chain.node.name,
+        source=source,
+        target=place.name,
+        target_channel=place.channel,
+        weight=kernel.weight,
+        weight_scale=kernel.weight_scale,
+        bias=kernel.bias,
+        stride=kernel.stride,
+        padding=kernel.padding,
+        upsample=kernel.upsample,
+        relu=chain.relu,
+    )
+
+
+def _together(branches: list[tuple[str, HeadBranch]]) -> tuple[HeadsLayer, ...]:
+    """Branches that read one map and are equally wide, a few at a time, in their order."""
+    alike: dict[tuple[str, int, str], list[HeadBranch]] = {}
+    for source, branch in branches:
+        width, kind = branch.hidden_weight.shape[0], branch.hidden_weight.dtype.name
+        alike.setdefault((source, width, kind), []).append(branch)
+    layers = []
+    for (source, _, _), group in alike.items():
+        parts = -(-len(group) // _BRANCHES_TOGETHER)
+        bounds = [len(group) * part // parts for part in range(parts + 1)]
+        layers += [HeadsLayer(source, tuple(group[a:b])) for a, b in itertools.pairwise(bounds)]
+    return tuple(layers)
 
 
 def _matrix(kernel: Kernel) -> NDArray[np.int8] | NDArray[np.float16]:
@@ -351,31 +382,3 @@ def _output_size(conv: FusedConv, source: PlanMap) -> tuple[int, int]:
         (size + 2 * conv.padding - conv.kernel) // conv.stride + 1 for size in (source.height, source.width)
     )
     return height, width
-
-
-def _check_tensors(graph: Graph, spec: ModelSpec, path: Path) -> None:
-    """The graph's input and outputs must be those of the model, in order, float32 and of the same sizes."""
-    import onnx
-
-    component = next(item for item in spec.components if item.name == BACKBONE_NECK_HEAD)
-    for kind, found, wanted in (
-        ("input", graph.inputs, component.inputs),
-        ("output", graph.outputs, component.outputs),
-    ):
-        names, expected = [value.name for value in found], [tensor.name for tensor in wanted]
-        if names != expected:
-            raise ConfigError(
-                f"{path}: {kind}s are {names}; the model has {expected}. The file belongs to another model, or to "
-                "another component than pts_backbone_neck_head."
-            )
-        for value, tensor in zip(found, wanted, strict=True):
-            tensor_type = value.type.tensor_type
-            shape = tuple(axis.dim_value if axis.HasField("dim_value") else None for axis in tensor_type.shape.dim)
-            fits = len(shape) == len(tensor.shape) and all(
-                size is None or size == want for size, want in zip(shape, tensor.shape, strict=True)
-            )
-            if not fits or tensor_type.elem_type != onnx.TensorProto.FLOAT:
-                raise ConfigError(
-                    f"{path}: {kind} '{value.name}' is {onnx.TensorProto.DataType.Name(tensor_type.elem_type)} {shape};"
-                    f" the model needs FLOAT {tensor.shape}. The file belongs to another model config; export it again."
-                )

@@ -11,6 +11,7 @@ import numpy as np
 
 from runtime.cuda_engine.arguments import ConvArguments, heads_arguments
 from runtime.cuda_engine.packing import pack_conv, pack_conv_affine, pack_heads_affine, pack_hidden, pack_last
+from runtime.cuda_engine.plan import HeadsLayer
 from runtime.cuda_engine.sources import ARCHITECTURE, conv_source, heads_source
 from runtime.cuda_engine.tiling import (
     TILE_COLUMNS,
@@ -30,10 +31,8 @@ if TYPE_CHECKING:
     from runtime.cuda.device import CudaDevice
     from runtime.cuda_engine.plan import FusedConv, NetworkPlan, PlanMap
 
-__all__ = ["HEADS", "DeviceMap", "DeviceNetwork", "Launch", "channels_per_chunk"]
+__all__ = ["DeviceMap", "DeviceNetwork", "Launch", "channels_per_chunk", "heads_label"]
 
-# Label of the last launch: all branches at once.
-HEADS = "heads"
 Tiling = ConvTiling | HeadsTiling
 
 
@@ -104,7 +103,7 @@ class Launch:
     """A kernel with its arguments, ready to be put on a stream.
 
     Attributes:
-        label: ONNX node of the layer; "heads" for all branches.
+        label: ONNX node of the layer; `heads_label` for several branches at once.
         tiling: How it is cut.
     """
 
@@ -113,6 +112,11 @@ class Launch:
     blocks: int
     arguments: ctypes.Structure
     tiling: Tiling
+
+
+def heads_label(layer: HeadsLayer) -> str:
+    """Of a launch that computes several branches: those, by their outputs."""
+    return f"heads {' '.join(branch.output for branch in layer.branches)}"
 
 
 class DeviceNetwork:
@@ -136,32 +140,38 @@ class DeviceNetwork:
         self.plan = plan
         self.maps = {name: DeviceMap.allocate(device, plan_map) for name, plan_map in plan.maps.items()}
         self.canvas = self.maps[plan.canvas.name]
-        head_source = plan.maps[plan.heads.source]
         self.outputs = {
-            branch.output: device.allocate(len(branch.last_bias) * head_source.height * head_source.width * 4)
-            for branch in plan.heads.branches
+            name: device.allocate(output.channels * output.height * output.width * 4)
+            for name, output in plan.outputs.items()
         }
-        self._convs = {conv.node: conv for conv in plan.convs}
+        self._layers: dict[str, FusedConv | HeadsLayer] = {conv.node: conv for conv in plan.convs}
+        self._layers |= {heads_label(layer): layer for layer in plan.heads}
         self._kernels: dict[Tiling, Any] = {}
-        chosen = {label: (tilings or {}).get(label) or self.tilings(label)[0] for label in (*self._convs, HEADS)}
+        chosen = {label: (tilings or {}).get(label) or self.tilings(label)[0] for label in self._layers}
         self.prepare(chosen.values())
         self.launches = [self.launch_of(label, tiling) for label, tiling in chosen.items()]
 
     def tilings(self, label: str) -> tuple[Tiling, ...]:
         """The tilings that can compute a layer, by its label in `launches`."""
-        maps = self.plan.maps
-        if label == HEADS:
-            return heads_tilings(self.plan.heads, maps[self.plan.heads.source])
-        conv = self._convs[label]
-        return conv_tilings(conv, maps[conv.source], maps[conv.target])
+        layer, maps = self._layers[label], self.plan.maps
+        if isinstance(layer, HeadsLayer):
+            return heads_tilings(layer, maps[layer.source])
+        return conv_tilings(layer, maps[layer.source], self.plan.target(layer))
 
     def signature(self, label: str) -> str:
         """What the speed of a layer depends on: layers of one signature are cut alike."""
-        maps = self.plan.maps
-        if label == HEADS:
-            return heads_signature(self.plan.heads, maps[self.plan.heads.source])
-        conv = self._convs[label]
-        return conv_signature(conv, maps[conv.source], maps[conv.target])
+        layer, maps = self._layers[label], self.plan.maps
+        if isinstance(layer, HeadsLayer):
+            return heads_signature(layer, maps[layer.source])
+        return conv_signature(layer, maps[layer.source], self.plan.target(layer))
+
+    def read_output(self, name: str, stream: int) -> NDArray[np.float32]:
+        """An output of the last run on the host: (channels, height, width) float32. Waits for the stream."""
+        output = self.plan.outputs[name]
+        values = np.empty((output.channels, output.height, output.width), np.float32)
+        self._device.download(values, self.outputs[name], stream)
+        self._device.synchronize(stream)
+        return values
 
     def prepare(self, tilings: Iterable[Tiling]) -> None:
         """Compiles the kernels of tilings, side by side: each takes the compiler about a second."""
@@ -177,10 +187,13 @@ class DeviceNetwork:
     def launch_of(self, label: str, tiling: Tiling) -> Launch:
         """Packs a layer's weights for a tiling and fixes its arguments."""
         self.prepare([tiling])
-        if isinstance(tiling, ConvTiling):
-            arguments, blocks = self._conv_arguments(self._convs[label], tiling)
+        layer = self._layers[label]
+        if isinstance(layer, HeadsLayer):
+            assert isinstance(tiling, HeadsTiling)
+            arguments, blocks = self._heads_arguments(layer, tiling)
         else:
-            arguments, blocks = self._heads_arguments(tiling)
+            assert isinstance(tiling, ConvTiling)
+            arguments, blocks = self._conv_arguments(layer, tiling)
         return Launch(label, self._kernels[tiling], blocks, arguments, tiling)
 
     def enqueue(self, stream: int) -> None:
@@ -201,33 +214,44 @@ class DeviceNetwork:
         return self._device.compile_image(source, _function(tiling), architecture=ARCHITECTURE)
 
     def _conv_arguments(self, conv: FusedConv, tiling: ConvTiling) -> tuple[ctypes.Structure, int]:
-        device, source, target = self._device, self.maps[conv.source], self.maps[conv.target]
-        height, width = target.map.height // conv.upsample, target.map.width // conv.upsample
+        device, source, target = self._device, self.maps[conv.source], self.plan.target(conv)
+        output, out_pitch, out_plane = self._place(conv)
+        height, width = target.height // conv.upsample, target.width // conv.upsample
         tiles_x = -(-width // TILE_COLUMNS)
         tiles = tiles_x * -(-height // tiling.tile_rows)
-        column_tiles = conv.out_channels * conv.upsample**2 // tiling.n_tile
+        column_tiles = tiling.column_tiles(conv)
         arguments = ConvArguments(
-            input=source.address,
-            output=target.address + conv.target_channel // channels_per_chunk(target.map) * target.plane,
+            input=source.address + conv.source_channel // channels_per_chunk(source.map) * source.plane,
+            output=output,
             weights=device.upload_new(pack_conv(conv, tiling)),
-            affine=device.upload_new(pack_conv_affine(conv, tiling, source.map, target.map)),
+            affine=device.upload_new(pack_conv_affine(conv, tiling, source.map, target)),
             in_pitch=source.pitch,
-            out_pitch=target.pitch,
+            out_pitch=out_pitch,
             in_plane=source.plane,
-            out_plane=target.plane,
+            out_plane=out_plane,
             height=height,
             width=width,
             tiles_x=tiles_x,
             tiles=tiles,
             column_tiles=column_tiles,
+            channels=conv.out_channels,
         )
         blocks = device.num_multiprocessors
         # A block with resident weights belongs to one column tile: whole sets of them.
         sets = max(blocks // column_tiles, 1)
         return arguments, sets * column_tiles if tiling.resident else min(blocks, tiles * column_tiles)
 
-    def _heads_arguments(self, tiling: HeadsTiling) -> tuple[ctypes.Structure, int]:
-        device, heads = self._device, self.plan.heads
+    def _place(self, conv: FusedConv) -> tuple[int, int, int]:
+        """Where a layer writes: address, elements of a row, and bytes of a plane (a chunk's or an output channel's)."""
+        output = self.plan.outputs.get(conv.target)
+        if output is not None:
+            return self.outputs[conv.target], output.width, output.height * output.width * 4
+        target = self.maps[conv.target]
+        first = conv.target_channel // channels_per_chunk(target.map)
+        return target.address + first * target.plane, target.pitch, target.plane
+
+    def _heads_arguments(self, heads: HeadsLayer, tiling: HeadsTiling) -> tuple[ctypes.Structure, int]:
+        device = self._device
         source = self.maps[heads.source]
         affine, bias = pack_heads_affine(heads, source.map, tiling.last_tile)
         tiles_x = -(-source.map.width // TILE_COLUMNS)

@@ -135,6 +135,23 @@ class Graph:
                 "The engine runs networks whose layers read results behind bias and ReLU; use another backend."
             )
 
+    def readers(self, tensor: str) -> list[onnx.NodeProto]:
+        """Nodes that read a tensor."""
+        return list(self._readers.get(tensor, []))
+
+    def is_output(self, tensor: str) -> bool:
+        """Whether a tensor leaves the graph."""
+        return tensor in self._output_names
+
+    def weight_shape(self, node: onnx.NodeProto) -> tuple[int, ...]:
+        """Of a convolution as ONNX lays it out, quantized or not; empty where it is no constant."""
+        name = node.input[1]
+        producer = self.producers.get(name)
+        if producer is not None and producer.op_type == "DequantizeLinear":
+            name = producer.input[0]
+        weight = self._constants.get(name)
+        return () if weight is None else tuple(weight.dims)
+
     def reading(self, tensor: str) -> Reading:
         """Follows an input back through casts and a Q/DQ pair to the tensor that was computed."""
         tensor = self.uncast(tensor)

@@ -20,9 +20,13 @@ _INT8_COLUMNS = np.array([4 * (p % 8 // 2) + 2 * (p // 8) + p % 2 for p in range
 
 
 def _column_channels(conv: FusedConv, tiling: ConvTiling) -> NDArray[np.int64]:
-    """(columns, 3) [channel, i, j] of every column of the layer, in the order of the kernel's products."""
+    """(columns, 3) [channel, i, j] of every column of the layer, in the order of the kernel's products.
+
+    Columns beyond an output's channels repeat its last one: they are computed and not stored.
+    """
     per_pixel = tiling.n_tile // conv.upsample
-    channels = np.arange(conv.out_channels).reshape(-1, per_pixel)
+    columns_in_all = tiling.column_tiles(conv) * tiling.n_tile // conv.upsample**2
+    channels = np.minimum(np.arange(columns_in_all), conv.out_channels - 1).reshape(-1, per_pixel)
     if tiling.out_int8:
         channels = channels.reshape(len(channels), -1, 16)[:, :, _INT8_COLUMNS].reshape(len(channels), per_pixel)
     columns = [

@@ -48,6 +48,7 @@ class ConvTiling:
 
     Attributes:
         in_int8, out_int8: Types of the maps, else float16.
+        out_dense: Whether it writes an output, which is dense and float32.
         n_tile: Columns of a tile: output channels, or (j, channel) of a transposed convolution.
         kernel, stride, padding, upsample, relu: Of the layer.
         slab_chunks: 16-byte chunks of input channels that a stage holds.
@@ -61,6 +62,7 @@ class ConvTiling:
 
     in_int8: bool
     out_int8: bool
+    out_dense: bool
     n_tile: int
     kernel: int
     stride: int
@@ -79,6 +81,10 @@ class ConvTiling:
     def tile_rows(self) -> int:
         """Output rows of a tile."""
         return self.warpgroups * self.rows
+
+    def column_tiles(self, conv: FusedConv) -> int:
+        """Tiles of columns of a layer; an output's last one may reach beyond its channels."""
+        return -(-conv.out_channels * conv.upsample**2 // self.n_tile)
 
     @property
     def slab_weight_bytes(self) -> int:
@@ -132,7 +138,7 @@ def conv_tilings(conv: FusedConv, source: PlanMap, target: PlanMap) -> tuple[Con
             f"ONNX node '{conv.node}': no kernel of the 'cuda' backend computes a {conv.kernel}x{conv.kernel} "
             f"convolution of {conv.in_channels} to {conv.out_channels} channels ({source.type} to {target.type}, "
             f"stride {conv.stride}). Input channels must be a multiple of 32 (int8) or 16 (float16), outputs of 16 or "
-            "8. Use the onnx or tensorrt backend for this model."
+            "8 (an output any number). Use the onnx or tensorrt backend for this model."
         )
     return tuple(found[:_CANDIDATES])
 
@@ -254,11 +260,13 @@ def _measured() -> dict[str, dict[str, int | bool]]:
 def _tilings(conv: FusedConv, source: PlanMap, target: PlanMap) -> Iterator[ConvTiling]:
     in_int8, out_int8 = source.type == "int8", target.type == "int8"
     chunks, rest = divmod(conv.in_channels, 16 if in_int8 else 8)
-    if rest or chunks % 2:
+    if rest or chunks % 2 or (target.is_output and conv.upsample > 1):
         return
-    for n_tile in range(16, 129, 16):
+    widest = min(-(-conv.out_channels // 16) * 16, 128)
+    for n_tile in [widest] if target.is_output else range(16, 129, 16):
         per_pixel, rest = divmod(n_tile, conv.upsample)
-        if rest or per_pixel % (16 if out_int8 else 8) or conv.out_channels % per_pixel:
+        whole = target.is_output or conv.out_channels % per_pixel == 0
+        if rest or per_pixel % (16 if out_int8 else 8) or not whole:
             continue
         for slab_chunks in (2, 4, 8, 16):
             if chunks % slab_chunks:
@@ -268,6 +276,7 @@ def _tilings(conv: FusedConv, source: PlanMap, target: PlanMap) -> Iterator[Conv
                     tiling = ConvTiling(
                         in_int8=in_int8,
                         out_int8=out_int8,
+                        out_dense=target.is_output,
                         n_tile=n_tile,
                         kernel=conv.kernel if conv.upsample == 1 else 1,
                         stride=conv.stride,
@@ -315,14 +324,15 @@ def _estimated_cycles(tiling: ConvTiling, conv: FusedConv, target: PlanMap) -> f
     """
     height, width = target.height // conv.upsample, target.width // conv.upsample
     tiles = -(-width // TILE_COLUMNS) * -(-height // tiling.tile_rows)
-    column_tiles = conv.out_channels * conv.upsample**2 // tiling.n_tile
+    column_tiles = tiling.column_tiles(conv)
     lanes = max(_BLOCKS // column_tiles, 1) if tiling.resident else _BLOCKS
     items = tiles if tiling.resident else tiles * column_tiles
     per_block = -(-items // (lanes * tiling.groups)) * tiling.groups
     steps = tiling.kernel**2 * tiling.slab_chunks // 2 * tiling.slabs * tiling.tile_rows
     products = steps * max(tiling.n_tile / 2, (2048 + 32 * tiling.n_tile) / 128)
     loads = tiling.slabs * tiling.stage_bytes / 24
-    stores = tiling.tile_rows * TILE_COLUMNS * tiling.n_tile * (1 if tiling.out_int8 else 2) / 12
+    target_bytes = 1 if tiling.out_int8 else 4 if tiling.out_dense else 2
+    stores = tiling.tile_rows * TILE_COLUMNS * tiling.n_tile * target_bytes / 12
     # A group waits for its products and then converts its sums; the others compute meanwhile.
     accumulators = tiling.rows * tiling.n_tile // 2
     serial = products + 60 * tiling.slabs + 600 + 10 * accumulators

@@ -17,7 +17,7 @@ from base.files import user_path, write_json
 from base.progress import progress
 from runtime.cuda.device import CudaDevice
 from runtime.cuda_engine.checks.random_plans import Architecture, random_plan
-from runtime.cuda_engine.network import HEADS, DeviceNetwork
+from runtime.cuda_engine.network import DeviceNetwork
 from runtime.cuda_engine.plan import MAP_TYPES
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def _tune_all(args: argparse.Namespace) -> None:
 
 def _tune(device: CudaDevice, network: DeviceNetwork, found: dict[str, dict[str, int | bool]]) -> None:
     stream = device.create_stream()
-    shapes = {network.signature(label): label for label in (*(conv.node for conv in network.plan.convs), HEADS)}
+    shapes = {network.signature(launch.label): launch.label for launch in network.launches}
     new = {signature: label for signature, label in shapes.items() if signature not in found}
     network.prepare(tiling for label in new.values() for tiling in network.tilings(label))
     for signature, label in progress(new.items(), "tuning", len(new), unit="layer"):

@@ -104,6 +104,14 @@ def _run_conv(device: ModelDevice, g: Any, t: ConvTiling, blocks: int) -> None:
 def _store(
     output: NDArray[np.uint8], values: NDArray[np.float32], g: Any, t: ConvTiling, column_tile: int, y0: int, x0: int
 ) -> None:
+    if t.out_dense:
+        rows, columns = min(t.tile_rows, g.height - y0), min(_COLUMNS, g.width - x0)
+        for column in range(min(t.n_tile, g.channels - column_tile * t.n_tile)):
+            for row in range(rows):
+                at = (column_tile * t.n_tile + column) * g.out_plane + ((y0 + row) * g.out_pitch + x0) * 4
+                data = np.ascontiguousarray(values[row, :columns, column]).view(np.uint8)
+                output[at : at + len(data)] = data
+        return
     per_pixel, per_chunk = t.n_tile // t.upsample, 16 if t.out_int8 else 8
     blocks = g.column_tiles // t.upsample
     i, first = column_tile // blocks, column_tile % blocks * per_pixel // per_chunk

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,17 +122,32 @@ class _Builder:
         return self.add("Relu", f"/{layer}/Relu", [tensor])
 
 
-def small_graph(spec: ModelSpec, floats: Collection[str] = (), seed: int = 0) -> onnx.ModelProto:
+def small_graph(
+    spec: ModelSpec,
+    floats: Collection[str] = (),
+    seed: int = 0,
+    *,
+    head_kernels: Sequence[int] = (1, 1),
+    head_relu: bool = True,
+    quantized_last: bool = False,
+) -> onnx.ModelProto:
     """The graph, FP32 beside its codes.
 
     Args:
         spec: Of `graph_spec`.
         floats: Layers in floating point, of block0, block1, side, up, shared, hidden. Two layers that read one tensor
-            (side and block1; all of hidden) go together. The last layers of the heads always are.
+            (side and block1; all of hidden) go together. The last layers of the heads always are but for
+            `quantized_last`.
         seed: Of the weights.
+        head_kernels: Side of each convolution of a branch.
+        head_relu: Whether ReLUs lie between them.
+        quantized_last: Whether the last one is INT8 too.
     """
-    build = _Builder(seed, {*floats, *(("hidden_heatmap", "hidden_reg") if "hidden" in floats else ())})
-    build.floats = {*build.floats, "last_heatmap", "last_reg"}
+    build = _Builder(seed, {*floats, *(f"hidden_{head.name}" for head in spec.heads if "hidden" in floats)})
+    middle = range(1, len(head_kernels) - 1)
+    build.floats = {*build.floats, *(f"hidden{index}_{head.name}" for head in spec.heads for index in middle)}
+    if not quantized_last and len(head_kernels) > 1:
+        build.floats = {*build.floats, *(f"last_{head.name}" for head in spec.heads)}
 
     def read(tensor: str, stem: str, scale: float, *readers: str) -> str:
         return tensor if readers[0] in floats else build.pair(tensor, stem, scale)
@@ -150,8 +165,14 @@ def small_graph(spec: ModelSpec, floats: Collection[str] = (), seed: int = 0) ->
     shared = build.relu("shared", build.conv("shared", x, (64, 32), 3))
     x = read(shared, "/shared/Relu", SHARED_SCALE, "hidden")
     for head in spec.heads:
-        hidden = build.relu(f"hidden_{head.name}", build.conv(f"hidden_{head.name}", x, (32, 32), 1))
-        build.conv(f"last_{head.name}", hidden, (32, head.channels), 1, output=head.name)
+        hidden = x
+        for index, kernel in enumerate(head_kernels[:-1]):
+            layer = f"hidden{index or ''}_{head.name}"
+            hidden = build.conv(layer, hidden, (32, 32), kernel)
+            hidden = build.relu(layer, hidden) if head_relu else hidden
+        if quantized_last and len(head_kernels) > 1:
+            hidden = build.pair(hidden, f"/last_{head.name}", SHARED_SCALE)
+        build.conv(f"last_{head.name}", hidden, (32, head.channels), head_kernels[-1], output=head.name)
     float32 = TensorProto.FLOAT
     graph = helper.make_graph(
         build.nodes,

@@ -76,7 +76,7 @@ def _macros() -> dict[str, dict[str, object]]:
     source, target = (plan.maps[name] for name in (plan.convs[0].source, plan.convs[0].target))
     pillars = PillarModel.from_spec(spec, random_weights(spec, 16), 1000, scale=None, is_dense=False)
     conv = conv_tilings(plan.convs[0], source, target)[0]
-    heads = heads_tilings(plan.heads, plan.maps[plan.heads.source])[0]
+    heads = heads_tilings(plan.heads[0], plan.maps[plan.heads[0].source])[0]
     return {
         "pillars.cu pfn.cu": definitions(pillars, PILLAR_SIZES, COUNTERS, TOTALS),
         "decode.cu": definitions(DecodeModel.from_spec(spec, DECODE_SIZES), DECODE_SIZES, COUNTS, HEADER),

@@ -13,7 +13,7 @@ from models.spec import ModelSpec
 from runtime.cuda.device import CudaDevice
 from runtime.cuda_engine.checks.agreement import compare_layers
 from runtime.cuda_engine.checks.random_plans import Architecture, random_plan
-from runtime.cuda_engine.network import HEADS, DeviceNetwork
+from runtime.cuda_engine.network import DeviceNetwork, heads_label
 from runtime.cuda_engine.plan import FusedConv, NetworkPlan, PlanMap
 from runtime.cuda_engine.sources import ARCHITECTURE, conv_source, heads_source
 from runtime.cuda_engine.tiling import ConvTiling, conv_signature, conv_tilings
@@ -32,12 +32,19 @@ ARCHITECTURES = {
         (12, 40), channels=(32, 32), depths=(0, 0), strides=(1, 2), neck_channels=32, upsamples=(0.5, 1),
         shared_channels=32, heads=(("heatmap", 9), ("reg", 2)),
     ),
+    "heads of 3x3": Architecture(
+        (12, 72), channels=(32,), depths=(0,), strides=(1,), neck_channels=32, upsamples=(1,), shared_channels=32,
+        heads=(("heatmap", 20), ("reg", 2), ("height", 1)), head_kernel=3,
+    ),
 }  # fmt: skip
 RELEASED = {
     "760": Architecture((760, 760)),
     "1020": Architecture((1020, 1020), upsamples=(0.5, 1, 2)),
     "demo": Architecture((320, 320), channels=(64, 128, 192), depths=(3, 5, 3), strides=(2, 2, 2), neck_channels=96),
 }
+WIDE_HEADS = Architecture(
+    (512, 512), channels=(64, 128), depths=(0, 0), strides=(2, 2), upsamples=(0.5, 1), head_kernel=3
+)
 
 
 def open_network(plan: NetworkPlan) -> tuple[FakeDevice, DeviceNetwork]:
@@ -63,7 +70,7 @@ def test_every_layer_computes_the_plan(name: str, map_type: MapType) -> None:
         run_launch(device, launch)
     agreements = compare_layers(cast(CudaDevice, device), network, 1)
     assert [item for item in agreements if not item.passed] == []
-    assert len(agreements) == len(network.plan.convs) + len(network.plan.heads.branches)
+    assert len(agreements) == len(network.plan.convs) + sum(len(layer.branches) for layer in network.plan.heads)
     for item in network.maps.values():
         assert not item.read_border(cast(CudaDevice, device), 1).any()
 
@@ -134,7 +141,8 @@ def test_layers_follow_each_other_on_one_stream() -> None:
     device.calls.clear()
     network.enqueue(5)
     launches = [call for call in device.calls if call[0] == "launch"]
-    assert [launch.label for launch in network.launches] == [*(conv.node for conv in plan.convs), HEADS]
+    labels = [*(conv.node for conv in plan.convs), *map(heads_label, plan.heads)]
+    assert [launch.label for launch in network.launches] == labels
     assert len(device.calls) == len(launches) == len(plan.convs) + 1
     for call, launch in zip(launches, network.launches, strict=True):
         assert (call[1], call[2], call[3], call[5], call[6]) == (
@@ -147,12 +155,15 @@ def test_layers_follow_each_other_on_one_stream() -> None:
 @pytest.mark.parametrize("map_type", TYPES)
 def test_kernels_compile(map_type: MapType, tmp_path: Path) -> None:
     """One of each kind; wgmma that the compiler serializes would run at a fraction of the speed."""
-    plan = random_plan(RELEASED["760"], map_type)
-    _, network = open_network(plan)
+    networks = [open_network(random_plan(net, map_type))[1] for net in (RELEASED["760"], WIDE_HEADS)]
     kinds = {}
-    for launch in network.launches:
+    for launch in [launch for network in networks for launch in network.launches]:
         tiling = launch.tiling
-        kind = (tiling.stride, tiling.upsample, tiling.resident) if isinstance(tiling, ConvTiling) else HEADS
+        kind = (
+            (tiling.stride, tiling.upsample, tiling.resident, tiling.out_dense)
+            if isinstance(tiling, ConvTiling)
+            else "heads"
+        )
         kinds[kind] = launch
     for launch in kinds.values():
         source = (conv_source if isinstance(launch.tiling, ConvTiling) else heads_source)(launch.tiling.macros)

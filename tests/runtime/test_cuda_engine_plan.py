@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 
+from models.spec import HeadSpec
 from tests.runtime.qdq_graphs import (
     BLOCK0_SCALE,
     BLOCK1_SCALE,
@@ -87,7 +89,7 @@ def test_a_concatenation_of_a_concatenation_is_written_in_place(tmp_path: Path) 
 
 
 def test_heads_of_an_int8_graph(model: onnx.ModelProto, tmp_path: Path) -> None:
-    heads = plan_of(model, SPEC, tmp_path).heads
+    (heads,) = plan_of(model, SPEC, tmp_path).heads
     assert heads.source == "/shared/Relu/QuantizeLinear_output_0"
     assert [branch.output for branch in heads.branches] == ["heatmap", "reg"]
     for branch in heads.branches:
@@ -124,7 +126,7 @@ def test_layers_in_floating_point(
     assert {plan.maps[name].type for name in order if plan.maps[name].scale is None} <= {"float16"}
     found = {name.split("/")[1] if "/" in name else name: plan.maps[name].type[0] for name in order}
     assert "".join(found[name] for name in ("spatial_features", "block0", "block1", "join", "shared")) == maps
-    assert {branch.hidden_weight.dtype.name for branch in plan.heads.branches} == {
+    assert {branch.hidden_weight.dtype.name for branch in plan.heads[0].branches} == {
         "float16" if "hidden" in floats else "int8"
     }
     assert all((conv.weight_scale is None) == (conv.weight.dtype == np.float16) for conv in plan.convs)
@@ -170,3 +172,59 @@ def test_one_scale_for_all_channels_and_no_bias(model: onnx.ModelProto, tmp_path
     conv = plan_of(model, SPEC, tmp_path).convs[0]
     np.testing.assert_array_equal(conv.weight_scale, np.full(32, 0.5, np.float32))
     np.testing.assert_array_equal(conv.bias, np.zeros(32, np.float32))
+
+
+FORMS: dict[str, tuple[dict[str, Any], list[list[str]]]] = {
+    "3x3": ({"head_kernels": (3, 3)}, [["heatmap 3", "reg 3"], []]),
+    "3x3 and 1x1": ({"head_kernels": (3, 1)}, [["heatmap 1", "reg 1"], []]),
+    "one layer": ({"head_kernels": (3,)}, [["heatmap 3", "reg 3"], []]),
+    "three layers": ({"head_kernels": (1, 3, 1)}, [["heatmap 1", "reg 1"], []]),
+    "no ReLU": ({"head_relu": False}, [["heatmap 1", "reg 1"], []]),
+    "quantized": ({"quantized_last": True}, [["heatmap 1", "reg 1"], []]),
+    "two 1x1": ({}, [[], ["heatmap", "reg"]]),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_heads_of_every_form(name: str, tmp_path: Path) -> None:
+    """Which layers write the outputs, and which branches are computed in one pass."""
+    form, (written, together) = FORMS[name]
+    plan = plan_of(small_graph(SPEC, **form), SPEC, tmp_path)
+    last = [f"{conv.target} {conv.kernel}" for conv in plan.convs if conv.target in plan.outputs]
+    assert last == written
+    assert [branch.output for layer in plan.heads for branch in layer.branches] == together
+    assert {item.name: (item.channels, item.height, item.width) for item in plan.outputs.values()} == {
+        "heatmap": (5, 8, 10),
+        "reg": (2, 8, 10),
+    }
+    assert {item.type for item in plan.outputs.values()} == {"float32"}
+
+
+def test_first_layers_of_branches_are_one(tmp_path: Path) -> None:
+    model = small_graph(SPEC, head_kernels=(3, 3))
+    plan = plan_of(model, SPEC, tmp_path)
+    merged = next(conv for conv in plan.convs if conv.node == "/hidden_heatmap/Conv (+1)")
+    parts = ["/hidden_heatmap/Conv", "/hidden_reg/Conv"]
+    codes = [value(model, f"{part}.weight/DequantizeLinear.codes") for part in parts]
+    np.testing.assert_array_equal(merged.weight, np.concatenate(codes))
+    scales = [value(model, f"{part}.weight/DequantizeLinear.scale") for part in parts]
+    np.testing.assert_array_equal(merged.weight_scale, np.concatenate(scales))
+    np.testing.assert_array_equal(merged.bias, np.concatenate([value(model, f"{part}.bias") for part in parts]))
+    readers = {conv.target: conv.source_channel for conv in plan.convs if conv.source == merged.target}
+    assert readers == {"heatmap": 0, "reg": 32}
+    assert plan.maps[merged.target].channels == 64
+    # Codes of two scales are two maps.
+    apart = plan_of(small_graph(SPEC, head_kernels=(3, 3), quantized_last=True), SPEC, tmp_path)
+    assert [conv.node for conv in apart.convs if "hidden" in conv.node] == ["/hidden_heatmap/Conv (+1)"]
+    model = small_graph(SPEC, head_kernels=(3, 3), quantized_last=True)
+    for op_type in ("QuantizeLinear", "DequantizeLinear"):
+        set_value(model, f"/last_reg/{op_type}.scale", np.array(0.25, np.float32))
+    apart = plan_of(model, SPEC, tmp_path)
+    assert [conv.node for conv in apart.convs if "hidden" in conv.node] == parts
+
+
+def test_many_branches_are_computed_a_few_at_a_time(tmp_path: Path) -> None:
+    spec = graph_spec(heads=tuple(HeadSpec(f"head{number}", 2) for number in range(13)))
+    plan = plan_of(small_graph(spec), spec, tmp_path)
+    assert [len(layer.branches) for layer in plan.heads] == [4, 4, 5]
+    assert [branch.output for layer in plan.heads for branch in layer.branches] == [head.name for head in spec.heads]

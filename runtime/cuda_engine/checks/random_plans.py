@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from base.int8 import scale_of_amax
-from runtime.cuda_engine.plan import FusedConv, HeadBranch, HeadsLayer, MapType, NetworkPlan, PlanMap
+from runtime.cuda_engine.plan import FusedConv, HeadBranch, HeadsLayer, MapType, NetworkPlan, PlanMap, merge_siblings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,6 +28,7 @@ class Architecture:
         neck_channels, upsamples: Of the neck's branches; an upsample below 1 is a strided convolution.
         shared_channels: Between neck and heads, and within a head.
         heads: Output name and channels.
+        head_kernel: Side of both convolutions of a head.
     """
 
     size: tuple[int, int]
@@ -46,6 +47,7 @@ class Architecture:
         ("rot", 2),
         ("vel", 2),
     )
+    head_kernel: int = 1
 
 
 def random_plan(architecture: Architecture, map_type: MapType, seed: int = 0) -> NetworkPlan:
@@ -79,8 +81,18 @@ class _Builder:
                 upsample=max(round(upsample), 1), padding=0, into=(neck, index * net.neck_channels),
             )  # fmt: skip
         shared = self._conv("shared", neck, net.shared_channels, kernel=3)
-        branches = tuple(self._branch(name, outputs, shared) for name, outputs in net.heads)
-        return NetworkPlan(canvas, self._maps, tuple(self._convs), HeadsLayer(shared.name, branches))
+        outputs = {
+            name: PlanMap(name, channels, shared.height, shared.width, None, is_output=True)
+            for name, channels in net.heads
+        }
+        if net.head_kernel == 1:
+            branches = tuple(self._branch(name, channels, shared) for name, channels in net.heads)
+            heads: tuple[HeadsLayer, ...] = (HeadsLayer(shared.name, branches),)
+        else:
+            heads = ()
+            for output in outputs.values():
+                self._wide_branch(output, shared)
+        return merge_siblings(NetworkPlan(canvas, self._maps, tuple(self._convs), heads, outputs))
 
     def _map(self, name: str, channels: int, height: int, width: int) -> PlanMap:
         scale = float(np.float32(self._random.uniform(0.02, 0.03))) if self._int8 else None
@@ -102,6 +114,26 @@ class _Builder:
             FusedConv(name, source.name, target.name, first, weight, scale, bias, stride, padding, upsample, relu=True)
         )
         return target
+
+    def _wide_branch(self, output: PlanMap, source: PlanMap) -> None:
+        """Two convolutions of more than one cell, the first into a float16 map as a quantized model has it."""
+        kernel, width = self._net.head_kernel, self._net.shared_channels
+        hidden = PlanMap(f"{output.name}.0.map", width, source.height, source.width, None)
+        self._maps[hidden.name] = hidden
+        weight, scale = self._weight((width, source.channels, kernel, kernel), kernel)
+        bias = self._random.normal(0, 0.1, width).astype(np.float32)
+        padding = kernel // 2
+        self._convs.append(
+            FusedConv(f"{output.name}.0", source.name, hidden.name, 0, weight, scale, bias, 1, padding, 1, relu=True)
+        )
+        last = self._random.normal(0, np.sqrt(1 / (width * kernel**2)), (output.channels, width, kernel, kernel))
+        bias = self._random.normal(0, 0.1, output.channels).astype(np.float32)
+        self._convs.append(
+            FusedConv(
+                f"{output.name}.1", hidden.name, output.name, 0, last.astype(np.float16), None, bias, 1, padding, 1,
+                relu=False,
+            )
+        )  # fmt: skip
 
     def _weight(
         self, shape: tuple[int, ...], taps: int

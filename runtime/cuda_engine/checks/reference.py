@@ -37,7 +37,7 @@ def run_plan(plan: NetworkPlan, canvas: NDArray[np.float32], *, keep_maps: bool 
         keep_maps: Return the maps between the layers too.
 
     Returns:
-        Output name -> (1, n, h, w) float32, in the order of the plan's branches; with `keep_maps` also map name ->
+        Output name -> (1, n, h, w) float32, in the order of the plan; with `keep_maps` also map name ->
         (C, h, w), int8 codes or float16.
 
     Raises:
@@ -50,10 +50,17 @@ def run_plan(plan: NetworkPlan, canvas: NDArray[np.float32], *, keep_maps: bool 
         item.name: np.zeros((item.channels, item.height, item.width), item.type) for item in plan.maps.values()
     }
     maps[plan.canvas.name] = store(canvas, plan.canvas)
+    outputs: dict[str, NDArray[np.float32]] = {}
     for conv in plan.convs:
+        result = run_layer(plan, conv, maps[conv.source])
+        if conv.target in plan.outputs:
+            outputs[conv.target] = result[None]
+            continue
         channels = slice(conv.target_channel, conv.target_channel + conv.out_channels)
-        maps[conv.target][channels] = run_layer(plan, conv, maps[conv.source])
-    outputs = run_heads(plan, maps[plan.heads.source])
+        maps[conv.target][channels] = result
+    for layer in plan.heads:
+        outputs |= run_heads(plan, layer, maps[layer.source])
+    outputs = {name: outputs[name] for name in plan.outputs}
     return {**outputs, **maps} if keep_maps else outputs
 
 
@@ -63,11 +70,12 @@ def run_layer(plan: NetworkPlan, conv: FusedConv, source: NDArray[Any]) -> NDArr
     Args:
         plan: The network that it belongs to.
         conv: The layer.
-        source: (C_in, h, w), int8 codes or float16.
+        source: (C, h, w), int8 codes or float16: the whole map.
 
     Returns:
-        (C_out, h', w') as the target map stores it: what the layer writes from `target_channel` on.
+        (C_out, h', w') as the target stores it: what the layer writes from `target_channel` on.
     """
+    source = source[conv.source_channel : conv.source_channel + conv.in_channels]
     if conv.upsample > 1:
         total = _upsample(source, conv.weight, conv.upsample)
     else:
@@ -75,20 +83,20 @@ def run_layer(plan: NetworkPlan, conv: FusedConv, source: NDArray[Any]) -> NDArr
     result = _scaled(total, plan.maps[conv.source].scale, conv.weight_scale, conv.bias)
     if conv.relu:
         result = np.maximum(result, np.float32(0))
-    return store(result, plan.maps[conv.target])
+    return store(result, plan.target(conv))
 
 
-def run_heads(plan: NetworkPlan, source: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
-    """All branches of the head from the contents of the map that they read.
+def run_heads(plan: NetworkPlan, heads: HeadsLayer, source: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
+    """Branches of the head from the contents of the map that they read.
 
     Args:
         plan: The network.
+        heads: Branches of it.
         source: (C_in, h, w), int8 codes or float16.
 
     Returns:
         Output name -> (1, n, h, w) float32.
     """
-    heads: HeadsLayer = plan.heads
     outputs = {}
     for branch in heads.branches:
         total = _convolve(source, branch.hidden_weight[:, :, None, None], 1, 0)
@@ -100,7 +108,9 @@ def run_heads(plan: NetworkPlan, source: NDArray[Any]) -> dict[str, NDArray[np.f
 
 
 def store(values: NDArray[np.float32], target: PlanMap) -> NDArray[Any]:
-    """What a map holds of float32 values: codes on its scale, half to even and saturated, or float16."""
+    """What a map holds of float32 values: codes on its scale, half to even and saturated, float16, or as they are."""
+    if target.is_output:
+        return values
     if target.scale is None:
         return _half(values)
     steps = np.rint(values / np.float32(target.scale))

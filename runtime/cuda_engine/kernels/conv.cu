@@ -2,6 +2,7 @@
 //
 // Compile-time parameters, all of them defined by `runtime.cuda_engine.tiling` and `sources`:
 //   IN_INT8, OUT_INT8   element types of the maps (else float16); accumulators are int32 or float32
+//   OUT_DENSE           the target is an output: [channel][height][width] float32, of any number of channels
 //   N_TILE              output columns of a tile; a column is a channel, or (j, channel) of a transposed convolution
 //   KERNEL, STRIDE, PADDING, UPSAMPLE
 //   SLAB_CHUNKS, SLABS  16-byte chunks of input channels in a stage, and stages along K
@@ -32,7 +33,7 @@
 //   python -m runtime.cuda_engine.selfcheck --only layers          on a GPU, against exact arithmetic
 //   python -m pytest tests/runtime/test_cuda_engine_network.py     addressing without one, and that nvcc compiles it
 
-#if !defined(IN_INT8) || !defined(OUT_INT8) || !defined(N_TILE) || !defined(KERNEL) || !defined(STRIDE) || \
+#if !defined(IN_INT8) || !defined(OUT_INT8) || !defined(OUT_DENSE) || !defined(N_TILE) || !defined(KERNEL) || !defined(STRIDE) || \
     !defined(PADDING) || !defined(UPSAMPLE) || !defined(SLAB_CHUNKS) || !defined(SLABS) || !defined(GROUPS) || \
     !defined(WARPGROUPS) || !defined(ROWS) || !defined(STAGES) || !defined(RESIDENT) || !defined(RELU) || \
     !defined(REGISTERS) || !defined(TILE_COLUMNS) || !defined(THREADS) || !defined(SHARED_BYTES) || \
@@ -57,6 +58,7 @@
 static_assert(TILE_COLUMNS == 64, "the M of wgmma");
 static_assert(N_TILE % 16 == 0 && N_TILE <= 128 && N_TILE % UPSAMPLE == 0, "columns of a product");
 static_assert(TILE_CHANNELS % OUT_CHUNK == 0, "a tile's columns fill chunks of the target");
+static_assert(!OUT_DENSE || (UPSAMPLE == 1 && !OUT_INT8), "an output is written by a convolution, in float32");
 static_assert(SLAB_CHUNKS % 2 == 0, "K of an instruction is two chunks");
 static_assert(UPSAMPLE == 1 || UPSAMPLE % 2 == 0, "a transposed convolution stores pairs of pixels");
 static_assert(STRIDE == 1 || STRIDE == 2, "what the loads are written for");
@@ -73,16 +75,17 @@ typedef float Accumulator;
 
 struct Geometry {
     const char* input;      // blocked and padded
-    char* output;           // at the first chunk that the layer writes
+    char* output;           // at the first chunk that the layer writes, or an output's first number
     const char* weights;    // packed
     const float4* affine;   // (scale, bias) of two columns each
-    int in_pitch;           // pixels of a padded row
+    int in_pitch;           // pixels of a padded row; of an output's row without padding
     int out_pitch;
-    long long in_plane;     // bytes of a chunk's plane
+    long long in_plane;     // bytes of a plane: a chunk's, or a channel's of an output
     long long out_plane;
     int height, width;      // output pixels before upsampling
     int tiles_x, tiles;     // tiles of pixels: in a row, in all
     int column_tiles;
+    int channels;           // that the layer writes
 };
 
 static_assert(sizeof(Geometry) == ARGUMENT_BYTES, "the host's structure is this one");
@@ -100,6 +103,7 @@ __device__ __forceinline__ Affine load_affine(const float4* affine, int j)
     return pairs;
 }
 
+#if !OUT_DENSE
 __device__ __forceinline__ u32 word(const Accumulator (&sums)[N_TILE / 2], int j, int half, const Affine& pairs)
 {
     float v0 = fmaf((float)sums[j * 4 + half * 2], pairs.low.x, pairs.low.y);
@@ -113,6 +117,7 @@ __device__ __forceinline__ u32 word(const Accumulator (&sums)[N_TILE / 2], int j
     return RELU ? pack_halves_relu(v0, v1) : pack_halves(v0, v1);
 #endif
 }
+#endif
 
 // Writes a warpgroup's rows. A thread has pixels x and x + 8 of each row; a warp's store is eight pixels of 16 bytes.
 // Offsets are 32 bits wide: a map is smaller than 4 GB.
@@ -124,8 +129,29 @@ __device__ __forceinline__ void store_tile(
     const int blocks = g.column_tiles / UPSAMPLE;
     const int first = column_tile % blocks * TILE_CHANNELS / OUT_CHUNK;
     const float4* affine = g.affine + (column_tile * N_TILE) / 2 + quad;
+#if OUT_DENSE
+    const bool inside[2] = {x < g.width, x + 8 < g.width};
+#pragma unroll
+    for (int j = 0; j < N_TILE / 8; ++j) {
+        const float4 pairs = __ldg(affine + j * 4);
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+            const int channel = first * OUT_CHUNK + j * 8 + quad * 2 + i;
+            if (channel >= g.channels) continue;
+            float* target = (float*)(g.output + channel * g.out_plane) + (long long)y0 * g.out_pitch + x;
+            const float scale = i ? pairs.z : pairs.x, bias = i ? pairs.w : pairs.y;
+#pragma unroll
+            for (int row = 0; row < ROWS; ++row)
+#pragma unroll
+                for (int half = 0; half < 2; ++half) {
+                    const float value = fmaf((float)sums[row][j * 4 + half * 2 + i], scale, bias);
+                    if (inside[half] && y0 + row < g.height)
+                        target[row * g.out_pitch + half * 8] = RELU ? fmaxf(value, 0.f) : value;
+                }
+        }
+    }
+#elif UPSAMPLE == 1
     const u32 plane = (u32)g.out_plane, pitch = (u32)g.out_pitch * (UPSAMPLE * 16);
-#if UPSAMPLE == 1
     const u32 start = first * plane + (y0 + 1) * pitch + (x + 1) * 16 + quad * 4;
     const bool inside[2] = {x < g.width, x + 8 < g.width};
 #pragma unroll
@@ -141,6 +167,7 @@ __device__ __forceinline__ void store_tile(
             }
     }
 #else
+    const u32 plane = (u32)g.out_plane, pitch = (u32)g.out_pitch * (UPSAMPLE * 16);
     // Two neighbouring output pixels are a sector of 32 bytes. Lanes of neighbouring input pixels exchange one of theirs, so
     // that each store writes whole sectors: first of the even pixels, then of the odd ones.
     const bool odd = lane & 4;
