@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from base.errors import CheckpointError, ConfigError, UserError
 from base.files import user_path
 from base.lazy import require
-from deploy.config.model_checks import check_against_model, configured_profiles
+from deploy.config.model_checks import check_against_model, check_operators, configured_profiles
 from deploy.config.names import BACKENDS, ONNX_BACKENDS
 from deploy.config.paths import input_path
 from deploy.config.schema import DeployConfig, Scenario, ShapeRange
@@ -131,6 +131,7 @@ def make_plan(config: DeployConfig, source: str, model_config: str | os.PathLike
     model_cfg = load_model_config(model_config_path)
     spec = ModelSpec.from_config(model_cfg)
     check_against_model(config, spec, source)
+    check_operators(config, model_cfg, source)
     checkpoint = _checkpoint(config, source)
     work_dir = user_path(config.export.work_dir)
     backends = config.evaluation.backends

@@ -41,7 +41,8 @@ def fold_rot_y_axis_reference(model: nn.Module, spec: ModelSpec) -> tuple[nn.Mod
         raise ExportError(f"Model '{spec.name}' has the y-axis rotation reference already; folding it again undoes it.")
     converted = copy.deepcopy(model)
     for heads in cast(Any, converted).pts_bbox_head.task_heads:
-        _fold(heads)
+        # A head with deformable convolutions has its branches one level below.
+        _fold(getattr(heads, "task_head", heads))
     return converted, dataclasses.replace(spec, rot_y_axis_reference=True)
 
 

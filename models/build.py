@@ -18,6 +18,7 @@ from base.messages import printable
 from base.untrusted import load_weights_file
 from models.checkpoint_forms import find_weights
 from models.consistency import compare_checkpoint
+from models.unsupported import DEFORMABLE, uses_layer
 from models.weights import check_architecture, check_finite, check_kinds
 
 if TYPE_CHECKING:
@@ -58,6 +59,10 @@ def build_model(cfg: Any, seed: int = 0) -> nn.Module:
         ConfigError: mmdet3d does not know a type, or refuses an argument, of the config.
     """
     registry = import_mmdet3d()
+    if uses_layer(cfg.model, DEFORMABLE):
+        from models import deform_conv
+
+        deform_conv.install()
     set_determinism(seed)
     try:
         model: nn.Module = registry.MODELS.build(copy.deepcopy(cfg.model))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from base.errors import ConfigError
 from base.messages import shown, shown_place
 
-__all__ = ["random_steps", "refuse_augmented", "refuse_unsupported", "step_kind"]
+__all__ = ["DEFORMABLE", "random_steps", "refuse_augmented", "refuse_unsupported", "step_kind", "uses_layer"]
+
+DEFORMABLE = frozenset({"DCN", "DCNv2"})
+"""mmcv's deformable convolutions, which are exported as GridSample (`models.deform_conv`)."""
 
 _DYNAMIC = (
     "Dynamic pillars hold any number of points, and what is exported, like Autoware's node, takes a fixed number. "
@@ -23,6 +26,13 @@ def step_kind(step: object) -> str:
     kind = step.get("type", "") if isinstance(step, Mapping) else ""
     name = getattr(kind, "__name__", kind)
     return name.rsplit(".", 1)[-1] if isinstance(name, str) else ""
+
+
+def uses_layer(node: object, kinds: Collection[str]) -> bool:
+    """Whether a part of a config, or a part of that, is of one of the types."""
+    if isinstance(node, Mapping):
+        return step_kind(node) in kinds or any(uses_layer(value, kinds) for value in node.values())
+    return isinstance(node, list | tuple) and any(uses_layer(value, kinds) for value in node)
 
 
 def refuse_unsupported(model: Mapping[str, Any], file: str) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from base.errors import ConfigError
 from deploy.config.parsing import nearest
 from deploy.config.schema import DeployConfig, ShapeRange
+from export.opsets import DEFAULT_OPSET, GRID_SAMPLE_OPSET
+from models.unsupported import DEFORMABLE, uses_layer
 
 if TYPE_CHECKING:
     from models.spec import ModelSpec, TensorSpec
 
-__all__ = ["check_against_model", "configured_profiles"]
+__all__ = ["check_against_model", "check_operators", "configured_profiles"]
 
 
 def check_against_model(config: DeployConfig, spec: ModelSpec, source: str) -> None:
@@ -32,6 +34,21 @@ def check_against_model(config: DeployConfig, spec: ModelSpec, source: str) -> N
     _check_names(gates.max_drop_per_class, spec.class_names, f"{where}_class", "class", spec, source)
     if isinstance(gates.max_drop_per_range, Mapping):
         _check_names(gates.max_drop_per_range, _range_names(spec), f"{where}_range", "range", spec, source)
+
+
+def check_operators(config: DeployConfig, model_cfg: Any, source: str) -> None:
+    """Holds the operator set of the export against the layers of the model.
+
+    Raises:
+        ConfigError: it has not every operator that they need.
+    """
+    opset = config.onnx_config.opset_version
+    if config.export.mode in ("onnx", "both") and opset < GRID_SAMPLE_OPSET and uses_layer(model_cfg.model, DEFORMABLE):
+        raise ConfigError(
+            f"{source}: 'onnx_config.opset_version' is {opset}, but the model has deformable convolutions "
+            f"({', '.join(sorted(DEFORMABLE))}), which are exported as GridSample, an operator since "
+            f"{GRID_SAMPLE_OPSET}. Set it to {DEFAULT_OPSET}."
+        )
 
 
 def _range_names(spec: ModelSpec) -> list[str]:

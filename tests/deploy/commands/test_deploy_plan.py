@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import types
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from base.errors import ConfigError
 from deploy.config import load_deploy_config
 from deploy.config.paths import repository_root
 from deploy.plan import RunPlan, make_plan
@@ -65,3 +67,18 @@ def test_nothing_reads_engines_where_no_step_runs_them(deployment: Deployment, t
     without = {"evaluation.backends.tensorrt.enabled": False, "evaluation.backends.onnx.enabled": True}
     plan = plan_of(deployment, tmp_path / "out", **{"export.mode": "onnx"}, **without)
     assert not plan.reads_engines
+
+
+def test_deformable_convolutions_need_an_operator_set_that_has_their_samples(
+    deployment: Deployment, tmp_path: Path
+) -> None:
+    config = tmp_path / "deformable.py"
+    layer = "dict(type='DCN', in_channels=8, out_channels=8, kernel_size=3, padding=1)"
+    head = f"dict(_delete_=True, type='DCNSeparateHead', dcn_config={layer})"
+    base = f"_base_ = [{str(deployment.model_config)!r}]\n"
+    config.write_text(f"{base}model = dict(pts_bbox_head=dict(separate_head={head}))\n")
+    deformable = types.SimpleNamespace(**{**vars(deployment), "model_config": config})
+    options = {"export.mode": "onnx", "onnx_config.opset_version": 15}
+    with pytest.raises(ConfigError, match=r"is 15, but the model has deformable .* since 16\. Set it to 17"):
+        plan_of(deformable, tmp_path / "out", **options)
+    assert plan_of(deployment, tmp_path / "out", **options).spec
