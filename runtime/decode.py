@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from base.boxes import Boxes3D
-from base.errors import ConfigError, DataError
+from base.errors import DataError
 from models.spec import ROTATE
 from runtime.counts import BoxCounts
-from runtime.nms import circle_nms
+from runtime.nms import circle_nms, rotated_nms
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -48,8 +48,9 @@ def decode_counted(outputs: Mapping[str, NDArray[np.float32]], spec: ModelSpec) 
     """Decodes one frame.
 
     Of each task: top `max_detections_before_nms` over its classes and cells, score above `score_threshold`, centre
-    inside `post_center_range` (limits included), NMS across its classes, at most `post_max_size` boxes. Boxes of
-    different tasks do not suppress each other.
+    inside `post_center_range` (limits included), NMS across its classes by the distance of centres or by overlap, at
+    most `post_max_size` boxes. Boxes of different tasks do not suppress each other. An output `iou` is not read, as
+    mmdet3d's CenterHead does not read one.
 
     Differences from mmdet3d, on purpose:
     * Boxes of all tasks come by descending score, equal ones in the order of the tasks; mmdet3d has them task by task.
@@ -127,15 +128,27 @@ def _decode_task(heads: Mapping[str, NDArray[np.float32]], task: TaskSpec, spec:
     if "vel" in heads:
         boxes[:, 7:9] = gather("vel").T
 
-    limits = np.asarray(spec.post_center_range, np.float32)
-    valid = np.all((boxes[:, :3] >= limits[:3]) & (boxes[:, :3] <= limits[3:]), axis=1)
+    valid = _inside(boxes, spec.post_center_range)
     possible, dropped = drop_impossible(boxes, np.ones(len(boxes), bool), spec)
     valid &= possible
     candidates = Boxes3D(boxes, scores, labels).select(valid)
-    if spec.nms_type == ROTATE:
-        raise ConfigError(f"Model '{spec.name}': suppression by overlap (nms_type 'rotate') cannot be decoded yet.")
-    keep = circle_nms(candidates.boxes[:, :2], candidates.scores, task.nms_min_radius_m2, spec.post_max_size)
-    return Decoded(candidates.select(keep), dropped)
+    if spec.nms_type == ROTATE and spec.nms_iou_threshold is not None:
+        keep = rotated_nms(
+            candidates.boxes, candidates.scores, spec.nms_iou_threshold, spec.nms_pre_max_size, spec.post_max_size
+        )
+    else:
+        keep = circle_nms(candidates.boxes[:, :2], candidates.scores, task.nms_min_radius_m2, spec.post_max_size)
+    kept = candidates.select(keep)
+    if spec.nms_center_range is not None:
+        kept = kept.select(_inside(kept.boxes, spec.nms_center_range))
+    return Decoded(kept, dropped)
+
+
+def _inside(boxes: NDArray[np.float32], limits: tuple[float, ...]) -> NDArray[np.bool_]:
+    """(N,) bool: whose centres lie within three lower and three upper limits, which count as within."""
+    edges = np.asarray(limits, np.float32)
+    inside: NDArray[np.bool_] = np.all((boxes[:, :3] >= edges[:3]) & (boxes[:, :3] <= edges[3:]), axis=1)
+    return inside
 
 
 def drop_impossible(

@@ -48,7 +48,7 @@ def cloud(seed: int, count: int, columns: int = 5) -> NDArray[np.float32]:
     return np.concatenate([xyz, rng.uniform(0, 1, (count, columns - 3))], axis=1).astype(np.float32)
 
 
-def small_config(spec: ModelSpec) -> Any:
+def small_config(spec: ModelSpec, final_kernel: int = 1, num_convs: int = 2) -> Any:
     """A stock CenterPoint of that specification, as an mmengine config; its network has few channels."""
     from mmengine.config import Config
 
@@ -103,7 +103,8 @@ def small_config(spec: ModelSpec) -> Any:
             "type": "CenterHead",
             "in_channels": 16,
             "tasks": [{"num_class": len(t.class_names), "class_names": list(t.class_names)} for t in spec.tasks],
-            "common_heads": {h.name: (h.channels, 2) for h in spec.tasks[0].heads if h.name != "heatmap"},
+            "common_heads": {h.name: (h.channels, num_convs) for h in spec.tasks[0].heads if h.name != "heatmap"},
+            "num_heatmap_convs": num_convs,
             "share_conv_channel": 8,
             "bbox_coder": {
                 "type": "CenterPointBBoxCoder",
@@ -115,16 +116,10 @@ def small_config(spec: ModelSpec) -> Any:
                 "score_threshold": spec.score_threshold,
                 "code_size": 9,
             },
-            "separate_head": {"type": "SeparateHead", "init_bias": -1.0, "final_kernel": 1},
+            "separate_head": {"type": "SeparateHead", "init_bias": -1.0, "final_kernel": final_kernel},
             "norm_bbox": spec.norm_bbox,
         },
-        "test_cfg": {
-            "pts": {
-                "nms_type": spec.nms_type,
-                "min_radius": [task.nms_min_radius_m2 for task in spec.tasks],
-                "post_max_size": spec.post_max_size,
-            }
-        },
+        "test_cfg": {"pts": suppression(spec)},
     }
     on_disk = ("x", "y", "z", "intensity", "time_lag")  # the lag is the loader's, in place of the ring
     load = {"type": "LoadPointsFromFile", "coord_type": "LIDAR", "load_dim": 5, "use_dim": 5}
@@ -133,14 +128,40 @@ def small_config(spec: ModelSpec) -> Any:
     return Config({"name": spec.name, "model": model, "val_dataloader": {"dataset": dataset}})
 
 
-def small_network(spec: ModelSpec, seed: int = 0) -> Any:
+def suppression(spec: ModelSpec) -> dict[str, Any]:
+    """`test_cfg.pts` with what mmdet3d's CenterHead reads of it."""
+    return {
+        "nms_type": spec.nms_type,
+        "min_radius": [task.nms_min_radius_m2 for task in spec.tasks],
+        "post_max_size": spec.post_max_size,
+        "nms_thr": spec.nms_iou_threshold,
+        "pre_max_size": spec.nms_pre_max_size,
+        "score_threshold": spec.score_threshold,
+        "post_center_limit_range": list(spec.nms_center_range or spec.post_center_range),
+    }
+
+
+def tasks_of(*groups: tuple[tuple[str, ...], float], branches: tuple[str, ...] = ()) -> tuple[TaskSpec, ...]:
+    """A task for each group of classes and radius; with all branches unless some are named."""
+    channels = {name: number for name, number in (*HEADS, ("iou", 1)) if name in (branches or dict(HEADS))}
+    return tuple(
+        TaskSpec(
+            names,
+            tuple(HeadSpec(name, len(names) if name == "heatmap" else n) for name, n in channels.items()),
+            radius,
+        )
+        for names, radius in groups
+    )
+
+
+def small_network(spec: ModelSpec, seed: int = 0, **head: int) -> Any:
     """That CenterPoint with random weights and random normalization statistics, so that every layer matters."""
     import torch
 
     from models.build import build_model
 
     torch.set_num_threads(1)
-    network = build_model(small_config(spec), seed)
+    network = build_model(small_config(spec, **head), seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, value in network.state_dict().items():
