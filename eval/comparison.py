@@ -37,7 +37,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from base.errors import ConfigError
-from models.spec import PILLAR_FEATURES
+from models.spec import PILLAR_FEATURES, branch_of
 
 __all__ = ["HEATMAP", "PRECISIONS", "TensorComparator", "TensorComparison", "Tolerance", "default_tolerances"]
 
@@ -115,8 +115,8 @@ def default_tolerances(
         if name in own:
             result[name] = Tolerance(max_abs=own[name])
         else:
-            table = _HEATMAP if name == HEATMAP else _TENSOR
-            result[name] = _OF_OUTPUT.get((precision, name), table[precision])
+            table = _HEATMAP if branch_of(name) == HEATMAP else _TENSOR
+            result[name] = _OF_OUTPUT.get((precision, branch_of(name)), table[precision])
         if name in relative:
             result[name] = dataclasses.replace(result[name], relative_l2=relative[name])
     return result
@@ -242,7 +242,7 @@ class TensorComparator:
         self._range = (min(self._range[0], float(a.min())), max(self._range[1], float(a.max())))
         if self._worst == "" or difference.max() > self._max_abs:
             self._max_abs, self._worst = float(difference.max()), frame
-        if self.name == HEATMAP:
+        if branch_of(self.name) == HEATMAP:
             error = float(np.abs(_sigmoid(b) - _sigmoid(a)).max())
             self._max_score_error = max(error, self._max_score_error or 0.0)
 

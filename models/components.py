@@ -52,6 +52,7 @@ class BackboneNeckHead(nn.Module):
         self.pts_backbone = stock.pts_backbone
         self.pts_neck = stock.pts_neck
         self.pts_bbox_head = stock.pts_bbox_head
+        self.head_names = tuple(head.name for head in spec.heads)
         self.branches = tuple(tuple(head.name for head in task.heads) for task in spec.tasks)
 
     def forward(self, spatial_features: Tensor) -> tuple[Tensor, ...]:

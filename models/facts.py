@@ -24,6 +24,7 @@ __all__ = [
     "ModelFacts",
     "TaskSpec",
     "TensorSpec",
+    "branch_of",
     "omitted_default",
 ]
 
@@ -48,6 +49,12 @@ def omitted_default(value: Any) -> Any:
     Files, fingerprints and with them checksums of such models stay what they were.
     """
     return dataclasses.field(default=value, metadata={_OMITTED: True})
+
+
+def branch_of(output: str) -> str:
+    """Which branch of its task an output of the head is: "heatmap" of "heatmap" and of "heatmap_3"."""
+    branch, _, task = output.rpartition("_")
+    return branch if branch in BRANCH_ORDER and task.isdecimal() else output
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from models.facts import (
     ModelFacts,
     TaskSpec,
     TensorSpec,
+    branch_of,
 )
 from models.point_columns import implied_columns, stored_columns
 from models.validity import check_config, check_spec
@@ -48,6 +49,7 @@ __all__ = [
     "ModelSpec",
     "TaskSpec",
     "TensorSpec",
+    "branch_of",
 ]
 
 # Of a model with one task; files hold them beside the model's own, as they did before there were tasks.

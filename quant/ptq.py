@@ -147,7 +147,7 @@ def _survey(model: nn.Module, frames: Sequence[Any], settings: ReconstructionSet
     from quant.equalization import ChannelRanges
     from quant.fixed_threads import fixed_threads
     from quant.reconstruction.blocks import CANVAS, partition, run_blocks
-    from quant.reconstruction.losses import HEATMAP
+    from quant.reconstruction.losses import joined_heatmaps
     from quant.reconstruction.windows import WindowSampler
 
     sampler = WindowSampler(
@@ -163,14 +163,14 @@ def _survey(model: nn.Module, frames: Sequence[Any], settings: ReconstructionSet
         for index in progress(indices, "running the float model"):
             frame = frames[index]
             found = run_blocks(blocks, {CANVAS: frame.canvas.to(device)})
-            sampler.add(frame.canvas, found[HEATMAP])
+            sampler.add(frame.canvas, joined_heatmaps({name: found[name] for name in blocks[-1].outputs}))
     if equalize:
         ranges.equalize()
     return sampler.windows()
 
 
 def _score_threshold(model: nn.Module) -> float:
-    return float(cast(Any, model).pts_bbox_head.bbox_coder.score_threshold)
+    return float(cast(Any, model).pts_bbox_head.bbox_coder.score_threshold or 0.0)
 
 
 def _check(model: nn.Module, settings: PtqSettings) -> None:

@@ -119,7 +119,7 @@ def conv_layers(model_cfg: Any) -> tuple[ConvLayer, ...]:
     """The convolutions behind the canvas, in the order in which they run, from the model config alone.
 
     Args:
-        model_cfg: `models.config.load_model_config`; backbone SECOND, neck SECONDFPN, head CenterHead with one task.
+        model_cfg: `models.config.load_model_config`; backbone SECOND, neck SECONDFPN, head CenterHead.
 
     Raises:
         ConfigError: another backbone, neck or head.
@@ -170,14 +170,15 @@ def conv_layers(model_cfg: Any) -> tuple[ConvLayer, ...]:
     size = conv(shared, joined, (sum(neck.out_channels), wide), 3, size, 1)
     branch = head.get("separate_head", {})
     kernel, hidden = int(branch.get("final_kernel", 1)), int(branch.get("head_conv", 64))
-    heads = {**head.common_heads, "heatmap": (len(head.tasks[0].class_names), head.get("num_heatmap_convs", 2))}
-    for name, (out, number) in heads.items():
-        source, channels = shared, wide
-        for index in range(number):
-            final = index == number - 1
-            path = f"pts_bbox_head.task_heads.0.{name}.{index}" + ("" if final else ".conv")
-            conv(path, (source,), (channels, out if final else hidden), kernel, size, 1)
-            source, channels = path, hidden
+    for number_of_task, task in enumerate(head.tasks):
+        heads = {**head.common_heads, "heatmap": (len(task.class_names), head.get("num_heatmap_convs", 2))}
+        for name, (out, number) in heads.items():
+            source, channels = shared, wide
+            for index in range(number):
+                final = index == number - 1
+                path = f"pts_bbox_head.task_heads.{number_of_task}.{name}.{index}" + ("" if final else ".conv")
+                conv(path, (source,), (channels, out if final else hidden), kernel, size, 1)
+                source, channels = path, hidden
     return tuple(layers)
 
 

@@ -18,24 +18,21 @@ __all__ = ["center_targets", "use_numpy_targets"]
 
 
 def use_numpy_targets(head: Any) -> None:
-    """Makes a single-task mmdet3d `CenterHead` compute its targets with `center_targets`; changed in place.
-
-    Raises:
-        ValueError: the head has several tasks.
-    """
-    if len(head.class_names) != 1:
-        raise ValueError(f"the head has {len(head.class_names)} tasks, expected one")
-    num_classes = len(head.class_names[0])
+    """Makes an mmdet3d `CenterHead` compute its targets with `center_targets`, of each task; changed in place."""
 
     def targets(instances: Any) -> tuple[list[Tensor], ...]:
         import torch
 
-        labels = instances.labels_3d
-        boxes = torch.cat((instances.bboxes_3d.gravity_center, instances.bboxes_3d.tensor[:, 3:]), dim=1)
-        parts = center_targets(
-            boxes.cpu().numpy(), labels.cpu().numpy(), num_classes, dict(head.train_cfg), head.norm_bbox
-        )
-        return tuple([torch.from_numpy(part).to(labels.device)] for part in parts)
+        device, labels = instances.labels_3d.device, instances.labels_3d.cpu().numpy()
+        boxes = torch.cat((instances.bboxes_3d.gravity_center, instances.bboxes_3d.tensor[:, 3:]), dim=1).cpu().numpy()
+        parts, first = [], 0
+        for names in head.class_names:
+            own = (labels >= first) & (labels < first + len(names))
+            parts.append(
+                center_targets(boxes[own], labels[own] - first, len(names), dict(head.train_cfg), head.norm_bbox)
+            )
+            first += len(names)
+        return tuple([torch.from_numpy(part).to(device) for part in of_tasks] for of_tasks in zip(*parts, strict=True))
 
     head.get_targets_single = targets
 

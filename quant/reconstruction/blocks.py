@@ -59,15 +59,13 @@ def partition(model: nn.Module, *, layers_per_block: int | None = None) -> tuple
         layers_per_block: Cut stages into blocks of so many convolutions; None: leave them whole.
 
     Raises:
-        ConfigError: it is not built of SECOND, SECONDFPN and a CenterHead with one task, or of parts like them.
+        ConfigError: it is not built of SECOND, SECONDFPN and a CenterHead, or of parts like them.
     """
     parts = cast(Any, model)
     stages = _part(model, "pts_backbone", "blocks")
     _part(model, "pts_neck", "deblocks")
     _part(model, "pts_bbox_head", "shared_conv")
     tasks = _part(model, "pts_bbox_head", "task_heads")
-    if len(tasks) != 1:
-        raise ConfigError(f"pts_bbox_head has {len(tasks)} task heads; only single-task heads can be reconstructed.")
     blocks = []
     previous, names = CANVAS, []
     for index, stage in enumerate(stages):
@@ -81,8 +79,9 @@ def partition(model: nn.Module, *, layers_per_block: int | None = None) -> tuple
     blocks.append(Block("pts_neck", _Neck(parts.pts_neck), tuple(names), ("pts_neck",)))
     shared = _Single(parts.pts_bbox_head.shared_conv)
     blocks.append(Block("pts_bbox_head.shared_conv", shared, ("pts_neck",), ("shared_conv",)))
-    heads = tuple(cast(Any, tasks[0]).heads)
-    blocks.append(Block("pts_bbox_head.task_heads.0", _Heads(tasks[0], heads), ("shared_conv",), heads))
+    heads = _Heads(tasks)
+    path = "pts_bbox_head.task_heads" + (".0" if len(tasks) == 1 else "")
+    blocks.append(Block(path, heads, ("shared_conv",), heads.output_names()))
     return tuple(blocks)
 
 
@@ -136,13 +135,18 @@ class _Neck(nn.Module):
 
 
 class _Heads(nn.Module):
-    """The branches of a task, their outputs in order."""
+    """The branches of all tasks, their outputs in order."""
 
-    def __init__(self, task: nn.Module, names: tuple[str, ...]) -> None:
+    def __init__(self, tasks: nn.ModuleList) -> None:
         super().__init__()
-        self.task = task
-        self.names = names
+        self.tasks = tasks
+        self.branches = [tuple(cast(Any, task).heads) for task in tasks]
+
+    def output_names(self) -> tuple[str, ...]:
+        """As in the graph: with the task's number where there are several."""
+        several = len(self.branches) > 1
+        return tuple(f"{n}_{index}" if several else n for index, names in enumerate(self.branches) for n in names)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        outputs = self.task(x)
-        return tuple(outputs[name] for name in self.names)
+        outputs = [task(x) for task in self.tasks]
+        return tuple(found[name] for found, names in zip(outputs, self.branches, strict=True) for name in names)

@@ -9,15 +9,22 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
+from models.spec import branch_of
+
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["HEATMAP", "TaskLoss", "cell_weights", "local_loss", "task_loss"]
+__all__ = ["HEATMAP", "TaskLoss", "cell_weights", "joined_heatmaps", "local_loss", "task_loss"]
 
 HEATMAP = "heatmap"
 
 # Of the regressed values in the task loss; velocities weigh as in the training of the head.
 _REGRESSION_WEIGHTS = {"vel": 0.2}
+
+
+def joined_heatmaps(outputs: Mapping[str, Tensor]) -> Tensor:
+    """(B, classes, h, w) of the heatmaps of all tasks."""
+    return torch.cat([value for name, value in outputs.items() if branch_of(name) == HEATMAP], dim=1)
 
 
 def cell_weights(canvas: Tensor, heatmap: Tensor, threshold: float, background: float, foreground: float) -> Tensor:
@@ -73,21 +80,25 @@ class TaskLoss:
 
 
 def task_loss(outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor], threshold: float) -> TaskLoss:
-    """Error of the head's outputs with the float model's detections as truth.
+    """Error of the head's outputs with the float model's detections as truth; that of several tasks is their sum.
 
     Args:
-        outputs: Raw head outputs of the quantized network, (B, C, h, w) each.
+        outputs: Raw head outputs of the quantized network, (B, C, h, w) each, by their names in the graph.
         targets: The float network's.
         threshold: Cells whose float score is above it are detections.
     """
-    truth = targets[HEATMAP].sigmoid()
-    score = truth.amax(dim=1, keepdim=True)
-    positive = score * (score > threshold)
-    total = positive.sum().clamp_min(1.0)
-    heatmap = (outputs[HEATMAP].sigmoid() - truth).square().sum() / total
-    regression = torch.zeros((), device=truth.device)
-    for name, target in targets.items():
-        if name != HEATMAP:
-            error = ((outputs[name] - target).abs() * positive).sum() / total
-            regression = regression + _REGRESSION_WEIGHTS.get(name, 1.0) * error
+    device = next(iter(targets.values())).device
+    heatmap, regression = torch.zeros((), device=device), torch.zeros((), device=device)
+    for heat in (name for name in targets if branch_of(name) == HEATMAP):
+        task = heat.removeprefix(HEATMAP)
+        truth = targets[heat].sigmoid()
+        score = truth.amax(dim=1, keepdim=True)
+        positive = score * (score > threshold)
+        total = positive.sum().clamp_min(1.0)
+        heatmap = heatmap + (outputs[heat].sigmoid() - truth).square().sum() / total
+        for name, target in targets.items():
+            branch = branch_of(name)
+            if branch != HEATMAP and name == branch + task:
+                error = ((outputs[name] - target).abs() * positive).sum() / total
+                regression = regression + _REGRESSION_WEIGHTS.get(branch, 1.0) * error
     return TaskLoss(heatmap, regression)

@@ -16,7 +16,7 @@ from base.errors import DataError
 from quant.bias_correction import correct_block
 from quant.fixed_threads import fixed_threads
 from quant.reconstruction.blocks import CANVAS, Block, partition, quantized_layers, run_blocks
-from quant.reconstruction.losses import HEATMAP, TaskLoss, cell_weights, local_loss, task_loss
+from quant.reconstruction.losses import TaskLoss, cell_weights, joined_heatmaps, local_loss, task_loss
 from quant.reconstruction.settings import ReconstructionSettings
 from quant.reconstruction.training import BlockTraining
 
@@ -124,11 +124,12 @@ class _Run:
         self._tensors_q: dict[str, Tensor] = {CANVAS: windows}
         self._tensors_f: dict[str, Tensor] = {CANVAS: windows}
         self._heads = self._forward(self._float, self._tensors_f)
+        heatmaps = joined_heatmaps(self._heads)
         self._weights = torch.cat(
             [
                 cell_weights(
                     windows[batch],
-                    self._heads[HEATMAP][batch],
+                    heatmaps[batch],
                     threshold,
                     settings.background_weight,
                     settings.foreground_weight,

@@ -169,6 +169,6 @@ def _short(name: str) -> str:
     parts = [part for part in name.split(".") if part not in ("task_heads", "conv")]
     if parts and parts[0].startswith("pts_"):
         kind = parts.pop(0)
-        if kind == "pts_bbox_head" and parts and parts[0].isdigit():
+        if kind == "pts_bbox_head" and parts and parts[0] == "0":  # of one task, or of the first
             parts.pop(0)
     return ".".join(parts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -37,6 +37,17 @@ def heads() -> tuple[Any, Any]:
 @pytest.mark.parametrize(("seed", "count"), [(0, 40), (1, 200), (2, 1), (3, 0)])
 def test_targets_equal_the_stock_head(heads: tuple[Any, Any], seed: int, count: int) -> None:
     stock, ours = heads
+    boxes, labels = _boxes(seed, count)
+    expected = stock.get_targets_single(_instances(boxes, labels))
+    found = ours.get_targets_single(_instances(boxes, labels))
+    names = ("heatmap", "regression", "index", "mask")
+    for name, (want,), (have,) in zip(names, expected, found, strict=True):
+        assert have.dtype == want.dtype, name
+        np.testing.assert_allclose(have.numpy(), want.numpy(), rtol=1e-5, atol=1e-5, err_msg=name)
+    assert int(found[3][0].sum()) <= count
+
+
+def _boxes(seed: int, count: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     rng = np.random.default_rng(seed)
     boxes = np.concatenate(
         [
@@ -48,16 +59,20 @@ def test_targets_equal_the_stock_head(heads: tuple[Any, Any], seed: int, count: 
         ],
         axis=1,
     ).astype(np.float32)
-    labels = rng.integers(0, 5, count)
-    expected = stock.get_targets_single(_instances(boxes, labels))
-    found = ours.get_targets_single(_instances(boxes, labels))
-    names = ("heatmap", "regression", "index", "mask")
-    for name, (want,), (have,) in zip(names, expected, found, strict=True):
-        assert have.dtype == want.dtype, name
-        np.testing.assert_allclose(have.numpy(), want.numpy(), rtol=1e-5, atol=1e-5, err_msg=name)
-    assert int(found[3][0].sum()) <= count
+    return boxes, rng.integers(0, 5, count)
 
 
-def test_several_tasks_are_refused(heads: tuple[Any, Any]) -> None:
-    with pytest.raises(ValueError, match="2 tasks"):
-        use_numpy_targets(SimpleNamespace(class_names=[["car"], ["bus"]]))
+def test_targets_of_several_tasks_equal_the_stock_heads() -> None:
+    cfg = load_model_config(CONFIG)
+    names = cfg.model.pts_bbox_head.tasks[0].class_names
+    cfg.model.pts_bbox_head.tasks = [{"num_class": len(part), "class_names": part} for part in (names[:2], names[2:])]
+    stock, ours = (cast(Any, build_model(cfg)).pts_bbox_head for _ in range(2))
+    use_numpy_targets(ours)
+    for seed in range(2):
+        boxes, labels = _boxes(seed, 60)
+        expected = stock.get_targets_single(_instances(boxes, labels))
+        found = ours.get_targets_single(_instances(boxes, labels))
+        for want, have in zip(expected, found, strict=True):
+            assert len(want) == len(have) == 2
+            for a, b in zip(want, have, strict=True):
+                np.testing.assert_allclose(b.numpy(), a.numpy(), rtol=1e-5, atol=1e-5)

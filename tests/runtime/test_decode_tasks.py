@@ -79,15 +79,16 @@ def overlaps(monkeypatch: pytest.MonkeyPatch) -> Overlaps:
 
 def random_outputs(spec: ModelSpec, rng: np.random.Generator) -> dict[str, NDArray[np.float32]]:
     """Of one frame; no two logits of a task are equal, nor their scores."""
-    outputs = {}
+    outputs: dict[str, NDArray[np.float32]] = {}
     for head in spec.heads:
         shape, kind = spec.head_shape(head), head.name.split("_")[0]
         scale = {"reg": 0.4, "height": 1.0, "dim": 0.4, "rot": 1.0, "vel": 3.0, "iou": 1.0}
         if kind == "heatmap":
-            value = rng.permutation(np.linspace(-7, 2, int(np.prod(shape)))).reshape(shape)
+            logits = rng.permutation(np.linspace(-7, 2, int(np.prod(shape))))
+            outputs[head.name] = logits.reshape(shape).astype(np.float32)
         else:
             value = rng.normal(size=shape) * scale[kind] + (0.9 if kind == "dim" else 0.0)
-        outputs[head.name] = value.astype(np.float32)
+            outputs[head.name] = value.astype(np.float32)
     return outputs
 
 
@@ -165,7 +166,8 @@ def test_tasks_do_not_suppress_each_other_and_an_iou_branch_is_not_read() -> Non
     """One place and one box in every task: all are there, by descending score, labels counted through the tasks."""
     names = tuple(dict(HEADS) | {"iou": 1})
     tasks = tasks_of((("car",), 4.0), (("truck", "bus"), 1.0), (("bicycle", "pedestrian"), 0.3), branches=names)
-    for changes in ({}, ROTATE):
+    variants: tuple[dict[str, Any], ...] = ({}, ROTATE)
+    for changes in variants:
         spec = small_spec(tasks=tasks, **changes)
         outputs = {head.name: np.zeros(spec.head_shape(head), np.float32) for head in spec.heads}
         for index, (channel, logit) in enumerate(((0, 1.0), (1, 3.0), (1, 2.0))):
