@@ -18,6 +18,7 @@ from base.errors import ConfigError
 from base.lazy import require
 from base.messages import printable, shown
 from models.build import import_mmdet3d
+from models.training_parts import is_training_part
 
 __all__ = ["adapt_awml_"]
 
@@ -57,10 +58,10 @@ def adapt_awml_(cfg: Any) -> None:
     """Rewrites an AWML config in place into one that mmdet3d and this project's dataset build.
 
     `custom_imports` are resolved: packages that are installed are imported, except AWML's own, which would replace
-    stock modules by theirs; the others are dropped, once every type of the model and of the test pipeline is known
-    without them. This project's own modules stay named and are not imported: whoever trains does that. AWML's
-    evaluators are left out, because this project computes those metrics itself (`eval.metrics`). Types that only
-    training meets stay as they are.
+    stock modules by theirs; the others, and those that cannot be imported, are dropped, once every type of the network
+    and of the test pipeline is known without them. This project's own modules stay named and are not imported: whoever
+    trains does that. AWML's evaluators are left out, because this project computes those metrics itself
+    (`eval.metrics`). Types that only training meets stay as they are.
 
     Args:
         cfg: An `mmengine.Config`, read without its custom imports. One without AWML's names stays as it is.
@@ -75,9 +76,13 @@ def adapt_awml_(cfg: Any) -> None:
         cfg.custom_imports = {"imports": own, "allow_failed_imports": False}
     imports = [name for name in named if name not in own]
     absent = [name for name in imports if name.split(".")[0] in AWML_PACKAGES or not _is_installed(name)]
+    failures: dict[str, str] = {}
     for name in imports:
         if name not in absent:
-            _import(name, str(cfg.filename))
+            try:
+                _import(name)
+            except ConfigError as failure:
+                failures[name] = str(failure)
     for where, node in _typed(cfg.get("model"), "model"):
         _map_model_type(node, where, str(cfg.filename))
     for loader in _LOADERS:
@@ -88,9 +93,9 @@ def adapt_awml_(cfg: Any) -> None:
     for key in ("val_evaluator", "test_evaluator"):
         if key in cfg and _plain(cfg[key]) in _METRICS:
             cfg.pop(key)
-    if absent:
-        _check_types(cfg, absent)
-        _logger.info("%s: %s not needed here", cfg.filename, ", ".join(absent))
+    if absent or failures:
+        _check_types(cfg, absent, failures)
+        _logger.info("%s: %s not needed here", cfg.filename, ", ".join((*absent, *failures)))
 
 
 def _pop_imports(cfg: Any) -> list[str]:
@@ -106,14 +111,11 @@ def _pop_imports(cfg: Any) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _import(name: str, file: str) -> None:
+def _import(name: str) -> None:
     try:
         importlib.import_module(name)
     except Exception as error:  # a module is a program and can raise everything
-        raise ConfigError(
-            f"{file}: importing '{name}' of custom_imports failed: {type(error).__name__}: {printable(str(error))}. "
-            "Mend the module, or take it out of custom_imports."
-        ) from error
+        raise ConfigError(f"importing '{name}' failed: {type(error).__name__}: {printable(str(error))}") from error
 
 
 def _is_installed(name: str) -> bool:
@@ -144,25 +146,32 @@ def _map_model_type(node: Any, where: str, file: str) -> None:
         importlib.import_module("models.awml_encoder")
 
 
-def _check_types(cfg: Any, absent: list[str]) -> None:
-    """Every type that deployment builds must be known without the absent imports."""
+def _check_types(cfg: Any, absent: list[str], failures: dict[str, str]) -> None:
+    """Every type that deployment builds must be known without the absent and the failed imports."""
     registry = import_mmdet3d()
     require("mmdet3d.datasets", "to read the test pipeline")
     unknown = [
         f"model type '{node['type']}' ({where})"
         for where, node in _typed(cfg.get("model"), "model")
-        if not any(known.get(node["type"]) for known in (registry.MODELS, registry.TASK_UTILS))
+        if not is_training_part(where)
+        and not any(known.get(node["type"]) for known in (registry.MODELS, registry.TASK_UTILS))
     ]
     for loader in _LOADERS[1:]:
         for where, node in _typed(cfg.get(loader), loader):
             if ".pipeline[" in where and not registry.TRANSFORMS.get(node["type"]):
                 unknown.append(f"transform '{node['type']}' ({where})")
-    if unknown:
+    if not unknown:
+        return
+    if failures:
         raise ConfigError(
-            f"{cfg.filename}: unknown {'; '.join(unknown)}. The config expects {', '.join(absent)} to provide "
-            "it, which is not available here. Use a stock type in its place, or install a package that registers it "
-            "with mmdet3d and name that in custom_imports."
+            f"{cfg.filename}: unknown {'; '.join(unknown)}. Of custom_imports, {'; '.join(failures.values())}. Mend "
+            "what fails, or use a stock type in its place."
         )
+    raise ConfigError(
+        f"{cfg.filename}: unknown {'; '.join(unknown)}. The config expects {', '.join(absent)} to provide "
+        "it, which is not available here. Use a stock type in its place, or install a package that registers it "
+        "with mmdet3d and name that in custom_imports."
+    )
 
 
 def _typed(node: Any, where: str) -> Iterator[tuple[str, Any]]:

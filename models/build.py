@@ -18,6 +18,7 @@ from base.messages import printable
 from base.untrusted import load_weights_file
 from models.checkpoint_forms import find_weights
 from models.consistency import compare_checkpoint
+from models.training_parts import drop_training_parts
 from models.unsupported import DEFORMABLE, uses_layer
 from models.weights import check_architecture, check_finite, check_kinds
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 __all__ = ["build_model", "import_mmdet3d", "is_quantized", "load_checkpoint"]
+
+_logger = logging.getLogger(__name__)
 
 _STRUCTURE_KEY = "quantization"
 _SCALE_SUFFIX = "_quantizer.scale"
@@ -64,8 +67,12 @@ def build_model(cfg: Any, seed: int = 0) -> nn.Module:
 
         deform_conv.install()
     set_determinism(seed)
+    network = copy.deepcopy(cfg.model)
+    gone = drop_training_parts(network, lambda kind: not isinstance(kind, str) or registry.MODELS.get(kind) is not None)
+    if gone:
+        _logger.info("%s: not needed here: %s", cfg.filename, ", ".join(gone))
     try:
-        model: nn.Module = registry.MODELS.build(copy.deepcopy(cfg.model))
+        model: nn.Module = registry.MODELS.build(network)
     # Every module has its own way to refuse an argument. A lack of memory is no fault of the config's types.
     except (LookupError, TypeError, AssertionError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "memory" in str(error):
