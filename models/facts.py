@@ -13,11 +13,13 @@ __all__ = [
     "BACKBONE_NECK_HEAD",
     "BRANCH_ORDER",
     "CIRCLE",
+    "CLASS_PEAKS",
     "HEAD_ORDER",
     "INPUT_FEATURES",
     "PILLAR_FEATURES",
     "ROTATE",
     "SPATIAL_FEATURES",
+    "TOP_K",
     "VOXEL_ENCODER",
     "ComponentSpec",
     "HeadSpec",
@@ -39,6 +41,7 @@ HEAD_ORDER = ("heatmap", "reg", "height", "dim", "rot", "vel")
 # Everything that a task can give; no box is made of an overlap that is predicted.
 BRANCH_ORDER = (*HEAD_ORDER, "iou")
 CIRCLE, ROTATE = "circle", "rotate"
+TOP_K, CLASS_PEAKS = "top_k", "class_peaks"
 
 _OMITTED = "omitted"
 
@@ -141,6 +144,8 @@ class ModelFacts:
         legacy_encoder: Whether x, y, z enter as the offsets to the pillar's centre, as mmdet3d's `legacy` encoder
             leaves them, which writes the offsets into its own input.
         encoder_mode: "max", or "avg": the sum over all slots of a pillar, padded ones too, by its number of points.
+        decoding: "top_k" as mmdet3d does it, or "class_peaks": `max_detections_before_nms` peaks of each class, which
+            are suppressed among their own class, and the best `post_max_size` of all (`runtime.class_peaks`).
     """
 
     name: str
@@ -167,6 +172,7 @@ class ModelFacts:
     point_distance: bool = omitted_default(False)
     legacy_encoder: bool = omitted_default(False)
     encoder_mode: str = omitted_default("max")
+    decoding: str = omitted_default(TOP_K)
 
     @classmethod
     def omitted(cls) -> dict[str, Any]:

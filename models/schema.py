@@ -31,6 +31,7 @@ Box = Annotated[tuple[Metres, Metres, Metres, Metres, Metres, Metres], FromList(
 HeadName = Literal["heatmap", "reg", "height", "dim", "rot", "vel", "iou"]
 ClassNames = Annotated[Items[NonEmptyStr], Field(min_length=1, max_length=256)]
 SuppressionKind = Literal["circle", "rotate"]
+Decoding = Literal["top_k", "class_peaks"]
 
 
 class _Part(Record, extra="ignore"):
@@ -146,6 +147,7 @@ class Suppression(_Part):
 
     nms_type: SuppressionKind
     post_max_size: Many
+    decoding: Decoding = "top_k"
     min_radius: NonNegativeFloat | Annotated[Items[NonNegativeFloat], Field(min_length=1, max_length=64)] = 0.0
     nms_thr: Share | None = None
     pre_max_size: Many | None = None
@@ -223,6 +225,7 @@ class SpecRecord(Record):
     point_distance: bool = False
     legacy_encoder: bool = False
     encoder_mode: Literal["max", "avg"] = "max"
+    decoding: Decoding = "top_k"
 
     def all_tasks(self) -> tuple[TaskRecord, ...]:
         """The tasks, in whichever form they are stored.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from base.errors import ConfigError
-from models.facts import CIRCLE, ROTATE, ModelFacts, TaskSpec
+from models.facts import CIRCLE, CLASS_PEAKS, ROTATE, ModelFacts, TaskSpec
 
 if TYPE_CHECKING:
     from models.schema import ModelConfig
@@ -67,6 +67,11 @@ def _check_suppression(spec: ModelFacts, file: str) -> None:
         raise ConfigError(
             f"{file}: test_cfg.pts.nms_type is '{ROTATE}', which suppresses by overlap, but there is no nms_thr "
             f"(nms_iou_threshold in a stored specification). Give it, 0 to 1, or set nms_type to '{CIRCLE}'."
+        )
+    if spec.decoding == CLASS_PEAKS and spec.nms_type != CIRCLE:
+        raise ConfigError(
+            f"{file}: test_cfg.pts.decoding is '{spec.decoding}' and nms_type '{spec.nms_type}'; peaks of classes are "
+            f"suppressed by the distance of centres alone. Set nms_type to '{CIRCLE}'."
         )
 
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from base.boxes import Boxes3D
 from base.errors import DataError
-from models.spec import ROTATE
+from models.spec import CLASS_PEAKS, ROTATE
+from runtime.class_peaks import class_peaks, suppress_by_class
 from runtime.counts import BoxCounts
 from runtime.nms import circle_nms, rotated_nms
 
@@ -50,7 +51,8 @@ def decode_counted(outputs: Mapping[str, NDArray[np.float32]], spec: ModelSpec) 
     Of each task: top `max_detections_before_nms` over its classes and cells, score above `score_threshold`, centre
     inside `post_center_range` (limits included), NMS across its classes by the distance of centres or by overlap, at
     most `post_max_size` boxes. Boxes of different tasks do not suppress each other. An output `iou` is not read, as
-    mmdet3d's CenterHead does not read one.
+    mmdet3d's CenterHead does not read one. With `spec.decoding` "class_peaks" it is the best peaks of each class, and
+    NMS among the boxes of each class (`runtime.class_peaks`).
 
     Differences from mmdet3d, on purpose:
     * Boxes of all tasks come by descending score, equal ones in the order of the tasks; mmdet3d has them task by task.
@@ -99,7 +101,10 @@ def _decode_task(heads: Mapping[str, NDArray[np.float32]], task: TaskSpec, spec:
     heatmap = heads["heatmap"].reshape(-1)
     num_cells = spec.head_size[0] * spec.head_size[1]
     width = spec.head_size[0]
-    top = _top_k(heatmap, spec.max_detections_before_nms)
+    if spec.decoding == CLASS_PEAKS:
+        top = class_peaks(heads["heatmap"], spec.max_detections_before_nms)
+    else:
+        top = _top_k(heatmap, spec.max_detections_before_nms)
     scores = sigmoid(heatmap[top])
     good = scores > np.float32(spec.score_threshold)
     top, scores = top[good], scores[good]
@@ -132,7 +137,11 @@ def _decode_task(heads: Mapping[str, NDArray[np.float32]], task: TaskSpec, spec:
     possible, dropped = drop_impossible(boxes, np.ones(len(boxes), bool), spec)
     valid &= possible
     candidates = Boxes3D(boxes, scores, labels).select(valid)
-    if spec.nms_type == ROTATE and spec.nms_iou_threshold is not None:
+    if spec.decoding == CLASS_PEAKS:
+        keep = suppress_by_class(
+            candidates.boxes[:, :2], candidates.scores, candidates.labels, task.nms_min_radius_m2, spec.post_max_size
+        )
+    elif spec.nms_type == ROTATE and spec.nms_iou_threshold is not None:
         keep = rotated_nms(
             candidates.boxes, candidates.scores, spec.nms_iou_threshold, spec.nms_pre_max_size, spec.post_max_size
         )

@@ -9,7 +9,7 @@ import numpy as np
 
 from base.boxes import BOX_COLUMNS
 from base.errors import ConfigError
-from models.spec import CIRCLE
+from models.spec import CIRCLE, TOP_K
 from runtime.cuda_engine.macros import Unsigned, Words
 from runtime.decode import sigmoid
 
@@ -102,14 +102,19 @@ class DecodeModel:
         """Of a model.
 
         Raises:
-            ConfigError: it has several tasks or suppresses by overlap, or asks for more candidates than the kernels
-                take, or for no box.
+            ConfigError: it has several tasks, suppresses by overlap or decodes in another way, or asks for more
+                candidates than the kernels take, or for no box.
         """
         task = spec.one_task("this engine")
         if spec.nms_type != CIRCLE:
             raise ConfigError(
                 f"Model '{spec.name}': nms_type of its test_cfg is '{spec.nms_type}'; this engine suppresses by the "
                 f"distance of centres ('{CIRCLE}') alone. Use another backend."
+            )
+        if spec.decoding != TOP_K:
+            raise ConfigError(
+                f"Model '{spec.name}': its boxes are the best peaks of each class (decoding '{spec.decoding}'); this "
+                f"engine takes the best cells of all ('{TOP_K}') alone. Use another backend."
             )
         top_k = spec.max_detections_before_nms
         if not 1 <= top_k <= sizes.most_candidates:
