@@ -36,8 +36,8 @@ class NuScenesInfos(T4Dataset):
 
     def _point_path(self, path: str, prefix: str, at: Sequence[str | int]) -> str:
         """Sweeps, which these infos name by the whole path of another machine, lie in their folder; earlier key frames
-        among them lie where key frames are."""
-        if prefix == "sweeps":
-            whole = Path(path)
+        among them lie where key frames are. autoware-ml's infos name both from the root of the dataset."""
+        whole = Path(path)
+        if prefix == "sweeps" or whole.is_relative_to("samples/LIDAR_TOP"):
             prefix, path = "pts" if "samples" in whole.parts else "sweeps", whole.name
         return super()._point_path(path, prefix, at)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from base.parsing import misfit
 from datasets.consistency import PointSteps, SampleComparison
 from datasets.infos import InfoFile, Instance, PointStorage, Sample, parse_sample, read_info_file
 from datasets.points import inside
+from datasets.sweep_forms import in_one_form
 from third_party import mmcv_ext
 
 mmcv_ext.install()  # before mmdet3d, which imports mmcv's operators
@@ -39,6 +40,9 @@ class T4Dataset(Det3DDataset):
     are `LiDARInstance3DBoxes` of 9 numbers in the ego frame with velocity (m/s over ground, along ego x and y); a
     velocity of NaN, which annotators leave at the ends of a track, counts as standing still.
 
+    `name_mapping`, category -> class or None, as autoware-ml's configs have it, decides on the label by the category
+    that the annotators gave, or by the file's class where they gave none; classes that it lacks are no error.
+
     With `lazy_init=True`, which mmdet3d uses to ask for `metainfo` alone, the info file need not exist.
     """
 
@@ -56,6 +60,7 @@ class T4Dataset(Det3DDataset):
         with_velocity: bool = True,
         filter_empty_gt: bool = False,
         box_type_3d: str = "LiDAR",
+        name_mapping: Mapping[str, str | None] | None = None,
         info: InfoFile | None = None,
         **kwargs: Any,
     ) -> None:
@@ -63,6 +68,7 @@ class T4Dataset(Det3DDataset):
         if box_type_3d != "LiDAR":
             raise ConfigError(f"{type(self).__name__}: box_type_3d is '{box_type_3d}'; its boxes are 'LiDAR' boxes.")
         self.use_valid_flag = use_valid_flag
+        self._names = dict(name_mapping or {})
         self.with_velocity = with_velocity
         path = Path(ann_file)
         if not path.is_absolute():
@@ -106,13 +112,13 @@ class T4Dataset(Det3DDataset):
         known = info.classes()
         self._storage = info.storage()
         unknown = [name for name in wanted or () if name not in known]
-        if unknown:
+        if unknown and not self._names:
             raise DataError(
                 f"The model config asks for classes {unknown}, but {shown_file(self._path)} has {shown(list(known))}. "
                 "Correct metainfo.classes, or name_mapping where the info file is made."
             )
         self._samples, self._known = info.samples, known
-        return known
+        return (*known, *unknown)
 
     def load_data_list(self) -> list[dict[str, Any]]:
         """The samples of the info file, each typed; nothing else of the file goes on to mmdet3d."""
@@ -129,7 +135,7 @@ class T4Dataset(Det3DDataset):
         steps = self._steps if self._storage.point_columns is None else PointSteps(sweeps=self._steps.sweeps)
         comparison = SampleComparison(steps, self._known, self._path)
         for index, item in enumerate(raw):
-            sample = self._parse(item, index, len(self.label_mapping) - 1)
+            sample = self._parse(in_one_form(item, self._path, index), index, len(self._known))
             if (other := first.setdefault(sample.token, index)) != index:
                 must = f"must not be that of data_list[{other}] too"
                 raise misfit(self._path, ["data_list", index, "token"], sample.token, must)
@@ -165,6 +171,14 @@ class T4Dataset(Det3DDataset):
         """A point file that the info file names, below the folder of its kind."""
         return str(inside(Path(self.data_prefix.get(prefix, "")), path, self._path, at))
 
+    def _label(self, instance: Instance) -> int:
+        """Index into the dataset's classes; -1 of what is not to be found."""
+        if instance.bbox_label_3d < 0 or not self._names:
+            return int(self.label_mapping[instance.bbox_label_3d])
+        category = instance.gt_nusc_name or self._known[instance.bbox_label_3d]
+        name, classes = self._names.get(category, category), list(self.metainfo["classes"])
+        return classes.index(name) if name in classes else -1
+
     def _ground_truth(self, sample: Sample, at: Sequence[str | int]) -> dict[str, Any]:
         """Ground truth of a sample.
 
@@ -177,7 +191,7 @@ class T4Dataset(Det3DDataset):
         instances, count = sample.instances, len(sample.instances)
         boxes = np.array([i.bbox_3d for i in instances], dtype=np.float32).reshape(count, 7)
         velocity = np.array([i.velocity for i in instances], dtype=np.float32).reshape(count, 2)
-        labels = np.array([self.label_mapping[i.bbox_label_3d] for i in instances], dtype=np.int64)
+        labels = np.array([self._label(i) for i in instances], dtype=np.int64)
         points = np.array([i.num_lidar_pts for i in instances], dtype=np.int64)
         keep = labels > -1
         with_class = int(keep.sum())

@@ -88,12 +88,37 @@ class CheckedLoadSweeps(LoadPointsFromMultiSweeps):
     """mmdet3d's `LoadPointsFromMultiSweeps` on `datasets.points.read_points`."""
 
     def __init__(
-        self, *args: Any, unused: Sequence[str] = (), stored: Sequence[str] | None = None, **kwargs: Any
+        self,
+        *args: Any,
+        unused: Sequence[str] = (),
+        stored: Sequence[str] | None = None,
+        close_is_circle: bool = False,
+        **kwargs: Any,
     ) -> None:
         """As mmdet3d's; `unused` are names of columns that no later step and no network takes, `stored` those of the
-        files where these have others than the step says."""
+        files where these have others than the step says.
+
+        With `close_is_circle` the points that `remove_close` removes lie within a circle rather than a square, and none
+        are removed of copies of the key frame: as autoware-ml has it.
+        """
         super().__init__(*args, **kwargs)
         self.unused, self.stored = frozenset(unused), stored
+        self.close_is_circle = close_is_circle
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """As mmdet3d's."""
+        if not self.close_is_circle or "lidar_sweeps" in results:
+            return dict(super().transform(results))
+        removed, self.remove_close = self.remove_close, False
+        try:
+            return dict(super().transform(results))
+        finally:
+            self.remove_close = removed
+
+    def _remove_close(self, points: Any, radius: float = 1.0) -> Any:
+        if not self.close_is_circle:
+            return super()._remove_close(points, radius)
+        return points[np.linalg.norm(points[:, :2], axis=1) >= radius]
 
     def _load_points(self, pts_filename: str) -> NDArray[np.float32]:
         return _load(pts_filename, self.load_dim, self.backend_args, self.unused, self.stored)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
@@ -16,7 +17,7 @@ from base.errors import CheckpointError, ConfigError
 from base.lazy import require
 from base.messages import printable
 from base.untrusted import load_weights_file
-from models.checkpoint_forms import find_weights
+from models.checkpoint_forms import Weights, find_weights
 from models.consistency import compare_checkpoint
 from models.training_parts import drop_training_parts
 from models.unsupported import DEFORMABLE, uses_layer
@@ -31,6 +32,8 @@ _logger = logging.getLogger(__name__)
 
 _STRUCTURE_KEY = "quantization"
 _SCALE_SUFFIX = "_quantizer.scale"
+# Of models.autoware_ml_head, which mmdet3d's registry knows once it is imported.
+_OWN_BRANCHES = "WideSeparateHead"
 
 
 def import_mmdet3d() -> Any:
@@ -66,6 +69,10 @@ def build_model(cfg: Any, seed: int = 0) -> nn.Module:
         from models import deform_conv
 
         deform_conv.install()
+    head = cfg.model.get("pts_bbox_head") if isinstance(cfg.model, Mapping) else None
+    branches = head.get("separate_head") if isinstance(head, Mapping) else None
+    if isinstance(branches, Mapping) and branches.get("type") == _OWN_BRANCHES:
+        importlib.import_module("models.autoware_ml_head")
     set_determinism(seed)
     network = copy.deepcopy(cfg.model)
     gone = drop_training_parts(network, lambda kind: not isinstance(kind, str) or registry.MODELS.get(kind) is not None)
@@ -108,15 +115,30 @@ def load_checkpoint(model: nn.Module, path: str | Path) -> dict[str, Any]:
             "quant.load_ptq_model, or deploy it with configs/deploy/deploy_config_int8.py."
         )
     where, expected = f"Checkpoint '{path}'", model.state_dict()
-    weights = find_weights(checkpoint, expected, where)
+    weights, names = _find_weights(checkpoint, expected, model, where)
+    expected = {theirs: expected[name] for theirs, name in names.items()}
     state, place = weights.state, where if weights.is_plain else f"{where} ({weights})"
     check_architecture(state, expected, place)
     check_kinds(state, expected, place)
     check_finite(state, expected, place)
     settle(compare_checkpoint(checkpoint, model, where))
-    model.load_state_dict(state, strict=True)
+    model.load_state_dict({names[name]: value for name, value in state.items()}, strict=True)
     meta = checkpoint.get("meta", {})
     return dict(meta) if isinstance(meta, Mapping) else {}
+
+
+def _find_weights(
+    checkpoint: Mapping[str, Any], expected: Mapping[str, Any], model: nn.Module, where: str
+) -> tuple[Weights, dict[str, str]]:
+    """A model's weights in a checkpoint, by its trainer's names; and name there -> name here."""
+    tasks = getattr(getattr(model, "pts_bbox_head", None), "task_heads", ())
+    if any(type(task).__name__ == _OWN_BRANCHES for task in tasks):
+        from models.autoware_ml_names import find_renamed
+
+        renamed = find_renamed(checkpoint, expected, model, where)
+        if renamed is not None:
+            return renamed
+    return find_weights(checkpoint, expected, where), {name: name for name in expected}
 
 
 def is_quantized(checkpoint: Mapping[str, Any]) -> bool:

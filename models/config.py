@@ -12,11 +12,14 @@ from models.awml import adapt_awml_
 
 __all__ = ["load_model_config"]
 
+_YAML = (".yaml", ".yml")
+
 
 def load_model_config(path: str | Path) -> Any:
     """Loads an mmengine model config. It is Python and is run: use configs that you trust.
 
-    Configs of AWML are read as they are (`models.awml`).
+    Configs of AWML are read as they are (`models.awml`); so are those of autoware-ml, which are YAML and are not run
+    (`models.autoware_ml`).
 
     Returns:
         The `mmengine.Config`.
@@ -25,6 +28,10 @@ def load_model_config(path: str | Path) -> Any:
         ConfigError: the file or one of its bases is missing or does not run, it has no `model`, or it uses a type that
             only a package which is not here would bring.
     """
+    if Path(path).suffix in _YAML:
+        from models.autoware_ml import load_autoware_ml_config
+
+        return load_autoware_ml_config(Path(path))
     cfg = run_config(path, "Model config", missing="Give its path with --model-config.")
     if "model" not in cfg:
         raise ConfigError(f"'{path}' has no 'model'; is it a deploy config? The model config comes second.")
