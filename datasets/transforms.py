@@ -87,6 +87,8 @@ class CheckedLoadPoints(LoadPointsFromFile):
 class CheckedLoadSweeps(LoadPointsFromMultiSweeps):
     """mmdet3d's `LoadPointsFromMultiSweeps` on `datasets.points.read_points`."""
 
+    remove_close: bool
+
     def __init__(
         self,
         *args: Any,

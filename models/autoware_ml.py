@@ -20,10 +20,10 @@ from base.errors import ConfigError
 from base.interpolation import References
 from base.lazy import require
 from base.messages import shown
-from base.parsing import Items, NonEmptyStr, NonNegativeFloat, Record, parse
+from base.parsing import Items, NonEmptyStr, NonNegativeFloat, Record, Share, parse
 from models.autoware_ml_data import UNSET_FOLDER, data_settings
 from models.facts import CLASS_PEAKS
-from models.schema import Box, Cells, Channels, Few, Many, Share, Side, Stride, Upsampling
+from models.schema import Box, Cells, Channels, Few, Many, Side, Stride, Upsampling
 
 __all__ = ["DATA_VARIABLE", "load_autoware_ml_config"]
 
