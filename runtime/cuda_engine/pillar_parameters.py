@@ -1,4 +1,4 @@
-"""What kernels/pillars.cu and pfn.cu are compiled with: sizes that both sides rely on, and the model's numbers."""
+"""What the kernels of points and pillars are compiled with: sizes that both sides rely on, and the model's numbers."""
 
 from __future__ import annotations
 
@@ -16,23 +16,26 @@ if TYPE_CHECKING:
     from models.spec import ModelSpec
     from runtime.pillar_weights import PillarWeights
 
-__all__ = ["COUNTERS", "PILLAR_SIZES", "TOTALS", "PillarModel", "PillarSizes"]
+__all__ = ["COUNTERS", "PILLAR_SIZES", "TOTALS", "PillarModel", "PillarSizes", "check_encoder"]
 
 # What the host reads of a frame, and what its kernels add up among themselves.
 COUNTERS = Words("COUNTER", VoxelCounts.names())
 TOTALS = Words("TOTAL", ("invalid", "outside", "dropped_points", "pillars", "ticket"))
 
-# The most that the kernels take; kernels/pillars.cu and pfn.cu assert the same of what they see.
+# The most that the kernels take; kernels/pillars.cu, decoration.cu and pfn.cu assert the same of what they see.
 _MOST = {
     "layers of cells along z": 1,
-    "max_points_per_voxel": 32,
+    "max_points_per_voxel": 128,
+    "max_voxels": 1 << 22,
     "features of a point": 16,
-    "channels of the first encoder layer": 32,
-    "encoder channels": 64,
     "points": 1 << 24,
     "cells along x": 8192,
     "cells along y": 8192,
 }
+# Number of encoder layers -> the most channels of each.
+_MOST_CHANNELS = {1: (128,), 2: (32, 64)}
+# Threads of a multiprocessor at a time.
+_RESIDENT_THREADS = 2048
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,12 @@ class PillarSizes:
 
     @property
     def rank_tile(self) -> int:
-        """Points of a block of pillars_rank."""
+        """Points that a block of pillars_rank takes at a time."""
         return self.rank_threads * self.rank_items
+
+    def rank_blocks(self, capacity: int, multiprocessors: int) -> int:
+        """Of pillars_rank: one for each tile of `capacity` points, but no more than run at a time."""
+        return min(-(-capacity // self.rank_tile), _RESIDENT_THREADS // self.rank_threads * multiprocessors)
 
     @property
     def encode_threads(self) -> int:
@@ -75,7 +82,10 @@ class PillarModel:
     capacity: int
     columns: int
     features: int
+    cluster: bool
     center_dims: int
+    distance: bool
+    legacy: bool
     grid_x: int
     grid_y: int
     max_points: int
@@ -116,47 +126,35 @@ class PillarModel:
         Raises:
             ConfigError: the encoder is not the model's, or its sizes are beyond the kernels'.
         """
-        lower, size, (nx, ny, nz) = grid_float32(spec)
-        if not spec.has_usual_decoration:
-            raise ConfigError(
-                f"Model '{spec.name}': its pillar encoder takes {spec.decoration}; this engine's kernels make points "
-                "with both offsets and take a maximum of them."
-            )
-        if len(weights.layers) != 2:
-            raise ConfigError(
-                f"Model '{spec.name}': its pillar encoder has {len(weights.layers)} layers; this engine's kernels run "
-                "two (feat_channels of two entries)."
-            )
-        features, hidden = weights.layers[0].weight.shape
-        channels = weights.channels
-        found = (features, channels)
+        check_encoder(spec, tuple(layer.weight.shape[1] for layer in weights.layers), capacity)
+        found = (weights.features, weights.channels)
         if found != (spec.encoder_in_features, spec.encoder_channels):
             raise ConfigError(
                 f"The pillar encoder takes {found[0]} features and gives {found[1]} channels; model '{spec.name}' has "
                 f"{spec.encoder_in_features} and {spec.encoder_channels}."
             )
-        values = (nz, spec.max_points_per_voxel, features, hidden, channels, capacity, nx, ny)
-        for (what, most), value in zip(_MOST.items(), values, strict=True):
-            if not 1 <= value <= most:
-                raise ConfigError(f"Model '{spec.name}': {what}: {value}; this engine's kernels take 1 to {most}.")
-        centers = [*pillar_centers_float32(spec), (np.float32(0), np.float32(0))][:3]
+        lower, size, (nx, ny, _) = grid_float32(spec)
+        channels = weights.channels
+        centers = [*pillar_centers_float32(spec), *[(np.float32(0), np.float32(0))] * 3][:3]
         return cls(
             capacity=capacity,
             columns=spec.point_features,
-            features=features,
+            features=weights.features,
+            cluster=spec.cluster_center,
             center_dims=spec.voxel_center_dims,
+            distance=spec.point_distance,
+            legacy=spec.legacy_encoder,
             grid_x=nx,
             grid_y=ny,
             max_points=spec.max_points_per_voxel,
             max_voxels=spec.max_voxels,
-            hidden=hidden,
+            hidden=weights.layers[0].weight.shape[1] if len(weights.layers) == 2 else 0,
             channels=channels,
             round_half=weights.float16,
             out_dense=is_dense,
             out_int8=scale is not None,
             out_scale=np.float32(1 if scale is None else scale),
-            # Resident blocks for each multiprocessor: what a thread's weights leave of the registers.
-            encode_blocks=5 if channels <= 32 else 3,
+            encode_blocks=_encode_blocks(len(weights.layers), channels, spec.max_points_per_voxel),
             lower_x=lower[0],
             lower_y=lower[1],
             lower_z=lower[2],
@@ -170,3 +168,44 @@ class PillarModel:
             center_offset_y=centers[1][1],
             center_offset_z=centers[2][1],
         )
+
+
+def check_encoder(spec: ModelSpec, layer_channels: tuple[int, ...], capacity: int) -> None:
+    """Raises `ConfigError` unless the kernels take a model's points, pillars and encoder; needs no device.
+
+    Args:
+        spec: Of the model.
+        layer_channels: Of each layer of its pillar encoder (`feat_channels`; a layer before the last has half of its
+            channels for a point, half for the maximum).
+        capacity: Most points of a frame.
+    """
+    if spec.encoder_mode != "max":
+        raise ConfigError(
+            f"Model '{spec.name}': its pillar encoder takes the mean of a pillar's slots (mode '{spec.encoder_mode}'); "
+            "this engine's kernels take their maximum."
+        )
+    nx, ny, nz = grid_float32(spec)[2]
+    most = _MOST_CHANNELS.get(len(layer_channels))
+    if most is None:
+        raise ConfigError(
+            f"Model '{spec.name}': its pillar encoder has {len(layer_channels)} layers; this engine's kernels run one "
+            "or two (feat_channels of as many entries)."
+        )
+    values = (nz, spec.max_points_per_voxel, spec.max_voxels, spec.layer_in_features, capacity, nx, ny)
+    found = [*zip(_MOST, values, _MOST.values(), strict=True)]
+    found += [
+        (f"channels of encoder layer {index} of {len(most)}", value, limit)
+        for index, (value, limit) in enumerate(zip(layer_channels, most, strict=True), 1)
+    ]
+    for what, value, limit in found:
+        if not 1 <= value <= limit:
+            raise ConfigError(f"Model '{spec.name}': {what}: {value}; this engine's kernels take 1 to {limit}.")
+
+
+def _encode_blocks(layers: int, channels: int, max_points: int) -> int:
+    """Resident blocks of pillars_encode for each multiprocessor: what a thread's weights leave of the registers."""
+    if layers == 1:
+        return 7 if channels <= 32 else 5 if channels <= 64 else 4
+    if channels > 32:
+        return 3
+    return 5 if max_points <= 32 else 4

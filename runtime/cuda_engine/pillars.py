@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CanvasMemory", "PillarEncoderKernels"]
 
-_FILES = ("intrinsics.cuh", "overlap.cuh", "pillars.cu", "pfn.cu")
+_FILES = ("intrinsics.cuh", "overlap.cuh", "pillars.cu", "decoration.cu", "pfn.cu", "encode.cu")
 _KERNELS = ("pillars_assign", "pillars_rank", "pillars_group", "pillars_encode")
 
 
@@ -106,7 +106,6 @@ class PillarEncoderKernels:
         stream = device.create_stream()
         device.upload(self._weights, packed, stream)
         device.synchronize(stream)
-        self._tiles = tiles
 
     def enqueue(self, cloud: CloudMemory, stream: int) -> None:
         """Puts the four kernels on the stream; may be captured.
@@ -127,7 +126,8 @@ class PillarEncoderKernels:
         device.launch(self._assign, wide, sizes.assign_threads, [*pointers(*assigned, canvas), plane], stream)
         # Each waits for the one before it by itself, after whatever it can do ahead.
         overlap = device.compute_capability >= (9, 0)
-        device.launch(self._rank, self._tiles, sizes.rank_threads, pointers(*ranked), stream, overlap=overlap)
+        ranks = sizes.rank_blocks(self.capacity, blocks)
+        device.launch(self._rank, ranks, sizes.rank_threads, pointers(*ranked), stream, overlap=overlap)
         arguments = pointers(*grouped, self._totals, self.counters)
         device.launch(self._group, wide, sizes.group_threads, arguments, stream, overlap=overlap)
         blocks = -(-warps // sizes.encode_warps)

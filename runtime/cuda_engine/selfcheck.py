@@ -23,15 +23,23 @@ from runtime.cuda_engine.checks.frame_checks import (
     check_random_frames,
     check_special_frames,
 )
-from runtime.cuda_engine.checks.pillar_checks import check_large_cloud, check_random_clouds, check_special_clouds
+from runtime.cuda_engine.checks.pillar_checks import (
+    check_crowded_pillar,
+    check_encoder_forms,
+    check_large_cloud,
+    check_random_clouds,
+    check_special_clouds,
+)
 
 __all__ = ["CHECKS", "main"]
 
 CHECKS: dict[str, Callable[[CudaDevice], str]] = {
     "layers": check_layers,
     "pillars, limits": check_special_clouds,
+    "pillars, forms": check_encoder_forms,
     "pillars, random": check_random_clouds,
     "pillars, large": check_large_cloud,
+    "pillars, crowded": check_crowded_pillar,
     "detections, limits": check_special_maps,
     "detections, random": check_random_maps,
     "detections, large": check_large_maps,

@@ -151,11 +151,13 @@ def test_sizes_beyond_the_kernels_are_refused() -> None:
     spec = engine_spec(64)
     fake: Any = FakeDevice(spec)
     canvas = CanvasMemory(0, 0, None)
-    other = engine_spec(64, max_points_per_voxel=40)
-    with pytest.raises(ConfigError, match="max_points_per_voxel: 40"):
-        PillarEncoderKernels(fake, other, random_weights(other, 16), canvas)
+    other = engine_spec(64, max_points_per_voxel=140)
+    with pytest.raises(ConfigError, match="max_points_per_voxel: 140"):
+        PillarEncoderKernels(fake, other, random_weights(other, 16), canvas, capacity=1000)
     with pytest.raises(ConfigError, match="takes 11 features and gives 32"):
-        PillarEncoderKernels(fake, engine_spec(64, encoder_channels=64), random_weights(spec, 16), canvas)
+        PillarEncoderKernels(
+            fake, engine_spec(64, encoder_channels=64), random_weights(spec, 16), canvas, capacity=1000
+        )
     with pytest.raises(ConfigError, match="max_num of the bbox coder is 5000"):
         DetectionKernels(fake, engine_spec(64, max_detections_before_nms=5000))
     with pytest.raises(ConfigError, match=r"no head \['rot'\]"):

@@ -78,7 +78,7 @@ def _macros() -> dict[str, dict[str, object]]:
     conv = conv_tilings(plan.convs[0], source, target)[0]
     heads = heads_tilings(plan.heads[0], plan.maps[plan.heads[0].source])[0]
     return {
-        "pillars.cu pfn.cu": definitions(pillars, PILLAR_SIZES, COUNTERS, TOTALS),
+        "pillars.cu decoration.cu pfn.cu encode.cu": definitions(pillars, PILLAR_SIZES, COUNTERS, TOTALS),
         "decode.cu": definitions(DecodeModel.from_spec(spec, DECODE_SIZES), DECODE_SIZES, COUNTS, HEADER),
         "canvas.cu": {"OUT_INT8": True, "CHANNELS": 32},
         "conv.cu": {**conv.macros, "ARGUMENT_BYTES": 80},
@@ -108,7 +108,8 @@ def test_a_source_that_lacks_a_macro_does_not_compile(files: str) -> None:
 
 @pytest.mark.usefixtures("device")
 def test_the_encoder_stands_behind_the_pillars() -> None:
-    assert "pillars.cu must stand before it" in errors_of({}, "pfn.cu")
+    for before, after in (("pillars", "decoration"), ("decoration", "pfn"), ("pfn", "encode")):
+        assert f"{after}.cu: {before}.cu must stand before it" in errors_of({}, f"{after}.cu")
 
 
 def test_a_macro_has_one_definition() -> None:

@@ -13,9 +13,8 @@ from base.errors import ConfigError, ExportError
 from models.build import build_model, import_mmdet3d
 from models.components import extract_components
 from models.spec import VOXEL_ENCODER, ModelSpec
-from runtime.cuda_engine.pillar_parameters import PillarModel
+from runtime.cuda_engine.pillar_parameters import check_encoder
 from runtime.opening import open_detector
-from runtime.pillar_weights import PfnLayer, PillarWeights
 from runtime.preprocess import decorate, voxelize
 from tests.runtime.small_model import cloud, export_onnx, small_config, small_spec
 
@@ -111,10 +110,21 @@ def test_the_legacy_path_without_centres_is_the_other_one() -> None:
 
 
 @pytest.mark.parametrize("name", ["legacy", "distance", "no-cluster", "no-voxel-center", "mean"])
-def test_kernels_and_the_vehicle_say_what_they_do_not_make(name: str) -> None:
+def test_the_vehicle_says_what_it_does_not_make(name: str) -> None:
     spec, _ = configured(*VARIANTS[name])
-    weights = PillarWeights((PfnLayer(np.zeros((spec.encoder_in_features, 4), np.float32), np.zeros(4, np.float32)),))
-    with pytest.raises(ConfigError, match=r"its pillar encoder takes 5 columns.*kernels make points with both offsets"):
-        PillarModel.from_spec(spec, weights, 1000, scale=None, is_dense=False)
     with pytest.raises(ExportError, match=r"an encoder of 5 columns.*the node feeds points with both offsets"):
         require_runnable(spec, Path("model"))
+
+
+def test_kernels_say_that_they_take_no_mean() -> None:
+    for name, (arguments, changes) in VARIANTS.items():
+        spec, cfg = configured(arguments, changes)
+        layers = tuple(cfg.model.pts_voxel_encoder.feat_channels)
+        if name == "three-layers":
+            with pytest.raises(ConfigError, match="has 3 layers; this engine's kernels run one or two"):
+                check_encoder(spec, layers, 1000)
+        elif spec.encoder_mode == "avg":
+            with pytest.raises(ConfigError, match=r"takes the mean of a pillar's slots.*kernels take their maximum"):
+                check_encoder(spec, layers, 1000)
+        else:
+            check_encoder(spec, layers, 1000)

@@ -84,7 +84,7 @@ def test_clouds_that_do_not_fit_are_refused_before_anything_is_put_on_a_stream(d
     frame = open_frame(device)
     device.calls.clear()
     for cloud, message in (
-        (np.zeros((2001, 5), np.float32), r"has 2001 points; the backend was opened for 2000"),
+        (np.zeros((2001, 5), np.float32), r"has 2001 points, but at most 2000 are taken"),
         (np.zeros((10, 4), np.float32), r"float32 of shape \(10, 4\); model 'check32' needs float32 \(N, 5\)"),
         (np.zeros((10, 5)), r"Point cloud is float64"),
     ):
@@ -116,7 +116,8 @@ def _sources() -> dict[str, str]:
     }
     for name, canvas in canvases.items():
         device: Any = _Sources()
-        PillarEncoderKernels(device, spec, random_weights(spec, 16, float16=name == "float16"), canvas)
+        weights = random_weights(spec, 16, float16=name == "float16")
+        PillarEncoderKernels(device, spec, weights, canvas, capacity=1 << 18)
         found[f"pillars {name}"] = device.sources["pillars_assign"]
     device = _Sources()
     DetectionKernels(device, spec)

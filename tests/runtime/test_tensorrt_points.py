@@ -240,7 +240,7 @@ def test_verification_judges_both_ends_around_the_engine(
 def test_clouds_that_do_not_fit_are_refused(bench: PointsBench) -> None:
     with bench.open_points() as detector:
         bench.device.calls.clear()
-        with pytest.raises(DataError, match=r"4001 points; the backend was opened for 4000. Open it with a larger"):
+        with pytest.raises(DataError, match=r"4001 points, but at most 4000 are taken .*Give --max-points=4001"):
             detector(cloud(0, CAPACITY + 1))
         with pytest.raises(DataError, match=r"\(10, 4\); model 'small' needs float32 \(N, 5\)"):
             detector(cloud(0, 10, columns=4))

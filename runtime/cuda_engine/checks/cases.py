@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["clumped_cloud", "engine_spec", "hard_clouds", "large_cloud", "random_weights"]
+__all__ = ["clumped_cloud", "engine_spec", "features_alone", "hard_clouds", "large_cloud", "random_weights"]
 
 _HEADS = {"heatmap": 5, "reg": 2, "height": 1, "dim": 3, "rot": 2, "vel": 2}
 
@@ -50,19 +50,35 @@ def engine_spec(cells: int, **changes: object) -> ModelSpec:
 
 
 def random_weights(spec: ModelSpec, hidden: int, *, float16: bool = False, seed: int = 0) -> PillarWeights:
-    """Weights whose results are of the size of a trained encoder's."""
+    """Weights whose results are of the size of a trained encoder's.
+
+    Args:
+        spec: The model.
+        hidden: Channels of the first of two layers; 0 for one layer.
+        float16: Of the graph.
+        seed: Of the numbers.
+    """
     rng = np.random.default_rng(seed)
-    shapes = (
-        (spec.encoder_in_features, hidden),
-        (hidden,),
-        (2 * hidden, spec.encoder_channels),
-        (spec.encoder_channels,),
-    )
-    parts = [rng.normal(0, 0.3, shape).astype(np.float32) for shape in shapes]
+    sizes = [(spec.encoder_in_features, hidden), (2 * hidden, spec.encoder_channels)]
+    if not hidden:
+        sizes = [(spec.encoder_in_features, spec.encoder_channels)]
+    parts = [rng.normal(0, 0.3, shape).astype(np.float32) for size in sizes for shape in (size, size[1:])]
     parts[0][:2] *= 0.05  # absolute positions matter little
     if float16:
         parts = [part.astype(np.float16).astype(np.float32) for part in parts]
-    return PillarWeights((PfnLayer(parts[0], parts[1]), PfnLayer(parts[2], parts[3])), float16)
+    layers = zip(parts[::2], parts[1::2], strict=True)
+    return PillarWeights(tuple(PfnLayer(weight, bias) for weight, bias in layers), float16)
+
+
+def features_alone(spec: ModelSpec) -> PillarWeights:
+    """One layer that passes on each feature of a decorated point and its negative: what a pillar's points hold, bit by
+    bit.
+
+    Args:
+        spec: A model with twice as many encoder channels as features.
+    """
+    one = np.eye(spec.layer_in_features, dtype=np.float32)
+    return PillarWeights((PfnLayer(np.concatenate([one, -one], axis=1), np.zeros(2 * len(one), np.float32)),))
 
 
 def large_cloud(spec: ModelSpec, count: int = 200_000, seed: int = 0) -> NDArray[np.float32]:
@@ -91,6 +107,19 @@ def clumped_cloud(spec: ModelSpec, count: int, seed: int) -> NDArray[np.float32]
     return cloud
 
 
+def sized_pillars(spec: ModelSpec, most: int, seed: int = 5) -> NDArray[np.float32]:
+    """Pillars whose points fill rows of 8, 16, 32, 64, 96 and 128 but for a few, and exceed them, in random order."""
+    rng = np.random.default_rng(seed)
+    sizes = np.array([*range(1, 42), *range(62, 68), *range(94, 100), *range(126, 132), 300])
+    sizes = sizes[np.cumsum(sizes) <= most]
+    nx, ny = spec.grid_size
+    cells = rng.permutation(nx * ny)[: len(sizes)].repeat(sizes)
+    cloud = rng.uniform(0.1, 0.9, (len(cells), spec.point_features))
+    for axis, index in enumerate((cells % nx, cells // nx)):
+        cloud[:, axis] = spec.point_cloud_range[axis] + (index + cloud[:, axis]) * spec.voxel_size[axis]
+    return rng.permutation(cloud).astype(np.float32)
+
+
 def hard_clouds(spec: ModelSpec, capacity: int) -> Iterator[tuple[str, NDArray[np.float32]]]:
     """Clouds at the limits of the kernels, by name."""
     columns = spec.point_features
@@ -103,6 +132,7 @@ def hard_clouds(spec: ModelSpec, capacity: int) -> Iterator[tuple[str, NDArray[n
         "one pillar",
         middle + np.random.default_rng(2).uniform(0, 0.1, (min(capacity, 5000), columns)).astype(np.float32),
     )
+    yield "pillars of each size", sized_pillars(spec, capacity)
     yield "not finite", np.full((100, columns), np.nan, np.float32)
     yield "outside", np.full((100, columns), 1e6, np.float32)
     yield "full", clumped_cloud(spec, capacity, 3)

@@ -1,12 +1,14 @@
 // Points to the canvas: hard voxelization with mmcv's deterministic result, decoration, PFN, scatter.
 //
-// Compile-time parameters, all of them defined by `runtime.cuda_engine.pillar_parameters`, for this file and pfn.cu:
+// Compile-time parameters, all of them defined by `runtime.cuda_engine.pillar_parameters`, for this file, decoration.cu,
+// pfn.cu and encode.cu:
 //   CAPACITY             points that the buffers hold
-//   COLUMNS, FEATURES    of a point, and of a decorated point; CENTER_DIMS of these are offsets to the pillar's centre
+//   COLUMNS, FEATURES    of a point, and of a decorated point: with three offsets to the mean if CLUSTER, CENTER_DIMS to the
+//                        pillar's centre, and a length if DISTANCE; LEGACY puts the offsets to the centre in place of x y z
 //   GRID_X, GRID_Y       cells
 //   LOWER_?, SIZE_?      limits and cell sizes in float32; CENTER_SCALE_?, CENTER_OFFSET_? cell index to cell centre
 //   MAX_POINTS, MAX_VOXELS
-//   HIDDEN, CHANNELS     outputs of the two layers
+//   HIDDEN, CHANNELS     outputs of the first of two layers, 0 where there is one, and of the last
 //   ROUND_HALF           features and results of layers are rounded to float16, as in a graph of that type
 //   OUT_INT8, OUT_SCALE  blocked canvas of codes, else of float16
 //   OUT_DENSE            canvas of float32, [CHANNELS][GRID_Y][GRID_X], in place of a blocked one
@@ -16,16 +18,15 @@
 //
 // Constraints (what the compiler can see is asserted below):
 //   compute capability   8.0 or newer; 9.0 overlaps the kernels
-//   model                one layer of cells along z; at most 32 points a pillar, 16 features, 32 and 64 channels
-//   sizes                at most 2^24 points, 8192 x 8192 cells; a canvas below 4 GB
-//   launches             any number of blocks; pillars_rank: one block for each TILE points of CAPACITY, all of which may
-//                        wait for those that started before them; in this order on one stream
+//   model                one layer of cells along z; at most 128 points a pillar, 16 features; pfn.cu has the layers
+//   sizes                at most 2^24 points, 2^22 pillars, 8192 x 8192 cells; a plane of the canvas below 4 GB
+//   launches             any number of blocks, in this order on one stream
 //   alignment            points, tiles and `state` to 8 bytes, pillars and the canvas to 16
 //   state                zero before the first frame: state, tiles, totals, counters and the canvas, which nothing else
 //                        may write to; each frame leaves them as the next one needs them
 // Checked by
 //   python -m runtime.cuda_engine.selfcheck --only pillars      on a GPU, against runtime.preprocess and numpy
-//   python -m pytest tests/runtime/test_cuda_engine_ends.py     the same without one
+//   python -m pytest tests/runtime/test_cuda_engine_ends.py     the same without one; with test_cuda_engine_encoders.py
 //
 // Four kernels, in this order on one stream. Nothing depends on the order in which threads arrive: atomics only take
 // minima and counts, and each pillar sorts its points. Whatever a frame changes and the next one expects unchanged is put
@@ -48,7 +49,7 @@
     !defined(CENTER_SCALE_X) || !defined(CENTER_SCALE_Y) || !defined(CENTER_SCALE_Z) || !defined(CENTER_OFFSET_X) || \
     !defined(CENTER_OFFSET_Y) || !defined(CENTER_OFFSET_Z) || !defined(ASSIGN_THREADS) || !defined(RANK_THREADS) || \
     !defined(GROUP_THREADS) || !defined(RANK_ITEMS) || !defined(ENCODE_WARPS) || !defined(ENCODE_GROUP) || !defined(ENCODE_BLOCKS) || \
-    !defined(COUNTER_VOXELS) || !defined(COUNTER_DROPPED_VOXELS) || !defined(COUNTER_DROPPED_POINTS) || \
+    !defined(CLUSTER) || !defined(DISTANCE) || !defined(LEGACY) || !defined(COUNTER_VOXELS) || !defined(COUNTER_DROPPED_VOXELS) || !defined(COUNTER_DROPPED_POINTS) || \
     !defined(COUNTER_OUTSIDE_POINTS) || !defined(COUNTER_INVALID_POINTS) || !defined(NUM_COUNTER) || \
     !defined(TOTAL_INVALID) || !defined(TOTAL_OUTSIDE) || !defined(TOTAL_DROPPED_POINTS) || !defined(TOTAL_PILLARS) || \
     !defined(TOTAL_TICKET) || !defined(NUM_TOTAL)
@@ -68,10 +69,9 @@ typedef unsigned long long u64;
 static_assert(ASSIGN_THREADS % 32 == 0 && RANK_THREADS % 32 == 0 && GROUP_THREADS % 32 == 0, "whole warps");
 static_assert(ASSIGN_THREADS <= 1024 && RANK_THREADS <= 1024 && GROUP_THREADS <= 1024, "at most 1024 threads");
 static_assert(1 <= CAPACITY && CAPACITY <= 1 << 24, "points");
-static_assert(3 <= COLUMNS && COLUMNS <= FEATURES && FEATURES <= 16, "columns of a point, features of a decorated one");
-static_assert(FEATURES == COLUMNS + 3 + CENTER_DIMS && CENTER_DIMS <= 3, "offsets to the mean and to the centre");
 static_assert(1 <= GRID_X && GRID_X <= 8192 && 1 <= GRID_Y && GRID_Y <= 8192, "cells; a cell's row and column are 16 bits");
-static_assert(1 <= MAX_POINTS && MAX_POINTS <= 32, "a lane for each point of a pillar");
+static_assert(1 <= MAX_POINTS && MAX_POINTS <= 128, "at most four points of a lane");
+static_assert(1 <= MAX_VOXELS && MAX_VOXELS <= 1 << 22, "pillars; their places on the canvas are counted in 32 bits");
 static_assert(!(OUT_DENSE && OUT_INT8), "one type of canvas");
 static_assert(NUM_COUNTER == 5 && NUM_TOTAL == 5, "every word is written below");
 
@@ -162,22 +162,12 @@ __device__ __forceinline__ u64 block_sum(u64 value, u64* partial) {
 }
 
 // A pillar's rank is the number of points before its first one that are first in their cells. Each block publishes the
-// sum of its tile and then reads those of all tiles before it. Tiles are handed out in the order in which blocks start,
-// so that a block waits only for blocks that run already and publish before they wait.
-extern "C" __global__ void __launch_bounds__(RANK_THREADS) pillars_rank(
-    const int* count, const u32* state, const int* cells, u32* cell_base, uint4* pillars, u64* tiles, u32* totals)
+// sum of its tile and then reads those of all tiles before it.
+__device__ __forceinline__ void rank_tile(
+    int tile, int num_tiles, int num_points, const u32* state, const int* cells, u32* cell_base, uint4* pillars, u64* tiles,
+    u32* totals, u64* partial)
 {
-    __shared__ u64 partial[RANK_THREADS / 32];
-    __shared__ int ticket;
-    wait_for_previous();
-    begin_with_next();
-    const int num_points = clamp_count(count), num_tiles = (num_points + TILE - 1) / TILE;
     const int lane = threadIdx.x & 31, warp = threadIdx.x / 32;
-    if (threadIdx.x == 0) ticket = (int)atomicAdd(&totals[TOTAL_TICKET], 1u);
-    __syncthreads();
-    const int tile = ticket;
-    if (tile >= num_tiles) return;
-
     const int start = tile * TILE + threadIdx.x * RANK_ITEMS;
     int cell[RANK_ITEMS];
     u32 points[RANK_ITEMS];  // of the pillar that begins here, or 0
@@ -233,6 +223,25 @@ extern "C" __global__ void __launch_bounds__(RANK_THREADS) pillars_rank(
     dropped = warp_sum(dropped);
     if (lane == 0 && dropped) atomicAdd(&totals[TOTAL_DROPPED_POINTS], dropped);
     if (threadIdx.x == 0 && tile == num_tiles - 1) totals[TOTAL_PILLARS] = (u32)((previous + total) >> 32);
+}
+
+// Tiles are handed out in the order in which blocks ask for them, so that a block waits only for blocks that run already
+// and publish before they wait.
+extern "C" __global__ void __launch_bounds__(RANK_THREADS) pillars_rank(
+    const int* count, const u32* state, const int* cells, u32* cell_base, uint4* pillars, u64* tiles, u32* totals)
+{
+    __shared__ u64 partial[RANK_THREADS / 32];
+    __shared__ int ticket;
+    wait_for_previous();
+    begin_with_next();
+    const int num_points = clamp_count(count), num_tiles = (num_points + TILE - 1) / TILE;
+    do {
+        if (threadIdx.x == 0) ticket = (int)atomicAdd(&totals[TOTAL_TICKET], 1u);
+        __syncthreads();
+        const int tile = ticket;
+        if (tile >= num_tiles) return;
+        rank_tile(tile, num_tiles, num_points, state, cells, cell_base, pillars, tiles, totals, partial);
+    } while ((int)gridDim.x < num_tiles);  // else each tile has a block
 }
 
 // Gathers the points of each pillar, publishes the counters and puts back what the next frame expects.
