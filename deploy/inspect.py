@@ -1,4 +1,5 @@
-"""What is in an exported model: `python -m deploy.inspect <onnx|engine|folder> [--gpu h100] [--diff OTHER]`."""
+"""What is in an exported model, `python -m deploy.inspect <onnx|engine|folder> [--gpu h100] [--diff OTHER]`,
+and what can be made of a model, `python -m deploy.inspect <config.py|checkpoint.pth> [--model-config C]`."""
 
 from __future__ import annotations
 
@@ -19,6 +20,7 @@ from deploy.config.paths import input_path
 from deploy.inspect_diff import Difference, diff_engines, diff_graphs
 from deploy.inspect_engine import EngineFacts, inspect_engine
 from deploy.inspect_graph import DEFAULT_PILLARS, GPUS, GraphFacts, TensorFacts, inspect_graph
+from deploy.inspect_model import CHECKPOINTS, CONFIGS, inspect_model, model_text
 
 __all__ = ["diff_files", "inspect_files", "main"]
 
@@ -31,11 +33,14 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="inspect",
         description="Show what ONNX files and engines hold: tensors, precision, parameters, work and roofline of every "
-        "layer.",
+        "layer. Of a model config or a checkpoint, what can be made of it, tried without a GPU, and why not.",
         epilog="Exit code: 0 shown, and with --diff alike; 1 --diff found differences, or with --strict something was "
-        "skipped; 2 wrong input.",
+        "skipped or cannot be made; 2 wrong input.",
     )
-    parser.add_argument("path", help="an ONNX file, an engine, or a folder with either, such as a bundle")
+    parser.add_argument(
+        "path", help="an ONNX file, an engine, or a folder with either, such as a bundle; a model config, a checkpoint"
+    )
+    parser.add_argument("--model-config", metavar="PY", help="of the model whose checkpoint is looked at")
     parser.add_argument("--diff", metavar="OTHER", help="compare with another file or folder; list what differs")
     parser.add_argument("--gpu", default="h100", metavar="NAME", help=f"rooflines of {', '.join(sorted(GPUS))}")
     parser.add_argument(
@@ -115,10 +120,15 @@ def diff_files(first: Mapping[Path, Facts], second: Mapping[Path, Facts]) -> dic
 
 
 def _inspect(args: argparse.Namespace) -> int:
+    path = input_path(args.path)
+    if path.suffix in (*CONFIGS, *CHECKPOINTS):
+        return _inspect_model(path, args)
+    if args.model_config is not None:
+        raise ConfigError(f"--model-config belongs to a checkpoint ({', '.join(CHECKPOINTS)}), not to '{path}'.")
     if args.pillars < 1:
         raise ConfigError(f"--pillars is {args.pillars}; it must be at least 1.")
     shapes = dict(_shape(text) for text in args.shape)
-    facts = inspect_files(input_path(args.path), args.gpu, args.pillars, shapes)
+    facts = inspect_files(path, args.gpu, args.pillars, shapes)
     document: dict[str, Any] = {"files": {str(path): _plain(item) for path, item in facts.items()}}
     skipped = any(isinstance(item, EngineFacts) and item.status == "SKIPPED" for item in facts.values())
     code = EXIT_FAILED if args.strict and skipped else EXIT_PASSED
@@ -133,13 +143,33 @@ def _inspect(args: argparse.Namespace) -> int:
             texts.append(
                 "Engines cannot be opened on this machine: their tensors and kernels were not compared (SKIPPED)."
             )
-    if args.json:
-        try:
-            write_json(user_path(args.json), document)
-        except OSError as error:
-            raise UserError(f"Cannot write '{args.json}': {error.strerror or error}.") from error
+    _write(args.json, document)
     print(plain_lines("\n\n".join(texts)))  # noqa: T201 - what the command is for
     return code
+
+
+def _inspect_model(path: Path, args: argparse.Namespace) -> int:
+    if args.diff is not None:
+        raise ConfigError("--diff compares exported files; models are not compared.")
+    if not path.is_file():
+        raise ConfigError(f"'{path}' does not exist. Give a model config or a checkpoint.")
+    is_config = path.suffix in CONFIGS
+    if is_config and args.model_config is not None:
+        raise ConfigError(f"'{path}' is a model config itself; --model-config belongs to a checkpoint.")
+    given = None if args.model_config is None else input_path(args.model_config)
+    report = inspect_model(path if is_config else given, None if is_config else path)
+    _write(args.json, {"files": {str(path): report.plain()}})
+    print(plain_lines(model_text(report)))  # noqa: T201 - what the command is for
+    return EXIT_FAILED if args.strict and not report.is_able else EXIT_PASSED
+
+
+def _write(file: str | None, document: Mapping[str, Any]) -> None:
+    if file is None:
+        return
+    try:
+        write_json(user_path(file), document)
+    except OSError as error:
+        raise UserError(f"Cannot write '{file}': {error.strerror or error}.") from error
 
 
 def graph_text(facts: GraphFacts) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -51,16 +54,23 @@ def test_finished_environment_is_used_again(
 
     def pip_install(python: Path, *arguments: object) -> None:
         calls.append(arguments)
-        distribute(python.parents[1] / "lib/python3.11/site-packages", "a", "1")
+        site = python.parents[1] / "lib/python3.11/site-packages"
+        distribute(site, "a", "1")
+        (site / "a").mkdir()
 
     monkeypatch.setattr(install_env, "pip_install", pip_install)
+    monkeypatch.setattr(install_env, "seal", lambda *_: None)  # test_relocatable.py
     monkeypatch.setattr(sys, "argv", ["install_env", "--lock", str(lock), "--cache", str(tmp_path / "cache")])
     assert install_env.main() == 0
     assert install_env.main() == 0
     assert len(calls) == 1
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == printed[1]
-    assert Path(printed[0], "bin", "python").exists()
+    facts = json.loads(printed[0])
+    assert facts["lock"] == hashlib.sha256(lock.read_bytes()).hexdigest()
+    assert facts["python"] == sys.version
+    python = Path(facts["folder"], "bin", "python")
+    assert subprocess.check_output([python, "-I", "-c", "import a; print(a.__path__)"], text=True)
 
 
 def distribute(site: Path, name: str, version: str) -> None:

@@ -1,11 +1,12 @@
-"""Installs a hash-locked requirements file once per lock into the user's cache; prints the environment's folder.
+"""Installs a hash-locked requirements file once per lock into the user's cache; prints folder and facts as JSON.
 
     python3.11 third_party/python/install_env.py --lock requirements_lock.txt --cache ~/.cache/centerpoint-bazel/python
 
 The folder's name is made of the lock's and the interpreter's hash, so that clones share it and a new lock gets a new
 one. The work goes to a temporary folder that is renamed at the end: a killed run leaves nothing that looks finished.
 Wheels are checked against the lock's hashes; pip takes them from wherever the machine's own pip configuration says.
-Needs the standard library, pip and venv alone.
+The folder holds an interpreter of its own and no trace of where it was made (relocatable.py): actions take it as input.
+Needs the standard library, pip and ldd alone.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import fcntl
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -23,7 +25,9 @@ import time
 from importlib.metadata import distributions
 from pathlib import Path
 
-REVISION = "1"  # raise it when the layout of an environment changes
+from relocatable import copy_interpreter, paths_of, seal
+
+REVISION = "2"  # raise it when the layout of an environment changes
 TORCH_INDEX = {"cpu": "https://download.pytorch.org/whl/cpu", "cuda": "https://download.pytorch.org/whl/cu130"}
 
 
@@ -87,6 +91,11 @@ def check_versions(site: Path, locks: list[Path]) -> None:
         sys.exit("python environment: not what the lock names was installed: " + "; ".join(wrong))
 
 
+def locks_digest(locks: list[Path]) -> str:
+    """SHA-256 of the locks' bytes, one after the other."""
+    return hashlib.sha256(b"".join(lock.read_bytes() for lock in locks)).hexdigest()
+
+
 def environment_key(locks: list[Path]) -> str:
     """Name of the environment: the locks' bytes and the interpreter that the wheels are for."""
     digest = hashlib.sha256(f"{REVISION} {sys.version} {os.path.realpath(sys.executable)}".encode())
@@ -122,14 +131,12 @@ def install(target: Path, locks: list[Path], variant: str) -> None:
     start = time.monotonic()
     count = sum(" --hash" not in line and "==" in line for lock in locks for line in lock.read_text().splitlines())
     say(f"installing {count} locked packages into {target} (once per lock, some minutes, 2 GB)")
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(unfinished)], check=True)
-    pip_install(unfinished / "bin" / "python", locks, variant)
-    site = unfinished / "lib" / "python3.11" / "site-packages"
+    interpreter = copy_interpreter(unfinished)
+    site, scripts = paths_of(interpreter)
+    pip_install(interpreter, locks, variant)
     check_versions(site, locks)
-    say("compiling byte code")
-    # A few packages ship files for other Python versions; that they do not compile matters to nobody.
-    compile_all = [sys.executable, "-m", "compileall", "-qq", "-j0", "--invalidation-mode=unchecked-hash"]
-    subprocess.run([*compile_all, "-s", str(unfinished), "-p", str(target), str(site)], check=False)
+    say("making it independent of its place, compiling byte code")
+    seal(unfinished, interpreter, site, scripts)
     unfinished.rename(target)
     say(f"ready after {time.monotonic() - start:.0f} s")
 
@@ -157,7 +164,8 @@ def main() -> int:
                 fcntl.flock(lock, fcntl.LOCK_EX)
             if not target.is_dir():
                 install(target, options.lock, options.variant)
-    sys.stdout.write(f"{target}\n")
+    facts = {"folder": str(target), "lock": locks_digest(options.lock), "python": sys.version}
+    sys.stdout.write(json.dumps(facts, sort_keys=True) + "\n")
     return 0
 
 

@@ -1,14 +1,15 @@
-"""The Python environment: CPython 3.11 of the machine plus every package of the lock, installed once per lock.
+"""The Python environment: CPython 3.11 and every package of the lock, as one declared input of every action that runs Python.
 
 The extension makes one repository, `@python_env`, with
 
-* `:toolchain`, the Python toolchain of all `py_*` targets. Its interpreter is a virtual environment in the user's cache
-  whose folder is named by the lock's hash (`install_env.py`): two clones share it, and as its path is part of every
-  action that runs Python, a new lock rebuilds what depends on it.
-* `:packages`, a `py_library` that carries `environment.json` (lock hash, interpreter, variant) for whoever records it.
+* `:toolchain`, the Python toolchain of all `py_*` targets. Its files are one source directory, `environment`: a relocatable
+  interpreter with its packages (`install_env.py`, `relocatable.py`), which lies once per lock in the user's cache. A sandbox
+  gets one link for it. Its 30,000 files are hashed once per server and are part of every key (`.bazelrc`:
+  BAZEL_TRACK_SOURCE_DIRECTORIES); no path of the machine is.
+* `:packages`, a `py_library` that carries `environment.json` (hash of the lock, interpreter, variant) for whoever records it.
 
-Why no file of the environment is an input of an action: 30,000 links or hashes an action cost more than most actions here
-take. The lock's hashes, checked by pip, stand for the content.
+Targets start by `launcher.sh.tpl`, which needs a POSIX shell and no Python of the machine. Measured costs and what else
+was tried: docs/design/hermetic.md.
 
 Settings come from `--repo_env`: CENTERPOINT_PYTHON, CENTERPOINT_CACHE (set by ./bazelw), CENTERPOINT_ENVIRONMENT (`cpu` or `cuda`,
 --config=cuda), CENTERPOINT_EXTRAS (`tensorrt`, --config=tensorrt).
@@ -34,11 +35,14 @@ py_library(
     data = ["environment.json"],
 )
 
+# Started by hand or by another rule; the launcher looks for `environment` beside it.
 py_runtime(
     name = "runtime",
-    interpreter_path = "{interpreter}",
+    bootstrap_template = "{launcher}",
+    files = ["environment"],
+    interpreter = "interpreter",
     python_version = "PY3",
-    stub_shebang = "#!{shebang}",
+    stub_shebang = "#!/bin/sh",
 )
 
 py_runtime_pair(
@@ -52,6 +56,10 @@ toolchain(
     toolchain_type = "@bazel_tools//tools/python:toolchain_type",
 )
 '''
+
+_INTERPRETER = """#!/bin/sh
+exec "$(dirname "$0")/environment/bin/python3.11" "$@"
+"""
 
 def _python(repository_ctx):
     named = repository_ctx.os.environ.get("CENTERPOINT_PYTHON", "")
@@ -93,6 +101,8 @@ def _python_env_repository_impl(repository_ctx):
     cache = environ.get("CENTERPOINT_CACHE", "")
     if not cache:
         cache = (environ.get("XDG_CACHE_HOME", "") or environ["HOME"] + "/.cache") + "/centerpoint-bazel"
+    for script in ["install_env.py", "relocatable.py"]:
+        repository_ctx.read(Label("//third_party/python:" + script))  # looks again when one changes
     command = [_python(repository_ctx), repository_ctx.path(Label("//third_party/python:install_env.py"))]
     command += ["--variant", variant, "--cache", cache + "/python"]
     for lock in locks:
@@ -100,18 +110,16 @@ def _python_env_repository_impl(repository_ctx):
     result = repository_ctx.execute(command, timeout = 7200, quiet = False)
     if result.return_code:
         fail("python_env: the environment could not be installed:\n" + result.stderr[-4000:])
-    folder = result.stdout.strip().split("\n")[-1]
+    facts = json.decode(result.stdout.strip().split("\n")[-1])
+    repository_ctx.symlink(facts["folder"], "environment")
     repository_ctx.file("environment.json", json.encode_indent({
         "extras": environ.get("CENTERPOINT_EXTRAS", ""),
-        "key": folder.split("/")[-1],
+        "lock": facts["lock"],
+        "python": facts["python"],
         "variant": variant,
     }) + "\n")
-    interpreter = folder + "/bin/python3.11"
-
-    # A kernel splits the first line of a script at its first space and cuts it at 127 bytes. The stub that it starts
-    # runs in any Python 3 and hands over to `interpreter_path`.
-    shebang = interpreter if " " not in interpreter and len(interpreter) < 120 else "/usr/bin/env python3"
-    repository_ctx.file("BUILD.bazel", _BUILD.format(interpreter = interpreter, shebang = shebang))
+    repository_ctx.file("interpreter", _INTERPRETER)
+    repository_ctx.file("BUILD.bazel", _BUILD.format(launcher = Label("//third_party/python:launcher.sh.tpl")))
 
 _python_env_repository = repository_rule(
     implementation = _python_env_repository_impl,
