@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field
 from base.parsing import FromList
 
 __all__ = [
+    "Angle",
     "Box",
     "Coordinate",
     "Microseconds",
@@ -23,6 +24,7 @@ __all__ = [
     "Seconds",
     "Size",
     "Sizes",
+    "Speed",
     "Velocity2",
     "Velocity3",
     "first_not_rigid",

@@ -123,11 +123,13 @@ class PointStorage(Record, extra="ignore"):
         point_folder: Folder of the point files below the data root, in place of the model config's `data_prefix`.
         point_columns: Names of the numbers of a point, where they need not be those that the pipeline reads.
         fov_crop: Of KITTI: whether points outside the camera's image are left out.
+        has_times: Whether timestamps are times; where nobody gave any, they are 0.
     """
 
     point_folder: Annotated[RelativePath, Field(max_length=4096)] | Literal[""] | None = None
     point_columns: Annotated[Items[NonEmptyStr], Field(min_length=3, max_length=64)] | None = None
     fov_crop: bool = False
+    has_times: bool = True
 
     def folders(self) -> dict[str, str]:
         """`data_prefix` of a dataset; empty where the model config says it."""
@@ -156,12 +158,17 @@ class InfoFile:
     def classes(self) -> tuple[str, ...]:
         """Classes in the order of their labels: `metainfo.classes`, or `metainfo.categories`, name -> label.
 
+        Returns:
+            Their names; none for a file of `datasets.create_infos` without boxes.
+
         Raises:
             DataError: the file names none, or one twice; labels of categories are not 0, 1, 2, …; both are there and
                 differ.
         """
         meta = typed(_Meta, self.metainfo, self.path, "metainfo")
         if meta.categories is None:
+            if meta.classes is None and self.dataset == OWN_FRAMES:
+                return ()  # frames without boxes
             if meta.classes is None:
                 raise DataError(
                     f"{shown_file(self.path)}: metainfo lacks 'classes' (T4) and 'categories' (mmdet3d): nothing says "

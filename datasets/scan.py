@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from base.arguments import whole_number
 from base.checks import Finding, settle
 from base.errors import ConfigError, DataError
 from base.messages import shown, shown_file
@@ -28,7 +29,7 @@ from models.point_columns import SQUASHED, T4_RECORD, XYZ_INTENSITY, is_column, 
 if TYPE_CHECKING:
     from models.spec import ModelSpec
 
-__all__ = ["FORMATS", "Scan", "ScanFormat", "read_scan"]
+__all__ = ["FORMATS", "MAX_COLUMNS", "Scan", "ScanFormat", "check_names", "columns_option", "read_scan"]
 
 _logger = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ class ScanFormat:
                     "of them x, y, z and intensity. Where they are others, name them: --columns=x,y,z."
                 )
         else:
-            _check_names(self.columns)
+            check_names(self.columns)
         if not 0 < self.intensity_scale <= _MAX_SCALE:
             raise ConfigError(
                 f"--intensity-scale is {self.intensity_scale:g}; it must be above 0, and at most {_MAX_SCALE:g}."
@@ -78,7 +79,19 @@ class ScanFormat:
         return record_columns(self.columns, self.known) if isinstance(self.columns, int) else self.columns
 
 
-def _check_names(names: tuple[str, ...]) -> None:
+def columns_option(text: str) -> int | tuple[str, ...]:
+    """A type for argparse: a number of columns, or their names; `ScanFormat` judges both."""
+    if "," in text or text.strip()[:1].isalpha():
+        return tuple(name.strip().lower() for name in text.split(","))
+    return whole_number(0, 64)(text)
+
+
+def check_names(names: tuple[str, ...]) -> None:
+    """That names of columns are known ones, each once, x, y, z among them.
+
+    Raises:
+        ConfigError: they are not.
+    """
     given = f"--columns is {shown(','.join(names))}"
     if len(names) > MAX_COLUMNS:
         raise ConfigError(f"{given}: {len(names)} names; a point has at most {MAX_COLUMNS} numbers.")

@@ -13,7 +13,7 @@ from base.errors import ConfigError, DataError
 from base.messages import shown, shown_file
 from base.parsing import misfit
 from datasets.consistency import PointSteps, SampleComparison
-from datasets.infos import InfoFile, Instance, PointStorage, Sample, parse_sample, read_info_file
+from datasets.infos import OWN_FRAMES, InfoFile, Instance, PointStorage, Sample, parse_sample, read_info_file
 from datasets.points import inside
 from datasets.sweep_forms import in_one_form
 from third_party import mmcv_ext
@@ -112,6 +112,9 @@ class T4Dataset(Det3DDataset):
         known = info.classes()
         self._storage = info.storage()
         unknown = [name for name in wanted or () if name not in known]
+        if info.dataset == OWN_FRAMES:
+            # It has the classes that somebody labelled; of the model's others there is none in it.
+            known, unknown = (*known, *unknown), []
         if unknown and not self._names:
             raise DataError(
                 f"The model config asks for classes {unknown}, but {shown_file(self._path)} has {shown(list(known))}. "
@@ -218,7 +221,7 @@ class T4Dataset(Det3DDataset):
 
     def _has_time(self, sample: Sample) -> bool:
         """Whether a sample's timestamp is one."""
-        return True
+        return self._storage.has_times
 
     def _counts(self, instances: Sequence[Instance]) -> list[bool]:
         """Which objects are there to be found, where no flag says so."""

@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from base.arguments import DEFAULT_POINTS, number, whole_number
+from base.arguments import DEFAULT_POINTS, number
 from base.checks import recorded
 from base.command import EXIT_FAILED, EXIT_PASSED, run_command, run_main
 from base.files import sha256_file, user_path, write_json
 from base.messages import plain_lines
 from base.ownership import owned_folder
 from base.tables import text_table
-from datasets.scan import FORMATS, ScanFormat
+from datasets.scan import FORMATS, ScanFormat, columns_option
 from deploy import cli
 from deploy.config.names import BACKENDS
 from deploy.config.paths import input_path
@@ -38,13 +38,6 @@ _FORMAT_OPTIONS = {
 }
 
 
-def _columns(text: str) -> int | tuple[str, ...]:
-    """A number of columns, or their names; `ScanFormat` judges both."""
-    if "," in text or text.strip()[:1].isalpha():
-        return tuple(name.strip().lower() for name in text.split(","))
-    return whole_number(0, 64)(text)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="predict",
@@ -61,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     scan.add_argument("--format", choices=tuple(FORMATS), default="t4", help="defaults of the following (%(default)s)")
     scan.add_argument(
         "--columns",
-        type=_columns,
+        type=columns_option,
         metavar="N|NAMES",
         help="numbers a point, the first four x, y, z, intensity; or their names: x,y,z,intensity,ring",
     )
