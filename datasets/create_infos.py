@@ -23,11 +23,11 @@ from base.parsing import misfit
 from base.progress import progress
 from datasets.box_plausibility import BoxPoints, BoxWatch
 from datasets.box_points import count_in_boxes
-from datasets.class_options import add_class_options, renaming
+from datasets.info_options import add_class_options, add_point_options, point_facts, renaming
 from datasets.infos import OWN_FRAMES
 from datasets.own_frames import OwnBox, OwnFrame, find_own_frames, read_own_frames
 from datasets.plausibility import CloudWatch, PointsExpected
-from datasets.points import point_file, read_points
+from datasets.points import StoredPoints, point_file, read_points
 from datasets.scan import MAX_COLUMNS, check_names, columns_option
 from datasets.sweep_times import FrameTimes, compare_times
 from datasets.synthetic.sweeps import sweep_to_key
@@ -67,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         help="earlier frames of the same scene that are joined to each; needs timestamp and ego2global (default 0)",
     )
     add_class_options(parser, "those of the JSON")
+    add_point_options(parser)
     add_accept(parser, KNOWN_CHECKS)
     add_log_level(parser)
     return parser
@@ -94,7 +95,7 @@ def _run(args: argparse.Namespace) -> None:
     with owned_folder(out, "--out"):
         data_list = _infos(frames, root, source, columns, classes, names)
         if args.max_sweeps:
-            _add_sweeps(data_list, args.max_sweeps)
+            _add_sweeps(data_list, args.max_sweeps, args.lidar_height)
         content = {
             "metainfo": {
                 **({"classes": list(classes)} if classes else {}),
@@ -103,6 +104,7 @@ def _run(args: argparse.Namespace) -> None:
                 "point_folder": "",
                 "point_columns": list(columns),
                 "has_times": frames[0].timestamp is not None,
+                **point_facts(args),
             },
             "data_list": data_list,
         }
@@ -164,7 +166,7 @@ def _infos(
     settle(compare_times(times, shown_file(source)))
     for index, frame in enumerate(progress(frames, label="reading scans", unit="scan")):
         path = point_file(root, frame.file, source, ["frames", index, "file"])
-        points = read_points(path, 3, watch, stored=columns)
+        points = read_points(path, 3, watch, stored=StoredPoints(columns))
         values = np.array([box.box for box in frame.boxes or ()], float).reshape(-1, 7)
         counted = count_in_boxes(points, values)
         stated = [box.num_points for box in frame.boxes or ()]
@@ -211,15 +213,23 @@ def _instance(box: OwnBox, points: int, classes: Sequence[str], names: dict[str,
     }
 
 
-def _add_sweeps(infos: Sequence[dict[str, Any]], most: int) -> None:
-    """Lists with each frame the ones before it in its scene, latest first."""
+def _add_sweeps(infos: Sequence[dict[str, Any]], most: int, height_m: float) -> None:
+    """Lists with each frame the ones before it in its scene, latest first.
+
+    Args:
+        infos: All frames.
+        most: Earlier frames of each.
+        height_m: What is added to z when points are read.
+    """
+    down = np.eye(4)
+    down[2, 3] = -height_m
     scenes: dict[str, list[dict[str, Any]]] = {}
     for info in infos:
         scenes.setdefault(info["scene_name"], []).append(info)
     for scene in scenes.values():
         scene.sort(key=lambda info: float(info["timestamp"]))
         for number, info in enumerate(scene):
-            key = np.asarray(info["ego2global"], float)
+            key = np.asarray(info["ego2global"], float) @ down
             info["lidar_sweeps"] = [
                 {
                     "timestamp": earlier["timestamp"],
@@ -228,7 +238,7 @@ def _add_sweeps(infos: Sequence[dict[str, Any]], most: int) -> None:
                     "lidar_points": {
                         "lidar_path": earlier["lidar_points"]["lidar_path"],
                         "num_pts_feats": earlier["lidar_points"]["num_pts_feats"],
-                        "lidar2sensor": sweep_to_key(key, np.asarray(earlier["ego2global"], float)).tolist(),
+                        "lidar2sensor": sweep_to_key(key, np.asarray(earlier["ego2global"], float) @ down).tolist(),
                     },
                 }
                 for earlier in scene[max(0, number - most) : number][::-1]

@@ -26,7 +26,7 @@ from base.progress import progress
 from base.reading import read_bounded
 from datasets.box_plausibility import BoxPoints, BoxWatch
 from datasets.box_points import count_in_boxes
-from datasets.class_options import add_class_options, renaming
+from datasets.info_options import add_class_options, add_point_options, point_facts, renaming
 from datasets.kitti_geometry import camera_to_lidar, in_view
 from datasets.kitti_layouts import KittiFrame, find_frames
 from datasets.plausibility import CloudWatch, PointsExpected
@@ -82,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
         help=f"where neither images nor calibration say it (default {_USUAL_SIZE[0]} {_USUAL_SIZE[1]})",
     )
     add_class_options(parser, "KITTI's eight")
+    add_point_options(parser)
     parser.add_argument("--prefix", default="kitti_infos", help="of the file's name (default %(default)s)")
     add_accept(parser, KNOWN_CHECKS)
     add_log_level(parser)
@@ -116,7 +117,9 @@ def _run(args: argparse.Namespace) -> None:
                 "dataset": "kitti",
                 "info_version": "1.1",
                 "point_folder": base.relative_to(root).as_posix() if base != root else "",
+                "point_columns": list(XYZ_INTENSITY),
                 "fov_crop": args.fov_crop,
+                **point_facts(args),
             },
             "data_list": infos,
         }

@@ -87,7 +87,10 @@ def judge_annotations(counts: AnnotationCounts, class_names: Sequence[str], plac
 def _remedy(counts: AnnotationCounts) -> str:
     most = max(counts.without_class, counts.without_points, counts.too_far)
     if not most:
-        return "Take a split with annotations."
+        return (
+            "Take a split with annotations, or leave evaluation out: --no-evaluation of deploy.export "
+            "(evaluation.enabled = False)."
+        )
     if most == counts.without_class:
         return "Map its categories to the model's classes where the info file is made (name_mapping)."
     if most == counts.without_points:

@@ -17,6 +17,7 @@ from base.parsing import Count, Int64, Items, NonEmptyStr, Record, RelativePath,
 from base.reading import regular_size
 from base.untrusted import load_info_pickle
 from datasets.geometry import Box, Pose, Seconds, Velocity2, first_not_rigid
+from datasets.points import StoredPoints
 from datasets.remedies import DataOptions, how_to_get
 from datasets.sweep_times import FrameTimes, compare_times
 from models.consistency import compare_classes
@@ -123,6 +124,8 @@ class PointStorage(Record, extra="ignore"):
         point_folder: Folder of the point files below the data root, in place of the model config's `data_prefix`.
         point_columns: Names of the numbers of a point, where they need not be those that the pipeline reads.
         fov_crop: Of KITTI: whether points outside the camera's image are left out.
+        intensity_scale: Factor of intensities when they are read.
+        lidar_height_m: Metres added to z of points and boxes when they are read.
         has_times: Whether timestamps are times; where nobody gave any, they are 0.
     """
 
@@ -130,6 +133,14 @@ class PointStorage(Record, extra="ignore"):
     point_columns: Annotated[Items[NonEmptyStr], Field(min_length=3, max_length=64)] | None = None
     fov_crop: bool = False
     has_times: bool = True
+    intensity_scale: Annotated[float, Field(gt=0, le=1e9)] = 1.0
+    lidar_height_m: Annotated[float, Field(ge=-1e3, le=1e3)] = 0.0
+
+    @property
+    def points(self) -> StoredPoints | None:
+        """How points are brought into the form that the model takes; None where they are in it."""
+        found = StoredPoints(self.point_columns, self.intensity_scale, self.lidar_height_m)
+        return None if found == StoredPoints() else found
 
     def folders(self) -> dict[str, str]:
         """`data_prefix` of a dataset; empty where the model config says it."""

@@ -51,7 +51,7 @@ class KittiInfos(T4Dataset):
             if view is None:
                 at = ("data_list", index, "images", "CAM2")
                 raise misfit(self._path, at, None, "must have cam2img, width and height where fov_crop is set")
-            entry["camera_view"] = view
+            entry["camera_view"] = view.from_height(self._storage.lidar_height_m)
         return entry
 
     def _counts(self, instances: Sequence[Instance]) -> list[bool]:

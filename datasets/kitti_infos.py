@@ -70,6 +70,12 @@ class CameraView:
     width: int
     height: int
 
+    def from_height(self, height_m: float) -> CameraView:
+        """The same of points to whose z so much was added."""
+        down = np.eye(4)
+        down[2, 3] = -height_m
+        return CameraView(self.lidar2img @ down, self.width, self.height)
+
 
 def parse_kitti_sample(raw: Any, path: Path, index: int, num_classes: int) -> tuple[Sample, CameraView | None]:
     """One sample of an info file.

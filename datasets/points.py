@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,11 +24,35 @@ from models.point_columns import record_columns
 if TYPE_CHECKING:
     from datasets.plausibility import CloudWatch
 
-__all__ = ["MAX_POINT_FILE_BYTES", "inside", "parse_points", "point_file", "read_points"]
+__all__ = ["MAX_POINT_FILE_BYTES", "StoredPoints", "inside", "parse_points", "point_file", "read_points"]
 
 _logger = logging.getLogger(__name__)
 
 _ADVICE = ColumnsAdvice(lambda columns: f"set load_dim={columns} where the model config loads points")
+
+
+@dataclass(frozen=True)
+class StoredPoints:
+    """How a dataset's files hold points, where a model takes them otherwise.
+
+    Attributes:
+        columns: Names of the numbers of a point in files of records: they are put in their places, and what the files
+            lack must be unused. None: as many as are asked for, in that order.
+        intensity_scale: Factor that brings intensities to the model's scale.
+        height_m: What is added to z.
+    """
+
+    columns: tuple[str, ...] | None = None
+    intensity_scale: float = 1.0
+    height_m: float = 0.0
+
+    def brought(self, points: NDArray[np.float32], names: Sequence[str]) -> NDArray[np.float32]:
+        """Points (N, len(names)) with scale and height applied, in place."""
+        with np.errstate(over="ignore"):
+            points[:, names.index("z")] += np.float32(self.height_m)
+            if "intensity" in names:
+                points[:, names.index("intensity")] *= np.float32(self.intensity_scale)
+        return points
 
 
 def inside(folder: Path, relative: object, file: str | os.PathLike[str], at: Sequence[str | int]) -> Path:
@@ -69,7 +94,7 @@ def read_points(
     num_features: int = 5,
     watch: CloudWatch | None = None,
     unused: Collection[str] = (),
-    stored: Sequence[str] | None = None,
+    stored: StoredPoints | None = None,
 ) -> NDArray[np.float32]:
     """Reads a point cloud.
 
@@ -78,8 +103,7 @@ def read_points(
         num_features: Numbers per point; for T4 five: x, y, z (metres), intensity (0 to 255), ring.
         watch: Judges the cloud.
         unused: Names of columns that nobody looks at, which a PCD file need not have; they are 0 then.
-        stored: Names of the numbers of a point in files of records, where these are others than `num_features` implies:
-            they are put in their places, and what the file lacks must be `unused`.
+        stored: How the file holds them, where that is not how they are taken.
 
     Returns:
         (N, num_features) float32, writable. A file of zero bytes is an empty cloud, not an error: a covered or failed
@@ -100,15 +124,18 @@ def parse_points(
     name: str,
     watch: CloudWatch | None = None,
     unused: Collection[str] = (),
-    stored: Sequence[str] | None = None,
+    stored: StoredPoints | None = None,
 ) -> NDArray[np.float32]:
     """The points in a file's bytes; `name` stands for the file in messages. See `read_points`."""
     if is_pcd(data, name):
         points = _pcd(data, num_features, name, unused)
-    elif stored is None:
+    elif stored is None or stored.columns is None:
         points = _records(data, num_features, name)
     else:
-        points = _by_name(_records(data, len(stored), name), stored, record_columns(num_features), name, unused)
+        table = _records(data, len(stored.columns), name)
+        points = _by_name(table, stored.columns, record_columns(num_features), name, unused)
+    if stored is not None:
+        points = stored.brought(points, record_columns(num_features))
     if watch is not None:
         watch.look(name, f"Point file {shown_file(name)}", points)
     finite = np.isfinite(points).all(axis=1)

@@ -199,7 +199,7 @@ def compare_order(frames: Iterable[FrameTimes], wanted: int, file: str, config: 
             file,
             f"{most} at most",
             "Clouds are thinner than those that the config means. Write the info file with as many sweeps "
-            f"(--max-sweeps={wanted} of datasets.create_t4_infos), or lower sweeps_num to what was trained with.",
+            f"(--max-sweeps={wanted} of the command that makes it), or lower sweeps_num to what was trained with.",
         )
 
 

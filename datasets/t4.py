@@ -90,7 +90,7 @@ class T4Dataset(Det3DDataset):
         super().__init__(
             data_root=data_root,
             ann_file=str(path.resolve()),
-            pipeline=checked_pipeline(list(pipeline), self._storage.point_columns),
+            pipeline=checked_pipeline(list(pipeline), self._storage.points),
             metainfo={**(metainfo or {}), "classes": list(wanted or classes)},
             data_prefix=self._storage.folders() or data_prefix or {"pts": "", "sweeps": ""},
             modality={"use_lidar": True, "use_camera": False},
@@ -118,7 +118,7 @@ class T4Dataset(Det3DDataset):
         if unknown and not self._names:
             raise DataError(
                 f"The model config asks for classes {unknown}, but {shown_file(self._path)} has {shown(list(known))}. "
-                "Correct metainfo.classes, or name_mapping where the info file is made."
+                "Correct metainfo.classes, or name_mapping (--classes, --map) where the info file is made."
             )
         self._samples, self._known = info.samples, known
         return (*known, *unknown)
@@ -208,6 +208,7 @@ class T4Dataset(Det3DDataset):
             keep &= np.array(self._counts(instances), dtype=bool)
         for label in labels[keep].tolist():
             self.num_ins_per_cat[label] += 1
+        boxes[:, 2] += np.float32(self._storage.lidar_height_m)
         velocity[~np.isfinite(velocity).all(axis=1)] = 0.0
         full = np.concatenate([boxes, velocity], axis=1) if self.with_velocity else boxes
         return {

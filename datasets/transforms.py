@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from base.errors import DataError
 from datasets.kitti_geometry import in_view
 from datasets.plausibility import CloudWatch
-from datasets.points import parse_points, read_points
+from datasets.points import StoredPoints, parse_points, read_points
 from models.point_columns import SQUASHED
 from models.point_loading import point_loading
 from third_party import mmcv_ext
@@ -36,7 +36,7 @@ def _load(
     load_dim: int,
     backend_args: Any,
     unused: Collection[str],
-    stored: Sequence[str] | None,
+    stored: StoredPoints | None,
     watch: CloudWatch | None = None,
 ) -> NDArray[np.float32]:
     if backend_args is None or dict(backend_args).get("backend", "local") == "local":
@@ -62,10 +62,10 @@ class CheckedLoadPoints(LoadPointsFromFile):
     watch: CloudWatch | None = None
 
     def __init__(
-        self, *args: Any, unused: Sequence[str] = (), stored: Sequence[str] | None = None, **kwargs: Any
+        self, *args: Any, unused: Sequence[str] = (), stored: StoredPoints | None = None, **kwargs: Any
     ) -> None:
-        """As mmdet3d's; `unused` are names of columns that no later step and no network takes, `stored` those of the
-        files where these have others than the step says."""
+        """As mmdet3d's; `unused` are names of columns that no later step and no network takes, `stored` is how
+        files hold points, where the step takes them otherwise."""
         super().__init__(*args, **kwargs)
         self.unused, self.stored = frozenset(unused), stored
 
@@ -93,12 +93,12 @@ class CheckedLoadSweeps(LoadPointsFromMultiSweeps):
         self,
         *args: Any,
         unused: Sequence[str] = (),
-        stored: Sequence[str] | None = None,
+        stored: StoredPoints | None = None,
         close_is_circle: bool = False,
         **kwargs: Any,
     ) -> None:
-        """As mmdet3d's; `unused` are names of columns that no later step and no network takes, `stored` those of the
-        files where these have others than the step says.
+        """As mmdet3d's; `unused` are names of columns that no later step and no network takes, `stored` is how
+        files hold points, where the step takes them otherwise.
 
         With `close_is_circle` the points that `remove_close` removes lie within a circle rather than a square, and none
         are removed of copies of the key frame: as autoware-ml has it.
@@ -129,12 +129,12 @@ class CheckedLoadSweeps(LoadPointsFromMultiSweeps):
 _CHECKED = {"LoadPointsFromFile": "LoadPoints", "LoadPointsFromMultiSweeps": "LoadSweeps"}
 
 
-def checked_pipeline(pipeline: list[Any], stored: Sequence[str] | None = None) -> list[Any]:
+def checked_pipeline(pipeline: list[Any], stored: StoredPoints | None = None) -> list[Any]:
     """A copy of a pipeline config whose loading steps are the checked ones.
 
     Args:
         pipeline: The steps.
-        stored: Names of the columns of the point files, where these say so themselves.
+        stored: How point files hold points, where the info file says that it is otherwise than the steps take them.
 
     Raises:
         ConfigError: such a step uses columns that it does not load or an absurd number of them, or joins sweeps to a

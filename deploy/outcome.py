@@ -50,6 +50,8 @@ class DeploymentOutcome:
             )
             for item in self.results.evaluations
         ]
+        if note := self.results.evaluation_note:
+            parts.append(note)
         if evaluated:
             from eval.losses import loss_lines
 

@@ -278,7 +278,7 @@ class CenterPointDeploymentRunner:
 
     def _results(self, plan: RunPlan) -> RunResults:
         from eval.machine import package_versions
-        from eval.results import RunResults
+        from eval.results import LEFT_OUT, RunResults
 
         run = {
             "mode": plan.mode,
@@ -293,6 +293,8 @@ class CenterPointDeploymentRunner:
             "deploy_config": Path(self.source).name,
             "dataset": str(plan.data_root) if plan.data_root is not None else None,
         }
+        if not self.config.evaluation.enabled:
+            run["evaluation"] = LEFT_OUT
         return RunResults(
             title=plan.spec.name,
             run=run,

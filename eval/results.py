@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from eval.verification import VerificationResult
 
 __all__ = [
+    "LEFT_OUT",
     "SCHEMA_PATH",
     "SCHEMA_VERSION",
     "ArtifactRecord",
@@ -32,6 +33,8 @@ __all__ = [
 ]
 
 SCHEMA_VERSION = 4
+LEFT_OUT = "left out"
+"""`run["evaluation"]` of a run that was not to evaluate."""
 SCHEMA_PATH = Path(__file__).with_name("results.schema.json")
 
 StepStatus = Literal["PASSED", "FAILED", "SKIPPED"]
@@ -116,6 +119,13 @@ class RunResults:
     checks: tuple[CheckResult, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
+
+    @property
+    def evaluation_note(self) -> str:
+        """That nothing was evaluated because nobody wanted it; empty otherwise."""
+        if self.run.get("evaluation") != LEFT_OUT:
+            return ""
+        return "Evaluation was left out (evaluation.enabled is False): nothing here says how well the model detects."
 
     @property
     def passed(self) -> bool:

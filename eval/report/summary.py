@@ -36,6 +36,7 @@ def summary(results: RunResults) -> str:
         title=results.title,
         status="PASSED" if results.passed else "FAILED",
         counts=counts or "no steps",
+        note=results.evaluation_note,
         tiles=_tiles(results),
         backends=_backends(results),
         steps=Table(["step", "result", "time", "peak memory", "reason"], steps, css="stack"),

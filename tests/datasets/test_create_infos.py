@@ -197,6 +197,26 @@ def test_earlier_frames_are_swept_into_the_key_frame(root: Path) -> None:
     np.testing.assert_allclose(points[own:], expected, atol=1e-4)
 
 
+def test_sweeps_of_a_sensor_that_is_lifted_pitch_about_the_sensor(root: Path) -> None:
+    labels = copy.deepcopy(LABELS)
+    pitch, height = 0.2, 1.5
+    labels["frames"][0]["ego2global"] = np.eye(4).tolist()
+    rotation = [math.cos(pitch / 2), 0.0, math.sin(pitch / 2), 0.0]
+    labels["frames"][1]["ego2global"] = {"translation": [1.0, 0.0, 0.0], "rotation": rotation}
+    (root / "boxes.json").write_text(json.dumps(labels))
+    made(root, "--max-sweeps=1", f"--lidar-height={height}")
+    frame = open_frames(config(root, sweeps=1))[1]
+    own = len(scan(1))
+    np.testing.assert_allclose(frame.points[:own, 2], scan(1)[:, 2] + height, atol=1e-6)
+    np.testing.assert_allclose(frame.ground_truth.boxes[:, 2], WALKER["z"] + height, atol=1e-6)
+    earlier = scan(0).astype(float)
+    # About y, as a complex number of z and x.
+    back = (earlier[:, 2] + 1j * (earlier[:, 0] - 1.0)) * np.exp(-1j * pitch)
+    moved = np.column_stack([back.imag, earlier[:, 1], back.real + height])
+    kept = (np.abs(moved) < [60, 60, 5]).all(axis=1)
+    np.testing.assert_allclose(frame.points[own:, :3], moved[kept], atol=1e-4)
+
+
 Change = Callable[[dict[str, Any]], object]
 BROKEN: tuple[tuple[Change, str], ...] = (
     (lambda x: x["frames"][1]["boxes"][0].pop("yaw"), "frames[1].boxes[0] lacks 'yaw'"),

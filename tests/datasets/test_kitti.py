@@ -44,7 +44,7 @@ CLASSES = ["Pedestrian", "Cyclist", "Car"]
 def config(root: Path, info: str = "kitti_infos_val.pkl", classes: list[str] | None = None, **dataset: Any) -> Config:
     pipeline = [
         {"type": "LoadPointsFromFile", "coord_type": "LIDAR", "load_dim": 4, "use_dim": 4},
-        {"type": "PointsRangeFilter", "point_cloud_range": [-70, -40, -5, 70.4, 40, 3]},
+        {"type": "PointsRangeFilter", "point_cloud_range": [-70, -40, -5, 70.4, 40, 8]},
         {"type": "Pack3DDetInputs", "keys": ["points"]},
     ]
     values = {
@@ -176,6 +176,18 @@ def test_a_cropped_file_leaves_out_what_the_camera_does_not_see(tmp_path: Path) 
         np.testing.assert_array_equal(a.points, b.points[in_view(b.points, projection, *SIZE)])
         assert a.ground_truth.num_points is not None
         assert a.ground_truth.num_points.min() >= 20
+
+
+def test_a_model_on_the_ground_sees_intensities_of_its_scale(tmp_path: Path) -> None:
+    root = written(write_object(tmp_path), "--fov-crop")
+    written(root, "--fov-crop", "--split=moved", "--lidar-height=1.73", "--intensity-scale=255")
+    for moved, plain in zip(open_frames(config(root, "kitti_infos_moved.pkl")), open_frames(config(root)), strict=True):
+        assert len(moved.points) == len(plain.points)
+        np.testing.assert_array_equal(moved.points[:, :2], plain.points[:, :2])
+        np.testing.assert_allclose(moved.points[:, 2], plain.points[:, 2] + 1.73, atol=1e-6)
+        np.testing.assert_allclose(moved.points[:, 3], plain.points[:, 3] * 255, rtol=1e-6)
+        np.testing.assert_allclose(moved.ground_truth.boxes[:, 2], plain.ground_truth.boxes[:, 2] + 1.73, atol=1e-6)
+        np.testing.assert_array_equal(moved.ground_truth.num_points, plain.ground_truth.num_points)
 
 
 @pytest.mark.parametrize("write", [write_tracking, write_sequence])

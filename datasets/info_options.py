@@ -1,14 +1,17 @@
-"""How a command is told which classes an info file has, and which names of the data they stand for."""
+"""Options of the commands that make info files: their classes, and what becomes of points when they are read."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
 
+from base.arguments import number
 from base.errors import ConfigError
 from base.messages import shown
 
-__all__ = ["add_class_options", "renaming"]
+__all__ = ["add_class_options", "add_point_options", "point_facts", "renaming"]
+
+_MAX_SCALE, _MAX_HEIGHT_M = 1e6, 100.0
 
 
 def add_class_options(parser: argparse.ArgumentParser, default: str) -> None:
@@ -28,6 +31,30 @@ def add_class_options(parser: argparse.ArgumentParser, default: str) -> None:
         metavar="NAME=CLASS",
         help="objects of that name are of that class: Car=car Pedestrian=pedestrian",
     )
+
+
+def add_point_options(parser: argparse.ArgumentParser) -> None:
+    """`--intensity-scale` and `--lidar-height`, as `deploy.predict` has them."""
+    parser.add_argument(
+        "--intensity-scale",
+        type=number(1 / _MAX_SCALE, _MAX_SCALE),
+        default=1.0,
+        metavar="K",
+        help="factor by which intensities are multiplied when they are read; 255 where 0..1 is to be 0..255",
+    )
+    parser.add_argument(
+        "--lidar-height",
+        type=number(-_MAX_HEIGHT_M, _MAX_HEIGHT_M),
+        default=0.0,
+        metavar="M",
+        help="metres that are added to z of points and boxes when they are read: the sensor above the ground",
+    )
+
+
+def point_facts(args: argparse.Namespace) -> dict[str, float]:
+    """What `metainfo` says of these options; nothing where points are taken as they are."""
+    facts = {"intensity_scale": args.intensity_scale} if args.intensity_scale != 1.0 else {}
+    return {**facts, "lidar_height_m": args.lidar_height} if args.lidar_height != 0.0 else facts
 
 
 def renaming(
