@@ -291,15 +291,15 @@ def _with_times(error: DataError, raw: Any, path: Path, index: int) -> DataError
     return DataError(" ".join([str(error), *told]))
 
 
-def typed(kind: type[T], value: Any, path: Path, *at: str | int) -> T:
+def typed(kind: type[T], value: Any, path: Path, *at: str | int, remedy: str = _AGAIN) -> T:
     """`base.parsing.parse`; where a file holds numpy's numbers and arrays, of what they stand for."""
     try:
-        return parse(kind, value, file=path, at=at, remedy=_AGAIN)
+        return parse(kind, value, file=path, at=at, remedy=remedy)
     except DataError:
         plain = _plain(value)
         if plain is value:
             raise
-    return parse(kind, plain, file=path, at=at, remedy=_AGAIN)
+    return parse(kind, plain, file=path, at=at, remedy=remedy)
 
 
 def _plain(value: Any) -> Any:

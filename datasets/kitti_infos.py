@@ -92,7 +92,7 @@ def parse_kitti_sample(raw: Any, path: Path, index: int, num_classes: int) -> tu
     Raises:
         DataError: a value is missing, has the wrong type, or is out of its range.
     """
-    found = typed(_KittiSample, raw, path, "data_list", index)
+    found = typed(_KittiSample, raw, path, "data_list", index, remedy=_AGAIN)
     at: tuple[str | int, ...] = ("data_list", index)
     camera = found.images.CAM2
     if first_not_rigid([camera.lidar2cam]) is not None:
@@ -132,6 +132,7 @@ def parse_kitti_sample(raw: Any, path: Path, index: int, num_classes: int) -> tu
         },
         path,
         *at,
+        remedy=_AGAIN,
     )
     return sample, _view(camera)
 

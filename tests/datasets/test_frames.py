@@ -174,8 +174,8 @@ def test_requests_that_cannot_be_met(tiny_dataset: Path) -> None:
     with pytest.raises(ConfigError, match="test pipeline holds 'PointShuffle', which draws at random"):
         open_frames(cfg)
     cfg = config(tiny_dataset)
-    cfg.val_dataloader.dataset.type = "KittiDataset"
-    with pytest.raises(ConfigError, match=r"val_dataloader\.dataset\.type is 'KittiDataset'"):
+    cfg.val_dataloader.dataset.type = "WaymoDataset"
+    with pytest.raises(ConfigError, match=r"val_dataloader\.dataset\.type is 'WaymoDataset'"):
         open_frames(cfg)
 
 
