@@ -6,10 +6,10 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Any, TypeGuard, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeAlias, TypeGuard, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from base.errors import DataError
 from base.messages import shown
@@ -17,6 +17,10 @@ from base.messages import shown
 __all__ = ["from_json", "json_schema", "to_json"]
 
 T = TypeVar("T")
+Names: TypeAlias = tuple[tuple[str, type], ...]
+# The document, or a place and what leads on from there: ("results.json", ".", "backends").
+Place: TypeAlias = "str | tuple[Place, str, str | int]"
+Decoder: TypeAlias = Callable[[Any, Place], Any]
 
 _MAX_INTEGER = 2**63 - 1
 
@@ -48,7 +52,8 @@ def from_json(kind: type[T], value: Any, where: str = "", names: Mapping[str, ty
     Raises:
         DataError: a field is missing, unknown or of another type; the message gives its path.
     """
-    result: T = _decode(kind, value, where or kind.__name__, names)
+    hashable: Any = kind
+    result: T = _decoder(hashable, tuple(names.items()))(value, where or kind.__name__)
     return result
 
 
@@ -62,63 +67,103 @@ def _optional(kind: Any) -> Any:
     return None
 
 
-def _decode(kind: Any, value: Any, where: str, names: Mapping[str, type]) -> Any:
+@lru_cache(maxsize=1024)
+def _decoder(kind: Any, names: Names) -> Decoder:
+    """What decodes a value of a type: the type is looked at once, and not again for each of a file's values."""
     if kind is Any:
-        return value
+        return lambda value, where: value
     inner = _optional(kind)
     if inner is not None:
-        return None if value is None else _decode(inner, value, where, names)
+        decode = _decoder(inner, names)
+        return lambda value, where: None if value is None else decode(value, where)
     if dataclasses.is_dataclass(kind):
-        return _decode_dataclass(kind, value, where, names)
+        return _dataclass_decoder(kind, names)
     origin = get_origin(kind)
     if origin is tuple:
-        _expect(list, value, where)
-        element = get_args(kind)[0]
-        return tuple(_decode(element, item, f"{where}[{index}]", names) for index, item in enumerate(value))
+        return _tuple_decoder(_decoder(get_args(kind)[0], names))
     if origin is dict:
-        _expect(dict, value, where)
-        element = get_args(kind)[1]
-        return {key: _decode(element, item, f"{where}.{key}", names) for key, item in value.items()}
+        return _dict_decoder(_decoder(get_args(kind)[1], names))
     if origin is typing.Literal:
-        if value not in get_args(kind):
-            raise DataError(f"{where} is {shown(value)}; it must be one of {list(get_args(kind))}")
+        return _literal_decoder(get_args(kind))
+    return _decode_float if kind is float else _plain_decoder(kind)
+
+
+def _dataclass_decoder(kind: Any, names: Names) -> Decoder:
+    decoders: dict[str, Decoder] = {}
+
+    def decode(value: Any, where: Place) -> Any:
+        if not decoders:  # at the first value, since a type may hold itself
+            hints = get_type_hints(kind, localns=dict(names))
+            decoders.update((field.name, _decoder(hints[field.name], names)) for field in dataclasses.fields(kind))
+        _expect(dict, value, where)
+        if value.keys() != decoders.keys():
+            unknown, missing = sorted(value.keys() - decoders.keys()), sorted(decoders.keys() - value.keys())
+            raise DataError(f"{_text(where)} has unknown keys {unknown} and lacks {missing}; another version wrote it")
+        fields = {name: decoder(value[name], (where, ".", name)) for name, decoder in decoders.items()}
+        try:
+            return kind(**fields)
+        except ValueError as error:  # what the class itself refuses
+            raise DataError(f"{_text(where)}: {error}") from error
+
+    return decode
+
+
+def _tuple_decoder(element: Decoder) -> Decoder:
+    def decode(value: Any, where: Place) -> Any:
+        _expect(list, value, where)
+        return tuple(element(item, (where, "[", index)) for index, item in enumerate(value))
+
+    return decode
+
+
+def _dict_decoder(element: Decoder) -> Decoder:
+    def decode(value: Any, where: Place) -> Any:
+        _expect(dict, value, where)
+        return {key: element(item, (where, ".", key)) for key, item in value.items()}
+
+    return decode
+
+
+def _literal_decoder(choices: tuple[Any, ...]) -> Decoder:
+    def decode(value: Any, where: Place) -> Any:
+        if value not in choices:
+            raise DataError(f"{_text(where)} is {shown(value)}; it must be one of {list(choices)}")
         return value
-    if kind is float:
-        if value is None:
-            return math.nan
-        if value in ("inf", "-inf"):
-            return float(value)
-        if isinstance(value, float) or (_is_integer(value) and abs(value) <= _MAX_INTEGER):
-            return float(value)
-        raise DataError(f"{where} is {shown(value)}; it must be a number")
-    _expect(kind, value, where)
-    return value
+
+    return decode
 
 
-def _decode_dataclass(kind: Any, value: Any, where: str, known: Mapping[str, type]) -> Any:
-    _expect(dict, value, where)
-    hints = _hints(kind, tuple(known.items()))
-    names = [field.name for field in dataclasses.fields(kind)]
-    unknown, missing = sorted(set(value) - set(names)), sorted(set(names) - set(value))
-    if unknown or missing:
-        raise DataError(f"{where} has unknown keys {unknown} and lacks {missing}; another version wrote it")
-    fields = {name: _decode(hints[name], value[name], f"{where}.{name}", known) for name in names}
-    try:
-        return kind(**fields)
-    except ValueError as error:  # what the class itself refuses
-        raise DataError(f"{where}: {error}") from error
+def _plain_decoder(kind: Any) -> Decoder:
+    def decode(value: Any, where: Place) -> Any:
+        _expect(kind, value, where)
+        return value
+
+    return decode
 
 
-@lru_cache(maxsize=256)
-def _hints(kind: Any, known: tuple[tuple[str, type], ...]) -> dict[str, Any]:
-    return get_type_hints(kind, localns=dict(known))
+def _decode_float(value: Any, where: Place) -> float:
+    if value is None:
+        return math.nan
+    if value in ("inf", "-inf"):
+        return float(value)
+    if isinstance(value, float) or (_is_integer(value) and abs(value) <= _MAX_INTEGER):
+        return float(value)
+    raise DataError(f"{_text(where)} is {shown(value)}; it must be a number")
 
 
-def _expect(kind: type, value: Any, where: str) -> None:
+def _text(where: Place) -> str:
+    """`results.json.backends[0].name` of a place, which is put together where it is told alone."""
+    if isinstance(where, str):
+        return where
+    outer, mark, key = where
+    return f"{_text(outer)}{mark}{key}{']' if mark == '[' else ''}"
+
+
+def _expect(kind: type, value: Any, where: Place) -> None:
     if not isinstance(value, kind) or (kind is int and not _is_integer(value)):
-        raise DataError(f"{where} is {type(value).__name__} {shown(value)}; it must be {kind.__name__}")
+        raise DataError(f"{_text(where)} is {type(value).__name__} {shown(value)}; it must be {kind.__name__}")
     if kind is int and isinstance(value, int) and abs(value) > _MAX_INTEGER:
-        raise DataError(f"{where} is {shown(value)}; no count is that large")
+        raise DataError(f"{_text(where)} is {shown(value)}; no count is that large")
 
 
 def _is_integer(value: Any) -> TypeGuard[int]:
