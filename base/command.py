@@ -249,12 +249,18 @@ def _logging(level: str) -> Iterator[None]:
     chatty = [logging.getLogger(name) for name in _CHATTY]
     before = [(logger, logger.level) for logger in (root, *chatty)]
     root.addHandler(handler)
-    root.setLevel(level)
+    _set_level(root, logging.getLevelNamesMapping()[level])
     for logger in chatty:
-        logger.setLevel(logging.WARNING)
+        _set_level(logger, logging.WARNING)
     try:
         yield
     finally:
         root.removeHandler(handler)
         for logger, earlier in before:
-            logger.setLevel(earlier)
+            _set_level(logger, earlier)
+
+
+def _set_level(logger: logging.Logger, level: int) -> None:
+    """Sets a level that is not set: `logging` then forgets what it knows of each of a thousand loggers."""
+    if logger.level != level:
+        logger.setLevel(level)
