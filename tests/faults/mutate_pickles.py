@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import pickletools
 from contextlib import suppress
+from functools import lru_cache
 from random import Random
 from typing import Any
 
@@ -46,7 +47,7 @@ _SNIPPETS: tuple[bytes, ...] = (
 
 def mutate_opcodes(data: bytes, rng: Random) -> bytes:
     """Drops, doubles, moves and inserts opcodes of a pickle; every length in it stays what its opcode says."""
-    ops = _opcodes(data)
+    ops = list(_opcodes(data))
     for _ in range(rng.choice((1, 1, 2, 4))):
         place = rng.randrange(len(ops) + 1)
         kind = rng.randrange(5)
@@ -63,13 +64,14 @@ def mutate_opcodes(data: bytes, rng: Random) -> bytes:
     return b"".join(ops)
 
 
-def _opcodes(data: bytes) -> list[bytes]:
+@lru_cache(maxsize=4)
+def _opcodes(data: bytes) -> tuple[bytes, ...]:
     """Each opcode with its argument. Frames go: their lengths would no longer be right, and a pickle may do without."""
     starts: list[tuple[int, bool]] = []
     with suppress(ValueError, IndexError):  # up to the fault
         starts.extend((position or 0, opcode.name == "FRAME") for opcode, _, position in pickletools.genops(data))
     ends = [*(position for position, _ in starts[1:]), len(data)]
-    return [data[start:end] for (start, frame), end in zip(starts, ends, strict=False) if not frame]
+    return tuple(data[start:end] for (start, frame), end in zip(starts, ends, strict=False) if not frame)
 
 
 # fmt: off

@@ -82,6 +82,8 @@ class Spawner:
         with contextlib.suppress(BrokenPipeError):
             self._parent.stdin.close()
         self._parent.wait()
+        assert self._parent.stdout is not None
+        self._parent.stdout.close()
 
     def warm(self, module: str, arguments: Sequence[object]) -> None:
         """Runs a command in the parent itself, so that what it imports late is there for those that follow."""

@@ -97,32 +97,24 @@ def _walls() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-@pytest.fixture(scope="module")
-def spawner() -> Iterator[Spawner]:
-    with Spawner(
-        ("datasets.t4", "deploy.inspect"), {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
-    ) as spawner:
-        yield spawner
-
-
-def _start(chosen: Way, folder: Path, spawner: Spawner) -> Process:
+def _start(chosen: Way, folder: Path, commands: Spawner) -> Process:
     """The command with the files of a folder, ended."""
     arguments = [option.format(folder) for option in chosen.options]
-    process = spawner.start(chosen.module, arguments, folder, folder / "output")
+    process = commands.start(chosen.module, arguments, folder, folder / "output")
     process.wait()
     return process
 
 
 @pytest.fixture(scope="module")
-def good_runs(spawner: Spawner, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Process]:
+def good_runs(commands: Spawner, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Process]:
     """Each command on files that are right, its imports done: what it costs anyway."""
     ended = {}
     for module, chosen in {chosen.module: chosen for chosen in map(way, FILES)}.items():
         warm, folder = tmp_path_factory.mktemp("warm"), tmp_path_factory.mktemp("good")
         for place in (warm, folder):
             chosen.sample(place)
-        spawner.warm(module, [option.format(warm) for option in chosen.options])
-        ended[module] = _start(chosen, folder, spawner)
+        commands.warm(module, [option.format(warm) for option in chosen.options])
+        ended[module] = _start(chosen, folder, commands)
         assert ended[module].wait() == 0, ended[module].output()
     return ended
 
@@ -135,12 +127,12 @@ def _nothing_is_run() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_the_command_refuses(name: str, tmp_path: Path, spawner: Spawner, good_runs: dict[str, Process]) -> None:
+def test_the_command_refuses(name: str, tmp_path: Path, commands: Spawner, good_runs: dict[str, Process]) -> None:
     chosen = way(name)
     chosen.sample(tmp_path)
     before = {path for path in tmp_path.rglob("*") if path.name != "output"}
     shutil.copyfile(FOLDER / name, tmp_path / chosen.file)
-    ended, normal = _start(chosen, tmp_path, spawner), good_runs[chosen.module]
+    ended, normal = _start(chosen, tmp_path, commands), good_runs[chosen.module]
     _check_refusal(ended.wait(), ended.output(), Path(chosen.file).name)
     made = {path for path in tmp_path.rglob("*") if path.is_file()} - before - {tmp_path / "output"}
     assert made == set(), "a refused file leaves nothing"

@@ -11,13 +11,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.faults import samples
-from tests.faults.kills import MODULES, Deployment, Tally, kill_bundles, kill_deployments
+from tests.faults.kills import Deployment, Tally, kill_bundles, kill_deployments
 from tests.faults.spawner import Spawner
 
 KILLS = int(os.environ.get("CENTERPOINT_FAULT_KILLS", "20"))
@@ -25,9 +25,8 @@ _PATIENCE_S = 240.0
 
 
 @pytest.fixture(scope="module")
-def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    with Spawner(MODULES, {**os.environ, "OMP_NUM_THREADS": "1"}) as spawner:
-        yield Deployment(tmp_path_factory.mktemp("kills"), spawner)
+def deployment(tmp_path_factory: pytest.TempPathFactory, commands: Spawner) -> Deployment:
+    return Deployment(tmp_path_factory.mktemp("kills"), commands)
 
 
 def _report(tally: Tally) -> str:
@@ -54,31 +53,43 @@ def test_a_folder_that_is_replaced(deployment: Deployment) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda number: number.name)
 def test_a_command_as_it_is_typed(number: signal.Signals, deployment: Deployment, tmp_path: Path) -> None:
-    """`python -m deploy.export` in a process of its own, while the builder of engines runs."""
-    path = os.pathsep.join([str(samples.REPOSITORY), *(entry for entry in sys.path if entry)])
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    environment.pop("BUILD_WORKING_DIRECTORY", None)
+    """While the builder of engines runs; a terminal's signal for `python -m deploy.export` in its own process."""
     arguments = deployment.arguments("both", deployment.checkpoints[0], tmp_path / "work")
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "deploy.export", *arguments],
-            cwd=tmp_path,
-            env=environment,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            # A shell starts what it puts into the background with SIGINT ignored.
-            preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
-        )
+    log = tmp_path / "log"
+    pid, wait = (_typed if number == signal.SIGINT else _forked)(deployment, arguments, log)
     end = time.monotonic() + _PATIENCE_S
-    while "build engines" not in (tmp_path / "log").read_text() and time.monotonic() < end:
-        assert process.poll() is None, (tmp_path / "log").read_text()
+    while "build engines" not in log.read_text() and time.monotonic() < end:
+        assert Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z", log.read_text()
         time.sleep(0.01)
-    os.kill(process.pid, number)
-    assert process.wait() == 128 + number, (tmp_path / "log").read_text()
-    said = (tmp_path / "log").read_text()
+    os.kill(pid, number)
+    assert wait() == 128 + number, log.read_text()
+    said = log.read_text()
     assert f"stopped by {number.name}" in said
     assert "Traceback" not in said
     hidden = {path.name for path in (tmp_path / "work").rglob(".*")}
     assert hidden == set()
     shutil.rmtree(tmp_path / "work")
+
+
+def _typed(_: Deployment, arguments: list[str], log: Path) -> tuple[int, Callable[[], int]]:
+    path = os.pathsep.join([str(samples.REPOSITORY), *(entry for entry in sys.path if entry)])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    environment.pop("BUILD_WORKING_DIRECTORY", None)
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "deploy.export", *arguments],
+            cwd=log.parent,
+            env=environment,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            # A shell starts what it puts into the background with SIGINT ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+    return process.pid, process.wait
+
+
+def _forked(deployment: Deployment, arguments: list[str], log: Path) -> tuple[int, Callable[[], int]]:
+    log.touch()
+    process = deployment.spawner.start("deploy.export", arguments, log.parent, log)
+    return process.pid, process.wait

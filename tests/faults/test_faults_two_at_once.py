@@ -6,12 +6,10 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.faults.kills import MODULES
 from tests.faults.spawner import Process, Spawner
 from tests.faults.writers import WRITERS, Writer, inputs
 
@@ -26,11 +24,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def spawner(folder: Path) -> Iterator[Spawner]:
-    with Spawner(MODULES, {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}) as spawner:
-        spawner.warm(WRITERS[0].module, WRITERS[0].command_line(folder))
-        shutil.rmtree(folder / "out")
-        yield spawner
+def spawner(folder: Path, commands: Spawner) -> Spawner:
+    commands.warm(WRITERS[0].module, WRITERS[0].command_line(folder))
+    shutil.rmtree(folder / "out")
+    return commands
 
 
 def _stopped_with_its_lock(writer: Writer, folder: Path, spawner: Spawner) -> Process:

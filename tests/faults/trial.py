@@ -230,11 +230,11 @@ def _child(trial: _Trial, indices: range, send: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (used + _ADDRESS_SPACE, used + _ADDRESS_SPACE))
     file = folder / trial.parser.file
     for index in indices:
-        file.write_bytes(trial.content(index))
+        _overwrite(file, trial.content(index))
         forbidden.clear()
         before = rewind_peak()
         cpu = cpu_s()
-        kind, detail = _read_one(read, folder)
+        kind, detail = _read_one(read, folder, file.name)
         cpu = cpu_s() - cpu
         memory = max(0, peak() - before)
         if forbidden:
@@ -246,15 +246,22 @@ def _child(trial: _Trial, indices: range, send: int) -> None:
         os.write(send, json.dumps([kind, detail[:3000], cpu, memory]).encode() + b"\n")
 
 
-def _read_one(read: Callable[[Path], object], folder: Path) -> tuple[str, str]:
-    """How reading ended, and the message or the place in the code."""
+def _overwrite(file: Path, content: bytes) -> None:
+    """In place: a new file for each content would cost more than most readers take."""
+    with file.open("r+b", buffering=0) as stream:
+        stream.write(content)
+        stream.truncate()
+
+
+def _read_one(read: Callable[[Path], object], folder: Path, usual: str) -> tuple[str, str]:
+    """How reading ended, and the message or the place in the code; messages usually name the file `usual`."""
     try:
         read(folder)
     except (UserError, Refusal) as refusal:
         text = str(refusal)
         if "Traceback (most recent call last)" in text:
             return "traceback", text
-        if not any(part.name in text for part in folder.rglob("*")):
+        if usual not in text and not any(part.name in text for part in folder.rglob("*")):
             return "names no file", text
         return "refused", text
     except BaseException as error:  # noqa: BLE001 - whatever else ends a reader is what is looked for

@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import logging
 import os
+import resource
 import sys
 import tempfile
 import warnings
@@ -74,7 +75,7 @@ def watch(folder: Path, *, spawns: bool) -> list[str]:
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         if event == "open":
-            found = _real(arguments[0]) in _BAIT
+            found = not _plainly_below(arguments[0], inside[0]) and _real(arguments[0]) in _BAIT
         elif event in _FILE_EVENTS:
             found = not _real(arguments[0]).startswith(inside)
         else:
@@ -84,6 +85,11 @@ def watch(folder: Path, *, spawns: bool) -> list[str]:
 
     sys.addaudithook(hook)
     return seen
+
+
+def _plainly_below(path: object, folder: str) -> bool:
+    """Whether a path is in a folder, without links and ways up: most are, and asking the system costs more."""
+    return isinstance(path, str) and path.startswith(folder + os.sep) and ".." not in path and not os.path.islink(path)
 
 
 def _real(path: object) -> str:
@@ -97,19 +103,12 @@ def _real(path: object) -> str:
 def rewind_peak() -> int:
     """Lets the kernel count the peak of resident memory anew; returns what is resident now, bytes."""
     Path("/proc/self/clear_refs").write_text("5")
-    return _status("VmRSS")
+    return peak()
 
 
 def peak() -> int:
     """Largest resident memory since `rewind_peak`, bytes."""
-    return _status("VmHWM")
-
-
-def _status(key: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(key + ":"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"this kernel does not say {key}")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def cpu_s() -> float:
