@@ -24,7 +24,6 @@ from pydantic import (
 
 from base.errors import DataError, UserError
 from base.messages import shown, shown_file, shown_place
-from base.misfits import phrases
 
 __all__ = [
     "Count",
@@ -177,6 +176,8 @@ def parse(
     try:
         return _adapter(kind).validate_python(value)
     except ValidationError as failure:
+        from base.misfits import phrases
+
         problems = phrases(kind, value, failure, at)
         # The cause holds the whole input; the message says it all.
         raise error(_message(file, problems, remedy)) from None

@@ -216,22 +216,32 @@ def _open_dataset(wanted: dict[str, Any], kind: str) -> T4Dataset:
         DataError: the file is missing or broken.
     """
     from datasets.infos import KITTI, OWN_FRAMES, read_info_file
-    from datasets.kitti import KittiInfos
-    from datasets.nuscenes import NuScenesInfos
-    from datasets.t4 import T4Dataset
 
     if not wanted.get("ann_file"):
         raise ConfigError("The model config names no info file (ann_file); give one with --info-file.")
     info = read_info_file(Path(wanted["data_root"]) / wanted["ann_file"])
-    classes = {"T4Dataset": T4Dataset, "NuScenesDataset": NuScenesInfos, "KittiDataset": KittiInfos}
     if info.dataset == KITTI:
         kind = "KittiDataset"
     elif info.dataset == OWN_FRAMES:
         kind = "T4Dataset"
         for name in _OF_MMDET3D:
             wanted.pop(name, None)
-    dataset: T4Dataset = classes[kind](**wanted, info=info)
-    return dataset
+    return _class_of(kind)(**wanted, info=info)
+
+
+def _class_of(kind: str) -> type[T4Dataset]:
+    """What reads a kind of dataset; no run enters the modules of the others."""
+    if kind == "NuScenesDataset":
+        from datasets.nuscenes import NuScenesInfos
+
+        return NuScenesInfos
+    if kind == "KittiDataset":
+        from datasets.kitti import KittiInfos
+
+        return KittiInfos
+    from datasets.t4 import T4Dataset
+
+    return T4Dataset
 
 
 def _judged_columns(pipeline: Sequence[Any], kind: str) -> tuple[str, ...]:

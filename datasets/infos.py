@@ -18,7 +18,6 @@ from base.reading import regular_size
 from base.untrusted import load_info_pickle
 from datasets.geometry import Box, Pose, Seconds, Velocity2, first_not_rigid
 from datasets.points import StoredPoints
-from datasets.remedies import DataOptions, how_to_get
 from datasets.sweep_times import FrameTimes, compare_times
 from models.consistency import compare_classes
 from models.point_columns import is_column, listed
@@ -225,6 +224,8 @@ def read_info_file(path: Path) -> InfoFile:
     """
     remedy = ""
     if not path.is_file():
+        from datasets.remedies import DataOptions, how_to_get
+
         remedy = how_to_get(path.parent, path.name, _split_of(path.name), DataOptions("data_root", "ann_file"))
         remedy += " Both are the model config's, or --data-root and --info-file where a command has them."
     regular_size(path, "Info file", remedy=remedy)

@@ -16,7 +16,6 @@ from base.errors import DataError
 from base.messages import shown_file, shown_place
 from base.parsing import RelativePath, parse
 from base.reading import read_bounded, regular_size
-from datasets.pcd import parse_pcd
 from datasets.point_bytes import ColumnsAdvice, check_bytes
 from datasets.point_forms import MAX_POINT_FILE_BYTES, is_pcd
 from models.point_columns import record_columns
@@ -151,6 +150,8 @@ def parse_points(
 def _pcd(data: bytes, num_features: int, name: str, unused: Collection[str]) -> NDArray[np.float32]:
     names = record_columns(num_features)
     wanted = [column for column in names if column not in unused]
+    from datasets.pcd import parse_pcd
+
     found = parse_pcd(data, Path(name), wanted)
     points = np.zeros((len(found), num_features), np.float32)
     points[:, [names.index(column) for column in wanted]] = found

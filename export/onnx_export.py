@@ -24,7 +24,6 @@ from export.onnx_graph import canonicalize_, set_metadata_
 from export.opsets import DEFAULT_OPSET, INT8_OPSET, MAX_OPSET, MIN_OPSET
 from export.precision import PRECISIONS, convert_precision
 from export.qdq.view import is_quantized
-from export.rotation import fold_rot_y_axis_reference
 from models.spec import VOXEL_ENCODER
 
 if TYPE_CHECKING:
@@ -123,6 +122,8 @@ def export_components(
     """
     settings = settings or OnnxExportSettings()
     if settings.rot_y_axis_reference:
+        from export.rotation import fold_rot_y_axis_reference
+
         model, spec = fold_rot_y_axis_reference(model, spec)
     extractor = CenterPointComponentExtractor(model, spec, static_voxels=settings.static_voxels)
     components = extractor.extract(samples)

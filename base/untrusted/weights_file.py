@@ -11,9 +11,7 @@ from base.lazy import require
 from base.messages import shown_file
 from base.reading import open_regular
 from base.untrusted.file_size import checked_size
-from base.untrusted.legacy_checkpoint import is_legacy, read_legacy
 from base.untrusted.limits import MAX_CHECKPOINT_BYTES
-from base.untrusted.other_formats import other_format
 from base.untrusted.refusal import Refused
 from base.untrusted.skipped import Skipped
 from base.untrusted.stand_ins import StandIn
@@ -71,10 +69,15 @@ def _value(file: BinaryIO, size: int, torch: Any) -> Any:
     start = file.read(_START)
     if start.startswith(_ZIP):
         return read_zip(file, size, torch)
+    # What few files are is read by modules that few runs import.
+    from base.untrusted.legacy_checkpoint import is_legacy, read_legacy
+
     if is_legacy(start):
         return read_legacy(start + file.read(size - len(start)), torch)
     if not start:
         raise Refused("it is empty")
     if start[:1] == b"\x80":
         raise Refused("it is a pickle, but not one of torch.save")
+    from base.untrusted.other_formats import other_format
+
     raise Refused(other_format(start) or "it is no checkpoint of torch.save")
