@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from base.files import sha256_file
-from tests.base.forked_torchrun import Forked
+from tests.base.forked_torchrun import Forked, run_forked
 
 if TYPE_CHECKING:
     from tests.deploy.commands.conftest import Command, Deployment
@@ -89,8 +89,10 @@ def test_without_a_gpu_tensorrt_steps_are_skipped_with_their_reason(both: Both) 
 
 
 def test_specified_command_line_and_same_bytes(
-    both: Both, command: Command, deployment: Deployment, tmp_path: Path
+    both: Both, deployment: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from deploy.main import main as specified_main
+
     config = tmp_path / "deploy_config.py"
     config.write_text(
         f"checkpoint_path = {str(deployment.checkpoint)!r}\n"
@@ -98,7 +100,10 @@ def test_specified_command_line_and_same_bytes(
         "evaluation = dict(enabled=False)\n"
         "verification = dict(enabled=False)\n"
     )
-    done = command(tmp_path, config, deployment.model_config, "--log-level", "ERROR", module="deploy.main")
+    # Another process than the one that made the first; what was typed there is a copy of this one here.
+    monkeypatch.delenv("BUILD_WORKING_DIRECTORY", raising=False)
+    arguments = [str(config), str(deployment.model_config), "--log-level", "ERROR"]
+    done = run_forked(lambda: specified_main(arguments), tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     for name in COMPONENTS:
         first, second = both[0] / "onnx" / f"{name}.onnx", tmp_path / "again" / "onnx" / f"{name}.onnx"

@@ -17,7 +17,6 @@ from tests.base.forked_torchrun import run_forked, run_forked_torchrun
 if TYPE_CHECKING:
     from tests.deploy.commands.conftest import Deployment, MakeDataset, MakePoints
 
-ALONE: tuple[str, ...] = ()
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 FORKED = ("torchrun's agent, in a copy of this process",)
 COPY = ("alone, in a copy of this process",)
@@ -85,7 +84,7 @@ def evaluation(out: Path) -> dict[str, Any]:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("backend", "launches"),
-    [("onnx", (ALONE, TORCHRUN)), ("openvino", (COPY, FORKED)), ("pytorch", (COPY, FORKED))],
+    [("onnx", (COPY, TORCHRUN)), ("openvino", (COPY, FORKED)), ("pytorch", (COPY, FORKED))],
     ids=["onnx", "openvino", "pytorch"],
 )
 def test_two_processes_are_equal_to_one(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,29 +31,14 @@ run_main(lambda: main({options!r}))
 """
 
 
-def typed_and_stopped(code: str, environment: dict[str, str], number: signal.Signals) -> tuple[int, str]:
-    """Exit code and messages of a process of its own."""
-    with subprocess.Popen(
-        [sys.executable, "-c", code],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # A test run in the background of a script ignores signals, and its processes would, too.
-        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "half\n"
-        process.send_signal(number)
-        _, error = process.communicate(timeout=60)
-    return process.returncode, error
-
-
 def copied_and_stopped(code: str, folder: Path, number: signal.Signals) -> tuple[int, str]:
-    """The same of a copy of the test's process, which has imported what the command needs."""
+    """Exit code and messages of a copy of the test's process, which has imported what the command needs.
+
+    `tests/faults` stops commands as they are typed.
+    """
 
     def run() -> int:
-        signal.signal(number, signal.SIG_DFL)
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
         exec(code, {"__name__": "__main__"})
         return 0
 
@@ -67,9 +50,7 @@ def copied_and_stopped(code: str, folder: Path, number: signal.Signals) -> tuple
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_stopped_in_the_middle_of_a_file(
-    deployment: Deployment, child_environment: dict[str, str], tmp_path: Path, number: signal.Signals
-) -> None:
+def test_stopped_in_the_middle_of_a_file(deployment: Deployment, tmp_path: Path, number: signal.Signals) -> None:
     work_dir = tmp_path / "out"
     options = [
         "--mode=onnx",
@@ -80,10 +61,7 @@ def test_stopped_in_the_middle_of_a_file(
     ]
     options += [f"--model-config={deployment.model_config}", f"--checkpoint={deployment.checkpoint}"]
     code = HALF.format(options=[*options, f"--data-root={deployment.data_root}"])
-    if number == signal.SIGINT:
-        code_of, error = typed_and_stopped(code, child_environment, number)
-    else:
-        code_of, error = copied_and_stopped(code, tmp_path, number)
+    code_of, error = copied_and_stopped(code, tmp_path, number)
     assert code_of == 128 + number
     assert "Traceback" not in error
     lines = error.splitlines()
