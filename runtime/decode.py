@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from models.spec import ModelSpec, TaskSpec
 
-__all__ = ["Decoded", "check_outputs", "decode", "decode_counted", "drop_impossible", "sigmoid"]
+__all__ = ["Decoded", "by_score", "check_outputs", "decode", "decode_counted", "drop_impossible", "sigmoid", "suppress"]
 
 _log = logging.getLogger(__name__)
 
@@ -83,10 +83,10 @@ def decode_counted(outputs: Mapping[str, NDArray[np.float32]], spec: ModelSpec) 
         found.append(Boxes3D(boxes.boxes, boxes.scores, boxes.labels + first))
         dropped += decoded.dropped
         first += len(task.class_names)
-    return Decoded(_by_score(found), dropped)
+    return Decoded(by_score(found), dropped)
 
 
-def _by_score(parts: Sequence[Boxes3D]) -> Boxes3D:
+def by_score(parts: Sequence[Boxes3D]) -> Boxes3D:
     """Boxes of all parts by descending score, equal ones in their order."""
     if len(parts) == 1:
         return parts[0]
@@ -137,6 +137,16 @@ def _decode_task(heads: Mapping[str, NDArray[np.float32]], task: TaskSpec, spec:
     possible, dropped = drop_impossible(boxes, np.ones(len(boxes), bool), spec)
     valid &= possible
     candidates = Boxes3D(boxes, scores, labels).select(valid)
+    return Decoded(suppress(candidates, task, spec), dropped)
+
+
+def suppress(candidates: Boxes3D, task: TaskSpec, spec: ModelSpec) -> Boxes3D:
+    """The boxes of a task that none of its better ones suppresses, by descending score.
+
+    Args:
+        candidates: Boxes of the task inside `post_center_range`, equal scores in their order of rank.
+        task, spec: How boxes suppress each other, and how many remain.
+    """
     if spec.decoding == CLASS_PEAKS:
         keep = suppress_by_class(
             candidates.boxes[:, :2], candidates.scores, candidates.labels, task.nms_min_radius_m2, spec.post_max_size
@@ -150,7 +160,7 @@ def _decode_task(heads: Mapping[str, NDArray[np.float32]], task: TaskSpec, spec:
     kept = candidates.select(keep)
     if spec.nms_center_range is not None:
         kept = kept.select(_inside(kept.boxes, spec.nms_center_range))
-    return Decoded(kept, dropped)
+    return kept
 
 
 def _inside(boxes: NDArray[np.float32], limits: tuple[float, ...]) -> NDArray[np.bool_]:

@@ -16,13 +16,15 @@ from runtime.decode import sigmoid
 if TYPE_CHECKING:
     from models.spec import ModelSpec
 
-__all__ = ["COUNTS", "DECODE_SIZES", "HEADER", "DecodeModel", "DecodeSizes", "logit_limit"]
+__all__ = ["COUNTS", "DECODE_SIZES", "HEADER", "NO_RADIUS", "DecodeModel", "DecodeSizes", "logit_limit"]
 
 # What a frame's kernels count among themselves, and what the host reads: with the boxes behind it, which are read as
 # vectors of 16 bytes, the header fills such a vector.
 COUNTS = Words("COUNT", ("collected", "pruned"))
 HEADER = Words("HEADER", ("boxes", "broken", "candidates", "without_size"))
 
+# Squared metres: no distance is below it.
+NO_RADIUS = -1.0
 _BINS_PER_LOGIT = np.float32(256)
 _KEY_NONE = Unsigned(0xFFFFFFFF)
 # Below the histogram's first bin lies nothing of interest: a score of 1e-7.
@@ -98,19 +100,18 @@ class DecodeModel:
     lower_y: np.float32
 
     @classmethod
-    def from_spec(cls, spec: ModelSpec, sizes: DecodeSizes) -> DecodeModel:
-        """Of a model.
+    def from_spec(cls, spec: ModelSpec, sizes: DecodeSizes, index: int = 0) -> DecodeModel:
+        """Of one task of a model.
+
+        Boxes that suppress by overlap all leave the device: `NO_RADIUS` suppresses none.
+
+        Args:
+            index: Of the task.
 
         Raises:
-            ConfigError: it has several tasks, suppresses by overlap or decodes in another way, or asks for more
-                candidates than the kernels take, or for no box.
+            ConfigError: it decodes in another way, or asks for more candidates than the kernels take, or for no box.
         """
-        task = spec.one_task("this engine")
-        if spec.nms_type != CIRCLE:
-            raise ConfigError(
-                f"Model '{spec.name}': nms_type of its test_cfg is '{spec.nms_type}'; this engine suppresses by the "
-                f"distance of centres ('{CIRCLE}') alone. Use another backend."
-            )
+        task = spec.tasks[index]
         if spec.decoding != TOP_K:
             raise ConfigError(
                 f"Model '{spec.name}': its boxes are the best peaks of each class (decoding '{spec.decoding}'); this "
@@ -124,6 +125,7 @@ class DecodeModel:
             )
         if spec.post_max_size < 1:
             raise ConfigError(f"Model '{spec.name}': post_max_size is {spec.post_max_size}; no box would be left.")
+        by_distance = spec.nms_type == CIRCLE
         width, height = spec.head_size
         classes = next(head.channels for head in task.heads if head.name == "heatmap")
         names = {head.name for head in task.heads}
@@ -138,10 +140,10 @@ class DecodeModel:
             key_limit=sizes.key_none if limit is None else Unsigned(_key(limit)),
             bin_start=np.float32(0) if limit is None else max(limit, _LOWEST_BIN_START),
             top_k=top_k,
-            max_boxes=min(spec.post_max_size, top_k),
+            max_boxes=min(spec.post_max_size, top_k) if by_distance else top_k,
             finish_threads=512 if top_k <= 512 else sizes.most_candidates,
             stride=np.float32(spec.out_size_factor),
-            min_radius=float(task.nms_min_radius_m2),
+            min_radius=float(task.nms_min_radius_m2) if by_distance else NO_RADIUS,
             norm_bbox=spec.norm_bbox,
             y_axis_reference=spec.rot_y_axis_reference,
             has_offset="reg" in names,

@@ -266,8 +266,8 @@ def test_a_broken_end_of_the_device_fails_verification(
     """The raw outputs agree, and half of the boxes may differ by the tolerance: still it fails, and says where."""
     right = DecodeModel.from_spec
 
-    def wrong(spec: ModelSpec, sizes: DecodeSizes) -> DecodeModel:
-        model = right(spec, sizes)
+    def wrong(spec: ModelSpec, sizes: DecodeSizes, index: int = 0) -> DecodeModel:
+        model = right(spec, sizes, index)
         return dataclasses.replace(model, **broken(model))
 
     monkeypatch.setattr(DecodeModel, "from_spec", wrong)

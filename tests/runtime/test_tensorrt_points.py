@@ -222,8 +222,8 @@ def test_verification_judges_both_ends_around_the_engine(
     """The pipeline of the same engines is the reference; kernels with another suppression radius are found out."""
     right = DecodeModel.from_spec
 
-    def with_radius(spec: ModelSpec, sizes: DecodeSizes) -> DecodeModel:
-        model = right(spec, sizes)
+    def with_radius(spec: ModelSpec, sizes: DecodeSizes, index: int = 0) -> DecodeModel:
+        model = right(spec, sizes, index)
         return dataclasses.replace(model, min_radius=radius**2 * model.min_radius)
 
     monkeypatch.setattr(DecodeModel, "from_spec", with_radius)

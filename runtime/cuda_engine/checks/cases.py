@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from models.spec import HeadSpec, ModelSpec, TaskSpec
+from models.spec import ROTATE, HeadSpec, ModelSpec, TaskSpec
 from runtime.pillar_weights import PfnLayer, PillarWeights
 
 if TYPE_CHECKING:
@@ -14,7 +14,16 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["clumped_cloud", "engine_spec", "features_alone", "hard_clouds", "large_cloud", "random_weights"]
+__all__ = [
+    "ROTATED",
+    "clumped_cloud",
+    "engine_spec",
+    "features_alone",
+    "hard_clouds",
+    "large_cloud",
+    "random_weights",
+    "several_tasks",
+]
 
 _HEADS = {"heatmap": 5, "reg": 2, "height": 1, "dim": 3, "rot": 2, "vel": 2}
 
@@ -47,6 +56,21 @@ def engine_spec(cells: int, **changes: object) -> ModelSpec:
         post_max_size=100,
     )
     return spec.changed(**changes)
+
+
+def several_tasks() -> tuple[TaskSpec, ...]:
+    """Tasks of other sizes and radii than each other's."""
+    groups = ((("car",), 4.0), (("truck", "bus"), 12.0), (("bicycle", "pedestrian"), 0.2))
+    return tuple(
+        TaskSpec(
+            names, tuple(HeadSpec(name, len(names) if name == "heatmap" else _HEADS[name]) for name in _HEADS), radius
+        )
+        for names, radius in groups
+    )
+
+
+ROTATED: dict[str, object] = {"nms_type": ROTATE, "nms_iou_threshold": 0.2, "nms_pre_max_size": 50}
+"""Suppression by overlap."""
 
 
 def random_weights(spec: ModelSpec, hidden: int, *, float16: bool = False, seed: int = 0) -> PillarWeights:

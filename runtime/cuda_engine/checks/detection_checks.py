@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from runtime.cuda_engine.checks.cases import engine_spec
+from runtime.cuda_engine.checks.cases import ROTATED, engine_spec, several_tasks
 from runtime.cuda_engine.checks.timing import replay_time_us
 from runtime.cuda_engine.decode_parameters import DECODE_SIZES, DecodeSizes
 from runtime.cuda_engine.detections import DetectionKernels
 from runtime.decode import decode_counted, sigmoid
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -26,6 +26,7 @@ __all__ = ["DetectionBench", "check_large_maps", "check_random_maps", "check_spe
 Maps = dict[str, "NDArray[np.float32]"]
 
 # In metres, or their logarithms: exp(-200) is 0 in single precision, exp(-90) is not.
+_CENTRES = (-4.0, -4.0, -1.0, 4.0, 4.0, 1.0)
 _SIZES = (2.0, 1.0, 1.5, 0.5, 0.0, -0.0, -1.0, 1e-30, -1e-30, -200.0, -90.0)
 # Columns that are copied or made of float32 sums and products; the rest comes from exp and atan2.
 _EXACT = [0, 1, 2, 7, 8]
@@ -36,44 +37,64 @@ def random_maps(spec: ModelSpec, seed: int, mean: float = -4.0, deviation: float
     """Head maps with independent normal values, logits of the given mean."""
     rng = np.random.default_rng(seed)
     maps = {head.name: rng.standard_normal(spec.head_shape(head), np.float32) for head in spec.heads}
-    maps["heatmap"] = maps["heatmap"] * np.float32(deviation) + np.float32(mean)
-    return maps
+    return _changed(maps, "heatmap", lambda logits: logits * np.float32(deviation) + np.float32(mean))
+
+
+def _changed(maps: Maps, branch: str, change: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> Maps:
+    """Other values in one branch of every task."""
+    return {name: change(value) if _branch(name) == branch else value for name, value in maps.items()}
+
+
+def _branch(name: str) -> str:
+    """Of a head's name in the graph."""
+    return name.partition("_")[0]
 
 
 def hard_maps(spec: ModelSpec) -> Iterator[tuple[str, Maps]]:
     """Maps at the limits of the kernels, by name."""
     base: Maps = random_maps(spec, 1)
-    logits = base["heatmap"]
+    above = _changed(base, "heatmap", lambda logits: logits + 2)
     yield "few", base
-    yield "none above", base | {"heatmap": logits - 50}
-    yield "all above", base | {"heatmap": logits + 50}
-    yield "half above", base | {"heatmap": logits + 2}
-    yield "one value", base | {"heatmap": np.zeros_like(logits)}
-    yield "ties", base | {"heatmap": np.rint(logits * 2) * np.float32(0.5)}
-    signs: NDArray[np.float32] = np.zeros_like(logits)
-    signs[np.random.default_rng(2).random(logits.shape) < 0.5] = np.float32(-0.0)
-    yield "both zeros", base | {"heatmap": signs}
-    wild = logits.copy()
-    wild.reshape(-1)[::7] = np.nan
-    wild.reshape(-1)[1::11] = np.inf
-    wild.reshape(-1)[2::13] = -np.inf
-    yield "not finite logits", base | {"heatmap": wild}
-    broken = {name: value.copy() for name, value in base.items()}
-    for name in ("reg", "height", "dim", "rot", "vel"):
-        if name in broken:
-            broken[name].reshape(-1)[::5] = np.nan
-            broken[name].reshape(-1)[1::17] = 200.0
-    yield "broken boxes", broken | {"heatmap": logits + 2}
-    sizes = np.random.default_rng(5).choice(np.array(_SIZES, np.float32), base["dim"].shape)
-    yield "sizes about 0", base | {"heatmap": logits + 2, "dim": sizes}
-    yield "crowd", base | {"heatmap": logits + 4, "reg": np.zeros_like(base.get("reg", logits))[:, :2]}
-    yield "at the threshold", base | {"heatmap": _around(spec, logits.shape)}
+    yield "none above", _changed(base, "heatmap", lambda logits: logits - 50)
+    yield "all above", _changed(base, "heatmap", lambda logits: logits + 50)
+    yield "half above", above
+    yield "one value", _changed(base, "heatmap", np.zeros_like)
+    yield "ties", _changed(base, "heatmap", lambda logits: np.rint(logits * 2) * np.float32(0.5))
+    yield "both zeros", _changed(base, "heatmap", _both_zeros)
+    yield "not finite logits", _changed(base, "heatmap", _not_finite)
+    broken = above
+    for branch in ("reg", "height", "dim", "rot", "vel"):
+        broken = _changed(broken, branch, _broken)
+    yield "broken boxes", broken
+    rng = np.random.default_rng(5)
+    yield "sizes about 0", _changed(above, "dim", lambda dim: rng.choice(np.array(_SIZES, np.float32), dim.shape))
+    crowd = _changed(base, "heatmap", lambda logits: logits + 4)
+    yield "crowd", _changed(crowd, "reg", np.zeros_like)
+    yield "at the threshold", _changed(base, "heatmap", lambda logits: _around(spec, logits.shape))
     limits = np.array([spec.post_center_range[2], spec.post_center_range[5]], np.float32)
     edges = np.concatenate(
         [limits, np.nextafter(limits, np.float32(-np.inf)), np.nextafter(limits, np.float32(np.inf))]
     )
-    heights = np.random.default_rng(4).choice(edges, base["height"].shape)
-    yield "at the limits of the range", base | {"heatmap": logits + 2, "height": heights}
+    places = np.random.default_rng(4)
+    yield "at the limits of the range", _changed(above, "height", lambda height: places.choice(edges, height.shape))
+
+
+def _both_zeros(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.where(np.random.default_rng(2).random(logits.shape) < 0.5, np.float32(-0.0), np.float32(0.0))
+
+
+def _not_finite(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    wild = logits.copy()
+    for start, step, value in ((0, 7, np.nan), (1, 11, np.inf), (2, 13, -np.inf)):
+        wild.reshape(-1)[start::step] = value
+    return wild
+
+
+def _broken(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    broken = values.copy()
+    broken.reshape(-1)[::5] = np.nan
+    broken.reshape(-1)[1::17] = 200.0
+    return broken
 
 
 def _around(spec: ModelSpec, shape: tuple[int, ...]) -> NDArray[np.float32]:
@@ -126,8 +147,11 @@ class DetectionBench:
             self.rounded += int(np.count_nonzero(ours != theirs))
             if not np.array_equal(ours, theirs) and not (np.abs(ours - theirs) <= np.spacing(np.abs(theirs))).all():
                 raise AssertionError(f"{name}: a score, size or yaw differs by more than its last place")
-        logits = np.nan_to_num(maps["heatmap"], nan=-np.inf, posinf=np.inf, neginf=-np.inf)
-        above = int(np.count_nonzero(sigmoid(logits) > np.float32(self._spec.score_threshold)))
+        above = 0
+        for head, values in maps.items():
+            if _branch(head) == "heatmap":
+                logits = np.nan_to_num(values, nan=-np.inf, posinf=np.inf, neginf=-np.inf)
+                above += int(np.count_nonzero(sigmoid(logits) > np.float32(self._spec.score_threshold)))
         if self.kernels.num_candidates != above:
             raise AssertionError(f"{name}: {self.kernels.num_candidates} logits above the threshold, not {above}")
 
@@ -153,6 +177,9 @@ def check_special_maps(device: CudaDevice, cells: int = 64) -> str:
         {"score_threshold": 1.0},
         # Heights have a deviation of 1: most boxes are too high or too low, and some too far to a side.
         {"post_center_range": (-0.1 * cells, -0.15 * cells, -0.5, 0.15 * cells, 0.1 * cells, 0.7)},
+        {"tasks": several_tasks(), "post_max_size": 20},
+        {"tasks": several_tasks(), "max_detections_before_nms": 60, **ROTATED},
+        {"nms_min_radius_m2": 0.0, "max_detections_before_nms": 60, **ROTATED, "nms_center_range": _CENTRES},
     )
     rounded = 0
     with _quiet():
