@@ -120,9 +120,6 @@ class PillarEncoderKernels:
         assigned = (points, count, self._state, self._cells, self._arrival, self._totals, self.pillars, self.counters)
         ranked = (count, self._state, self._cells, self._cell_base, self.pillars, self._tile_sums, self._totals)
         grouped = (count, self._state, self._cells, self._arrival, self._cell_base, self._order, self._tile_sums)
-        encoded = (points, self._order, self.pillars, self.counters, self._weights, canvas)
-        resident = self._model.encode_blocks * blocks * sizes.encode_warps
-        warps = min(-(-self._spec.max_voxels // sizes.encode_group), resident)
         device.launch(self._assign, wide, sizes.assign_threads, [*pointers(*assigned, canvas), plane], stream)
         # Each waits for the one before it by itself, after whatever it can do ahead.
         overlap = device.compute_capability >= (9, 0)
@@ -130,9 +127,18 @@ class PillarEncoderKernels:
         device.launch(self._rank, ranks, sizes.rank_threads, pointers(*ranked), stream, overlap=overlap)
         arguments = pointers(*grouped, self._totals, self.counters)
         device.launch(self._group, wide, sizes.group_threads, arguments, stream, overlap=overlap)
+        self.enqueue_encoding(cloud, stream)
+
+    def enqueue_encoding(self, cloud: CloudMemory, stream: int) -> None:
+        """Puts the last kernel alone on the stream: the last frame's pillars, encoded again; for measurements."""
+        device, sizes = self._device, self._sizes
+        encoded = (cloud.points, self._order, self.pillars, self.counters, self._weights, self._canvas.address)
+        arguments = [*pointers(*encoded), ctypes.c_longlong(self._canvas.plane), ctypes.c_void_p(self.features)]
+        resident = self._model.encode_blocks * device.num_multiprocessors * sizes.encode_warps
+        warps = min(-(-self._spec.max_voxels // sizes.encode_group), resident)
         blocks = -(-warps // sizes.encode_warps)
-        ends = [*pointers(*encoded), plane, ctypes.c_void_p(self.features)]
-        device.launch(self._encode, blocks, sizes.encode_threads, ends, stream, overlap=overlap)
+        overlap = device.compute_capability >= (9, 0)
+        device.launch(self._encode, blocks, sizes.encode_threads, arguments, stream, overlap=overlap)
 
     def new_host_counts(self) -> NDArray[np.int32]:
         """Page-locked memory for the counters of one frame."""

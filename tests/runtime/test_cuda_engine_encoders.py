@@ -10,6 +10,7 @@ import pytest
 
 from base.arguments import DEFAULT_POINTS
 from base.errors import ConfigError
+from benchmarks.gpu_pillars import PillarModelCase, measure
 from models.spec import ModelSpec
 from runtime.cuda.device import pointers
 from runtime.cuda_engine.checks.cases import engine_spec, hard_clouds, random_weights
@@ -153,6 +154,46 @@ def test_refusals_have_their_reason_and_need_no_device(
 def test_room_has_limits(points: int) -> None:
     with pytest.raises(ConfigError, match=f"points: {points}; this engine's kernels take 1 to 16777216"):
         check_encoder(engine_spec(64), (64,), points)
+
+
+class _TimedDevice(EmulatedDevice):
+    """What is captured has run already; each replay takes a tenth of a millisecond."""
+
+    name = "NVIDIA H200"
+
+    def begin_capture(self, stream: int) -> None:
+        pass
+
+    def end_capture(self, stream: int) -> None:
+        pass
+
+    def launch_graph(self, graph: Any, stream: int) -> None:
+        pass
+
+    def record(self, event: Any, stream: int) -> None:
+        pass
+
+    def wait(self, event: Any) -> None:
+        pass
+
+    def elapsed_ms(self, before: Any, after: Any) -> float:
+        return 1.0
+
+    def create_event(self) -> None:
+        pass
+
+
+@pytest.mark.usefixtures("device")
+def test_benchmark_holds_what_it_times_against_numpy() -> None:
+    spec = engine_spec(32, encoder_channels=64, max_points_per_voxel=20)
+    case = PillarModelCase(spec, 0, 0.05, {"one frame": 400, "in one pillar": 700})
+    timed: Any = _TimedDevice()
+    rows = measure(timed, "small", case, replays=10, groups=[4])
+    assert [(row.cloud, row.work.points) for row in rows] == [("one frame", 400), ("in one pillar", 700)]
+    assert (rows[1].work.kept, rows[1].work.pillars) == (20, 1)
+    assert {times for row in rows for times in row.by_group.values()} == {(100.0, 100.0)}
+    assert rows[1].bound == "memory"
+    timed.check_guards()
 
 
 class _Sources(FakeDevice):
