@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import shapely
 from numpy.typing import NDArray
 
 from models.build import import_mmdet3d
 from models.spec import ModelSpec
 from runtime.decode import decode
 from runtime.nms import rotated_nms
+from tests.runtime.shapely_overlaps import Overlaps
 from tests.runtime.small_model import HEADS, small_config, small_spec, tasks_of
 
 torch = pytest.importorskip("torch")
@@ -27,44 +27,7 @@ CROWDED: dict[str, Any] = {
     "post_max_size": 20,
 }
 ROTATE: dict[str, Any] = {"nms_type": "rotate", "nms_iou_threshold": 0.2, "nms_pre_max_size": 25}
-# An overlap this close to the threshold is decided by the last digit of a size.
-UNDECIDED = 1e-6
 FRAMES = 70
-
-
-def footprints(boxes: NDArray[np.float64]) -> Any:
-    """Polygons of [x, y, length, width, yaw]."""
-    cos, sin = np.cos(boxes[:, 4]), np.sin(boxes[:, 4])
-    along = np.stack([cos, sin], axis=1) * boxes[:, 2:3] / 2
-    across = np.stack([-sin, cos], axis=1) * boxes[:, 3:4] / 2
-    corners = [boxes[:, :2] + a * along + b * across for a, b in ((1, 1), (-1, 1), (-1, -1), (1, -1))]
-    return shapely.polygons(np.stack(corners, axis=1))
-
-
-class Overlaps:
-    """mmcv's `nms_rotated` by shapely, as it is defined; knows whether an overlap was at the threshold."""
-
-    def __init__(self) -> None:
-        self.undecided = False
-
-    def keep(self, boxes: NDArray[np.float64], scores: NDArray[np.float32], threshold: float) -> list[int]:
-        polygons = footprints(boxes)
-        area = shapely.area(polygons)
-        a, b = shapely.STRtree(polygons).query(polygons)
-        a, b = a[a < b], b[a < b]
-        shared = shapely.area(shapely.intersection(polygons[a], polygons[b]))
-        iou = np.zeros((len(boxes), len(boxes)))
-        iou[a, b] = iou[b, a] = shared / (area[a] + area[b] - shared)
-        self.undecided |= bool((np.abs(iou[a, b] - threshold) < UNDECIDED).any())
-        kept: list[int] = []
-        for i in np.argsort(-scores):
-            if all(iou[i, k] <= threshold for k in kept):
-                kept.append(int(i))
-        return kept
-
-    def __call__(self, dets: Any, scores: Any, iou_threshold: float) -> tuple[None, Any]:
-        keep = self.keep(dets.double().numpy(), scores.numpy(), iou_threshold)
-        return None, torch.tensor(keep, dtype=torch.long)
 
 
 @pytest.fixture
