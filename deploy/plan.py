@@ -154,6 +154,7 @@ def make_plan(config: DeployConfig, source: str, model_config: str | os.PathLike
         backends=enabled if config.evaluation.enabled else (),
         vehicle=vehicle_settings(config.evaluation, spec, source) if config.evaluation.enabled else None,
     )
+    _check_kernels(plan)
     if plan.mode == "none" and not plan.scenarios and not plan.backends:
         raise ConfigError(
             f"{source}: there is nothing to do: 'export.mode' is 'none', there is no verification scenario for it and "
@@ -175,6 +176,21 @@ def make_plan(config: DeployConfig, source: str, model_config: str | os.PathLike
         if demo:
             demo.make()
     return plan
+
+
+def _check_kernels(plan: RunPlan) -> None:
+    """What the kernels behind the network take of a model is known without its files and without a GPU."""
+    if "cuda" not in plan.needed_backends:
+        return
+    from runtime.cuda_engine.decode_parameters import DECODE_SIZES, DecodeModel
+
+    try:
+        DecodeModel.from_spec(plan.export_spec, DECODE_SIZES)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{plan.source}: backend 'cuda' cannot run this model. {error} Set evaluation.backends.cuda.enabled to "
+            "False, and take it out of verification.scenarios."
+        ) from error
 
 
 def _precision(config: DeployConfig) -> str:
