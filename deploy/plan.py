@@ -182,10 +182,14 @@ def _check_kernels(plan: RunPlan) -> None:
     """What the kernels behind the network take of a model is known without its files and without a GPU."""
     if "cuda" not in plan.needed_backends:
         return
+    from models.schema import parse_model
     from runtime.cuda_engine.decode_parameters import DECODE_SIZES, DecodeModel
+    from runtime.cuda_engine.pillar_parameters import check_encoder
 
+    encoder = parse_model(plan.model_cfg.model, str(plan.model_config_path)).pts_voxel_encoder
     try:
         DecodeModel.from_spec(plan.export_spec, DECODE_SIZES)
+        check_encoder(plan.export_spec, encoder.layer_channels, plan.config.runtime_io.max_points)
     except ConfigError as error:
         raise ConfigError(
             f"{plan.source}: backend 'cuda' cannot run this model. {error} Set evaluation.backends.cuda.enabled to "

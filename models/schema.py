@@ -76,6 +76,11 @@ class PillarEncoder(_Part):
         return 2 if self.is_backward else 3
 
     @property
+    def layer_channels(self) -> tuple[int, ...]:
+        """Results of each layer for a point; all layers but the last put their maximum beside them, as many again."""
+        return (*(channels // 2 for channels in self.feat_channels[:-1]), self.feat_channels[-1])
+
+    @property
     def is_backward(self) -> bool:
         """Whether it is the encoder of AWML's older models."""
         return self.type.startswith("Backward")

@@ -175,8 +175,7 @@ def check_encoder(spec: ModelSpec, layer_channels: tuple[int, ...], capacity: in
 
     Args:
         spec: Of the model.
-        layer_channels: Of each layer of its pillar encoder (`feat_channels`; a layer before the last has half of its
-            channels for a point, half for the maximum).
+        layer_channels: Results of each layer of its pillar encoder for a point, without the maximum beside them.
         capacity: Most points of a frame.
     """
     if spec.encoder_mode != "max":

@@ -12,6 +12,7 @@ from autoware.bundle import require_runnable
 from base.errors import ConfigError, ExportError
 from models.build import build_model, import_mmdet3d
 from models.components import extract_components
+from models.schema import parse_model
 from models.spec import VOXEL_ENCODER, ModelSpec
 from runtime.cuda_engine.pillar_parameters import check_encoder
 from runtime.opening import open_detector
@@ -119,7 +120,7 @@ def test_the_vehicle_says_what_it_does_not_make(name: str) -> None:
 def test_kernels_say_that_they_take_no_mean() -> None:
     for name, (arguments, changes) in VARIANTS.items():
         spec, cfg = configured(arguments, changes)
-        layers = tuple(cfg.model.pts_voxel_encoder.feat_channels)
+        layers = parse_model(cfg.model, name).pts_voxel_encoder.layer_channels
         if name == "three-layers":
             with pytest.raises(ConfigError, match="has 3 layers; this engine's kernels run one or two"):
                 check_encoder(spec, layers, 1000)

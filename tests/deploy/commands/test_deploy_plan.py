@@ -82,3 +82,25 @@ def test_deformable_convolutions_need_an_operator_set_that_has_their_samples(
     with pytest.raises(ConfigError, match=r"is 15, but the model has deformable .* since 16\. Set it to 17"):
         plan_of(deformable, tmp_path / "out", **options)
     assert plan_of(deployment, tmp_path / "out", **options).spec
+
+
+@pytest.mark.parametrize(
+    ("encoder", "layer", "message"),
+    [
+        ("feat_channels=[16, 16, 32]", "", r"its pillar encoder has 3 layers; this engine's kernels run one or two"),
+        ("feat_channels=[80, 32]", "", r"channels of encoder layer 1 of 2: 40; .* take 1 to 32"),
+        ("mode='avg'", "", r"takes the mean of a pillar's slots"),
+        ("", "max_num_points=200", r"max_points_per_voxel: 200; .* take 1 to 128"),
+    ],
+)
+def test_encoders_that_the_kernels_do_not_take_are_refused_before_any_work(
+    deployment: Deployment, tmp_path: Path, encoder: str, layer: str, message: str
+) -> None:
+    config = tmp_path / "other.py"
+    parts = f"pts_voxel_encoder=dict({encoder}), data_preprocessor=dict(voxel_layer=dict({layer}))"
+    config.write_text(f"_base_ = [{str(deployment.model_config)!r}]\nmodel = dict({parts})\n")
+    other = types.SimpleNamespace(**{**vars(deployment), "model_config": config})
+    options = {"export.mode": "onnx", "evaluation.backends.tensorrt.enabled": False}
+    with pytest.raises(ConfigError, match=rf"backend 'cuda' cannot run this model.*{message}"):
+        plan_of(other, tmp_path / "out", **options, **{"evaluation.backends.cuda.enabled": True})
+    assert plan_of(other, tmp_path / "out", **options, **{"evaluation.backends.onnx.enabled": True}).spec
