@@ -21,6 +21,7 @@ from deploy.inspect_diff import Difference, diff_engines, diff_graphs
 from deploy.inspect_engine import EngineFacts, inspect_engine
 from deploy.inspect_graph import DEFAULT_PILLARS, GPUS, GraphFacts, TensorFacts, inspect_graph
 from deploy.inspect_model import CHECKPOINTS, CONFIGS, inspect_model, model_text
+from deploy.inspect_provenance import PROVENANCE, verdict_text, verify_provenance
 
 __all__ = ["diff_files", "inspect_files", "main"]
 
@@ -34,14 +35,18 @@ def _parser() -> argparse.ArgumentParser:
         prog="inspect",
         description="Show what ONNX files and engines hold: tensors, precision, parameters, work and roofline of every "
         "layer. Of a model config or a checkpoint, what can be made of it, tried without a GPU, and why not.",
-        epilog="Exit code: 0 shown, and with --diff alike; 1 --diff found differences, or with --strict something was "
-        "skipped or cannot be made; 2 wrong input.",
+        epilog="Exit code: 0 shown, and with --diff alike, with --verify as stated; 1 not so, or with --strict "
+        "something was skipped or cannot be made; 2 wrong input.",
     )
     parser.add_argument(
         "path", help="an ONNX file, an engine, or a folder with either, such as a bundle; a model config, a checkpoint"
     )
     parser.add_argument("--model-config", metavar="PY", help="of the model whose checkpoint is looked at")
     parser.add_argument("--diff", metavar="OTHER", help="compare with another file or folder; list what differs")
+    parser.add_argument(
+        "--verify", action="store_true", help=f"hold files against a {PROVENANCE} (or the folder of one)"
+    )
+    parser.add_argument("--root", metavar="DIR", help="with --verify: the folder that holds the artifacts' folders")
     parser.add_argument("--gpu", default="h100", metavar="NAME", help=f"rooflines of {', '.join(sorted(GPUS))}")
     parser.add_argument(
         "--pillars",
@@ -121,6 +126,10 @@ def diff_files(first: Mapping[Path, Facts], second: Mapping[Path, Facts]) -> dic
 
 def _inspect(args: argparse.Namespace) -> int:
     path = input_path(args.path)
+    if args.verify:
+        return _verify(path, args)
+    if args.root is not None:
+        raise ConfigError("--root belongs to --verify.")
     if path.suffix in (*CONFIGS, *CHECKPOINTS):
         return _inspect_model(path, args)
     if args.model_config is not None:
@@ -146,6 +155,15 @@ def _inspect(args: argparse.Namespace) -> int:
     _write(args.json, document)
     print(plain_lines("\n\n".join(texts)))  # noqa: T201 - what the command is for
     return code
+
+
+def _verify(path: Path, args: argparse.Namespace) -> int:
+    if args.diff is not None or args.model_config is not None:
+        raise ConfigError("--verify goes with neither --diff nor --model-config.")
+    verdicts = verify_provenance(path, None if args.root is None else input_path(args.root))
+    _write(args.json, {"files": {item.name: item.verdict for item in verdicts}})
+    print(plain_lines(verdict_text(verdicts)))  # noqa: T201 - what the command is for
+    return EXIT_PASSED if all(item.verdict == "as stated" for item in verdicts) else EXIT_FAILED
 
 
 def _inspect_model(path: Path, args: argparse.Namespace) -> int:
