@@ -9,7 +9,7 @@ import numpy as np
 
 from base.boxes import BOX_COLUMNS
 from base.errors import ConfigError
-from models.spec import CIRCLE, TOP_K
+from models.spec import CIRCLE, CLASS_PEAKS
 from runtime.cuda_engine.macros import Unsigned, Words
 from runtime.decode import sigmoid
 
@@ -88,6 +88,7 @@ class DecodeModel:
     y_axis_reference: bool
     has_offset: bool
     has_velocity: bool
+    peaks: bool
     range_x0: np.float32
     range_y0: np.float32
     range_z0: np.float32
@@ -101,7 +102,7 @@ class DecodeModel:
 
     @classmethod
     def from_spec(cls, spec: ModelSpec, sizes: DecodeSizes, index: int = 0) -> DecodeModel:
-        """Of one task of a model.
+        """Of one task of a model, or of one of its classes where each class has its peaks.
 
         Boxes that suppress by overlap all leave the device: `NO_RADIUS` suppresses none.
 
@@ -109,14 +110,9 @@ class DecodeModel:
             index: Of the task.
 
         Raises:
-            ConfigError: it decodes in another way, or asks for more candidates than the kernels take, or for no box.
+            ConfigError: it asks for more candidates than the kernels take, or for no box.
         """
         task = spec.tasks[index]
-        if spec.decoding != TOP_K:
-            raise ConfigError(
-                f"Model '{spec.name}': its boxes are the best peaks of each class (decoding '{spec.decoding}'); this "
-                f"engine takes the best cells of all ('{TOP_K}') alone. Use another backend."
-            )
         top_k = spec.max_detections_before_nms
         if not 1 <= top_k <= sizes.most_candidates:
             raise ConfigError(
@@ -125,6 +121,7 @@ class DecodeModel:
             )
         if spec.post_max_size < 1:
             raise ConfigError(f"Model '{spec.name}': post_max_size is {spec.post_max_size}; no box would be left.")
+        peaks = spec.decoding == CLASS_PEAKS
         by_distance = spec.nms_type == CIRCLE
         width, height = spec.head_size
         classes = next(head.channels for head in task.heads if head.name == "heatmap")
@@ -136,7 +133,7 @@ class DecodeModel:
         return cls(
             cells=width * height,
             width=width,
-            logits=classes * width * height,
+            logits=(1 if peaks else classes) * width * height,
             key_limit=sizes.key_none if limit is None else Unsigned(_key(limit)),
             bin_start=np.float32(0) if limit is None else max(limit, _LOWEST_BIN_START),
             top_k=top_k,
@@ -148,6 +145,7 @@ class DecodeModel:
             y_axis_reference=spec.rot_y_axis_reference,
             has_offset="reg" in names,
             has_velocity="vel" in names,
+            peaks=peaks,
             range_x0=x0,
             range_y0=y0,
             range_z0=z0,

@@ -10,7 +10,7 @@ import numpy as np
 
 from base.boxes import BOX_COLUMNS, Boxes3D
 from base.errors import ConfigError
-from models.spec import CIRCLE, HEAD_ORDER
+from models.spec import CIRCLE, CLASS_PEAKS, HEAD_ORDER
 from runtime.counts import BoxCounts
 from runtime.cuda.device import pointers
 from runtime.cuda_engine.decode_parameters import COUNTS, DECODE_SIZES, HEADER, DecodeModel, DecodeSizes
@@ -43,15 +43,20 @@ class _Scratch:
 
 
 class _TaskKernels:
-    """One task: its kernels, and where its boxes lie in the block of the results.
+    """One task, or one class of it: its kernels, and where its boxes lie in the block of the results.
 
     Attributes:
+        first_class: Label of its first class among those of all tasks.
         max_boxes: Most boxes of a frame.
         num_bytes: Of its part of the block.
     """
 
-    def __init__(self, device: CudaDevice, spec: ModelSpec, index: int, sizes: DecodeSizes) -> None:
+    def __init__(self, device: CudaDevice, spec: ModelSpec, index: int, sizes: DecodeSizes, own_class: int = 0) -> None:
         self._device, self._sizes = device, sizes
+        self.task = spec.tasks[index]
+        self.first_class = sum(len(task.class_names) for task in spec.tasks[:index]) + own_class
+        # Where the heatmap of its classes begins.
+        self._heatmap_start = own_class * spec.head_size[0] * spec.head_size[1] * 4
         self._names = {head.name: spec.output_name(index, head.name) for head in spec.tasks[index].heads}
         missing = sorted({"heatmap", "height", "dim", "rot"} - set(self._names))
         if missing:
@@ -59,7 +64,7 @@ class _TaskKernels:
         model = self.model = DecodeModel.from_spec(spec, sizes, index)
         self.max_boxes = model.max_boxes
         macros = definitions(model, sizes, COUNTS, HEADER)
-        kernels = device.compile_all(kernel_source(macros, "overlap.cuh", "decode.cu"), _KERNELS)
+        kernels = device.compile_all(kernel_source(macros, "overlap.cuh", "ranking.cuh", "decode.cu"), _KERNELS)
         self._collect, self._prune, self._finish = (kernels[name] for name in _KERNELS)
         self._collect_blocks = -(-model.logits // sizes.collect_tile)
         self._prune_blocks = min(-(-model.logits // sizes.prune_threads), 2 * device.num_multiprocessors)
@@ -76,7 +81,8 @@ class _TaskKernels:
         """
         device, sizes = self._device, self._sizes
         addresses = {name: heads[self._names[name]] if name in self._names else 0 for name in HEAD_ORDER}
-        collected = pointers(addresses["heatmap"], scratch.first, scratch.counts, scratch.histogram)
+        heatmap = addresses["heatmap"] + self._heatmap_start
+        collected = pointers(heatmap, scratch.first, scratch.counts, scratch.histogram)
         pruned = pointers(scratch.first, scratch.second, scratch.counts, scratch.histogram)
         maps = [addresses[name] for name in ("reg", "height", "dim", "rot", "vel")]
         parts = [result + start for start in self._starts[:4]]
@@ -94,7 +100,7 @@ class _TaskKernels:
         return dict(zip(HEADER.names, map(int, host[: HEADER.num_bytes].view(np.int32)), strict=True))
 
     def boxes(self, host: NDArray[np.uint8]) -> Boxes3D:
-        """A copy of its boxes, labels into its own classes."""
+        """A copy of its boxes, labels into its own classes, by descending score."""
         count = self.header(host)["boxes"]
         parts = [host[self._starts[i] : self._starts[i + 1]] for i in (1, 2, 3)]
         boxes = parts[0].view(np.float32).reshape(self.max_boxes, len(BOX_COLUMNS))
@@ -107,6 +113,7 @@ class DetectionKernels:
 
     Suppression by distance is done on the device. What suppresses by overlap leaves it as at most
     `max_detections_before_nms` candidates a task, and `runtime.decode.suppress` takes the rest of the way on the host.
+    Where each class has its peaks, each has kernels of its own, and the host takes the best of all.
     """
 
     def __init__(self, device: CudaDevice, spec: ModelSpec, sizes: DecodeSizes = DECODE_SIZES) -> None:
@@ -119,7 +126,11 @@ class DetectionKernels:
             ConfigError: the model asks for more candidates than the kernels take, or lacks a head.
         """
         self._device, self._spec = device, spec
-        self._tasks = [_TaskKernels(device, spec, index, sizes) for index in range(len(spec.tasks))]
+        self._tasks = [
+            _TaskKernels(device, spec, index, sizes, own_class)
+            for index, task in enumerate(spec.tasks)
+            for own_class in (range(len(task.class_names)) if spec.decoding == CLASS_PEAKS else [0])
+        ]
         logits = max(task.model.logits for task in self._tasks)
         self._scratch = _Scratch(
             device.allocate(logits * 8),
@@ -162,14 +173,15 @@ class DetectionKernels:
                 self._spec.name,
                 broken,
             )
-        found, first = [], 0
-        for kernels, part, task in zip(self._tasks, self._parts(host), self._spec.tasks, strict=True):
-            boxes = kernels.boxes(part)
+        found = []
+        for task, part in zip(self._tasks, self._parts(host), strict=True):
+            boxes = task.boxes(part)
             if self._spec.nms_type != CIRCLE:
-                boxes = suppress(boxes, task, self._spec)
-            found.append(Boxes3D(boxes.boxes, boxes.scores, boxes.labels + first))
-            first += len(task.class_names)
-        return by_score(found)
+                boxes = suppress(boxes, task.task, self._spec)
+            found.append(Boxes3D(boxes.boxes, boxes.scores, boxes.labels + task.first_class))
+        boxes = by_score(found)
+        most = self._spec.post_max_size if self._spec.decoding == CLASS_PEAKS else len(boxes)
+        return boxes.select(np.arange(min(most, len(boxes))))
 
     def dropped(self, host: NDArray[np.uint8] | None = None) -> BoxCounts:
         """What was dropped in the frame that `result` is of."""

@@ -11,7 +11,12 @@ import pytest
 from base.errors import ConfigError, DataError
 from models.spec import HeadSpec, ModelSpec
 from runtime.cuda_engine.checks.cases import engine_spec, random_weights
-from runtime.cuda_engine.checks.detection_checks import check_random_maps, check_special_maps
+from runtime.cuda_engine.checks.detection_checks import (
+    DetectionBench,
+    check_random_maps,
+    check_special_maps,
+    random_maps,
+)
 from runtime.cuda_engine.checks.pillar_checks import PillarBench, check_random_clouds, check_special_clouds
 from runtime.cuda_engine.decode_parameters import logit_limit
 from runtime.cuda_engine.detections import DetectionKernels
@@ -42,6 +47,13 @@ def test_random_clouds(device: Any) -> None:
 
 def test_detections_at_the_limits(device: Any) -> None:
     check_special_maps(device, cells=32)
+
+
+def test_peaks_of_maps_whose_cells_are_odd(device: Any) -> None:
+    bench = DetectionBench(device, engine_spec(15, decoding="class_peaks", score_threshold=0.01))
+    for seed in range(3):
+        bench.run(random_maps(bench._spec, seed), str(seed))
+        assert bench.kernels.num_candidates > 20
 
 
 def test_random_maps(device: Any) -> None:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from models.spec import CLASS_PEAKS
+from runtime.class_peaks import class_peaks
 from runtime.cuda_engine.checks.cases import ROTATED, engine_spec, several_tasks
 from runtime.cuda_engine.checks.timing import replay_time_us
 from runtime.cuda_engine.decode_parameters import DECODE_SIZES, DecodeSizes
@@ -151,6 +153,8 @@ class DetectionBench:
         for head, values in maps.items():
             if _branch(head) == "heatmap":
                 logits = np.nan_to_num(values, nan=-np.inf, posinf=np.inf, neginf=-np.inf)
+                if self._spec.decoding == CLASS_PEAKS:
+                    logits = logits.reshape(-1)[class_peaks(values[0], values.size)]
                 above += int(np.count_nonzero(sigmoid(logits) > np.float32(self._spec.score_threshold)))
         if self.kernels.num_candidates != above:
             raise AssertionError(f"{name}: {self.kernels.num_candidates} logits above the threshold, not {above}")
@@ -180,6 +184,7 @@ def check_special_maps(device: CudaDevice, cells: int = 64) -> str:
         {"tasks": several_tasks(), "post_max_size": 20},
         {"tasks": several_tasks(), "max_detections_before_nms": 60, **ROTATED},
         {"nms_min_radius_m2": 0.0, "max_detections_before_nms": 60, **ROTATED, "nms_center_range": _CENTRES},
+        {"decoding": CLASS_PEAKS, "max_detections_before_nms": 50, "post_max_size": 50},
     )
     rounded = 0
     with _quiet():

@@ -1,4 +1,5 @@
 // Raw head outputs to boxes, equal to runtime.decode: score threshold, top-k over classes and cells, boxes, circle NMS.
+// ranking.cuh stands before it.
 //
 // Compile-time parameters, all of them defined by `runtime.cuda_engine.decode_parameters`:
 //   CELLS, WIDTH       of a head map; LOGITS = classes * CELLS
@@ -9,6 +10,7 @@
 //   RANGE_?            post-centre range, lower x y z and upper x y z
 //   MIN_RADIUS         squared, float64
 //   NORM_BBOX, Y_AXIS_REFERENCE, HAS_OFFSET, HAS_VELOCITY
+//   PEAKS              whether a candidate's logit is to be none of its eight neighbours' less; LOGITS is then one class
 //   COLLECT_THREADS, COLLECT_VECTORS (of four logits, by a thread at a time), PRUNE_THREADS, FINISH_THREADS
 //   SORT               candidates that fit the last kernel's list
 //   COUNT_?, HEADER_?  indices of words that the kernels and the host share, and how many there are
@@ -17,15 +19,12 @@
 //   compute capability 8.0 or newer; 9.0 overlaps the kernels
 //   launches           detect_collect: any number of blocks of COLLECT_THREADS; detect_prune: of PRUNE_THREADS;
 //                      detect_finish: one block of FINISH_THREADS; in this order on one stream
-//   alignment          heatmap to 16 bytes, everything else to 8; header and boxes are one block of memory
+//   alignment          heatmap to 16 bytes (a class of it to 4), everything else to 8; header and boxes are one block of memory
 //   sizes              LOGITS below 2^31 less one launch's tile; `first`, `second` hold LOGITS candidates
 //   state              counts and histogram are zero before the first frame; each frame leaves them so
 // Checked by
 //   python -m runtime.cuda_engine.selfcheck --only detections     on a GPU, against runtime.decode
 //   python -m pytest tests/runtime/test_cuda_engine_ends.py       the same without one
-//
-// A logit's key is an unsigned number in the same order, 0 for NaN; both zeros have one key. A candidate is the key in the
-// high word and the complement of its index in the low one: candidates are distinct, and descending order is the ranking.
 //
 // Three kernels, in this order on one stream:
 //   detect_collect   every logit above the threshold into `first`, and a histogram of them
@@ -38,7 +37,7 @@
     !defined(BOX_COLUMNS) || !defined(STRIDE) || !defined(SIZE_X) || !defined(SIZE_Y) || !defined(LOWER_X) || \
     !defined(LOWER_Y) || !defined(RANGE_X0) || !defined(RANGE_Y0) || !defined(RANGE_Z0) || !defined(RANGE_X1) || \
     !defined(RANGE_Y1) || !defined(RANGE_Z1) || !defined(MIN_RADIUS) || !defined(NORM_BBOX) || \
-    !defined(Y_AXIS_REFERENCE) || !defined(HAS_OFFSET) || !defined(HAS_VELOCITY) || !defined(COLLECT_THREADS) || \
+    !defined(Y_AXIS_REFERENCE) || !defined(HAS_OFFSET) || !defined(HAS_VELOCITY) || !defined(PEAKS) || !defined(COLLECT_THREADS) || \
     !defined(COLLECT_VECTORS) || !defined(PRUNE_THREADS) || !defined(FINISH_THREADS) || !defined(SORT) || \
     !defined(COUNT_COLLECTED) || !defined(COUNT_PRUNED) || !defined(NUM_COUNT) || !defined(HEADER_BOXES) || \
     !defined(HEADER_BROKEN) || !defined(HEADER_CANDIDATES) || !defined(HEADER_WITHOUT_SIZE) || \
@@ -46,10 +45,8 @@
 #error "decode.cu: a compile-time parameter is not defined"
 #endif
 
-typedef unsigned int u32;
-typedef unsigned long long u64;
-
-#define ALL 0xffffffffu
+// A later class' map begins where the one before it ends.
+#define WHOLE_VECTORS (!PEAKS || CELLS % 4 == 0)
 #define WARPS (FINISH_THREADS / 32)
 
 static_assert(COLLECT_THREADS % 32 == 0 && COLLECT_THREADS <= 1024, "whole warps, at most 1024 threads");
@@ -61,36 +58,22 @@ static_assert(SORT >= FINISH_THREADS && (SORT & (SORT - 1)) == 0, "a power of tw
 static_assert(1 <= TOP_K && TOP_K <= FINISH_THREADS, "a thread for each candidate");
 static_assert(1 <= MAX_BOXES && MAX_BOXES <= TOP_K, "boxes come from the candidates");
 static_assert(LOGITS % CELLS == 0 && CELLS % WIDTH == 0, "whole maps");
+static_assert(!PEAKS || LOGITS == CELLS, "peaks are those of one class");
 static_assert(BOX_COLUMNS == 9, "x, y, z, length, width, height, yaw, velocity x and y");
 static_assert(NUM_HEADER % 4 == 0, "boxes behind the header stay aligned to 16 bytes");
 
-__device__ __forceinline__ u32 key_of(float logit) {
-    const u32 bits = __float_as_uint(logit);
-    if ((bits & 0x7fffffffu) > 0x7f800000u) return 0;
-    if ((bits & 0x7fffffffu) == 0) return 0x80000000u;
-    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+#if PEAKS
+// Whether no neighbour's logit is larger; NaN is none.
+__device__ __forceinline__ bool is_peak(const float* heatmap, int cell, u32 key) {
+    const int x = cell % WIDTH, y = cell / WIDTH;
+    for (int dy = -1; dy <= 1; ++dy)
+        for (int dx = -1; dx <= 1; ++dx) {
+            const bool inside = x + dx >= 0 && x + dx < WIDTH && y + dy >= 0 && y + dy < CELLS / WIDTH;
+            if (inside && key_of(heatmap[cell + dy * WIDTH + dx]) > key) return false;
+        }
+    return true;
 }
-
-__device__ __forceinline__ float logit_of(u32 key) {
-    return __uint_as_float(key & 0x80000000u ? key & 0x7fffffffu : ~key);
-}
-
-__device__ __forceinline__ bool is_candidate(u32 key) { return key >= KEY_LIMIT && KEY_LIMIT != KEY_NONE; }
-
-// Rises with the logit, as rounding does; the ends take what lies beyond.
-__device__ __forceinline__ u32 bin_of(u32 key) {
-    const float position = (logit_of(key) - BIN_START) * BINS_PER_LOGIT;
-    return (u32)fminf(fmaxf(position, 0.0f), (float)(BINS - 1));
-}
-
-// Inclusive sum over the lanes.
-__device__ __forceinline__ u32 warp_scan(u32 value, int lane) {
-    for (int step = 1; step < 32; step <<= 1) {
-        const u32 other = __shfl_up_sync(ALL, value, step);
-        if (lane >= step) value += other;
-    }
-    return value;
-}
+#endif
 
 extern "C" __global__ void __launch_bounds__(COLLECT_THREADS) detect_collect(
     const float* heatmap, u64* first, u32* counts, u32* histogram)
@@ -110,17 +93,24 @@ extern "C" __global__ void __launch_bounds__(COLLECT_THREADS) detect_collect(
         for (int v = 0; v < COLLECT_VECTORS; ++v) {
             const int i = start + (v * COLLECT_THREADS + threadIdx.x) * 4;
             float4 value = make_float4(0, 0, 0, 0);
-            if (i + 3 < LOGITS) value = *(const float4*)&heatmap[i];
+            if (WHOLE_VECTORS && i + 3 < LOGITS) value = *(const float4*)&heatmap[i];
             else {
                 if (i < LOGITS) value.x = heatmap[i];
                 if (i + 1 < LOGITS) value.y = heatmap[i + 1];
                 if (i + 2 < LOGITS) value.z = heatmap[i + 2];
+                if (!WHOLE_VECTORS && i + 3 < LOGITS) value.w = heatmap[i + 3];
             }
             keys[v * 4] = i < LOGITS ? key_of(value.x) : 0;
             keys[v * 4 + 1] = i + 1 < LOGITS ? key_of(value.y) : 0;
             keys[v * 4 + 2] = i + 2 < LOGITS ? key_of(value.z) : 0;
             keys[v * 4 + 3] = i + 3 < LOGITS ? key_of(value.w) : 0;
         }
+#if PEAKS
+        for (int j = 0; j < COLLECT_VECTORS * 4; ++j) {
+            const int i = start + (j / 4 * COLLECT_THREADS + threadIdx.x) * 4 + j % 4;
+            if (is_candidate(keys[j]) && !is_peak(heatmap, i, keys[j])) keys[j] = 0;
+        }
+#endif
 #pragma unroll
         for (int j = 0; j < COLLECT_VECTORS * 4; ++j) found += is_candidate(keys[j]) ? 1 : 0;
         if (!__any_sync(ALL, found != 0)) continue;
@@ -139,22 +129,6 @@ extern "C" __global__ void __launch_bounds__(COLLECT_THREADS) detect_collect(
     __syncthreads();
     for (int bin = threadIdx.x; bin < BINS; bin += COLLECT_THREADS)
         if (bins[bin]) atomicAdd(&histogram[bin], bins[bin]);
-}
-
-// Exclusive sum over the block's threads; `total` becomes the whole sum. `partial` has a word for each warp.
-__device__ __forceinline__ u32 block_scan(u32 value, u32* partial, u32& total) {
-    const int lane = threadIdx.x & 31, warp = threadIdx.x / 32;
-    const u32 inclusive = warp_scan(value, lane);
-    if (lane == 31) partial[warp] = inclusive;
-    __syncthreads();
-    u32 before = inclusive - value;
-    total = 0;
-    for (int w = 0; w < blockDim.x / 32; ++w) {
-        if (w < warp) before += partial[w];
-        total += partial[w];
-    }
-    __syncthreads();
-    return before;
 }
 
 extern "C" __global__ void __launch_bounds__(PRUNE_THREADS) detect_prune(
@@ -189,68 +163,6 @@ extern "C" __global__ void __launch_bounds__(PRUNE_THREADS) detect_prune(
         if (lane == 0) place = atomicAdd(&counts[COUNT_PRUNED], (u32)__popc(votes));
         place = __shfl_sync(ALL, place, 0) + __popc(votes & ((1u << lane) - 1));
         if (kept) second[place] = candidate;
-    }
-}
-
-// The TOP_K-th largest of more than TOP_K distinct candidates, by eight bits at a time.
-__device__ __forceinline__ u64 kth_largest(
-    const u64* list, int count, u32* bins, u32* partial, u64* shared_prefix, u32* shared_need)
-{
-    u64 prefix = 0, mask = 0;
-    u32 need = TOP_K, total;
-    for (int shift = 56; shift >= 0; shift -= 8) {
-        for (int bin = threadIdx.x; bin < 256; bin += FINISH_THREADS) bins[bin] = 0;
-        __syncthreads();
-        for (int i = threadIdx.x; i < count; i += FINISH_THREADS) {
-            const u64 candidate = list[i];
-            if ((candidate & mask) == prefix) atomicAdd(&bins[(u32)(candidate >> shift) & 255], 1u);
-        }
-        __syncthreads();
-        // Digits from the top; the one in which the k-th candidate lies is the next of its digits.
-        const u32 digit = 255 - threadIdx.x, size = threadIdx.x < 256 ? bins[digit] : 0;
-        const u32 above = block_scan(size, partial, total);
-        if (size && above < need && above + size >= need) {
-            *shared_prefix = prefix | ((u64)digit << shift);
-            *shared_need = need - above;
-        }
-        __syncthreads();
-        prefix = *shared_prefix;
-        need = *shared_need;
-        mask |= 255ull << shift;
-    }
-    return prefix;
-}
-
-// Bitonic sort of `size` (a power of two, 32 or more) elements in shared memory, descending. Exchanges within 32 elements
-// go through the lanes of a warp, so that the block meets only for those that reach further.
-__device__ __forceinline__ void sort_block(u64* list, int size) {
-    const int lane = threadIdx.x & 31;
-    for (int k = 32; k <= size; k <<= 1) {
-        for (int j = k >> 1; j >= 32; j >>= 1) {
-            for (int pair = threadIdx.x; pair < size / 2; pair += FINISH_THREADS) {
-                const int low = (pair & ~(j - 1)) * 2 + (pair & (j - 1)), high = low + j;
-                const u64 a = list[low], b = list[high];
-                if ((a < b) == ((low & k) == 0)) {
-                    list[low] = b;
-                    list[high] = a;
-                }
-            }
-            __syncthreads();
-        }
-        for (int i = threadIdx.x; i < size; i += FINISH_THREADS) {
-            u64 own = list[i];
-            // The first pass sorts 32 elements from the beginning, later ones end the merge of k.
-            for (int inner = k == 32 ? 2 : 32; inner <= 32; inner <<= 1) {
-                const int span = inner == 32 ? k : inner;
-                for (int j = inner >> 1; j; j >>= 1) {
-                    const u64 other = __shfl_xor_sync(ALL, own, j);
-                    const bool descending = (i & span) == 0, low = (lane & j) == 0;
-                    own = (own < other) == (low == descending) ? other : own;
-                }
-            }
-            list[i] = own;
-        }
-        __syncthreads();
     }
 }
 
