@@ -35,7 +35,7 @@ from benchmarks.gpu_cloud import lidar_cloud
 from benchmarks.gpu_layers import device_of
 from eval.codec import to_json
 from runtime.cuda.device import CudaDevice
-from runtime.cuda_engine.checks.cases import engine_spec, random_weights
+from runtime.cuda_engine.checks.cases import engine_spec, random_weights, stock_spec
 from runtime.cuda_engine.checks.pillar_checks import PillarBench
 from runtime.cuda_engine.checks.timing import replay_time_us
 from runtime.cuda_engine.pillar_parameters import PillarSizes
@@ -88,24 +88,15 @@ def _kitti(points: int) -> ModelSpec:
     )
 
 
-def _stock() -> ModelSpec:
-    return engine_spec(
-        512,
-        name="pillar02 [64] 20",
-        point_cloud_range=(-51.2, -51.2, -5.0, 51.2, 51.2, 3.0),
-        voxel_size=(0.2, 0.2, 8.0),
-        max_points_per_voxel=20,
-        max_voxels=40_000,
-        encoder_channels=64,
-    )
-
-
 MODELS: dict[str, PillarModelCase] = {
     "released": PillarModelCase(engine_spec(760), 16, 0.05, {"one frame": 200_000, "large": DEFAULT_POINTS}),
     "pillar02": PillarModelCase(
-        _stock(), 0, 0.05, {"ten sweeps": _NUSCENES_SWEEPS, "large": DEFAULT_POINTS, "in one pillar": DEFAULT_POINTS}
+        stock_spec(),
+        0,
+        0.05,
+        {"ten sweeps": _NUSCENES_SWEEPS, "large": DEFAULT_POINTS, "in one pillar": DEFAULT_POINTS},
     ),
-    "pillar02-fp16": PillarModelCase(_stock(), 0, None, {"ten sweeps": _NUSCENES_SWEEPS}),
+    "pillar02-fp16": PillarModelCase(stock_spec(), 0, None, {"ten sweeps": _NUSCENES_SWEEPS}),
     "kitti-32": PillarModelCase(_kitti(32), 0, 0.05, {"one frame": 120_000}),
     "kitti-100": PillarModelCase(_kitti(100), 0, 0.05, {"one frame": 120_000}),
 }

@@ -22,6 +22,7 @@ from runtime.cuda_engine.checks.frame_checks import (
     check_layers,
     check_random_frames,
     check_special_frames,
+    check_stock_frame,
 )
 from runtime.cuda_engine.checks.pillar_checks import (
     check_crowded_pillar,
@@ -46,6 +47,7 @@ CHECKS: dict[str, Callable[[CudaDevice], str]] = {
     "frames, limits": check_special_frames,
     "frames, random": check_random_frames,
     "frames, large": check_large_frame,
+    "frames, stock": check_stock_frame,
     "dense, limits": check_dense_frames,
     "dense, large": check_large_dense_frame,
 }

@@ -12,9 +12,13 @@ from base.arguments import DEFAULT_POINTS
 from base.errors import ConfigError
 from benchmarks.gpu_pillars import PillarModelCase, measure
 from models.spec import ModelSpec
+from runtime.capacity import cloud_bytes
 from runtime.cuda.device import pointers
-from runtime.cuda_engine.checks.cases import engine_spec, hard_clouds, random_weights
+from runtime.cuda_engine.checks.cases import engine_spec, hard_clouds, random_weights, stock_spec
+from runtime.cuda_engine.checks.frame_checks import stock_architecture
 from runtime.cuda_engine.checks.pillar_checks import ENCODER_FORMS, PillarBench, check_encoder_forms
+from runtime.cuda_engine.checks.random_plans import random_plan
+from runtime.cuda_engine.frame import DeviceFrame
 from runtime.cuda_engine.macros import definitions, kernel_source
 from runtime.cuda_engine.pillar_parameters import COUNTERS, PILLAR_SIZES, TOTALS, PillarModel, check_encoder
 from runtime.cuda_engine.pillars import CanvasMemory, PillarEncoderKernels
@@ -194,6 +198,17 @@ def test_benchmark_holds_what_it_times_against_numpy() -> None:
     assert {times for row in rows for times in row.by_group.values()} == {(100.0, 100.0)}
     assert rows[1].bound == "memory"
     timed.check_guards()
+
+
+def test_stock_model_with_room_for_two_million_points_stays_below_a_gigabyte() -> None:
+    """All of the engine: the network's maps and weights, both ends, two clouds."""
+    spec = stock_spec()
+    device: Any = FakeDevice(spec)
+    plan = random_plan(stock_architecture(spec), "float16")
+    frame = DeviceFrame(device, spec, plan, random_weights(spec, 0), capacity=DEFAULT_POINTS)
+    sizes = [call[1] for call in device.calls if call[0] == "allocate"]
+    assert cloud_bytes(spec, DEFAULT_POINTS) < sum(sizes) < 2**30
+    assert frame.capacity == DEFAULT_POINTS
 
 
 class _Sources(FakeDevice):

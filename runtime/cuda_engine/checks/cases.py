@@ -23,6 +23,7 @@ __all__ = [
     "large_cloud",
     "random_weights",
     "several_tasks",
+    "stock_spec",
 ]
 
 _HEADS = {"heatmap": 5, "reg": 2, "height": 1, "dim": 3, "rot": 2, "vel": 2}
@@ -60,13 +61,41 @@ def engine_spec(cells: int, **changes: object) -> ModelSpec:
 
 def several_tasks() -> tuple[TaskSpec, ...]:
     """Tasks of other sizes and radii than each other's."""
-    groups = ((("car",), 4.0), (("truck", "bus"), 12.0), (("bicycle", "pedestrian"), 0.2))
+    return _tasks((("car",), 4.0), (("truck", "bus"), 12.0), (("bicycle", "pedestrian"), 0.2))
+
+
+def _tasks(*groups: tuple[tuple[str, ...], float]) -> tuple[TaskSpec, ...]:
     return tuple(
         TaskSpec(
             names, tuple(HeadSpec(name, len(names) if name == "heatmap" else _HEADS[name]) for name in _HEADS), radius
         )
         for names, radius in groups
     )
+
+
+def stock_spec(**changes: object) -> ModelSpec:
+    """MMDetection3D's stock pillar model for nuScenes (`centerpoint_pillar02_second_secfpn_head-circlenms`)."""
+    tasks = _tasks(
+        (("car",), 4.0),
+        (("truck", "construction_vehicle"), 12.0),
+        (("bus", "trailer"), 10.0),
+        (("barrier",), 1.0),
+        (("motorcycle", "bicycle"), 0.85),
+        (("pedestrian", "traffic_cone"), 0.175),
+    )
+    values: dict[str, object] = {
+        "name": "pillar02",
+        "point_cloud_range": (-51.2, -51.2, -5.0, 51.2, 51.2, 3.0),
+        "voxel_size": (0.2, 0.2, 8.0),
+        "max_points_per_voxel": 20,
+        "max_voxels": 40_000,
+        "encoder_channels": 64,
+        "out_size_factor": 4,
+        "tasks": tasks,
+        "post_center_range": (-61.2, -61.2, -10.0, 61.2, 61.2, 10.0),
+        "post_max_size": 83,
+    }
+    return engine_spec(512, **(values | changes))
 
 
 ROTATED: dict[str, object] = {"nms_type": ROTATE, "nms_iou_threshold": 0.2, "nms_pre_max_size": 50}

@@ -6,8 +6,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from base.arguments import DEFAULT_POINTS
 from runtime.cuda_engine.checks.agreement import compare_layers
-from runtime.cuda_engine.checks.cases import clumped_cloud, engine_spec, hard_clouds, large_cloud, random_weights
+from runtime.cuda_engine.checks.cases import (
+    clumped_cloud,
+    engine_spec,
+    hard_clouds,
+    large_cloud,
+    random_weights,
+    stock_spec,
+)
 from runtime.cuda_engine.checks.frame_agreement import expect_host_boxes, expect_same_with_overlap
 from runtime.cuda_engine.checks.random_plans import Architecture, random_plan
 from runtime.cuda_engine.checks.timing import replay_time_us
@@ -23,7 +31,14 @@ if TYPE_CHECKING:
     from models.spec import ModelSpec
     from runtime.cuda.device import CudaDevice
 
-__all__ = ["check_large_frame", "check_layers", "check_random_frames", "check_special_frames"]
+__all__ = [
+    "check_large_frame",
+    "check_layers",
+    "check_random_frames",
+    "check_special_frames",
+    "check_stock_frame",
+    "stock_architecture",
+]
 
 # Every kind of layer of the released models: strides, kernels of 1, 2 and 3, transposed ones, odd sizes, narrow necks.
 _ARCHITECTURES = {
@@ -98,13 +113,50 @@ def check_large_frame(device: CudaDevice) -> str:
     return "; ".join(details)
 
 
+def check_stock_frame(device: CudaDevice) -> str:
+    """MMDetection3D's stock pillar model, one encoder layer and six tasks of 3x3 heads: equal boxes, and its times.
+
+    Clouds of 200,000, 271,156 (ten sweeps of nuScenes) and 2,000,000 points.
+    """
+    spec = stock_spec()
+    clouds = {count: large_cloud(spec, count) for count in (200_000, 271_156, DEFAULT_POINTS)}
+    details = []
+    for precision in MAP_TYPES:
+        frame = _frame(device, spec, DEFAULT_POINTS, precision, stock_architecture(spec), hidden=0)
+        detail = _compare(frame, device, clouds.values(), spec)
+        times = []
+        for count, cloud in clouds.items():
+            runs = [frame.detect(cloud).stages_ms for _ in range(30)]
+            medians = {stage: sorted(run[stage] for run in runs)[len(runs) // 2] for stage in runs[0]}
+            times.append(f"{count} points: " + ", ".join(f"{stage} {ms:.3f} ms" for stage, ms in medians.items()))
+        details.append(f"{precision}: {detail}; {'; '.join(times)}")
+    return "; ".join(details)
+
+
+def stock_architecture(spec: ModelSpec) -> Architecture:
+    """The network of `stock_spec`."""
+    return Architecture(
+        (512, 512),
+        canvas_channels=64,
+        strides=(2, 2, 2),
+        upsamples=(0.5, 1, 2),
+        heads=tuple((head.name, head.channels) for head in spec.heads),
+        head_kernel=3,
+    )
+
+
 def _frame(
-    device: CudaDevice, spec: ModelSpec, capacity: int, precision: MapType, architecture: Architecture | None = None
+    device: CudaDevice,
+    spec: ModelSpec,
+    capacity: int,
+    precision: MapType,
+    architecture: Architecture | None = None,
+    hidden: int = 16,
 ) -> DeviceFrame:
     cells = spec.grid_size
     architecture = architecture or Architecture((cells[1], cells[0]), depths=(1, 1, 1))
     plan = random_plan(architecture, precision)
-    return DeviceFrame(device, spec, plan, random_weights(spec, 16), capacity=capacity)
+    return DeviceFrame(device, spec, plan, random_weights(spec, hidden), capacity=capacity)
 
 
 def _compare(frame: DeviceFrame, device: CudaDevice, clouds: Iterable[NDArray[np.float32]], spec: ModelSpec) -> str:
