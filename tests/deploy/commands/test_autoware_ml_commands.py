@@ -1,0 +1,136 @@
+"""An autoware-ml model through the commands: from its YAML and its checkpoint to boxes, and to the vehicle's boxes.
+
+What is right is what autoware-ml's own modules made of the same weights and clouds (`tests/models/test_autoware_ml.py`
+says how).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+
+from base.onnx_files import read_onnx
+from deploy import autoware_bundle, export
+from export.onnx_graph import metadata
+from models.spec import ModelSpec
+from runtime.autoware_params import AutowareDecodeParams
+from runtime.autoware_postprocess import without_remapping
+from runtime.opening import open_detector
+from runtime.scatter import scatter
+from tests.models.autoware_ml_files import small_cloud, write_checkpoint, write_configs
+
+GOLDEN = Path(__file__).parents[2] / "data" / "autoware_ml" / "small.npz"
+HEAD = "pts_backbone_neck_head"
+NOTHING_ELSE = "evaluation = dict(enabled=False)\nverification = dict(enabled=False)\n"
+
+
+@dataclasses.dataclass(frozen=True)
+class Files:
+    """What a person has who trained with autoware-ml."""
+
+    config: Path
+    checkpoint: Path
+    deploy_config: Path
+
+    def options(self) -> list[str]:
+        """Of every command."""
+        return ["--model-config", str(self.config), "--checkpoint", str(self.checkpoint), "--log-level", "WARNING"]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    root = tmp_path_factory.mktemp("autoware_ml")
+    (root / "deploy.py").write_text(NOTHING_ELSE)
+    return Files(write_configs(root / "configs"), write_checkpoint(root / "best.ckpt"), root / "deploy.py")
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict[str, NDArray[Any]]:
+    with np.load(GOLDEN) as file:
+        return dict(file)
+
+
+@pytest.fixture(scope="module")
+def onnx_dir(files: Files, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """ONNX files of `deploy.export`, in the model's own convention."""
+    out = tmp_path_factory.mktemp("exported")
+    given = ["--mode=onnx", "--deploy-config", str(files.deploy_config), "--work-dir", str(out / "run")]
+    assert export.main([*given, *files.options()]) == 0
+    return out / "run" / "onnx"
+
+
+@pytest.fixture(scope="module")
+def bundle(files: Files, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("vehicle") / "bundle"
+    assert autoware_bundle.main(["--out", str(out), "--precision", "fp32", *files.options()]) == 0
+    return out
+
+
+def _spec(folder: Path) -> ModelSpec:
+    return ModelSpec.from_json(metadata(read_onnx(folder / f"{HEAD}.onnx"))["spec"], HEAD)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_boxes_of_the_exported_files_are_theirs(onnx_dir: Path, golden: dict[str, NDArray[Any]], seed: int) -> None:
+    with open_detector("onnx", spec=_spec(onnx_dir), onnx_dir=onnx_dir) as detector:
+        found = detector.detect(small_cloud(seed)).detections
+    np.testing.assert_array_equal(found.labels, golden[f"labels_3d_{seed}"])
+    np.testing.assert_allclose(found.scores, golden[f"scores_3d_{seed}"], rtol=0, atol=5e-5)
+    np.testing.assert_allclose(found.boxes, golden[f"bboxes_3d_{seed}"], rtol=0, atol=5e-4)
+
+
+def _boxes_of_the_node(folder: Path, golden: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
+    """What Autoware's node makes of the head's outputs where it drops and suppresses nothing: it asks no file for its
+    convention, and takes width before length and a yaw clockwise from +y."""
+    spec = dataclasses.replace(_spec(folder), rot_y_axis_reference=True)
+    canvas = scatter(golden["pillar_features"], golden["coords"].astype(np.int32), spec)
+    session = onnxruntime.InferenceSession(folder / f"{HEAD}.onnx", providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    outputs = dict(zip(names, session.run(names, {"spatial_features": canvas}), strict=True))
+    params = dataclasses.replace(
+        AutowareDecodeParams.from_spec(spec, {name: [0.1] * 4 for name in spec.class_names}),
+        yaw_norm_thresholds=(0.0,) * 4,
+        circle_nms_distance_m=1e-3,
+        iou_nms_threshold=0.999,
+    )
+    return without_remapping(outputs, spec, params).boxes.boxes
+
+
+def _differences(boxes: NDArray[np.float32], expected: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Of each expected box, how far the nearest is in size and in the direction of its front."""
+    nearest = np.linalg.norm(boxes[None, :, :3] - expected[:, None, :3], axis=2).argmin(axis=1)
+    found = boxes[nearest]
+    assert np.abs(found[:, :3] - expected[:, :3]).max() < 1e-3
+    front = [np.stack([np.cos(yaw), np.sin(yaw)], axis=1) for yaw in (found[:, 6], expected[:, 6])]
+    sizes = np.abs(found[:, 3:6] - expected[:, 3:6]).max(axis=1)
+    turned: NDArray[np.float32] = np.linalg.norm(front[0] - front[1], axis=1)
+    return np.maximum(sizes, turned)
+
+
+def test_the_node_reads_right_boxes_of_a_bundle(bundle: Path, golden: dict[str, NDArray[Any]]) -> None:
+    expected = golden["bboxes_3d_0"]
+    assert np.abs(expected[:, 3] - expected[:, 4]).max() > 0.1  # a length is no width
+    assert _differences(_boxes_of_the_node(bundle, golden), expected).max() < 1e-3
+
+
+def test_the_node_reads_wrong_boxes_of_a_head_as_it_was_trained(
+    onnx_dir: Path, golden: dict[str, NDArray[Any]]
+) -> None:
+    """So does what autoware-ml's own exporter writes: the test above could fail."""
+    assert np.median(_differences(_boxes_of_the_node(onnx_dir, golden), golden["bboxes_3d_0"])) > 0.5
+
+
+def test_what_is_wrong_in_a_config_ends_the_command(
+    files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_configs(tmp_path, **{"use_velocity: true": "use_iou: true"})
+    given = ["--mode=onnx", "--work-dir", str(tmp_path / "out"), "--model-config", str(config)]
+    assert export.main([*given, "--checkpoint", str(files.checkpoint)]) == 2
+    assert "use_iou" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
