@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from base.errors import ExportError, UserError
@@ -38,6 +38,7 @@ def read_onnx(
     error: type[UserError] = ExportError,
     missing: str = "Export it first (mode 'onnx' or 'both').",
     remedy: str = "Export it again.",
+    shapes: Mapping[str, Sequence[int | None]] | None = None,
 ) -> onnx.ModelProto:
     """Reads and checks an ONNX file.
 
@@ -46,6 +47,7 @@ def read_onnx(
         error: Kind of the error raised.
         missing: What to do where there is no file.
         remedy: What to do where it is broken.
+        shapes: Input or output -> its shape: what the file leaves open gets these numbers; None leaves it open.
 
     Raises:
         UserError: of the kind `error`: the file is missing, no regular file, larger than 512 MB, cut off, no ONNX, not
@@ -64,6 +66,7 @@ def read_onnx(
     except (decode_error, ValueError) as failure:
         reason = printable(str(failure))
         raise error(f"{shown_file(path)} is not a whole ONNX file ({reason}). {remedy}") from None
+    _fix_shapes_(model, shapes or {})
     if not model.graph.node:
         raise error(f"{shown_file(path)} holds no node; it is empty or not an ONNX file. {remedy}")
     for problem in _problems(model):
@@ -73,6 +76,15 @@ def read_onnx(
         name = printable(os.path.basename(path))
         raise error(f"{shown_file(path)}: the graph of '{name}' is invalid: {problem}. {remedy}")
     return model
+
+
+def _fix_shapes_(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int | None]]) -> None:
+    """Numbers for axes that have none; where the number of axes is another, nothing is changed."""
+    for value in (*model.graph.input, *model.graph.output):
+        dims, shape = value.type.tensor_type.shape.dim, shapes.get(value.name, ())
+        for dim, length in zip(dims, shape, strict=True) if len(dims) == len(shape) else ():
+            if length is not None and not dim.HasField("dim_value"):
+                dim.dim_value = length
 
 
 def label(node: onnx.NodeProto) -> str:

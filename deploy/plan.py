@@ -52,6 +52,8 @@ class RunPlan:
         backends: Backends to evaluate.
         vehicle: How Autoware's node decodes, where the evaluation asks for that.
         quantization: What it does about INT8; None for a deployment in floating point.
+        foreign_onnx: Folder with ONNX files of autoware-ml's exporter, which are taken over into `onnx_dir`; None where
+            there are none.
     """
 
     config: DeployConfig
@@ -70,6 +72,7 @@ class RunPlan:
     backends: tuple[str, ...]
     vehicle: VehicleSettings | None = None
     quantization: QuantizationPlan | None = None
+    foreign_onnx: Path | None = None
 
     @property
     def mode(self) -> str:
@@ -137,6 +140,8 @@ def make_plan(config: DeployConfig, source: str, model_config: str | os.PathLike
     backends = config.evaluation.backends
     enabled = tuple(name for name in BACKENDS if getattr(backends, name).enabled)
     scenarios = _scenarios(config)
+    onnx_dir = _folder(config.export.onnx_path or backends.onnx.model_dir, work_dir / "onnx")
+    foreign_onnx = onnx_dir if config.export.mode == "trt" and _is_foreign(onnx_dir) else None
     plan = RunPlan(
         config=config,
         source=source,
@@ -145,7 +150,7 @@ def make_plan(config: DeployConfig, source: str, model_config: str | os.PathLike
         spec=spec,
         checkpoint=checkpoint,
         work_dir=work_dir,
-        onnx_dir=_folder(config.export.onnx_path or backends.onnx.model_dir, work_dir / "onnx"),
+        onnx_dir=onnx_dir if foreign_onnx is None else work_dir / "onnx",
         engine_dir=_folder(backends.tensorrt.engine_dir, work_dir / "tensorrt"),
         data_root=None,
         profiles=configured_profiles(config, spec, source),
@@ -153,6 +158,7 @@ def make_plan(config: DeployConfig, source: str, model_config: str | os.PathLike
         scenarios=scenarios if config.verification.enabled else (),
         backends=enabled if config.evaluation.enabled else (),
         vehicle=vehicle_settings(config.evaluation, spec, source) if config.evaluation.enabled else None,
+        foreign_onnx=foreign_onnx,
     )
     _check_kernels(plan)
     if plan.mode == "none" and not plan.scenarios and not plan.backends:
@@ -207,6 +213,12 @@ def _folder(configured: str | None, default: Path) -> Path:
     return default if configured is None else input_path(configured)
 
 
+def _is_foreign(folder: Path) -> bool:
+    from export.autoware_ml_onnx import holds_their_files
+
+    return holds_their_files(folder)
+
+
 def _checkpoint(config: DeployConfig, source: str) -> Path:
     if config.checkpoint_path is None:
         raise ConfigError(f"{source}: 'checkpoint_path' is not set. Set it, or give --checkpoint.")
@@ -226,7 +238,11 @@ def _check_existing(plan: RunPlan) -> str | None:
         What existing ONNX files (or, without them, engines) compute in; None where none are read.
     """
     precision = None
-    if plan.mode == "trt" or plan.reads_onnx:
+    if plan.foreign_onnx is not None:
+        from export.autoware_ml_onnx import check_their_files
+
+        precision = check_their_files(plan.foreign_onnx, plan.export_spec)
+    elif plan.mode == "trt" or plan.reads_onnx:
         backends = plan.config.evaluation.backends
         key = "export.onnx_path" if plan.config.export.onnx_path else "evaluation.backends.onnx.model_dir"
         if plan.mode == "trt" or backends.onnx.model_dir is not None or plan.onnx_dir.exists():

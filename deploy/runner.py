@@ -115,6 +115,9 @@ class CenterPointDeploymentRunner:
         if plan.exports_onnx:
             with self._recorder.step("export ONNX"):
                 self._export_onnx(session)
+        if plan.foreign_onnx is not None:
+            with self._recorder.step("take over ONNX"):
+                self._adopt_onnx(plan)
         if plan.builds_engines:
             with self._recorder.step("build engines"):
                 self._build_engines(plan)
@@ -147,6 +150,13 @@ class CenterPointDeploymentRunner:
         settings = onnx_settings(plan, provenance, session.quantized)
         for artifact in export_components(session.export_model, plan.export_spec, plan.onnx_dir, settings):
             self._add_artifact(plan, artifact.path, "onnx", artifact.precision)
+
+    def _adopt_onnx(self, plan: RunPlan) -> None:
+        from export.autoware_ml_onnx import adopt_their_files
+
+        if plan.foreign_onnx is not None:
+            for path in adopt_their_files(plan.foreign_onnx, plan.export_spec, plan.onnx_dir):
+                self._add_artifact(plan, path, path.stem, plan.precision)
 
     def _build_engines(self, plan: RunPlan) -> None:
         from export.engine.pipeline import CenterPointTensorRTExportPipeline

@@ -220,6 +220,7 @@ def onnx_settings(plan: RunPlan, provenance: dict[str, str], quantized: Quantize
         float_precision=config.quantization.float_precision,
         quantized_layers=quantized_layers,
         provenance=provenance,
+        stamps=plan.model_cfg.get("onnx_stamps", {}),
     )
 
 

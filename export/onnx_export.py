@@ -58,6 +58,7 @@ class OnnxExportSettings:
         rot_y_axis_reference: Fold Autoware's yaw and size convention into the last layers of `rot` and `dim`.
         provenance: Further entries of the files' metadata, such as the checkpoint's sha256. Nothing that changes
             from run to run belongs here.
+        stamps: Component -> entries of its file's metadata under their own names, for readers that look for those.
     """
 
     opset_version: int = DEFAULT_OPSET
@@ -70,6 +71,7 @@ class OnnxExportSettings:
     static_voxels: int | None = None
     rot_y_axis_reference: bool = False
     provenance: Mapping[str, str] = field(default_factory=dict)
+    stamps: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not MIN_OPSET <= self.opset_version <= MAX_OPSET:
@@ -202,6 +204,8 @@ def component_to_onnx(component: ExportableComponent, spec: ModelSpec, settings:
             "spec_sha256": spec.fingerprint(),
         },
     )
+    for key, value in sorted(settings.stamps.get(component.name, {}).items()):
+        model.metadata_props.add(key=key, value=value)
     if settings.keep_initializers_as_inputs:
         _list_initializers_as_inputs(model)
         check_component(model, component.spec)

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
     from models.spec import ModelSpec
 
-__all__ = ["fold_rot_y_axis_reference"]
+__all__ = ["CONVERSION", "fold_rot_y_axis_reference"]
 
 # Head -> (source channel, factor) of each output channel.
-_CONVERSION: dict[str, tuple[tuple[int, float], ...]] = {
+CONVERSION: dict[str, tuple[tuple[int, float], ...]] = {
     "dim": ((1, 1.0), (0, 1.0), (2, 1.0)),
     "rot": ((1, -1.0), (0, -1.0)),
 }
@@ -50,7 +50,7 @@ def _fold(heads: Any) -> None:
     """Of one task, in place."""
     import torch
 
-    for name, rows in _CONVERSION.items():
+    for name, rows in CONVERSION.items():
         convolution = _last_convolution(heads, name, len(rows))
         sources = [source for source, _ in rows]
         factors = torch.tensor([factor for _, factor in rows], dtype=convolution.weight.dtype)

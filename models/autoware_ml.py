@@ -22,6 +22,7 @@ from base.lazy import require
 from base.messages import shown
 from base.parsing import Items, NonEmptyStr, NonNegativeFloat, Record, Share, parse
 from models.autoware_ml_data import UNSET_FOLDER, data_settings
+from models.autoware_ml_stamps import onnx_stamps
 from models.facts import CLASS_PEAKS
 from models.schema import Box, Cells, Channels, Few, Many, Side, Stride, Upsampling
 
@@ -134,6 +135,7 @@ def load_autoware_ml_config(path: Path) -> Any:
         "name": path.stem,
         "default_scope": "mmdet3d",
         "model": _model(parts, pillars),
+        "onnx_stamps": onnx_stamps(references, path),
         **data_settings(references, head.class_names, path),
     }
     _logger.info("%s is a config of autoware-ml, read from %d files", path, len(composed.files))

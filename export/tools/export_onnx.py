@@ -116,6 +116,7 @@ def _export(args: argparse.Namespace) -> None:
         static_voxels=spec.max_voxels if args.static_voxels == 0 else args.static_voxels,
         rot_y_axis_reference=args.rot_y_axis_reference,
         provenance=provenance,
+        stamps=cfg.get("onnx_stamps", {}),
     )
     artifacts = export_components(model, spec, out, settings)
     manifest = build_manifest(

@@ -119,6 +119,16 @@ model:
     _partial_: true
     lr: 0.0001
 
+deploy:
+  onnx:
+    modules:
+      pts_backbone_neck_head_centerpoint:
+        output_names: [heatmap, reg, height, dim, rot, vel]
+        metainfo:
+          class_names: ${dataset.detection3d.class_names}
+          voxel_size: ${voxel_size}
+          has_twist: true
+
 data_preprocessing:
   pipeline:
     - _target_: autoware_ml.preprocessing.detection3d.point_pillar.PointPillarPreprocessor

@@ -176,6 +176,8 @@ def test_without_the_variable_the_folder_is_for_whoever_runs_it(
         ),
         ("time_dim: 4", "time_dim: 3", "time_dim is 3, but must be 4"),
         ("sweeps_num: 2", "sweeps_num: 0", "sweeps_num"),
+        ("has_twist: true", "release: v1.0.0", "metainfo is .*without .*release"),
+        ("has_twist: true", "names: ['a,b']", r"metainfo.names is \['a,b'\], but must be a text without commas"),
     ],
 )
 def test_what_is_not_known_is_named(tmp_path: Path, old: str, new: str, message: str) -> None:

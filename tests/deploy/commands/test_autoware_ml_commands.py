@@ -7,17 +7,26 @@ says how).
 from __future__ import annotations
 
 import dataclasses
+import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
+import torch
 from numpy.typing import NDArray
 
+from base.errors import ExportError
 from base.onnx_files import read_onnx
 from deploy import autoware_bundle, export
+from export.autoware_ml_onnx import adopt_their_files
 from export.onnx_graph import metadata
+from models.build import build_model, load_checkpoint
+from models.components import extract_components
+from models.config import load_model_config
 from models.spec import ModelSpec
 from runtime.autoware_params import AutowareDecodeParams
 from runtime.autoware_postprocess import without_remapping
@@ -109,8 +118,8 @@ def _differences(boxes: NDArray[np.float32], expected: NDArray[np.float32]) -> N
     assert np.abs(found[:, :3] - expected[:, :3]).max() < 1e-3
     front = [np.stack([np.cos(yaw), np.sin(yaw)], axis=1) for yaw in (found[:, 6], expected[:, 6])]
     sizes = np.abs(found[:, 3:6] - expected[:, 3:6]).max(axis=1)
-    turned: NDArray[np.float32] = np.linalg.norm(front[0] - front[1], axis=1)
-    return np.maximum(sizes, turned)
+    worst: NDArray[np.float32] = np.maximum(sizes, np.linalg.norm(front[0] - front[1], axis=1))
+    return worst
 
 
 def test_the_node_reads_right_boxes_of_a_bundle(bundle: Path, golden: dict[str, NDArray[Any]]) -> None:
@@ -134,3 +143,108 @@ def test_what_is_wrong_in_a_config_ends_the_command(
     assert export.main([*given, "--checkpoint", str(files.checkpoint)]) == 2
     assert "use_iou" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def their_onnx(files: Files, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files as autoware-ml's exporter writes them: its names, its open axes, its stamps, the trained convention."""
+    folder = tmp_path_factory.mktemp("their_onnx")
+    model = build_model(load_model_config(files.config))
+    load_checkpoint(model, files.checkpoint)
+    parts = extract_components(model, ModelSpec.from_config(load_model_config(files.config)))
+    maps = ["heatmap", "reg", "height", "dim", "rot", "vel"]
+    axes: dict[str, dict[int, str]] = {"input_features": {0: "num_voxels", 1: "num_max_points"}}
+    axes["pillar_features"] = {0: "num_voxels"}
+    axes |= {name: {0: "batch_size", 2: "H", 3: "W"} for name in ("spatial_features", *maps)}
+    for name, inputs, outputs, sample in (
+        ("pts_voxel_encoder", "input_features", ["pillar_features"], torch.rand(7, 32, 11)),
+        (HEAD, "spatial_features", maps, torch.rand(1, 32, 32, 32)),
+    ):
+        path = folder / f"{name}_centerpoint.onnx"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                parts[name],
+                (sample,),
+                str(path),
+                input_names=[inputs],
+                output_names=outputs,
+                dynamic_axes={tensor: axes[tensor] for tensor in (inputs, *outputs)},
+                opset_version=17,
+                do_constant_folding=False,
+                dynamo=False,
+            )
+        stamped = onnx.load(path)
+        stamped.producer_name, stamped.producer_version, stamped.model_version = "Autoware-ML", "be5b967", 1
+        stamped.domain = "jp.tier4.autoware-ml"
+        stamped.metadata_props.add(key="release", value="v0.0.1")
+        stamped.metadata_props.add(key="point_cloud_range", value="-6.4,-6.4,-3.0,6.4,6.4,5.0")
+        onnx.save(stamped, path)
+    return folder
+
+
+def test_their_onnx_files_become_engines(
+    files: Files, their_onnx: Path, golden: dict[str, NDArray[Any]], tmp_path: Path
+) -> None:
+    """In the vehicle's convention, which the graph is brought into; what the files said of themselves is kept."""
+    given = [
+        "--mode=trt",
+        "--onnx-path",
+        str(their_onnx),
+        "--rot-y-axis-reference",
+        "--work-dir",
+        str(tmp_path / "out"),
+    ]
+    assert export.main([*given, "--deploy-config", str(files.deploy_config), *files.options()]) == 0
+    adopted = tmp_path / "out" / "onnx"
+    assert _differences(_boxes_of_the_node(adopted, golden), golden["bboxes_3d_0"]).max() < 1e-3
+    said = metadata(read_onnx(adopted / f"{HEAD}.onnx"))
+    assert said["autoware_ml.release"] == "v0.0.1"
+    assert said["autoware_ml.producer"] == "Autoware-ML be5b967"
+    assert said["autoware_ml.point_cloud_range"] == "-6.4,-6.4,-3.0,6.4,6.4,5.0"
+    assert said["rot_convention"] == "y_axis_clockwise"
+    assert len(list((tmp_path / "out" / "tensorrt").glob("*.engine"))) == 2
+
+
+def _turn_off_constants(folder: Path) -> None:
+    """The weights of `dim` come from a node, so that nothing can be rearranged."""
+    path = folder / f"{HEAD}_centerpoint.onnx"
+    model = onnx.load(path)
+    node = next(node for node in model.graph.node if "dim" in node.output)
+    model.graph.node.insert(0, onnx.helper.make_node("Neg", [node.input[1]], ["turned"], name="turn"))
+    next(node for node in model.graph.node if "dim" in node.output).input[1] = "turned"
+    onnx.save(model, path)
+
+
+@pytest.mark.parametrize(
+    ("replace", "change", "message"),
+    [
+        ({"class_names: [car, truck,": "class_names: [car,", "num_classes: 4": "num_classes: 3"}, None, "this model"),
+        ({}, _turn_off_constants, "not from a convolution with constant weights"),
+        ({}, lambda folder: (folder / f"{HEAD}_centerpoint.onnx").write_bytes(b"none"), "not a whole ONNX file"),
+    ],
+)
+def test_their_onnx_files_that_cannot_be_taken_are_named(
+    their_onnx: Path, tmp_path: Path, replace: dict[str, str], change: Any, message: str
+) -> None:
+    folder = Path(shutil.copytree(their_onnx, tmp_path / "onnx"))
+    if change is not None:
+        change(folder)
+    spec = ModelSpec.from_config(load_model_config(write_configs(tmp_path / "configs", **replace)))
+    with pytest.raises(ExportError, match=message):
+        adopt_their_files(folder, dataclasses.replace(spec, rot_y_axis_reference=True), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_say_what_they_are_as_autoware_mls_do(onnx_dir: Path) -> None:
+    entries = {entry.key: entry.value for entry in read_onnx(onnx_dir / f"{HEAD}.onnx").metadata_props}
+    assert {key: value for key, value in entries.items() if not key.startswith("centerpoint.")} == {
+        "config_name": "detection3d/centerpoint/voxel040_small",
+        "task": "detection3d",
+        "model_name": "centerpoint",
+        "module": f"{HEAD}_centerpoint",
+        "release": "unversioned",
+        "has_twist": "true",
+        "class_names": "car,truck,bicycle,pedestrian",
+        "voxel_size": "0.4,0.4,8.0",
+    }
