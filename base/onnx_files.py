@@ -195,9 +195,16 @@ def _invalid(model: onnx.ModelProto) -> str:
 
     try:
         onnx.checker.check_model(model)
-        inferred = onnx.shape_inference.infer_shapes(with_rows(model, _FEW) if _is_dynamic(model) else model)
+        dynamic = _is_dynamic(model)
+        problem = _too_large(onnx.shape_inference.infer_shapes(with_rows(model, _FEW) if dynamic else model))
+        if problem and not dynamic:  # arithmetic on shapes, which ONNX does not follow, leaves axes open
+            problem = _too_large(onnx.shape_inference.infer_shapes(with_rows(model, _FEW)))
     except graph_errors() as failure:
         return str(failure).strip()
+    return problem
+
+
+def _too_large(inferred: onnx.ModelProto) -> str:
     for value in (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output):
         tensor = value.type.tensor_type
         shape = [dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim]

@@ -28,7 +28,7 @@ def onnx_stamps(references: References, path: Path) -> dict[str, dict[str, str]]
         path: Its file.
 
     Raises:
-        ConfigError: `deploy.onnx.modules.….metainfo` holds what has no text, or a key that is written anyway.
+        ConfigError: `metainfo` of an ONNX module holds what has no text, or a key that is written anyway.
     """
     parts = path.absolute().with_suffix("").parts
     inside = parts[parts.index(_FOLDER) + 1 :] if _FOLDER in parts else parts[-1:]

@@ -56,7 +56,9 @@ class Files:
 def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     root = tmp_path_factory.mktemp("autoware_ml")
     (root / "deploy.py").write_text(NOTHING_ELSE)
-    return Files(write_configs(root / "configs"), write_checkpoint(root / "best.ckpt"), root / "deploy.py")
+    # As many pillars as a large model has: what is static in a bundle would be gigabytes if one axis were mistaken.
+    config = write_configs(root / "configs", **{"max_voxels: 2000": "max_voxels: 96000"})
+    return Files(config, write_checkpoint(root / "best.ckpt"), root / "deploy.py")
 
 
 @pytest.fixture(scope="module")
