@@ -48,6 +48,8 @@ class Frame:
         ground_truth: boxes with velocity, score 1, and `num_points`.
         invalid_points: of the key frame's file, points with NaN or an infinity, which were left out.
         zero_points: of the key frame's file, points at exactly (0, 0, 0).
+        lidar2ego, ego2global: (4, 4) from the frame of points and boxes to the vehicle's, and on to the map; None where
+            the info file does not say.
     """
 
     token: str
@@ -57,6 +59,8 @@ class Frame:
     ground_truth: Boxes3D
     invalid_points: int = 0
     zero_points: int = 0
+    lidar2ego: NDArray[np.float64] | None = None
+    ego2global: NDArray[np.float64] | None = None
 
 
 class FrameSource:
@@ -141,7 +145,13 @@ class FrameSource:
             ),
             invalid_points=cloud.invalid,
             zero_points=cloud.zeros,
+            lidar2ego=_matrix(info["lidar_points"].get("lidar2ego")),
+            ego2global=_matrix(info.get("ego2global")),
         )
+
+
+def _matrix(rows: Any) -> NDArray[np.float64] | None:
+    return None if rows is None else np.asarray(rows, np.float64)
 
 
 def open_frames(

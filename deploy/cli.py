@@ -98,6 +98,7 @@ def add_override_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--bundle", metavar="DIR", help="bundle whose thresholds the node's decode uses")
     group.add_argument("--no-evaluation", action="store_true", help="no score and no latency: for frames without boxes")
+    group.add_argument("--nuscenes", action="store_true", help="also nuScenes' official score, with NDS")
     group.add_argument("--num-verify-samples", type=int, metavar="N", help="frames to verify on")
     group.add_argument(
         "--backends", nargs="+", choices=BACKENDS, metavar="NAME", help=f"backends to evaluate: {', '.join(BACKENDS)}"
@@ -116,6 +117,8 @@ def overrides_of(args: argparse.Namespace) -> dict[str, Any]:
         given.update({f"evaluation.backends.{name}.enabled": name in args.backends for name in BACKENDS})
     if getattr(args, "no_evaluation", False):
         given["evaluation.enabled"] = False
+    if getattr(args, "nuscenes", False):
+        given["evaluation.metrics.nuscenes"] = True
     if args.debug_divergence:
         given["verification.debug_divergence"] = True
     if args.rot_y_axis_reference:

@@ -82,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
         help="frames of each process that are not timed (%(default)s)",
     )
     cli.add_max_points(data)
+    data.add_argument("--nuscenes", action="store_true", help="also nuScenes' official score, with NDS")
     run = parser.add_argument_group("how to run")
     run.add_argument(
         "--device", default="auto", help="auto (default), cpu, cuda or cuda:N; under torchrun not the last"
@@ -129,6 +130,10 @@ def _evaluate(args: argparse.Namespace, processes: Processes) -> int:
         raise ConfigError(f"--threads is {args.threads}; give 1 or more.")
     cfg = load_model_config(input_path(args.model_config))
     spec = dataclasses.replace(ModelSpec.from_config(cfg), rot_y_axis_reference=args.rot_y_axis_reference)
+    if args.nuscenes:
+        from eval.metrics.nuscenes_frames import check_nuscenes_classes
+
+        check_nuscenes_classes(spec.class_names, spec.post_max_size * len(spec.tasks), args.model_config)
     frames = open_frames(cfg, "val", args.data_root, args.info_file)
     if processes.is_first:
         frames.check_ground_truth(args.num_samples, reach_of(spec))
@@ -149,7 +154,7 @@ def _evaluate(args: argparse.Namespace, processes: Processes) -> int:
             if shares is None:
                 return EXIT_PASSED
             everything = [run for _, share in shares for run in share]
-            result = summarize(detector, everything, precision=precision)
+            result = summarize(detector, everything, precision=precision, nuscenes=args.nuscenes)
             settle(judge_losses(result.summary))
     except BackendUnavailable as unavailable:
         raise cannot_run_here(args.backend, unavailable) from unavailable
@@ -245,6 +250,7 @@ def _write(
         steps=(StepResult(f"evaluate {args.backend}", "FAILED" if reasons else "PASSED", reasons, round(seconds, 3)),),
         gates=tuple(gates),
         evaluations=(result.summary,),
+        nuscenes=() if result.nuscenes is None else (result.nuscenes,),
         detections={result.summary.label: DETECTIONS},
         checks=recorded(),
         versions=package_versions(),
@@ -262,12 +268,14 @@ def _summary(result: BackendEvaluation, devices: list[str], gates: list[GateResu
     row = (
         summary.label,
         f"{summary.metrics.mean_ap:.4f}" if summary.metrics.total.num_ground_truth else "none",
+        *(() if result.nuscenes is None else (f"{result.nuscenes.nds:.4f}",)),
         f"{total.p50:.1f} ms",
         f"{total.p99:.1f} ms",
         str(summary.num_frames),
         f"{len(devices)} on {', '.join(dict.fromkeys(devices))}",
     )
-    header = ("backend", "mAP", "p50 latency", "p99 latency", "frames", "processes")
+    more = () if result.nuscenes is None else ("NDS",)
+    header = ("backend", "mAP", *more, "p50 latency", "p99 latency", "frames", "processes")
     parts = [text_table(header, [row]), *(["\n".join(lines)] if (lines := loss_lines([summary])) else [])]
     parts += [f"FAILED: {gate.reason}" for gate in gates if gate.reason]
     return "\n\n".join([*parts, f"{out / RESULTS}, {out / DETECTIONS}"])

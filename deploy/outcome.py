@@ -38,11 +38,13 @@ class DeploymentOutcome:
         """Tables of steps and backends, and where the report is."""
         steps = [_step_row(step) for step in self.results.steps]
         parts = [text_table(("step", "status", "time", "peak memory", "reason"), steps)]
+        official = {item.label: f"{item.nds:.4f}" for item in self.results.nuscenes}
         seen = {item.label: _ap(item.metrics.mean_ap) for item in self.results.vehicle}
         evaluated: list[tuple[str, ...]] = [
             (
                 item.label,
                 _ap(item.metrics.mean_ap) if item.metrics.total.num_ground_truth else "none",
+                *((official.get(item.label, "-"),) if official else ()),
                 *((seen.get(item.label, "-"),) if seen else ()),
                 f"{item.latency['total'].p50:.1f} ms",
                 f"{item.latency['total'].p99:.1f} ms",
@@ -55,7 +57,8 @@ class DeploymentOutcome:
         if evaluated:
             from eval.losses import loss_lines
 
-            head = ("backend", "mAP", *(("in the vehicle",) if seen else ()), "p50 latency", "p99 latency", "frames")
+            more = (*(("NDS",) if official else ()), *(("in the vehicle",) if seen else ()))
+            head = ("backend", "mAP", *more, "p50 latency", "p99 latency", "frames")
             parts.append(text_table(head, evaluated))
             parts += ["\n".join(lines)] if (lines := loss_lines(self.results.evaluations)) else []
         compared = [_comparison_row(item) for item in self.results.comparisons]

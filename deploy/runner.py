@@ -251,6 +251,7 @@ class CenterPointDeploymentRunner:
                     precision=precision,
                     engine=evaluation.metrics.engine,
                     vehicle=vehicle,
+                    nuscenes=evaluation.metrics.nuscenes,
                 )
             result = with_decodes_compared(result, evaluation)
             self._evaluated.append(_Evaluated(step, result))
@@ -314,6 +315,9 @@ class CenterPointDeploymentRunner:
             detections=dict(self._detections),
             vehicle=tuple(item.evaluation.vehicle for item in self._evaluated if item.evaluation.vehicle is not None),
             candidates=dict(self._candidates),
+            nuscenes=tuple(
+                item.evaluation.nuscenes for item in self._evaluated if item.evaluation.nuscenes is not None
+            ),
             comparisons=self._comparisons,
             gates=self._gates,
             checks=recorded(),

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from base.boxes import Boxes3D
 from base.errors import ConfigError, DataError
 from eval.frames import FramesLike, first_frames
@@ -13,6 +15,7 @@ from eval.machine import MachineInfo
 from eval.metrics import DEFAULT_THRESHOLDS_M, DetectionMetrics, FrameResult, default_ranges
 from eval.metrics.detection import NATIVE_ENGINE
 from eval.metrics.engine import PERCEPTION_EVAL_ENGINE, evaluate_with_engine
+from eval.metrics.nuscenes_frames import FramePose, NuScenesScore, score_nuscenes
 from eval.perception_eval_adapter import perception_eval_version
 from eval.vehicle import VehicleFrames, VehicleRecorder, VehicleSettings, VehicleSummary
 from runtime.counts import BoxCounts, VoxelCounts
@@ -21,7 +24,6 @@ from runtime.detector import InspectableDetector
 from runtime.latency import LatencyRecorder, LatencyStats
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from models.spec import ModelSpec
@@ -100,6 +102,7 @@ class FrameRun:
         vehicle: Step of Autoware's decode -> boxes; empty where it was not asked for.
         num_points: Points that were given to the detector.
         invalid_points, zero_points: In its file, where the frame says so (`datasets.frames.Frame`).
+        pose: Where the axes of its boxes are, where the frame says so.
     """
 
     index: int
@@ -114,6 +117,7 @@ class FrameRun:
     num_points: int = 0
     invalid_points: int = 0
     zero_points: int = 0
+    pose: FramePose | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -170,6 +174,7 @@ class BackendEvaluation:
         scenes: Scene of every frame; empty names where the frames have none.
         vehicle: The same outputs as Autoware's node decodes them; None where that was not asked for.
         vehicle_frames: The boxes of that.
+        nuscenes: nuScenes' official score; None where it was not asked for.
     """
 
     summary: EvaluationSummary
@@ -177,6 +182,7 @@ class BackendEvaluation:
     scenes: tuple[str, ...] = ()
     vehicle: VehicleSummary | None = None
     vehicle_frames: VehicleFrames | None = None
+    nuscenes: NuScenesScore | None = None
 
     @property
     def metrics(self) -> DetectionMetrics:
@@ -211,6 +217,7 @@ def evaluate(
     min_num_points: int = 0,
     engine: str = NATIVE_ENGINE,
     vehicle: VehicleSettings | None = None,
+    nuscenes: bool = False,
     show_progress: bool = True,
 ) -> BackendEvaluation:
     """Runs a detector on frames, scores its detections and measures every stage: `run_frames`, then `summarize`.
@@ -228,6 +235,7 @@ def evaluate(
         engine: What computes the metrics: "native" or "perception_eval".
         vehicle: Decode every frame's outputs as Autoware's node does too, whatever the detector's own decoder; this
             time does not count.
+        nuscenes: Also give nuScenes' official score, of the detector's own decoder.
         show_progress: Whether to show a progress bar.
 
     Raises:
@@ -249,6 +257,7 @@ def evaluate(
         min_num_points=min_num_points,
         engine=engine,
         vehicle=vehicle,
+        nuscenes=nuscenes,
     )
 
 
@@ -301,9 +310,18 @@ def run_frames(
                 len(frame.points),
                 int(getattr(frame, "invalid_points", 0)),
                 int(getattr(frame, "zero_points", 0)),
+                _pose_of(frame),
             )
         )
     return runs
+
+
+def _pose_of(frame: object) -> FramePose | None:
+    """Where a frame's axes are; a LiDAR whose place on the vehicle nobody states is at its origin."""
+    lidar2ego, ego2global = getattr(frame, "lidar2ego", None), getattr(frame, "ego2global", None)
+    if lidar2ego is None and ego2global is None:
+        return None
+    return FramePose(*(np.eye(4) if matrix is None else matrix for matrix in (lidar2ego, ego2global)))
 
 
 def _outputs(detector: Detector, inference: Inference, points: NDArray[np.float32]) -> Outputs:
@@ -328,6 +346,7 @@ def summarize(
     min_num_points: int = 0,
     engine: str = NATIVE_ENGINE,
     vehicle: VehicleSettings | None = None,
+    nuscenes: bool = False,
 ) -> BackendEvaluation:
     """Scores frames that were run, by one `run_frames` or by several that shared them.
 
@@ -372,10 +391,13 @@ def summarize(
         sum((run.dropped for run in runs), BoxCounts()),
     )
     scenes = tuple(run.scene for run in runs)
+    official = None
+    if nuscenes:
+        official = score_nuscenes(summary.label, results, [run.pose for run in runs], spec.class_names)
     if vehicle is None:
-        return BackendEvaluation(summary, results, scenes)
+        return BackendEvaluation(summary, results, scenes, nuscenes=official)
     recorder = VehicleRecorder(spec, vehicle)
     for run in runs:
         recorder.add_decoded(run.result.token, run.vehicle, run.result.ground_truth)
     seen = recorder.summary(summary.label, score, (metrics, results) if decode == TRAINING else None)
-    return BackendEvaluation(summary, results, scenes, seen, recorder.frames())
+    return BackendEvaluation(summary, results, scenes, seen, recorder.frames(), official)

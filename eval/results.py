@@ -15,6 +15,7 @@ from eval.codec import from_json, json_schema, to_json
 if TYPE_CHECKING:
     from eval.evaluator import EvaluationSummary
     from eval.gates import GateResult
+    from eval.metrics.nuscenes_frames import NuScenesScore
     from eval.statistics import BootstrapComparison
     from eval.vehicle import VehicleSummary
     from eval.verification import VerificationResult
@@ -32,7 +33,7 @@ __all__ = [
     "write_results",
 ]
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 LEFT_OUT = "left out"
 """`run["evaluation"]` of a run that was not to evaluate."""
 SCHEMA_PATH = Path(__file__).with_name("results.schema.json")
@@ -100,6 +101,7 @@ class RunResults:
         vehicle: Evaluations as the vehicle sees them, where Autoware's decode was asked for.
         candidates: Label of an evaluation -> file like those of `detections`, with what Autoware's node decodes before
             its score thresholds; a bundle's thresholds are measured on it.
+        nuscenes: nuScenes' official score of each evaluation, where it was asked for.
         checks: What checks of the data and the model found, errors that were accepted included (docs/checks.md).
         versions: Package -> version.
         schema_version: Of this document.
@@ -116,6 +118,7 @@ class RunResults:
     detections: dict[str, str] = field(default_factory=dict)
     vehicle: tuple[VehicleSummary, ...] = ()
     candidates: dict[str, str] = field(default_factory=dict)
+    nuscenes: tuple[NuScenesScore, ...] = ()
     checks: tuple[CheckResult, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
@@ -172,11 +175,12 @@ def _parts() -> dict[str, type]:
     """What the fields of `RunResults` are made of; needed to read or to describe a record, not to write one."""
     from eval.evaluator import EvaluationSummary
     from eval.gates import GateResult
+    from eval.metrics.nuscenes_frames import NuScenesScore
     from eval.statistics import BootstrapComparison
     from eval.vehicle import VehicleSummary
     from eval.verification import VerificationResult
 
-    kinds = (EvaluationSummary, GateResult, BootstrapComparison, VehicleSummary, VerificationResult)
+    kinds = (EvaluationSummary, GateResult, NuScenesScore, BootstrapComparison, VehicleSummary, VerificationResult)
     return {kind.__name__: kind for kind in kinds}
 
 

@@ -22,13 +22,18 @@ def check_against_model(config: DeployConfig, spec: ModelSpec, source: str) -> N
 
     Raises:
         ConfigError: an optimization profile does not fit the model's grid, features or pillar limit, or a tolerance
-            or an accuracy gate names an output, class or range that the model does not have.
+            or an accuracy gate names an output, class or range that the model does not have, or nuScenes' score is
+            asked for of a model that it cannot score.
     """
     configured_profiles(config, spec, source)
     tolerance = config.verification.tolerance
     outputs = [tensor.name for component in spec.components for tensor in component.outputs]
     _check_names(tolerance, outputs, "verification.tolerance", "output", spec, source)
     _check_names(config.verification.relative_l2, outputs, "verification.relative_l2", "output", spec, source)
+    if config.evaluation.enabled and config.evaluation.metrics.nuscenes:
+        from eval.metrics.nuscenes_frames import check_nuscenes_classes
+
+        check_nuscenes_classes(spec.class_names, spec.post_max_size * len(spec.tasks), source)
     gates = config.evaluation.gates
     where = "evaluation.gates.max_drop_per"
     _check_names(gates.max_drop_per_class, spec.class_names, f"{where}_class", "class", spec, source)

@@ -248,6 +248,11 @@ class MetricsConfig(Section):
         "`native`: this project's own, vectorised. `perception_eval`: the installed autoware_perception_evaluation; an "
         "error where it is not importable.",
     )
+    nuscenes: bool = setting(
+        False,
+        "Also nuScenes' official score (NDS; detection configuration of 2019, ranges by class), for models whose "
+        "classes are nuScenes' (`--nuscenes`).",
+    )
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -49,6 +49,10 @@ def _sections(results: RunResults, panels: Sequence[FramePanel], more: Sequence[
         from eval.report.accuracy import accuracy
 
         yield accuracy(results.evaluations)
+    if results.nuscenes:
+        from eval.report.nuscenes import nuscenes
+
+        yield nuscenes(results.nuscenes)
     if results.vehicle:
         from eval.report.vehicle import vehicle
 

@@ -102,7 +102,7 @@ def test_broken_files_are_named(tmp_path: Path, results: RunResults) -> None:
         path.write_text(json.dumps({**value, **change}))
 
     write({"schema_version": 99})
-    with pytest.raises(DataError, match="has schema_version 99; this version reads 4"):
+    with pytest.raises(DataError, match="has schema_version 99; this version reads 5"):
         read_results(path)
     write({"colour": 1})
     with pytest.raises(DataError, match=r"results.json has unknown keys \['colour'\] and lacks \[\]"):

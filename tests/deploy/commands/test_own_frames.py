@@ -10,6 +10,7 @@ import pytest
 
 from datasets.create_infos import main as create_infos
 from deploy.evaluate import main as evaluate
+from eval.score import main as score
 from tests.deploy.commands.in_process import Deploy, results_of
 from tests.deploy.commands.small_dataset import frame_points
 
@@ -56,15 +57,35 @@ def test_scans_without_boxes_are_verified_and_not_scored(
     assert len(results["verifications"]) == 1
 
 
-def test_scans_with_boxes_are_scored(deployment: Deployment, scans: Path, tmp_path: Path) -> None:
+def test_scans_with_boxes_are_scored(
+    deployment: Deployment, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert create_infos(["--root", str(scans), "--columns=4", "--labels", str(scans / "boxes.json")]) == 0
     out = tmp_path / "score"
     given = ["--backend=pytorch", "--model-config", deployment.model_config, "--checkpoint", deployment.checkpoint]
     given += ["--data-root", scans, "--info-file", "centerpoint_infos_val.pkl", "--out", out, "--device=cpu"]
-    assert evaluate([*map(str, given), "--log-level=ERROR"]) == 0
-    (summary,) = json.loads((out / "results.json").read_text(encoding="utf-8"))["evaluations"]
+    assert evaluate([*map(str, given), "--nuscenes", "--log-level=ERROR"]) == 0
+    assert "NDS" in capsys.readouterr().out
+    results = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    (summary,) = results["evaluations"]
     counted = {
         item["class_name"]: item["thresholds"][0]["num_ground_truth"]
         for item in summary["metrics"]["ranges"][-1]["classes"]
     }
     assert counted == {"car": 2, "truck": 0, "bus": 0, "bicycle": 0, "pedestrian": 0}
+    # The same boxes by the command that scores files, whose class names are the same.
+    scores = tmp_path / "scores.json"
+    assert score(["--frames", str(out / "detections.jsonl"), "--out", str(scores), "--config", "nuscenes"]) == 0
+    by_file = json.loads(scores.read_text(encoding="utf-8"))["nuscenes"]["filtered"]
+    (official,) = results["nuscenes"]
+    assert official["nds"] == pytest.approx(by_file["NDS"], abs=1e-9)
+    assert official["is_complete"] is False
+
+
+def test_nuscenes_score_of_a_deployment(deploy: Deploy, tmp_path: Path) -> None:
+    code, out, _ = deploy("--nuscenes", "--num-samples=1", "--backends", "onnx")
+    assert code == 0
+    (official,) = results_of(tmp_path)["nuscenes"]
+    assert f"{official['nds']:.4f}" in out
+    report = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "Scored over 5 of nuScenes' ten classes" in report.replace("&#39;", "'")
