@@ -65,10 +65,11 @@ def equalization_sites(model: nn.Module) -> tuple[EqualizationSite, ...]:
     stages = [_chain(stage) for stage in parts.pts_backbone.blocks]
     decks = [_chain(deblock) for deblock in parts.pts_neck.deblocks]
     shared = _chain(_children_of_conv_module(parts.pts_bbox_head.shared_conv))
+    tasks = list(parts.pts_bbox_head.task_heads)
     branches = [
         _chain(_children_of_conv_module(branch[0])) if not isinstance(branch[0], nn.Conv2d) else [(branch[0], None)]
-        for task in parts.pts_bbox_head.task_heads
-        for branch in (getattr(task, name) for name in task.heads)
+        for task in tasks
+        for branch in (getattr(task, name) for name in getattr(task, "heads", ()))
     ]
     found: list[tuple[nn.Module, nn.Module | None, list[tuple[nn.Module, int]]]] = []
     for index, stage in enumerate(stages):
@@ -80,7 +81,9 @@ def equalization_sites(model: nn.Module) -> tuple[EqualizationSite, ...]:
         conv, relu = deck[-1]
         found.append((conv, relu, [(shared[0][0], first)]))
         first += cast(Any, conv).out_channels
-    found.append((*shared[-1], [(branch[0][0], 0) for branch in branches]))
+    # A deformable convolution reads where another layer says, which reads the same tensor.
+    if all(hasattr(task, "heads") for task in tasks):
+        found.append((*shared[-1], [(branch[0][0], 0) for branch in branches]))
     names = {id(module): path for path, module in model.named_modules()}
     return tuple(
         EqualizationSite(names[id(conv)], conv, relu, tuple(readers))

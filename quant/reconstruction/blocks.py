@@ -140,7 +140,11 @@ class _Heads(nn.Module):
     def __init__(self, tasks: nn.ModuleList) -> None:
         super().__init__()
         self.tasks = tasks
-        self.branches = [tuple(cast(Any, task).heads) for task in tasks]
+        # One with deformable convolutions has its branches one level below, and its heatmap apart.
+        self.branches = [
+            tuple(task.heads) if hasattr(task, "heads") else (*task.task_head.heads, "heatmap")
+            for task in cast(Any, tasks)
+        ]
 
     def output_names(self) -> tuple[str, ...]:
         """As in the graph: with the task's number where there are several."""
