@@ -203,7 +203,7 @@ class SpecRecord(Record):
     """
 
     name: str
-    class_names: ClassNames | None = None
+    class_names: ClassNames = ()  # where it is left out; an empty list is refused
     point_cloud_range: Box
     voxel_size: Side
     max_points_per_voxel: Few
@@ -213,14 +213,14 @@ class SpecRecord(Record):
     voxel_center_dims: Literal[0, 2, 3]
     encoder_channels: Channels
     out_size_factor: Stride
-    heads: Heads | None = None
-    tasks: Annotated[Items[TaskRecord], Field(min_length=2, max_length=64)] | None = None
+    heads: Heads = ()
+    tasks: Annotated[Items[TaskRecord], Field(min_length=2, max_length=64)] = ()
     norm_bbox: bool
     score_threshold: Share
     max_detections_before_nms: Many
     post_center_range: Box
     nms_type: SuppressionKind
-    nms_min_radius_m2: NonNegativeFloat | None = None
+    nms_min_radius_m2: NonNegativeFloat = 0.0
     post_max_size: Many
     rot_y_axis_reference: bool
     nms_iou_threshold: Share | None = None
@@ -233,16 +233,10 @@ class SpecRecord(Record):
     decoding: Decoding = "top_k"
 
     def all_tasks(self) -> tuple[TaskRecord, ...]:
-        """The tasks, in whichever form they are stored.
-
-        Raises:
-            ValueError: neither is there, which `models.spec` has refused before.
-        """
-        if self.tasks is not None:
-            return self.tasks
-        if self.class_names is None or self.heads is None or self.nms_min_radius_m2 is None:
-            raise ValueError("a specification without a task")
-        return (TaskRecord(class_names=self.class_names, heads=self.heads, nms_min_radius_m2=self.nms_min_radius_m2),)
+        """The tasks, in whichever form they are stored; `models.spec` has seen that one is there."""
+        return self.tasks or (
+            TaskRecord(class_names=self.class_names, heads=self.heads, nms_min_radius_m2=self.nms_min_radius_m2),
+        )
 
 
 # Without these there is nothing to say about a network; messages name them in full.

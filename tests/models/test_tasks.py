@@ -110,6 +110,15 @@ def test_one_task_is_stored_beside_the_model() -> None:
     assert other.post_max_size == 7
 
 
+def test_fields_of_one_task_cannot_be_null() -> None:
+    cfg = config("circle")
+    cfg.model.pts_bbox_head.tasks = cfg.model.pts_bbox_head.tasks[1:2]
+    stored = ModelSpec.from_config(cfg).to_dict()
+    for name in ("class_names", "heads", "nms_min_radius_m2"):
+        with pytest.raises(ConfigError, match=f"{name} is None, but must be"):
+            ModelSpec.from_dict(stored | {name: None})
+
+
 def test_any_subset_of_the_branches() -> None:
     cfg = config("circle")
     for name in ("reg", "vel"):
@@ -178,6 +187,7 @@ def test_a_wrong_head_is_named() -> None:
         (lambda stored: stored["tasks"].__delitem__(slice(1, None)), ", but must be at least 2 values long"),
         (lambda stored: stored["tasks"][1].pop("heads"), "tasks[1] lacks 'heads'"),
         (lambda stored: stored["tasks"][1]["heads"].pop(0), "task 1 of the head has the outputs ['reg', 'height'"),
+        (lambda stored: stored.update(tasks=None), "tasks is None, but must be a list"),
         (lambda stored: stored.update(class_names=["car"]), "has unknown fields ['class_names'] and lacks []"),
         (lambda stored: stored.pop("tasks"), "lacks ['class_names', 'heads', 'nms_min_radius_m2']"),
     ],
