@@ -118,8 +118,9 @@ def _evaluate_owning(args: argparse.Namespace, processes: Processes) -> int:
 def _evaluate(args: argparse.Namespace, processes: Processes) -> int:
     from datasets.frames import open_frames
     from deploy.detectors import cannot_run_here
-    from eval.evaluator import reach_of, run_frames, summarize
+    from eval.evaluator import run_frames, summarize
     from eval.losses import judge_losses
+    from eval.ranges import reach_of
     from models.config import load_model_config
     from models.spec import ModelSpec
 

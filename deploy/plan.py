@@ -18,7 +18,6 @@ from deploy.config.names import BACKENDS, ONNX_BACKENDS
 from deploy.config.paths import input_path
 from deploy.config.schema import DeployConfig, Scenario, ShapeRange
 from deploy.data_roots import validation_root
-from deploy.decoding import vehicle_settings
 from deploy.quantization_plan import QuantizationPlan, plan_quantization
 from export.existing import check_engine_dir, check_onnx_dir
 
@@ -157,7 +156,7 @@ def make_plan(config: DeployConfig, source: str, model_config: str | os.PathLike
         precision=_precision(config),
         scenarios=scenarios if config.verification.enabled else (),
         backends=enabled if config.evaluation.enabled else (),
-        vehicle=vehicle_settings(config.evaluation, spec, source) if config.evaluation.enabled else None,
+        vehicle=_vehicle(config, spec, source),
         foreign_onnx=foreign_onnx,
     )
     _check_kernels(plan)
@@ -201,6 +200,14 @@ def _check_kernels(plan: RunPlan) -> None:
             f"{plan.source}: backend 'cuda' cannot run this model. {error} Set evaluation.backends.cuda.enabled to "
             "False, and take it out of verification.scenarios."
         ) from error
+
+
+def _vehicle(config: DeployConfig, spec: ModelSpec, source: str) -> VehicleSettings | None:
+    if not config.evaluation.enabled:
+        return None
+    from deploy.decoding import vehicle_settings
+
+    return vehicle_settings(config.evaluation, spec, source)
 
 
 def _precision(config: DeployConfig) -> str:

@@ -98,10 +98,10 @@ class Session:
         return self.quantized
 
     def _set_export_model(self, model: nn.Module) -> None:
-        from export.rotation import fold_rot_y_axis_reference
-
         self.export_model = model
         if self.plan.config.export.rot_y_axis_reference:
+            from export.rotation import fold_rot_y_axis_reference
+
             self.export_model, _ = fold_rot_y_axis_reference(model, self.plan.spec)
 
     def load_frames(self) -> None:
@@ -133,7 +133,7 @@ class Session:
         used += [config.verification.num_verify_samples] * bool(plan.scenarios)
         check_frames(self.frames, -1 if -1 in used else max(used, default=0), config.runtime_io.max_points, plan.spec)
         if plan.backends:
-            from eval.evaluator import reach_of
+            from eval.ranges import reach_of
 
             self.frames.check_ground_truth(config.evaluation.num_samples, reach_of(plan.spec))
 

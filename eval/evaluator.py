@@ -12,11 +12,12 @@ from base.boxes import Boxes3D
 from base.errors import ConfigError, DataError
 from eval.frames import FramesLike, first_frames
 from eval.machine import MachineInfo
-from eval.metrics import DEFAULT_THRESHOLDS_M, DetectionMetrics, FrameResult, default_ranges
+from eval.metrics import DEFAULT_THRESHOLDS_M, DetectionMetrics, FrameResult
 from eval.metrics.detection import NATIVE_ENGINE
 from eval.metrics.engine import PERCEPTION_EVAL_ENGINE, evaluate_with_engine
 from eval.metrics.nuscenes_frames import FramePose, NuScenesScore, score_nuscenes
 from eval.perception_eval_adapter import perception_eval_version
+from eval.ranges import ranges_of
 from eval.vehicle import VehicleFrames, VehicleRecorder, VehicleSettings, VehicleSummary
 from runtime.counts import BoxCounts, VoxelCounts
 from runtime.decoders import TRAINING
@@ -26,7 +27,6 @@ from runtime.latency import LatencyRecorder, LatencyStats
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from models.spec import ModelSpec
     from runtime.detector import Detector, Inference, Outputs
 
 __all__ = [
@@ -35,8 +35,6 @@ __all__ = [
     "FrameRun",
     "InputCounts",
     "evaluate",
-    "ranges_of",
-    "reach_of",
     "run_frames",
     "summarize",
 ]
@@ -193,16 +191,6 @@ class BackendEvaluation:
     def latency(self) -> dict[str, LatencyStats]:
         """Stage -> milliseconds."""
         return self.summary.latency
-
-
-def ranges_of(spec: ModelSpec) -> tuple[tuple[float, float], ...]:
-    """Distance ranges that a model is scored in: the usual ones as far as its grid reaches."""
-    return default_ranges(max(abs(spec.point_cloud_range[axis]) for axis in (0, 1, 3, 4)))
-
-
-def reach_of(spec: ModelSpec) -> float:
-    """Distance from the ego up to which a model is scored, metres."""
-    return max(high for _, high in ranges_of(spec))
 
 
 def evaluate(

@@ -173,6 +173,7 @@ def read_results(path: str | Path) -> RunResults:
 
 def _parts() -> dict[str, type]:
     """What the fields of `RunResults` are made of; needed to read or to describe a record, not to write one."""
+    from eval.divergence.bisection import Divergence
     from eval.evaluator import EvaluationSummary
     from eval.gates import GateResult
     from eval.metrics.nuscenes_frames import NuScenesScore
@@ -180,7 +181,8 @@ def _parts() -> dict[str, type]:
     from eval.vehicle import VehicleSummary
     from eval.verification import VerificationResult
 
-    kinds = (EvaluationSummary, GateResult, NuScenesScore, BootstrapComparison, VehicleSummary, VerificationResult)
+    scores = (EvaluationSummary, GateResult, NuScenesScore, BootstrapComparison, VehicleSummary)
+    kinds = (*scores, VerificationResult, Divergence)
     return {kind.__name__: kind for kind in kinds}
 
 

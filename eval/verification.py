@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 from base.errors import DataError
 from eval.box_comparison import BoxComparator, BoxComparison, BoxTolerance, default_box_tolerance
 from eval.comparison import PRECISIONS, TensorComparator, TensorComparison, Tolerance, default_tolerances
-from eval.divergence.bisection import Divergence
-from eval.evaluator import ranges_of
 from eval.frame_pair import FramePair
 from eval.frames import FramesLike, first_frames
+from eval.ranges import ranges_of
 from models.spec import PILLAR_FEATURES
 
 if TYPE_CHECKING:
+    from eval.divergence.bisection import Divergence
     from runtime.detector import Detector
 
 __all__ = ["OutputVerdict", "VerificationResult", "verify"]

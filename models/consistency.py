@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from base.checks import Finding
 from base.messages import shown
-from models.config_text import ConfigText, read_config_text
 from models.known_checks import KNOWN_CHECKS
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from models.config_text import ConfigText
 
 __all__ = ["class_list", "compare_checkpoint", "compare_classes"]
 
@@ -116,9 +117,11 @@ def _trained_configs(checkpoint: Mapping[str, Any]) -> Iterator[tuple[str, Confi
     meta = checkpoint.get("meta")
     for key in _CONFIG_KEYS if isinstance(meta, Mapping) else ():
         text = meta.get(key) if isinstance(meta, Mapping) else None
-        trained = read_config_text(text) if isinstance(text, str) else None
-        if trained is not None:
-            yield f"meta.{key}", trained
+        if isinstance(text, str):
+            from models.config_text import read_config_text
+
+            if (trained := read_config_text(text)) is not None:
+                yield f"meta.{key}", trained
 
 
 def _trained_classes(configs: Mapping[str, ConfigText]) -> Iterator[tuple[str, list[str]]]:

@@ -57,7 +57,7 @@ def check_operators(config: DeployConfig, model_cfg: Any, source: str) -> None:
 
 
 def _range_names(spec: ModelSpec) -> list[str]:
-    from eval.evaluator import ranges_of
+    from eval.ranges import ranges_of
 
     return [f"{low:g}-{high:g} m" for low, high in ranges_of(spec)]
 

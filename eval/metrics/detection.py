@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,6 +11,7 @@ from eval.metrics.detection_results import TOTAL, ClassMetrics, DetectionMetrics
 from eval.metrics.limits import ObjectLimits
 from eval.metrics.objects import FrameResult, ObjectTable
 from eval.metrics.scorer import DetectionScorer, MatchingRules
+from eval.ranges import DEFAULT_RANGES_M, default_ranges
 
 __all__ = [
     "DEFAULT_RANGES_M",
@@ -23,27 +23,10 @@ __all__ = [
 ]
 
 DEFAULT_THRESHOLDS_M = (0.5, 1.0, 2.0, 4.0)
-DEFAULT_RANGES_M = ((0.0, 50.0), (50.0, 90.0), (90.0, 121.0))
 NATIVE_ENGINE = "native"
 """Name of this implementation in results."""
 
 _FRAMES_AT_ONCE = 256
-
-
-def default_ranges(half_width_m: float) -> tuple[tuple[float, float], ...]:
-    """`DEFAULT_RANGES_M` cut to what a detector of this half width can see.
-
-    Args:
-        half_width_m: Largest |x| that the detection grid covers.
-
-    Returns:
-        The usual ranges below `half_width_m`; a remainder of at least 5 m keeps its own, shorter range.
-    """
-    limit = math.floor(half_width_m)
-    cut = tuple((low, min(high, float(limit))) for low, high in DEFAULT_RANGES_M if limit - low >= 5.0)
-    if not cut:
-        raise ConfigError(f"a detection range of {half_width_m} m is too short to evaluate; at least 5 m are needed")
-    return cut
 
 
 def evaluate_detections(
