@@ -21,6 +21,7 @@ __all__ = ["KittiCalibration", "KittiObject", "png_size", "read_calibration", "r
 Array = NDArray[np.float64]
 _MAX_CALIBRATION_BYTES, _MAX_LABEL_BYTES = 1 << 16, 1 << 26
 _MAX_VALUE = 1e9
+_MAX_PIXELS = 100_000
 # Names in the files of the object, the tracking and the raw data.
 _RECT = ("R0_rect", "R_rect", "R_rect_00")
 _VELO = ("Tr_velo_to_cam", "Tr_velo_cam")
@@ -146,7 +147,8 @@ def read_raw_calibration(folder: Path) -> KittiCalibration:
     velo[:3, 3] = velo_table["T"][1]
     rect = _rigid(_matrix(cam_file, cam_table, _RECT, 3), cam_file, _RECT[-1:])
     size = cam_table.get("S_rect_02", (0, []))[1]
-    image = (int(size[0]), int(size[1])) if len(size) == 2 and min(size) >= 1 else None
+    is_size = len(size) == 2 and min(size) >= 1 and max(size) <= _MAX_PIXELS
+    image = (int(size[0]), int(size[1])) if is_size else None
     projection = _matrix(cam_file, cam_table, _PROJECTION, 4)
     return KittiCalibration(rect @ _rigid(velo, velo_file, ("R, T",)), projection, image)
 
@@ -178,10 +180,10 @@ def _object(path: Path, line: int, words: list[str]) -> KittiObject:
         )
     frame = track = -1
     if len(words) > _COLUMNS + 1:
-        numbers = [_number(word) for word in words[:2]]
-        if None in numbers or not all(number == int(number or 0) for number in numbers):
+        numbers = [number for word in words[:2] if (number := _number(word)) is not None and number == int(number)]
+        if len(numbers) < 2:
             raise complain(f"frame and track are {shown(words[0])} and {shown(words[1])}, but must be whole numbers")
-        frame, track = int(words[0]), int(words[1])
+        frame, track = int(numbers[0]), int(numbers[1])
         if frame < 0:
             raise complain(f"its frame is {frame}, but must be 0 or more")
         words = words[2:]
@@ -225,4 +227,6 @@ def png_size(path: Path) -> tuple[int, int]:
     if not head.startswith(_PNG) or len(head) < 24:
         raise DataError(f"Image {shown_file(path)} is no PNG file, as KITTI's are. Copy it again.")
     width, height = struct.unpack(">II", head[16:24])
+    if not (0 < width <= _MAX_PIXELS and 0 < height <= _MAX_PIXELS):
+        raise DataError(f"Image {shown_file(path)} says that it has {width} x {height} pixels. Copy it again.")
     return int(width), int(height)

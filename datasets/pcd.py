@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from base.checks import Finding, settle
 from base.errors import DataError
 from base.messages import printable, shown, shown_file
 from datasets.lzf import decompress
 from datasets.point_forms import MAX_POINT_FILE_BYTES
+from models.known_checks import KNOWN_CHECKS
 from models.point_columns import XYZ_INTENSITY
 
 __all__ = ["parse_pcd", "points_of_header"]
@@ -28,6 +30,8 @@ _MAX_RECORD_BYTES = 1 << 16
 _MAX_POINTS = MAX_POINT_FILE_BYTES
 # Two million points of 32 bytes; unpacked by Python, they take seconds.
 _MAX_UNPACKED_BYTES = 1 << 26
+# VIEWPOINT of a sensor at the origin: x, y, z, and a quaternion (w, x, y, z).
+_ORIGIN = [0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0]
 _STORAGES = ("ascii", "binary", "binary_compressed")
 _ASCII_BLOCK = 1 << 22
 
@@ -40,6 +44,7 @@ class _Header:
     points: int
     storage: str
     offset: int
+    viewpoint: tuple[str, ...] = ()
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -71,6 +76,7 @@ def parse_pcd(data: bytes, path: Path, wanted: Sequence[str] = XYZ_INTENSITY) ->
         DataError: the header is none of a PCD file or absurd, a field is missing, or the data are cut off.
     """
     header = _parse_header(data, path)
+    settle(_viewpoint(header, path))
     columns = [_column(header, name, wanted, path) for name in wanted]
     if header.storage == "ascii":
         return _ascii(data, header, columns, path)
@@ -86,6 +92,24 @@ def parse_pcd(data: bytes, path: Path, wanted: Sequence[str] = XYZ_INTENSITY) ->
         )
     table = np.frombuffer(data, header.record, header.points, header.offset)
     return _floats([table[str(column)][:, 0] for column in columns], header.points)
+
+
+def _viewpoint(header: _Header, path: Path) -> Iterator[Finding]:
+    """Where the sensor stood, if elsewhere than at the origin of its points."""
+    words = header.viewpoint
+    try:
+        at = [float(word) for word in words]
+    except ValueError:
+        at = []
+    # A quaternion and its negative are the same rotation.
+    if not words or at in (_ORIGIN, [*_ORIGIN[:3], -1.0, *_ORIGIN[4:]]):
+        return
+    value = f"its VIEWPOINT is {printable(' '.join(words), 200)}, so that the sensor stood elsewhere than at the origin"
+    remedy = (
+        "Points are taken as they are stored, as PCL takes them. If they are in the sensor's frame, move them where "
+        "the file is made, or give --lidar-height and --lidar-yaw; if they are in the vehicle's, write 0 0 0 1 0 0 0."
+    )
+    yield Finding(KNOWN_CHECKS["cloud-viewpoint"], f"PCD file {shown_file(path)}", value, remedy=remedy)
 
 
 def points_of_header(data: bytes) -> int:
@@ -145,7 +169,7 @@ def _header(entries: dict[str, list[str]], offset: int) -> _Header:
     if storage not in _STORAGES:
         raise ValueError(f"DATA is {shown(storage)}, not ascii, binary or binary_compressed")
     dtypes = tuple(f"<{_KINDS[kind]}{size}" for kind, size in zip(kinds, sizes, strict=True))
-    return _Header(names, dtypes, tuple(counts), points, storage, offset)
+    return _Header(names, dtypes, tuple(counts), points, storage, offset, tuple(entries.get("VIEWPOINT", ())))
 
 
 def _number(key: str, word: str, most: int) -> int:

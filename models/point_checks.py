@@ -73,6 +73,12 @@ _ROWS = (
         "The time lag of a single scan's points, where its file has one, is within 10 s: seconds before the key frame.",
         accepting="the model was trained on such time lags",
     ),
+    Check(
+        "cloud-viewpoint",
+        "`VIEWPOINT` of a PCD file is the origin (0 0 0 1 0 0 0). Points are taken as they are stored, whatever it "
+        "says, as PCL's readers take them.",
+        "warning",
+    ),
     Check("cloud-zeros", "At most one point in a hundred is exactly (0, 0, 0).", "warning"),
     Check("cloud-invalid", "At most half of a cloud's points hold NaN or infinite values.", "warning"),
     Check("cloud-repeated", "At most a tenth of a cloud's points are in it more than once.", "warning"),

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from base.checks import checking
 from base.errors import DataError
 from datasets.lzf import decompress
 from datasets.pcd import parse_pcd
@@ -251,3 +252,30 @@ def test_bad_files(cloud: NDArray[np.float32]) -> None:
         with pytest.raises(DataError) as error:
             parse_pcd(content, PATH)
         assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("viewpoint", "told"),
+    [
+        ("0 0 0 1 0 0 0", False),
+        ("0.0 0 -0.0 -1 0 0 0", False),
+        ("0 0 1.8 1 0 0 0", True),
+        ("0 0 0 0.707 0 0 0.707", True),
+        ("0 0 0 1", True),
+        ("somewhere", True),
+    ],
+)
+@pytest.mark.parametrize("storage", ["binary", "ascii"])
+def test_a_viewpoint_elsewhere_is_told_and_points_stay(
+    cloud: NDArray[np.float32], viewpoint: str, told: bool, storage: str
+) -> None:
+    head = header(storage, len(cloud)).replace(b"0 0 0 1 0 0 0", viewpoint.encode())
+    body = (
+        cloud.tobytes()
+        if storage == "binary"
+        else "\n".join(" ".join(map(repr, row)) for row in cloud.tolist()).encode()
+    )
+    with checking() as record:
+        np.testing.assert_array_equal(parse_pcd(head + body, PATH), cloud)
+    assert [item.check for item in record.results()] == (["cloud-viewpoint"] if told else [])
+    assert not told or viewpoint in record.results()[0].messages[0]
