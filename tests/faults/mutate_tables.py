@@ -13,7 +13,7 @@ from tests.faults.hostile_values import hostile_value
 from tests.faults.mutate_bytes import Mutation, either, mutate_bytes
 from tests.faults.mutate_documents import mutate_tree, to_json
 
-__all__ = ["csv_mutation", "gzip_mutation", "lines_mutation", "pcd_mutation", "records_mutation"]
+__all__ = ["csv_mutation", "gzip_mutation", "lines_mutation", "pcd_mutation", "records_mutation", "words_mutation"]
 
 _WORDS = (
     *(
@@ -157,3 +157,21 @@ def csv_mutation(data: bytes, rng: Random) -> bytes:
     else:
         rows[index] = rows[index] * rng.choice((0, 2, 2000))
     return b"\n".join(b",".join(row) for row in rows) + b"\n"
+
+
+def words_mutation(data: bytes, rng: Random) -> bytes:
+    """Words and lines of a text file in columns, bytes."""
+    if rng.random() < 0.3:
+        return mutate_bytes(data, rng)
+    lines = data.splitlines()
+    index = rng.randrange(len(lines))
+    kind = rng.randrange(5)
+    words = lines[index].split()
+    if kind < 3 and words:
+        words[rng.randrange(len(words))] = rng.choice((*_WORDS, to_json(hostile_value(rng)).encode()))
+        lines[index] = b" ".join(words)
+    elif kind == 3:
+        lines[index : index + 1] = [lines[index]] * rng.choice((0, 2, 100))
+    else:
+        lines[index] = b" ".join(words * rng.choice((0, 2, 2000)))
+    return b"\n".join(lines) + b"\n"

@@ -10,7 +10,7 @@ from tests.faults import samples, samples_datasets
 from tests.faults.commands import call
 from tests.faults.mutate_documents import json_mutation, yaml_mutation
 from tests.faults.mutate_pickles import pickle_mutation
-from tests.faults.mutate_tables import pcd_mutation, records_mutation
+from tests.faults.mutate_tables import pcd_mutation, records_mutation, words_mutation
 from tests.faults.trial import Parser
 
 __all__ = ["PARSERS"]
@@ -93,6 +93,47 @@ def _scan(name: str, columns: int) -> Callable[[], Reader]:
     return prepare
 
 
+def _kitti_infos() -> Reader:
+    from datasets.infos import read_info_file
+    from datasets.kitti_infos import parse_kitti_sample
+
+    def read(folder: Path) -> object:
+        path = folder / "kitti_infos_val.pkl"
+        info = read_info_file(path)
+        count = len(info.classes())
+        return [parse_kitti_sample(raw, path, index, count) for index, raw in enumerate(info.samples)]
+
+    return read
+
+
+def _kitti_labels() -> Reader:
+    from datasets.kitti_files import read_labels
+
+    return lambda folder: read_labels(folder / "label.txt")
+
+
+def _kitti_calibration() -> Reader:
+    from datasets.kitti_files import read_calibration
+
+    return lambda folder: read_calibration(folder / "calib.txt")
+
+
+def _own_boxes() -> Reader:
+    from datasets.own_frames import read_own_frames
+
+    return lambda folder: read_own_frames(folder / "boxes.json")
+
+
+def _own_infos() -> Reader:
+    from datasets.create_infos import main
+
+    def read(folder: Path) -> object:
+        labels = ("--labels", folder / "boxes.json")
+        return call(main, "--root", folder, "--out", folder / "out", *labels, "--columns", "5")
+
+    return read
+
+
 _INFOS, _POINTS = "centerpoint_infos_val.pkl", "lidar/00000.bin"
 PARSERS: tuple[Parser, ...] = (
     Parser("info file, T4", samples_datasets.t4_dataset, _INFOS, pickle_mutation, _frames("T4Dataset")),
@@ -104,6 +145,11 @@ PARSERS: tuple[Parser, ...] = (
         _frames("NuScenesDataset"),
         0.2,
     ),
+    Parser("info file, KITTI", samples_datasets.kitti, "kitti_infos_val.pkl", pickle_mutation, _kitti_infos, 0.2),
+    Parser("KITTI's labels", samples_datasets.kitti, "label.txt", words_mutation, _kitti_labels),
+    Parser("KITTI's calibration", samples_datasets.kitti, "calib.txt", words_mutation, _kitti_calibration),
+    Parser("boxes of own scans", samples_datasets.own_scans, "boxes.json", json_mutation(), _own_boxes),
+    Parser("boxes of own scans, written", samples_datasets.own_scans, "boxes.json", json_mutation(), _own_infos, 0.05),
     Parser("info file, drawn", samples_datasets.t4_dataset, _INFOS, pickle_mutation, _preview, 0.01),
     Parser("point file, alone", samples_datasets.t4_dataset, _POINTS, records_mutation, _points),
     Parser(

@@ -166,6 +166,51 @@ def t4_tables(folder: Path) -> None:
     (folder / "classes.json").write_text(json.dumps(rules))
 
 
+def kitti(folder: Path) -> None:
+    """An info file of a frame, and a file of labels and one of a calibration."""
+    camera = {"lidar2cam": _pose(), "cam2img": _pose(), "width": 1242, "height": 375}
+    labelled = {
+        "bbox_3d": [1.6, 1.7, 13.2, 3.9, 1.5, 1.6, -1.6],
+        "bbox_label_3d": 1,
+        "num_lidar_pts": 20,
+        "kitti_type": "Car",
+    }
+    region = {"bbox_3d": [-1000.0] * 3 + [-1.0] * 3 + [-10.0], "bbox_label_3d": -1, "num_lidar_pts": -1}
+    sample = {
+        "sample_idx": 7,
+        "images": {"CAM2": camera},
+        "lidar_points": {"num_pts_feats": 4, "lidar_path": "000007.bin"},
+        "instances": [labelled, region],
+    }
+    metainfo = {"categories": {"Pedestrian": 0, "Car": 1, "DontCare": -1}, "dataset": "kitti", "fov_crop": True}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "kitti_infos_val.pkl").write_bytes(pickle.dumps({"metainfo": metainfo, "data_list": [sample]}))
+    car = "Car 0.00 0 -1.57 600 150 700 210 1.53 1.63 3.88 1.65 1.71 13.2 -1.58"
+    (folder / "label.txt").write_text(f"{car}\n0 3 {car}\nDontCare -1 -1 -10 5 6 7 8 -1 -1 -1 -1000 -1000 -1000 -10\n")
+    rows = "1 0 0 0 0 1 0 0 0 0 1 0"
+    (folder / "calib.txt").write_text(f"P2: {rows}\nR0_rect: 1 0 0 0 1 0 0 0 1\nTr_velo_to_cam: {rows}\n")
+
+
+def own_scans(folder: Path) -> None:
+    """Two scans, and a JSON of their boxes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    frames = []
+    for index in range(2):
+        cloud(index).astype("<f4").tofile(folder / f"{index}.bin")
+        box = {"label": "car", "x": 1.0, "y": 2.0, "z": 0.5, "l": 4.0, "w": 2.0, "h": 1.5, "yaw": 0.1, "vx": 1.0}
+        pose = {"translation": [1.0, 2.0, 0.0], "rotation": [1.0, 0.0, 0.0, 0.0]}
+        frames.append(
+            {
+                "file": f"{index}.bin",
+                "scene": "s",
+                "timestamp": 100.0 + index / 10,
+                "ego2global": pose if index else _pose(),
+                "boxes": [{**box, "vy": 0.0, "num_points": 5}],
+            }
+        )
+    (folder / "boxes.json").write_text(json.dumps({"classes": ["car", "bus"], "frames": frames}))
+
+
 def scans(folder: Path) -> None:
     """One cloud as float32 records and as PCD in its three storages."""
     points = cloud(3)[:, :4]
