@@ -112,7 +112,7 @@ def find_abilities(
     folder: Path,
     *,
     prepare: Callable[[nn.Module, ModelSpec], None] | None = None,
-    canvas: Tensor | None = None,
+    canvas: Callable[[Attempt], Tensor] | None = None,
 ) -> Attempt:
     """Tries every step.
 
@@ -121,7 +121,7 @@ def find_abilities(
         checkpoint: Its weights; None: seeded ones.
         folder: An empty folder for what is made.
         prepare: Changes the model's seeded weights before anything is made of them.
-        canvas: To calibrate INT8 on; a made-up one by default.
+        canvas: What INT8 is calibrated on, of a model that is built; made up by default.
     """
     attempt = Attempt(model_config, checkpoint, folder)
 
@@ -215,7 +215,7 @@ def _round(attempt: Attempt) -> None:
         convert_precision(read_onnx(path), "fp16")
 
 
-def _quantize(attempt: Attempt, canvas: Tensor | None) -> None:
+def _quantize(attempt: Attempt, canvas: Callable[[Attempt], Tensor] | None) -> None:
     from export.onnx_export import OnnxExportSettings, export_components
     from export.opsets import INT8_OPSET
     from export.quantized_model import planned_layers, quantize_float_model
@@ -223,7 +223,7 @@ def _quantize(attempt: Attempt, canvas: Tensor | None) -> None:
 
     if attempt.quantized is None:
         settings = PtqSettings(num_batches=1, amax_method="max", weight_method="max")
-        batches = [_made_up(attempt.known) if canvas is None else canvas]
+        batches = [_made_up(attempt.known) if canvas is None else canvas(attempt)]
         attempt.quantized = quantize_float_model(copy.deepcopy(attempt.network), attempt.known, batches, settings)
     export = OnnxExportSettings(
         opset_version=INT8_OPSET,
