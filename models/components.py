@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
 from torch import nn
 
 from base.errors import ConfigError
@@ -25,10 +26,17 @@ class VoxelEncoder(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.pfn_layers = cast(Any, model).pts_voxel_encoder.pfn_layers
-        self.takes_mean = getattr(self.pfn_layers[0], "mode", "max") == "avg"
+        encoder = cast(Any, model).pts_voxel_encoder
+        self.is_dynamic = not hasattr(self.pfn_layers[0], "mode")
+        if self.is_dynamic:
+            self.takes_mean = encoder.pfn_scatter.average_points
+        else:
+            self.takes_mean = self.pfn_layers[0].mode == "avg"
 
     def forward(self, input_features: Tensor) -> Tensor:
         """(N, P, F) decorated points, zero in padded rows -> (N, 1, C)."""
+        if self.is_dynamic:
+            return self._rows(input_features)
         if not self.takes_mean:
             features = input_features
             for layer in self.pfn_layers:
@@ -38,6 +46,19 @@ class VoxelEncoder(nn.Module):
         for layer in self.pfn_layers:
             features = layer(features, num_points)
         return features
+
+    def _rows(self, input_features: Tensor) -> Tensor:
+        """Rows of dynamic pillars: the one layer, and a maximum or a share of the mean over the row's own points."""
+        features = input_features[:, :, :-1] if self.takes_mean else input_features
+        linear, norm, rectifier = self.pfn_layers[0]
+        points = linear(features)
+        points = rectifier(norm(points.permute(0, 2, 1).contiguous()).permute(0, 2, 1).contiguous())
+        if not self.takes_mean:
+            return torch.max(points, dim=1, keepdim=True)[0]
+        # Repeated points say that their pillar has none.
+        num_points = input_features[:, :, -1:]
+        own = (num_points > 0).to(points.dtype)
+        return (points * own).sum(dim=1, keepdim=True) / num_points[:, :1]
 
 
 class BackboneNeckHead(nn.Module):

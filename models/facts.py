@@ -143,6 +143,9 @@ class ModelFacts:
         point_distance: Whether it carries the length of its x, y, z, as they enter the encoder.
         legacy_encoder: Whether x, y, z enter as the offsets to the pillar's centre, as mmdet3d's `legacy` encoder
             leaves them, which writes the offsets into its own input.
+        dynamic_pillars: Whether a pillar has any number of points. It enters as rows of `max_points_per_voxel` points,
+            the last of which is filled with its first point, and the canvas joins the rows of a pillar. `max_voxels`
+            counts rows.
         encoder_mode: "max", or "avg": the sum over all slots of a pillar, padded ones too, by its number of points.
         decoding: "top_k" as mmdet3d does it, or "class_peaks": `max_detections_before_nms` peaks of each class, which
             are suppressed among their own class, and the best `post_max_size` of all (`runtime.class_peaks`).
@@ -172,6 +175,7 @@ class ModelFacts:
     point_distance: bool = omitted_default(False)
     legacy_encoder: bool = omitted_default(False)
     encoder_mode: str = omitted_default("max")
+    dynamic_pillars: bool = omitted_default(False)
     decoding: str = omitted_default(TOP_K)
 
     @classmethod
@@ -251,7 +255,7 @@ class ModelFacts:
     @property
     def has_usual_decoration(self) -> bool:
         """Whether points are decorated as vehicles and kernels do it: both offsets, and a maximum over the points."""
-        unusual = self.point_distance or self.legacy_encoder or self.encoder_mode != "max"
+        unusual = self.point_distance or self.legacy_encoder or self.encoder_mode != "max" or self.dynamic_pillars
         return self.cluster_center and self.voxel_center_dims > 0 and not unusual
 
     @property
@@ -261,6 +265,7 @@ class ModelFacts:
         parts += ["offsets to the cluster's mean"] * self.cluster_center
         parts += ["offsets to the pillar's centre"] * bool(self.voxel_center_dims)
         parts += ["a distance"] * self.point_distance
+        parts += ["any number of points a pillar"] * self.dynamic_pillars
         return f"{', '.join(parts)} and their {'mean' if self.encoder_mode == 'avg' else 'maximum'}"
 
     @property

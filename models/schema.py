@@ -12,7 +12,8 @@ from pydantic import Field
 
 from base.errors import ConfigError
 from base.parsing import FromList, Items, NonEmptyStr, NonNegativeFloat, Record, Share, parse
-from models.unsupported import refuse_unsupported
+from models.dynamic_pillars import in_rows
+from models.unsupported import is_dynamic, refuse_unsupported
 
 __all__ = ["ModelConfig", "SpecRecord", "parse_model", "parse_spec"]
 
@@ -50,7 +51,7 @@ class VoxelLayer(_Part):
 class Preprocessor(_Part):
     """mmdet3d's Det3DDataPreprocessor."""
 
-    voxel_type: Literal["hard"] = "hard"
+    voxel_type: Literal["hard", "dynamic"] = "hard"
     voxel_layer: VoxelLayer
 
 
@@ -230,6 +231,7 @@ class SpecRecord(Record):
     point_distance: bool = False
     legacy_encoder: bool = False
     encoder_mode: Literal["max", "avg"] = "max"
+    dynamic_pillars: bool = False
     decoding: Decoding = "top_k"
 
     def all_tasks(self) -> tuple[TaskRecord, ...]:
@@ -269,6 +271,8 @@ def parse_model(model: object, file: str) -> ModelConfig:
                 raise ConfigError(f"{file}: model.{missing} is missing; it is needed to describe the network.")
             node = node[key]
     refuse_unsupported(plain, file)
+    if is_dynamic(plain):
+        plain = in_rows(plain)
     return parse(ModelConfig, plain, file=file, at=("model",), error=ConfigError, remedy=_REMEDY)
 
 

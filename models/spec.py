@@ -167,6 +167,7 @@ class ModelSpec(ModelFacts):
                 "whatever it is told. Set legacy=False, with_distance=False, mode='max' and leave the rest out."
             )
         max_voxels = layer.max_voxels
+        is_dynamic = model.data_preprocessor.voxel_type == "dynamic"
         spec = cls(
             name=str(cfg.get("name", "")) or _stem(file),
             point_cloud_range=layer.point_cloud_range,
@@ -186,8 +187,9 @@ class ModelSpec(ModelFacts):
             cluster_center=encoder.with_cluster_center,
             point_distance=bool(encoder.with_distance),
             # Without the offset there is nothing that the legacy path would write into its input.
-            legacy_encoder=encoder.legacy and encoder.with_voxel_center,
+            legacy_encoder=encoder.legacy and encoder.with_voxel_center and not is_dynamic,
             encoder_mode=encoder.mode,
+            dynamic_pillars=is_dynamic,
         )
         check_config(spec, model, file)
         return spec

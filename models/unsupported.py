@@ -8,15 +8,24 @@ from typing import Any
 from base.errors import ConfigError
 from base.messages import shown, shown_place
 
-__all__ = ["DEFORMABLE", "random_steps", "refuse_augmented", "refuse_unsupported", "step_kind", "uses_layer"]
+__all__ = [
+    "DEFORMABLE",
+    "is_dynamic",
+    "random_steps",
+    "refuse_augmented",
+    "refuse_unsupported",
+    "step_kind",
+    "uses_layer",
+]
 
 DEFORMABLE = frozenset({"DCN", "DCNv2"})
 """mmcv's deformable convolutions, which are exported as GridSample (`models.deform_conv`)."""
 
 _DYNAMIC = (
-    "Dynamic pillars hold any number of points, and what is exported, like Autoware's node, takes a fixed number. "
-    "Train with voxel_type='hard', PillarFeatureNet and a max_num_points."
+    "Dynamic pillars, of any number of points, are voxel_type='dynamic' with max_num_points=-1 and a "
+    "'DynamicPillarFeatureNet'; others are voxel_type='hard' with a max_num_points and a 'PillarFeatureNet'."
 )
+_DYNAMIC_ENCODER = "DynamicPillarFeatureNet"
 # Steps that draw at random, whatever their arguments.
 _RANDOM_STEPS = frozenset({"ObjectNoise", "ObjectSample", "PointShuffle", "PointSample", "RandomDropPointsColor"})
 
@@ -47,7 +56,9 @@ def refuse_unsupported(model: Mapping[str, Any], file: str) -> None:
     """
     preprocessor = _part(model, "data_preprocessor")
     voxel_type = preprocessor.get("voxel_type", "hard")
-    if isinstance(voxel_type, str) and voxel_type != "hard":
+    encoder, middle = (step_kind(model.get(name)) for name in ("pts_voxel_encoder", "pts_middle_encoder"))
+    is_rightly_dynamic = is_dynamic(model)
+    if isinstance(voxel_type, str) and voxel_type != "hard" and not is_rightly_dynamic:
         reason = _DYNAMIC if voxel_type == "dynamic" else "Pillars of another kind cannot be exported."
         raise ConfigError(
             f"{file}: model.data_preprocessor.voxel_type is {shown(voxel_type)}, but must be 'hard'. {reason}"
@@ -55,14 +66,15 @@ def refuse_unsupported(model: Mapping[str, Any], file: str) -> None:
     layer = _part(preprocessor, "voxel_layer")
     for name in ("max_num_points", "max_voxels"):
         value = layer.get(name)
-        if -1 in (value if isinstance(value, list | tuple) else [value]):
+        if not is_rightly_dynamic and -1 in (value if isinstance(value, list | tuple) else [value]):
             raise ConfigError(
                 f"{file}: model.data_preprocessor.voxel_layer.{name} is {shown(value)}, but must be at least 1: -1 "
                 f"stands for dynamic pillars. {_DYNAMIC}"
             )
-    encoder, middle = (step_kind(model.get(name)) for name in ("pts_voxel_encoder", "pts_middle_encoder"))
-    if encoder.startswith("Dynamic"):
+    if encoder == _DYNAMIC_ENCODER and not is_rightly_dynamic:
         raise ConfigError(f"{file}: model.pts_voxel_encoder is a {shown(encoder)}. {_DYNAMIC}")
+    if is_rightly_dynamic:
+        _check_dynamic(model, file)
     for name, kind, is_3d in (
         ("pts_voxel_encoder", encoder, encoder.endswith("VFE")),
         ("pts_middle_encoder", middle, middle.startswith("Sparse")),
@@ -71,6 +83,33 @@ def refuse_unsupported(model: Mapping[str, Any], file: str) -> None:
             raise ConfigError(
                 f"{file}: model.{name} is a {shown(kind)}: a network on voxels with sparse 3D convolutions, which have "
                 "no ONNX operator. Only pillars (PillarFeatureNet, PointPillarsScatter) can be exported."
+            )
+
+
+def is_dynamic(model: Mapping[str, Any]) -> bool:
+    """Whether pillars hold any number of points, as both places that have a say agree."""
+    kind = _part(model, "data_preprocessor").get("voxel_type", "hard")
+    return kind == "dynamic" and step_kind(model.get("pts_voxel_encoder")) == _DYNAMIC_ENCODER
+
+
+def _check_dynamic(model: Mapping[str, Any], file: str) -> None:
+    """What dynamic pillars must be to be taken row by row (`models.dynamic_pillars`)."""
+    channels = _part(model, "pts_voxel_encoder").get("feat_channels", (64,))
+    if isinstance(channels, list | tuple) and len(channels) > 1:
+        raise ConfigError(
+            f"{file}: model.pts_voxel_encoder.feat_channels is {shown(channels)}: {len(channels)} layers on dynamic "
+            "pillars. The second takes the maximum over a whole pillar, however many points it has, and a graph has a "
+            "fixed number of points. One layer can be exported."
+        )
+    layer = _part(_part(model, "data_preprocessor"), "voxel_layer")
+    limits, size = layer.get("point_cloud_range"), layer.get("voxel_size")
+    numbers = [*limits, *size] if isinstance(limits, list) and isinstance(size, list) else []
+    if len(numbers) == 9 and all(isinstance(number, int | float) for number in numbers) and numbers[8] > 0:
+        levels = round((numbers[5] - numbers[2]) / numbers[8])
+        if levels != 1:
+            raise ConfigError(
+                f"{file}: point_cloud_range and voxel_size make {levels} cells along z; dynamic pillars have one. Make "
+                "the height of a cell that of the range."
             )
 
 

@@ -75,6 +75,8 @@ def _open_packed(spec: ModelSpec, backend: Any, decoder: Decoder, options: dict[
     from runtime.pillar_weights import PillarWeights
     from runtime.pipeline import Pipeline
 
+    if spec.dynamic_pillars:
+        return Pipeline(spec, backend, decoder)
     path = component_paths(spec, options["onnx_dir"], ".onnx", options.get("files"), "")[VOXEL_ENCODER]
     try:
         encoder = PillarWeights.from_onnx(path)

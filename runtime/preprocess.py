@@ -7,6 +7,7 @@ the same sequence of float32 operations, so that every device gives the same bit
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,6 +38,8 @@ def voxelize(points: Any, spec: ModelSpec) -> Voxels:
         DataError: the array has another shape or type.
     """
     _check_points(points, spec)
+    if spec.dynamic_pillars:
+        raise ValueError(f"Pillars of model '{spec.name}' hold any number of points; preprocess makes rows of them.")
     if not isinstance(points, np.ndarray):
         from runtime.preprocess_torch import voxelize_torch
 
@@ -86,8 +89,13 @@ def pack(points: NDArray[np.float32], spec: ModelSpec) -> PackedVoxels:
     starts = np.flatnonzero(is_start)
     sizes = np.diff(np.append(starts, len(key)))
     # A pillar's place is the rank of its first point.
-    chosen = np.argsort(position_in_kept[starts])[: spec.max_voxels]
-    num_points = np.minimum(sizes[chosen], spec.max_points_per_voxel)
+    chosen = np.argsort(position_in_kept[starts])
+    num_points = sizes[chosen]
+    if not spec.dynamic_pillars:
+        chosen, num_points = (
+            chosen[: spec.max_voxels],
+            np.minimum(num_points, spec.max_points_per_voxel)[: spec.max_voxels],
+        )
     ends = np.cumsum(num_points)
     rows = np.arange(ends[-1]) + np.repeat(starts[chosen] - (ends - num_points), num_points)
     return PackedVoxels(
@@ -149,9 +157,44 @@ def decorate_packed(packed: PackedVoxels, spec: ModelSpec) -> NDArray[np.float32
 
 
 def preprocess(points: Any, spec: ModelSpec) -> EncoderInput:
-    """`voxelize` and `decorate` in one step; arguments and errors as there."""
+    """`voxelize` and `decorate` in one step, or rows of dynamic pillars; arguments and errors as there."""
+    if spec.dynamic_pillars:
+        if isinstance(points, np.ndarray):
+            return _rows(points, spec)
+        import torch
+
+        rows = _rows(points.cpu().numpy(), spec)
+        features, coords = (torch.from_numpy(value).to(points.device) for value in (rows.features, rows.coords))
+        return EncoderInput(features, coords, rows.counts)
     voxels = voxelize(points, spec)
     return EncoderInput(decorate(voxels, spec), voxels.coords, voxels.counts)
+
+
+def _rows(points: NDArray[np.float32], spec: ModelSpec) -> EncoderInput:
+    """Dynamic pillars as rows of P points; the last row of a pillar is filled with its first point.
+
+    Rows of a pillar stand behind each other. Pillars whose rows have no room are left out whole.
+    """
+    packed, limit = pack(points, spec), spec.max_points_per_voxel
+    chunks = -(-packed.num_points // limit)
+    ends = np.cumsum(chunks)
+    kept = int(np.searchsorted(ends, spec.max_voxels, side="right"))
+    features = decorate_packed(packed, spec)[: packed.num_points[:kept].sum()]
+    pillars = packed.pillars[: len(features)]
+    slots = np.arange(len(features)) - packed.starts[pillars]
+    rows, slots = (ends - chunks)[pillars] + slots // limit, slots % limit
+    first = np.flatnonzero(slots == 0)
+    filled = np.repeat(features[first][:, None], limit, axis=1)
+    if spec.encoder_mode == "avg":
+        filled[:, :, -1] = 0
+    filled[rows, slots] = features
+    counts = dataclasses.replace(
+        packed.counts,
+        voxels=kept,
+        dropped_voxels=len(packed) - kept,
+        dropped_points=int(packed.num_points[kept:].sum()),
+    )
+    return EncoderInput(filled, np.repeat(packed.coords[:kept], chunks[:kept], axis=0), counts)
 
 
 def _length(xyz: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -21,7 +21,8 @@ def scatter(pillar_features: Any, coords: Any, spec: ModelSpec) -> Any:
 
     Args:
         pillar_features: (M, C) or (M, 1, C) float32 numpy array or torch tensor.
-        coords: (M, 3) int32 [z, y, x] of the same kind and device; each cell at most once.
+        coords: (M, 3) int32 [z, y, x] of the same kind and device; each cell at most once, but for dynamic pillars,
+            whose rows stand behind each other and are joined.
 
     Returns:
         (1, C, H, W) of the same kind, type and device; H runs along y.
@@ -34,7 +35,14 @@ def scatter(pillar_features: Any, coords: Any, spec: ModelSpec) -> Any:
     _, channels, height, width = spec.canvas_shape
     features = pillar_features.reshape(len(coords), channels)
     canvas = features.new_zeros((channels, height * width))
-    canvas[:, coords[:, 1].long() * width + coords[:, 2].long()] = features.t()
+    cells = coords[:, 1].long() * width + coords[:, 2].long()
+    if spec.dynamic_pillars and spec.encoder_mode == "avg":
+        canvas.index_add_(1, cells, features.t())
+    elif spec.dynamic_pillars:
+        # After a ReLU nothing is below the canvas' zeros.
+        canvas.scatter_reduce_(1, cells.expand(channels, -1), features.t(), "amax")
+    else:
+        canvas[:, cells] = features.t()
     return canvas.view(spec.canvas_shape)
 
 
@@ -73,6 +81,11 @@ class Canvas:
             )
         flat = self._canvas.reshape(channels, height * width)
         flat[:, self._written] = 0.0
-        self._written = y * width + x
-        flat[:, self._written] = pillar_features.reshape(num_pillars, channels).T
+        cells, features = y * width + x, pillar_features.reshape(num_pillars, channels)
+        if self._spec.dynamic_pillars and num_pillars:
+            first = np.flatnonzero(np.diff(cells, prepend=-1))
+            join = np.add if self._spec.encoder_mode == "avg" else np.maximum
+            cells, features = cells[first], join.reduceat(features, first)
+        self._written = cells
+        flat[:, cells] = features.T
         return self._canvas

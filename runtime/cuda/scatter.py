@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from typing import TYPE_CHECKING, Any
 
+from base.errors import ConfigError
 from runtime.cuda.device import pointers
 
 if TYPE_CHECKING:
@@ -34,6 +35,11 @@ class ScatterKernel:
     """`runtime.scatter.scatter` on device memory, compiled for one model and device."""
 
     def __init__(self, device: CudaDevice, spec: ModelSpec) -> None:
+        if spec.dynamic_pillars:
+            raise ConfigError(
+                f"Model '{spec.name}' has dynamic pillars, whose rows this scatter does not join. Use the pytorch, "
+                "onnx or openvino backend on the CPU, or pytorch on a GPU."
+            )
         self._device = device
         _, self._channels, self._height, self._width = spec.canvas_shape
         self._kernel: Any = device.compile(_SOURCE, "scatter_pillars")
