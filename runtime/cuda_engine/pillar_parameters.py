@@ -178,6 +178,10 @@ def check_encoder(spec: ModelSpec, layer_channels: tuple[int, ...], capacity: in
         layer_channels: Results of each layer of its pillar encoder for a point, without the maximum beside them.
         capacity: Most points of a frame.
     """
+    if spec.dynamic_pillars:
+        raise ConfigError(
+            f"Model '{spec.name}' has dynamic pillars, of any number of points; this engine's kernels limit it."
+        )
     if spec.encoder_mode != "max":
         raise ConfigError(
             f"Model '{spec.name}': its pillar encoder takes the mean of a pillar's slots (mode '{spec.encoder_mode}'); "

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from base.errors import ConfigError
+from autoware.bundle import require_runnable
+from base.errors import ConfigError, ExportError
 from models.build import build_model, import_mmdet3d
 from models.components import extract_components
 from models.spec import VOXEL_ENCODER, ModelSpec
+from runtime.cuda_engine.pillar_parameters import check_encoder
 from runtime.opening import open_detector
 from runtime.preprocess import preprocess, voxelize
 from runtime.scatter import scatter
@@ -132,6 +134,14 @@ def test_what_rows_cannot_do_is_refused() -> None:
         part.voxel_size = [0.32, 0.32, 4.0]
     with pytest.raises(ConfigError, match="make 2 cells along z; dynamic pillars have one"):
         ModelSpec.from_config(cfg)
+
+
+def test_kernels_and_the_vehicle_say_that_they_take_a_fixed_number() -> None:
+    spec = ModelSpec.from_config(dynamic_config())
+    with pytest.raises(ConfigError, match="has dynamic pillars, of any number of points; this engine's kernels"):
+        check_encoder(spec, (8,), 1000)
+    with pytest.raises(ExportError, match="any number of points a pillar and their maximum; the node feeds"):
+        require_runnable(spec, Path("model"))
 
 
 def test_the_specification_travels() -> None:
