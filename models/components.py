@@ -52,7 +52,7 @@ class VoxelEncoder(nn.Module):
         features = input_features[:, :, :-1] if self.takes_mean else input_features
         linear, norm, rectifier = self.pfn_layers[0]
         points = linear(features)
-        points = rectifier(norm(points.permute(0, 2, 1).contiguous()).permute(0, 2, 1).contiguous())
+        points = cast("Tensor", rectifier(norm(points.permute(0, 2, 1).contiguous()).permute(0, 2, 1).contiguous()))
         if not self.takes_mean:
             return torch.max(points, dim=1, keepdim=True)[0]
         # Repeated points say that their pillar has none.

@@ -81,11 +81,12 @@ class Canvas:
             )
         flat = self._canvas.reshape(channels, height * width)
         flat[:, self._written] = 0.0
-        cells, features = y * width + x, pillar_features.reshape(num_pillars, channels)
+        cells: NDArray[np.int64] = y * width + x
+        features: NDArray[np.float32] = pillar_features.reshape(num_pillars, channels)
         if self._spec.dynamic_pillars and num_pillars:
-            first = np.flatnonzero(np.diff(cells, prepend=-1))
+            begins = np.flatnonzero(np.diff(cells, prepend=-1))
             join = np.add if self._spec.encoder_mode == "avg" else np.maximum
-            cells, features = cells[first], join.reduceat(features, first)
+            cells, features = cells[begins], join.reduceat(features, begins)
         self._written = cells
         flat[:, cells] = features.T
         return self._canvas

@@ -63,7 +63,7 @@ def stock_scatter(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_canvas_is_that_of_mmdet3ds_encoder(encoder: dict[str, Any]) -> None:
     cfg = dynamic_config(**encoder)
     spec = ModelSpec.from_config(cfg)
-    model = build_model(cfg)
+    model: Any = build_model(cfg)
     points = crowded(1)
     limits = np.asarray(spec.point_cloud_range, np.float32)
     cells = np.floor((points[:, :3] - limits[:3]) / np.asarray(spec.voxel_size, np.float32)).astype(np.int64)
@@ -87,7 +87,8 @@ def test_canvas_is_that_of_mmdet3ds_encoder(encoder: dict[str, Any]) -> None:
 
 def test_every_cpu_backend_finds_the_same_boxes(tmp_path: Path) -> None:
     cfg = dynamic_config()
-    spec, model = ModelSpec.from_config(cfg), build_model(cfg)
+    spec = ModelSpec.from_config(cfg)
+    model: Any = build_model(cfg)
     with torch.no_grad():
         last = model.pts_bbox_head.task_heads[0].heatmap[-1]
         last.weight.mul_(20)
