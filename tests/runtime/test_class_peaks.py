@@ -19,7 +19,6 @@ from base.errors import ConfigError
 from models.spec import HeadSpec, ModelSpec, TaskSpec
 from models.validity import check_spec
 from runtime.class_peaks import class_peaks, suppress_by_class
-from runtime.cuda_engine.decode_parameters import DECODE_SIZES, DecodeModel
 from runtime.decode import decode
 from tests.runtime.peak_cases import CASES, RANGE, STRIDE, VOXEL, PeakCase, random_outputs
 from tests.runtime.small_model import small_spec
@@ -129,9 +128,7 @@ def test_specifications_of_other_models_do_not_mention_it() -> None:
     assert ModelSpec.from_dict(plain.to_dict()) == plain
 
 
-def test_what_cannot_do_it_says_so() -> None:
+def test_overlaps_do_not_suppress_peaks() -> None:
     spec = spec_of(CASES[1])
-    with pytest.raises(ConfigError, match=r"best peaks of each class .*Use another backend"):
-        DecodeModel.from_spec(spec, DECODE_SIZES)
     with pytest.raises(ConfigError, match="suppressed by the distance of centres alone"):
         check_spec(dataclasses.replace(spec, nms_type="rotate", nms_iou_threshold=0.2), "config.py")
