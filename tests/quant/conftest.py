@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,21 +19,44 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _layouts_are_kept() -> Iterator[None]:
-    """Every training has yapf lay out its config five times, half a second each; the same text is laid out once."""
+def _configs_are_not_laid_out() -> Iterator[None]:
+    """Every training has yapf lay out its config five times, half a second each, for people to read."""
     from mmengine.config import config
 
-    lay_out, known = config.FormatCode, dict[str, Any]()
-
-    def remembered(text: str, **options: Any) -> Any:
-        key = f"{text}{options}"
-        if key not in known:
-            known[key] = lay_out(text, **options)
-        return known[key]
+    def as_it_is(text: str, **_: Any) -> tuple[str, bool]:
+        return text, False
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(config, "FormatCode", remembered)
+        patch.setattr(config, "FormatCode", as_it_is)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ranges_of_weights_are_searched_once() -> Iterator[None]:
+    """Every calibration searches those of the demo model's weights, for a second; `test_amax_weights` tests that."""
+    calibrator: Any = importlib.import_module("quant.calibration.calibrator")
+    search, known = calibrator.weight_amax, dict[Any, torch.Tensor]()
+
+    def remembered(weight: torch.Tensor, axis: int | None, method: str = "mse", name: str = "weight") -> torch.Tensor:
+        values = weight.detach().cpu().contiguous()
+        key = (hashlib.sha256(values.numpy().tobytes()).digest(), values.dtype, values.shape, axis, method)
+        if key not in known:
+            known[key] = search(weight, axis, method, name)
+        return known[key].clone()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibrator, "weight_amax", remembered)
+        yield
+
+
+@pytest.fixture(scope="session")
+def four_frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A generated dataset: two training scenes of two frames, and one to score. Tests leave it as it is."""
+    from datasets.synthetic.dataset_writer import DatasetConfig, generate
+
+    root = tmp_path_factory.mktemp("four_frames") / "t4"
+    generate(DatasetConfig({"train": 2, "val": 1}, frames_per_scene=2, seed=5, sweeps=1), root, workers=1)
+    return root
 
 
 @pytest.fixture(scope="session")

@@ -21,18 +21,15 @@ FRAMES = 4
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(four_frames: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Work dir of one epoch with two processes of one frame a step, with an averaged model and a scored frame."""
-    from datasets.synthetic.dataset_writer import DatasetConfig, generate
-
     root = tmp_path_factory.mktemp("distributed")
-    data, work_dir = root / "t4", root / "work"
+    work_dir = root / "work"
     work_dir.mkdir()
-    generate(DatasetConfig({"train": 2, "val": 1}, frames_per_scene=FRAMES // 2, seed=5, sweeps=1), data, workers=1)
     options = {
         "--config": CONFIG,
         "--checkpoint": CHECKPOINT,
-        "--data-root": data,
+        "--data-root": four_frames,
         "--calibrate-batches": 2,
         "--epochs": 1,
         "--lr": "1e-4",

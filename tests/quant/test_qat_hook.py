@@ -18,13 +18,8 @@ CHECKPOINT = REPOSITORY / "models" / "zoo" / "centerpoint_t4_demo" / "checkpoint
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four training frames, one to score."""
-    from datasets.synthetic.dataset_writer import DatasetConfig, generate
-
-    root = tmp_path_factory.mktemp("qat") / "t4"
-    generate(DatasetConfig({"train": 2, "val": 1}, frames_per_scene=2, seed=5, sweeps=1), root, workers=1)
-    return root
+def dataset(four_frames: Path) -> Path:
+    return four_frames
 
 
 @pytest.fixture(autouse=True)
