@@ -143,11 +143,12 @@ class BoxPoints:
             self.expected += 1
             self.found += bool(in_box(points, box, _MARGIN_M).any())
 
-    def findings(self, place: str) -> Iterator[Finding]:
+    def findings(self, place: str, check: str = "box-points") -> Iterator[Finding]:
         """That boxes and points are not of one frame.
 
         Args:
             place: The dataset, for messages.
+            check: As what it is told.
         """
         if self.expected >= _FEW and self.found < _FOUND_SHARE * self.expected:
             value = (
@@ -159,4 +160,4 @@ class BoxPoints:
                 "Boxes and points are not in one frame: compare ego poses, the sensor's calibration, the order of "
                 "quaternions (w, x, y, z), and whether the files are those of these frames."
             )
-            yield Finding(KNOWN_CHECKS["box-points"], place, value, remedy=remedy)
+            yield Finding(KNOWN_CHECKS[check], place, value, remedy=remedy)

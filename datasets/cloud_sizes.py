@@ -52,7 +52,7 @@ def _frame(info: dict[str, Any], key: Any, sweeps: Any, known: dict[str, int]) -
     """Points of the files that a frame is made of."""
     if key is None:
         return
-    own = _points(info["lidar_points"]["lidar_path"], key.load_dim, known)
+    own = _points(info["lidar_points"]["lidar_path"], _columns(key), known)
     yield own
     if sweeps is None:
         return
@@ -61,15 +61,22 @@ def _frame(info: dict[str, Any], key: Any, sweeps: Any, known: dict[str, int]) -
         yield own * sweeps.sweeps_num if sweeps.pad_empty_sweeps else 0
         return
     for sweep in before[: sweeps.sweeps_num]:
-        yield _points(sweep["lidar_points"]["lidar_path"], sweeps.load_dim, known)
+        yield _points(sweep["lidar_points"]["lidar_path"], _columns(sweeps), known)
 
 
-def _points(path: str, load_dim: int, known: dict[str, int]) -> int:
+def _columns(step: Any) -> int:
+    """Numbers of a point in the files that a step reads."""
+    stored = getattr(step, "stored", None)
+    columns = None if stored is None else stored.columns
+    return int(step.load_dim) if columns is None else len(columns)
+
+
+def _points(path: str, columns: int, known: dict[str, int]) -> int:
     if path not in known:
         try:
             with open_regular(path) as stream:
                 head, size = stream.read(_HEADER_BYTES), os.fstat(stream.fileno()).st_size
         except DataError:
             size, head = 0, b""
-        known[path] = points_of_header(head) if begins_as_pcd(head) else size // (4 * load_dim)
+        known[path] = points_of_header(head) if begins_as_pcd(head) else size // (4 * columns)
     return known[path]

@@ -28,6 +28,8 @@ _SWEEP_STEPS = ("LoadPointsFromMultiSweeps", "LoadSweeps")
 _LOAD_DIM, _SWEEP_LOAD_DIM, _SWEEPS = 6, 5, 10
 # Of a category's objects, this share must contradict before a word is said.
 _MOST = 0.5
+# Samples below which nothing is said of files that they share.
+_FEW_SAMPLES = 10
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ class SampleComparison:
         self._flag: tuple[str, bool, int] | None = None
         self._flags = self._objects = 0
         self._boxes = BoxWatch()
+        self._files: Counter[str] = Counter()
 
     def add(self, sample: Sample, *, has_time: bool = True) -> None:
         """Shows the next sample; without a time of its own it is compared with no other's."""
@@ -90,6 +93,7 @@ class SampleComparison:
         scene = (sample.scene_token or sample.scene_name or "") if has_time else ""
         times = tuple(sweep.timestamp for sweep in sweeps)
         has_others = any(sweep.lidar_points.lidar_path != sample.lidar_points.lidar_path for sweep in sweeps)
+        self._files[sample.lidar_points.lidar_path] += 1
         self._times.append(FrameTimes(place, sample.token, scene, sample.timestamp, times, has_others))
         self._count("LoadPointsFromFile", sample.lidar_points.num_pts_feats, f"{place}.lidar_points")
         for number, sweep in enumerate(sweeps):
@@ -119,6 +123,7 @@ class SampleComparison:
     def findings(self) -> Iterator[Finding]:
         """What contradicts what, of all samples that were shown."""
         yield from self._compare_features()
+        yield from self._compare_files()
         slips = list(compare_times(self._times, self._file))
         yield from slips
         if not slips:
@@ -141,6 +146,20 @@ class SampleComparison:
                     f"So it is with {count} files. Read with the wrong number, every value stands in another column. "
                     "Correct whichever is wrong: a file has 4 bytes for each number.",
                 )
+
+    def _compare_files(self) -> Iterator[Finding]:
+        """Each key frame has a scan of its own."""
+        shared = [(path, count) for path, count in self._files.most_common() if count > 1]
+        number = sum(count for _, count in shared)
+        if self._files.total() >= _FEW_SAMPLES and number > _MOST * self._files.total():
+            path, count = shared[0]
+            yield Finding(
+                KNOWN_CHECKS["key-frame-files"],
+                f"{self._file}, data_list",
+                f"{number} of {self._files.total()} samples name a point file that another one names, such as "
+                f"{shown_file(path)} ({count} samples)",
+                remedy="Their boxes would be held against one scan. Write the file again, each sample with its own.",
+            )
 
     def _compare_labels(self) -> Iterator[Finding]:
         """Labels and the names that the annotators gave, where a category is called as one of the classes."""

@@ -17,6 +17,7 @@ from base.errors import ConfigError, DataError
 from base.files import user_path
 from base.lazy import require
 from base.messages import shown, shown_file
+from datasets.box_plausibility import BoxPoints
 from datasets.cloud_facts import CloudFacts
 from datasets.cloud_sizes import largest_frame
 from datasets.ground_truth import count_annotations, judge_annotations
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 __all__ = ["Frame", "FrameSource", "check_pipeline", "open_frames"]
 
 _DATASETS = ("T4Dataset", "NuScenesDataset", "KittiDataset")
+# Frames of which boxes are held against points.
+_HELD = 16
 # What only mmdet3d's own datasets take.
 _OF_MMDET3D = ("modality", "load_type", "default_cam_key", "pcd_limit_range")
 
@@ -80,6 +83,8 @@ class FrameSource:
             if isinstance(step, CheckedLoadPoints):
                 step.watch = watch
         self.class_names: tuple[str, ...] = tuple(dataset.metainfo["classes"])
+        self._held: set[int] = set()
+        self._in_boxes: BoxPoints | None = BoxPoints()
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -134,12 +139,14 @@ class FrameSource:
         values[:, 2] += values[:, 5] / 2
         if values.shape[1] == 7:
             values = np.concatenate([values, np.zeros((len(values), 2), np.float32)], axis=1)
+        points = np.ascontiguousarray(packed["inputs"]["points"].numpy(), dtype=np.float32)
+        self._hold(index, points, values, truth["num_lidar_pts"])
         cloud = self._watch.seen.get(str(info["lidar_points"]["lidar_path"]), CloudFacts())
         return Frame(
             token=str(info["token"]),
             scene=str(info.get("scene_name", "")),
             timestamp_s=float(info["timestamp"]),
-            points=np.ascontiguousarray(packed["inputs"]["points"].numpy(), dtype=np.float32),
+            points=points,
             ground_truth=Boxes3D(
                 values, np.ones(len(values), np.float32), truth["gt_labels_3d"], truth["num_lidar_pts"]
             ),
@@ -148,6 +155,22 @@ class FrameSource:
             lidar2ego=_matrix(info["lidar_points"].get("lidar2ego")),
             ego2global=_matrix(info.get("ego2global")),
         )
+
+    def _hold(
+        self, index: int, points: NDArray[np.float32], boxes: NDArray[np.float32], counts: NDArray[np.int64]
+    ) -> None:
+        """Holds the boxes of one of the first frames against its points, those in range."""
+        if self._in_boxes is None or index in self._held:
+            return
+        self._held.add(index)
+        limits = np.asarray(self._watch.expected.range_m or (-np.inf,) * 3 + (np.inf,) * 3)
+        inside = ((boxes[:, :2] > limits[:2]) & (boxes[:, :2] < limits[3:5])).all(axis=1)
+        self._in_boxes.add(points, boxes[inside, :7].astype(np.float64), counts[inside].tolist())
+        place = f"Info file {shown_file(self._dataset.ann_file)}"
+        found = list(self._in_boxes.findings(place, "frame-box-points"))
+        if found or len(self._held) == _HELD:
+            self._in_boxes = None
+        settle(found)
 
 
 def _matrix(rows: Any) -> NDArray[np.float64] | None:

@@ -34,6 +34,12 @@ _ROWS = (
         "points, or that are near, has one in its box: boxes and points are of one frame.",
         accepting="boxes and points are of one frame all the same",
     ),
+    Check(
+        "frame-box-points",
+        "In the first frames that are read for evaluation, verification or calibration, one in five objects that are "
+        "said to have LiDAR points has one in its box.",
+        "warning",
+    ),
 )
 
 ANNOTATION_CHECKS = {check.id: check for check in _ROWS}

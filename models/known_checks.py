@@ -147,6 +147,11 @@ _ROWS = (
         accepting="the data is sound all the same",
     ),
     Check(
+        "key-frame-files",
+        "In an info file with ten samples or more, at most half of them name a point file that another sample names.",
+        accepting="they show the same scan",
+    ),
+    Check(
         "key-frames",
         "In raw T4 tables, a sample has one LiDAR key frame.",
     ),

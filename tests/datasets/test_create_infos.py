@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ import pytest
 from mmengine.config import Config
 from numpy.typing import NDArray
 
+from base.checks import checking
+from base.errors import DataError
 from datasets.create_infos import main
 from datasets.frames import FrameSource, open_frames
 
@@ -123,6 +126,7 @@ def test_boxes_and_points_reach_any_config(root: Path, kind: str, load_dim: int)
     ]
     for seed, frame in enumerate(frames):
         np.testing.assert_array_equal(frame.points[:, :4], scan(seed))
+        assert frames.most_points(-1)[0] == len(scan(seed))
         # The fifth number, which the files lack, is the time lag of the key frame.
         assert not frame.points[:, 4:].any()
     keys = ("x", "y", "z", "l", "w", "h", "yaw")
@@ -150,7 +154,7 @@ def test_a_column_that_files_lack_is_named(root: Path, capsys: pytest.CaptureFix
     for seed, name in enumerate("ba"):
         scan(seed)[:, :3].copy().tofile(root / "scans" / f"{name}.bin")
     made(root, columns="--columns=x,y,z")
-    with pytest.raises(Exception, match="holds x, y, z, as its info file says; the model also takes intensity"):
+    with pytest.raises(DataError, match="holds x, y, z, as its info file says; the model also takes intensity"):
         open_frames(config(root))[0]
 
 
@@ -273,3 +277,34 @@ def test_boxes_of_another_frame_than_the_points(root: Path, capsys: pytest.Captu
 def test_options_that_cannot_be(root: Path, options: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--root", str(root), "--labels", str(root / "boxes.json"), *options]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_frames_whose_boxes_are_elsewhere_are_told_once(root: Path) -> None:
+    labels = copy.deepcopy(LABELS)
+    for frame in labels["frames"]:
+        frame["boxes"] = [{**CAR, "x": -5.0, "y": y, "z": 40.0, "num_points": 9} for y in np.linspace(-20, 20, 12)]
+    (root / "boxes.json").write_text(json.dumps(labels))
+    made(root, "--accept=box-points")
+    with checking() as record:
+        list(open_frames(config(root)))
+    found = {item.check: item for item in record.results()}
+    assert found["frame-box-points"].count == 1
+    assert "0 of them have one in their box" in found["frame-box-points"].messages[0]
+    (root / "boxes.json").write_text(json.dumps(LABELS))
+    made(root)
+    with checking() as record:
+        list(open_frames(config(root)))
+    assert "frame-box-points" not in {item.check for item in record.results()}
+
+
+def test_samples_that_share_a_scan_are_an_error(root: Path) -> None:
+    path = made(root) / "centerpoint_infos_val.pkl"
+    content = pickle.loads(path.read_bytes())
+    first = content["data_list"][0]
+    content["data_list"] = [{**first, "token": str(i), "timestamp": 100 + i / 10} for i in range(10)]
+    path.write_bytes(pickle.dumps(content))
+    with pytest.raises(DataError, match=r"10 of 10 samples name a point file that another one names.*scans/b\.bin"):
+        open_frames(config(root))
+    content["data_list"] = content["data_list"][:9]
+    path.write_bytes(pickle.dumps(content))
+    assert len(open_frames(config(root))) == 9
