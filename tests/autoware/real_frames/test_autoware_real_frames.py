@@ -82,7 +82,7 @@ def detector(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Detector]:
 
     torch.set_num_threads(1)
     root = tmp_path_factory.mktemp("scans") / "data"
-    generate(DatasetConfig({"val": NUM_FRAMES // 5}, 5, 3, key_every=5), root, 1)
+    generate(DatasetConfig({"val": NUM_FRAMES // 5}, 5, 3), root, 1)  # a frame is the next one's sweep
     cfg = load_model_config(Path(CONFIG))
     narrow(cfg)
     spec = ModelSpec.from_config(cfg)
