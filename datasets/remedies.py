@@ -16,10 +16,25 @@ _GENERATED = {
     "train": "--split train --train-scenes 25 --frames-per-scene 4",
     "val": "--train-scenes 1 --val-scenes 4 --frames-per-scene 10",
 }
+# What a folder of KITTI's benchmarks, or of one of their sequences, holds.
+_OF_KITTI = ("training/velodyne", "testing/velodyne", "velodyne")
 _SHOWN = 4
 _NEW = ("data/t4dataset", "data/t4generated", *(f"data/t4generated{number}" for number in range(2, 1000)))
 # Where raw T4 datasets lie below a data root: <id>/<version>/annotation, with folders above them or none.
 _RAW = ("annotation/sample.json", *("*/" * depth + "annotation/sample.json" for depth in (1, 2, 3)))
+
+
+@dataclass(frozen=True)
+class _Maker:
+    """A command of `datasets` that makes info files; `prefix` is of their names, where it is told no other."""
+
+    what: str
+    module: str
+    prefix: str
+
+
+_T4 = _Maker("T4 datasets", "create_t4_infos", _PREFIX)
+_KITTI = _Maker("KITTI data", "create_kitti_infos", "kitti_infos")
 
 
 @dataclass(frozen=True)
@@ -54,7 +69,9 @@ def how_to_get(root: Path, info: str, split: str, options: DataOptions | None = 
                 f"It has {printable(', '.join(there[:_SHOWN]))}{more}: name the right one with {options.info}."
             )
         if any(chain.from_iterable(root.glob(pattern) for pattern in _RAW)):
-            return " ".join([*parts, _from_tables(root, info, split, options)])
+            return " ".join([*parts, _from_folder(_T4, root, info, split, options)])
+        if any((root / name).is_dir() for name in _OF_KITTI):
+            return " ".join([*parts, _from_folder(_KITTI, root, info, split, options)])
     if split in _GENERATED:
         parts.append(_generated(root, info, split, options))
     return " ".join([*parts, f"Or give another folder with {options.root}."])
@@ -71,11 +88,11 @@ def _generated(root: Path, info: str, split: str, options: DataOptions) -> str:
     return f"Generate one with: python -m datasets.synthetic --out {target} {_GENERATED[split]} {bazel}{then}."
 
 
-def _from_tables(root: Path, info: str, split: str, options: DataOptions) -> str:
-    """The command that makes the info file of the raw datasets in the folder."""
+def _from_folder(maker: _Maker, root: Path, info: str, split: str, options: DataOptions) -> str:
+    """The command that makes the info file of the data in the folder."""
     prefix = info.removesuffix(f"_{split}.pkl")
     is_named_so = prefix != info and "/" not in prefix and prefix
-    command = f"python -m datasets.create_t4_infos --root {root} --out {root} --split {split}"
-    command += f" --prefix {prefix}" if is_named_so and prefix != _PREFIX else ""
-    then = "" if is_named_so else f", and give {options.info}={_PREFIX}_{split}.pkl"
-    return f"Make it of the T4 datasets there with: {command}{then}."
+    command = f"python -m datasets.{maker.module} --root {root} --out {root} --split {split}"
+    command += f" --prefix {prefix}" if is_named_so and prefix != maker.prefix else ""
+    then = "" if is_named_so else f", and give {options.info}={maker.prefix}_{split}.pkl"
+    return f"Make it of the {maker.what} there with: {command}{then}."

@@ -13,6 +13,7 @@ import pytest
 from datasets.infos import read_info_file
 from datasets.remedies import DataOptions, how_to_get
 from datasets.synthetic.__main__ import main as generate
+from tests.datasets.kitti_shaped import write_object, write_sequence, write_tracking
 
 Commands = dict[str, Callable[[list[str]], int]]
 OPTIONS = DataOptions()
@@ -20,9 +21,14 @@ OPTIONS = DataOptions()
 
 @pytest.fixture(scope="module")
 def commands() -> Commands:
+    from datasets.create_kitti_infos import main as create_kitti
     from datasets.create_t4_infos import main as create
 
-    return {"datasets.synthetic": generate, "datasets.create_t4_infos": create}
+    return {
+        "datasets.synthetic": generate,
+        "datasets.create_t4_infos": create,
+        "datasets.create_kitti_infos": create_kitti,
+    }
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +62,17 @@ def test_raw_datasets_get_the_info_file_that_was_looked_for(
     text = how_to_get(root, info, "val")
     assert "datasets.create_t4_infos" in text
     assert len(read_info_file(followed(text, root, info, commands)).samples) == 1
+
+
+@pytest.mark.parametrize("write", [write_object, write_tracking, write_sequence])
+@pytest.mark.parametrize("info", ["kitti_infos_val.pkl", "centerpoint_infos_val.pkl", "frames.pkl"])
+def test_kitti_data_gets_the_info_file_that_was_looked_for(
+    tmp_path: Path, commands: Commands, info: str, write: Callable[[Path], Path]
+) -> None:
+    root = write(tmp_path / "root")
+    text = how_to_get(root, info, "val")
+    assert "datasets.create_kitti_infos" in text
+    assert len(read_info_file(followed(text, root, info, commands)).samples) == 2
 
 
 @pytest.mark.parametrize(
