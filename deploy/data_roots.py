@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from base.errors import DataError
+from base.errors import ConfigError, DataError
+from base.messages import shown_file
 from deploy.config.paths import input_path, repository_root
 from deploy.config.schema import DeployConfig
 
@@ -41,8 +43,16 @@ def validation_root(config: DeployConfig, model_cfg: Any) -> DataRoot:
 
     Raises:
         DataError: no dataset is named, or it has no such split.
+        ConfigError: the model config has no val_dataloader.
     """
-    dataset = model_cfg.val_dataloader.dataset
+    loader = model_cfg.get("val_dataloader")
+    if not isinstance(loader, Mapping) or not isinstance(loader.get("dataset"), Mapping):
+        raise ConfigError(
+            f"{shown_file(model_cfg.filename)} has no val_dataloader with a dataset, so that there are no frames to "
+            "verify or to evaluate on. Add one, or set evaluation.enabled and verification.enabled to False in the "
+            "deploy config."
+        )
+    dataset = loader["dataset"]
     info = config.runtime_io.info_file or dataset.get("ann_file", "centerpoint_infos_val.pkl")
     built = os.environ.get(DEMO_DATA_VARIABLE)
     named = config.runtime_io.data_root or dataset.get("data_root")

@@ -137,6 +137,17 @@ def test_the_node_reads_wrong_boxes_of_a_head_as_it_was_trained(
     assert np.median(_differences(_boxes_of_the_node(onnx_dir, golden), golden["bboxes_3d_0"])) > 0.5
 
 
+def test_frames_that_cannot_be_read_are_told_before_any_work(
+    files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_configs(tmp_path, T4Detection3DDataModule="OwnDataModule")
+    given = ["--mode=onnx", "--work-dir", str(tmp_path / "out"), "--model-config", str(config)]
+    assert export.main([*given, "--checkpoint", str(files.checkpoint), "--data-root", str(tmp_path)]) == 2
+    assert "has no val_dataloader with a dataset" in capsys.readouterr().err
+    given += ["--deploy-config", str(files.deploy_config)]
+    assert export.main([*given, "--checkpoint", str(files.checkpoint)]) == 0
+
+
 def test_what_is_wrong_in_a_config_ends_the_command(
     files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
