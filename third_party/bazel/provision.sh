@@ -110,7 +110,8 @@ drop_privileges() {
   [[ -z "$left" ]] || fail "$left keeps its set-uid or set-gid bit; is $1 on a file system that takes chmod?"
 }
 
-unpack() {
+# unpack_archives STATE TARGET: the downloaded packages as a root, with the shell's usual name.
+unpack_archives() {
   local state=$1 target=$2 package count=0 total directory
   local packages=("$state"/cache/archives/*.deb)
   total=${#packages[@]}
@@ -127,8 +128,13 @@ unpack() {
     ((count % 50)) || say "unpacked $count of $total packages"
   done
   drop_privileges "$target"
-  # Links that maintainer scripts would have made.
   ln -sf bash "$target/usr/bin/sh"
+}
+
+unpack() {
+  local target=$2
+  unpack_archives "$@"
+  # Links that maintainer scripts would have made.
   ln -sf mawk "$target/usr/bin/awk"
   [[ ! -e "$target/usr/bin/which.debianutils" ]] || ln -sf which.debianutils "$target/usr/bin/which"
   # Debian's own settings less a JDK (there is only a JRE) and less a C compiler (Bazel compiles nothing here, but its
@@ -141,6 +147,17 @@ startup --server_javabase=/usr/lib/jvm/default-java
 common --repo_env=CC=/usr/bin/true
 $overrides
 RC
+}
+
+# unpack_worker FOLDER: FOLDER/root with a worker of a cluster and what its actions start with, for remote_execution_test.sh.
+unpack_worker() {
+  local state=$1/apt planned
+  configure_apt "$state"
+  planned=$(private_apt "$state" -s install --no-install-recommends buildbox bash coreutils sed grep mawk findutils libstdc++6 |
+    awk '$1 == "Inst" { version = $3; sub(/^\(/, "", version); print $2 "=" version }' | grep -vE '^(debconf|perl|python3)')
+  (cd "$state/cache/archives" && private_apt "$state" download $planned) >"$state/log" 2>&1 ||
+    { tail -5 "$state/log" >&2; fail "the download failed"; }
+  unpack_archives "$state" "$1/root"
 }
 
 # The machine's Python and git need shared libraries that the root may lack: copy those, never the C library's own.

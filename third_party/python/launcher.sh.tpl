@@ -31,9 +31,13 @@ while [ -n "$imports" ]; do
   case "$imports" in *:*) imports=${imports#*:} ;; *) imports= ;; esac
 done
 interpreter='%python_binary%'
+place=${interpreter%/*}/environment
+environment=$runfiles/$place
+# A cluster's worker gets a source directory where the repository lies, and not once more among the runfiles.
+[ -d "$environment" ] || environment=${runfiles%%/bazel-out/*}/external/$place
 
 export RUNFILES_DIR="$runfiles"
 export PYTHONPATH="$path${PYTHONPATH:+:$PYTHONPATH}"
 export PYTHONSAFEPATH=1  # the folder of the program is not searched
 export PYTHONNOUSERSITE=1  # and the user's own packages are no part of the build
-exec "$runfiles/${interpreter%/*}/environment/bin/python3.11" "$runfiles/$main" "$@"
+exec "$environment/bin/python3.11" "$runfiles/$main" "$@"
