@@ -12,7 +12,6 @@ from pydantic import Field
 
 from base.errors import ConfigError
 from base.parsing import FromList, Items, NonEmptyStr, NonNegativeFloat, Record, Share, parse
-from models.dynamic_pillars import in_rows
 from models.unsupported import is_dynamic, refuse_unsupported
 
 __all__ = ["ModelConfig", "SpecRecord", "parse_model", "parse_spec"]
@@ -272,6 +271,8 @@ def parse_model(model: object, file: str) -> ModelConfig:
             node = node[key]
     refuse_unsupported(plain, file)
     if is_dynamic(plain):
+        from models.dynamic_pillars import in_rows
+
         plain = in_rows(plain)
     return parse(ModelConfig, plain, file=file, at=("model",), error=ConfigError, remedy=_REMEDY)
 
