@@ -43,6 +43,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--precision", choices=("fp32", "fp16"), default="fp16", help="of a float export (default fp16)"
     )
+    parser.add_argument(
+        "--leave-out",
+        nargs="+",
+        default=[],
+        metavar="CLASS",
+        help="with --model-config: classes that the bundle does not find, such as those that the node does not know",
+    )
     parser.add_argument("--out", type=Path, help="folder of the bundle")
     measured = parser.add_mutually_exclusive_group()
     measured.add_argument("--detections", type=Path, help="detections (.jsonl, or a folder of deploy.detect)")
@@ -76,6 +83,8 @@ def _check(folder: Path) -> int:
 def _write(args: argparse.Namespace) -> int:
     if args.out is None:
         raise ConfigError("--out is missing: name the folder of the bundle.")
+    if args.leave_out and args.model_config is None:
+        raise ConfigError("--leave-out needs --model-config: classes are left out where a model is exported.")
     out = user_path(args.out)
     # Before the export and the thresholds, which take longer than the bundle.
     require_replaceable(out, _sources(args))
@@ -130,6 +139,7 @@ def _export(args: argparse.Namespace, folder: Path) -> None:
             *("--model-config", str(args.model_config)),
             *weights,
             *("--precision", "int8" if quantized else args.precision),
+            *(("--leave-out", *args.leave_out) if args.leave_out else ()),
             *("--static-voxels", "0", "--rot-y-axis-reference", "--out", str(folder)),
         ]
     )

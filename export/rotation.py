@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from models.spec import ModelSpec
 
-__all__ = ["CONVERSION", "fold_rot_y_axis_reference"]
+__all__ = ["CONVERSION", "fold_rot_y_axis_reference", "last_convolution"]
 
 # Head -> (source channel, factor) of each output channel.
 CONVERSION: dict[str, tuple[tuple[int, float], ...]] = {
@@ -51,7 +51,7 @@ def _fold(heads: Any) -> None:
     import torch
 
     for name, rows in CONVERSION.items():
-        convolution = _last_convolution(heads, name, len(rows))
+        convolution = last_convolution(heads, name, len(rows))
         sources = [source for source, _ in rows]
         factors = torch.tensor([factor for _, factor in rows], dtype=convolution.weight.dtype)
         with torch.no_grad():
@@ -63,7 +63,17 @@ def _fold(heads: Any) -> None:
                 quantizer.set_scale(quantizer.scale[sources].clone())
 
 
-def _last_convolution(heads: Any, name: str, channels: int) -> Any:
+def last_convolution(heads: Any, name: str, channels: int) -> Any:
+    """The convolution that a branch ends in.
+
+    Args:
+        heads: A task's branches.
+        name: Of the branch.
+        channels: That it must give.
+
+    Raises:
+        ExportError: there is none, or it gives another number of channels.
+    """
     from torch import nn
 
     branch = getattr(heads, name, None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from base.arguments import SEED, THREADS, whole_number
 from base.checks import add_accept
@@ -49,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
         help="fix the encoder's number of pillars; 0 takes max_voxels of the model config",
     )
     parser.add_argument("--rot-y-axis-reference", action="store_true", help="fold Autoware's yaw convention")
+    parser.add_argument("--leave-out", nargs="+", default=[], metavar="CLASS", help="classes that are not exported")
     parser.add_argument("--threads", type=THREADS, default=1, help="CPU threads for tracing (default 1)")
     add_accept(parser, KNOWN_CHECKS)
     add_log_level(parser)
@@ -96,7 +98,8 @@ def _export(args: argparse.Namespace) -> None:
         load_checkpoint(model, checkpoint)
         inputs["checkpoint"] = checkpoint
         provenance = {"weights": f"sha256 {sha256_file(checkpoint)}"}
-    layers, facts = None, {}
+    layers: dict[str, bool] | None = None
+    facts: dict[str, Any] = {}
     if args.quantized_checkpoint is not None:
         # Float exports do not depend on the code of quantization.
         from export.quantized_model import planned_layers, read_quantized_model
@@ -106,6 +109,11 @@ def _export(args: argparse.Namespace) -> None:
         layers, facts = planned_layers(quantized.structure), {"quantization": quantized.facts}
         inputs["quantized_checkpoint"] = checkpoint
         provenance = {"weights": f"sha256 {sha256_file(checkpoint)}"}
+    if args.leave_out:
+        from export.class_selection import without_classes
+
+        model, spec = without_classes(model, spec, args.leave_out)
+        facts |= {"left_out_classes": sorted(args.leave_out)}
     default_opset = INT8_OPSET if args.precision == "int8" else DEFAULT_OPSET
     settings = OnnxExportSettings(
         opset_version=default_opset if args.opset is None else args.opset,

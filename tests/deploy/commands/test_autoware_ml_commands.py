@@ -96,14 +96,19 @@ def test_boxes_of_the_exported_files_are_theirs(onnx_dir: Path, golden: dict[str
     np.testing.assert_allclose(found.boxes, golden[f"bboxes_3d_{seed}"], rtol=0, atol=5e-4)
 
 
+def _outputs(folder: Path, golden: dict[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
+    """What a folder's head makes of the pillars of cloud 0."""
+    canvas = scatter(golden["pillar_features"], golden["coords"].astype(np.int32), _spec(folder))
+    session = onnxruntime.InferenceSession(folder / f"{HEAD}.onnx", providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, {"spatial_features": canvas}), strict=True))
+
+
 def _boxes_of_the_node(folder: Path, golden: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
     """What Autoware's node makes of the head's outputs where it drops and suppresses nothing: it asks no file for its
     convention, and takes width before length and a yaw clockwise from +y."""
     spec = dataclasses.replace(_spec(folder), rot_y_axis_reference=True)
-    canvas = scatter(golden["pillar_features"], golden["coords"].astype(np.int32), spec)
-    session = onnxruntime.InferenceSession(folder / f"{HEAD}.onnx", providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    outputs = dict(zip(names, session.run(names, {"spatial_features": canvas}), strict=True))
+    outputs = _outputs(folder, golden)
     params = dataclasses.replace(
         AutowareDecodeParams.from_spec(spec, {name: [0.1] * 4 for name in spec.class_names}),
         yaw_norm_thresholds=(0.0,) * 4,
@@ -128,6 +133,31 @@ def test_the_node_reads_right_boxes_of_a_bundle(bundle: Path, golden: dict[str, 
     expected = golden["bboxes_3d_0"]
     assert np.abs(expected[:, 3] - expected[:, 4]).max() > 0.1  # a length is no width
     assert _differences(_boxes_of_the_node(bundle, golden), expected).max() < 1e-3
+
+
+def test_a_bundle_may_leave_classes_out(
+    files: Files, bundle: Path, golden: dict[str, NDArray[Any]], tmp_path: Path
+) -> None:
+    """Those that the node does not know, for one; the other channels are the same."""
+    given = ["--out", str(tmp_path / "bundle"), "--precision", "fp32", *files.options()]
+    assert autoware_bundle.main([*given, "--leave-out", "truck"]) == 0
+    spec = _spec(tmp_path / "bundle")
+    assert spec.class_names == ("car", "bicycle", "pedestrian")
+    whole, part = (_outputs(folder, golden) for folder in (bundle, tmp_path / "bundle"))
+    np.testing.assert_array_equal(part.pop("heatmap"), whole.pop("heatmap")[:, [0, 2, 3]])
+    for name, value in part.items():
+        np.testing.assert_array_equal(value, whole[name])
+
+
+def test_classes_that_cannot_be_left_out_are_named(
+    files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--out", str(tmp_path / "bundle"), *files.options()]
+    for names in (["tram"], ["car", "truck", "bicycle", "pedestrian"]):
+        assert autoware_bundle.main([*given, "--leave-out", *names]) == 2
+        assert "cannot be left out of model 'voxel040_small'" in capsys.readouterr().err
+    assert autoware_bundle.main(["--onnx-dir", str(tmp_path), "--out", str(tmp_path / "b"), "--leave-out", "car"]) == 2
+    assert "--leave-out needs --model-config" in capsys.readouterr().err
 
 
 def test_the_node_reads_wrong_boxes_of_a_head_as_it_was_trained(
