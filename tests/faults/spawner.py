@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import fcntl
 import gc
 import importlib
 import json
@@ -89,10 +90,24 @@ class Spawner:
         """Runs a command in the parent itself, so that what it imports late is there for those that follow."""
         assert self.ask(warm=module, arguments=[str(argument) for argument in arguments])["code"] == 0
 
-    def start(self, module: str, arguments: Sequence[object], folder: Path, log: Path, mark: str = "") -> Process:
-        """Starts `python -m module arguments` in a folder; it prints into `log`."""
+    def start(
+        self,
+        module: str,
+        arguments: Sequence[object],
+        folder: Path,
+        log: Path,
+        mark: str = "",
+        *,
+        stops_locked: bool = False,
+    ) -> Process:
+        """Starts `python -m module arguments` in a folder; it prints into `log`.
+
+        With `stops_locked` it stops itself, as SIGSTOP does, when it has locked its first file.
+        """
         given = [str(argument) for argument in arguments]
-        answer = self.ask(start=module, arguments=given, folder=str(folder), log=str(log), mark=mark)
+        answer = self.ask(
+            start=module, arguments=given, folder=str(folder), log=str(log), mark=mark, stops_locked=stops_locked
+        )
         return Process(answer["pid"], log, self)
 
     def ask(self, **request: Any) -> dict[str, Any]:
@@ -150,6 +165,8 @@ def _be_command(request: dict[str, Any]) -> None:
         os.dup2(log, 2)
         os.chdir(request["folder"])
         os.environ[MARK] = request["mark"]
+        if request["stops_locked"]:
+            _stop_at_the_first_lock()
         sys.argv = [request["start"], *request["arguments"]]
         from base.command import run_main
 
@@ -161,6 +178,19 @@ def _be_command(request: dict[str, Any]) -> None:
         sys.stderr.flush()
         atexit._run_exitfuncs()
         os._exit(code)
+
+
+def _stop_at_the_first_lock() -> None:
+    """Whoever looks from outside may look too late: on a busy machine a lock comes and goes between two looks."""
+    lock = fcntl.flock
+
+    def flock(file: Any, operation: int) -> None:
+        lock(file, operation)
+        if operation & fcntl.LOCK_EX:
+            fcntl.flock = lock
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    fcntl.flock = flock
 
 
 if __name__ == "__main__":

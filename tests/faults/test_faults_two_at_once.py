@@ -13,7 +13,7 @@ import pytest
 from tests.faults.spawner import Process, Spawner
 from tests.faults.writers import WRITERS, Writer, inputs
 
-_PATIENCE_S = 60.0
+_PATIENCE_S = 240.0
 
 
 @pytest.fixture(scope="module")
@@ -31,16 +31,22 @@ def spawner(folder: Path, commands: Spawner) -> Spawner:
 
 
 def _stopped_with_its_lock(writer: Writer, folder: Path, spawner: Spawner) -> Process:
-    """The command, stopped while the operating system says that it has locked something."""
-    process = spawner.start(writer.module, writer.command_line(folder), folder, folder / "first.log")
+    """The command, stopped when it has locked something, as the operating system confirms."""
+    process = spawner.start(writer.module, writer.command_line(folder), folder, folder / "first.log", stops_locked=True)
     end = time.monotonic() + _PATIENCE_S
-    while time.monotonic() < end:
-        held = any(line.split()[4] == str(process.pid) for line in Path("/proc/locks").read_text().splitlines())
-        if held:
-            os.kill(process.pid, signal.SIGSTOP)
-            return process
+    while (state := _state(process.pid)) not in "TZ" and time.monotonic() < end:
+        time.sleep(0.01)
+    held = any(line.split()[4] == str(process.pid) for line in Path("/proc/locks").read_text().splitlines())
+    if state == "T" and held:
+        return process
+    os.kill(process.pid, signal.SIGKILL)
     process.wait()
     raise AssertionError(f"it never locked anything: {process.output()}")
+
+
+def _state(pid: int) -> str:
+    """R, S, T (stopped), Z (ended)."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 @pytest.mark.parametrize("writer", WRITERS, ids=lambda writer: writer.name)
