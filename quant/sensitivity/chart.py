@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from base.errors import ConfigError
 from base.files import atomic_path
 from base.lazy import require
+from models.spec import branch_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,6 +27,7 @@ _MARKS = (
     ("D", "#7b57b8"),
     ("v", "#c0392b"),
     ("P", "#5c6878"),
+    ("X", "#b0508a"),
 )
 _SUFFIXES = (".svg", ".png")
 _POINTS = 100.0  # mAP is shown in points.
@@ -125,7 +127,7 @@ def _draw_sqnr(axes: Axes, profile: SensitivityProfile, layers: list[LayerSensit
     axes.barh(range(len(layers)), finite, 0.62, color=_ALONE, alpha=0.22, zorder=2)
     _marks(axes, profile, [dict(layer.alone.sqnr_db) for layer in layers])
     axes.set_xlabel("SQNR of the outputs, only this layer quantized, dB")
-    _legend(axes, 1.02, len(profile.head_names))
+    _legend(axes, 1.02, len({branch_of(head) for head in profile.head_names}))
 
 
 def _draw_gain(axes: Axes, profile: SensitivityProfile, layers: list[LayerSensitivity]) -> None:
@@ -142,10 +144,17 @@ def _draw_gain(axes: Axes, profile: SensitivityProfile, layers: list[LayerSensit
 
 
 def _marks(axes: Axes, profile: SensitivityProfile, values: list[dict[str, float]]) -> None:
-    for head, (marker, color) in zip(profile.head_names, _MARKS * len(profile.head_names), strict=False):
+    # One mark for a branch, whatever the task.
+    branches = list(dict.fromkeys(branch_of(head) for head in profile.head_names))
+    marks = dict(zip(branches, _MARKS * len(branches), strict=False))
+    first = {branch_of(head): head for head in reversed(profile.head_names)}
+    for head in profile.head_names:
+        branch = branch_of(head)
+        marker, color = marks[branch]
+        label = branch if head == first[branch] else None
         places = [index for index, of in enumerate(values) if math.isfinite(of[head])]
         points: list[Any] = [values[index][head] for index in places]
-        axes.plot(points, places, marker, color=color, markersize=4.5, label=head, zorder=4, alpha=0.9)
+        axes.plot(points, places, marker, color=color, markersize=4.5, label=label, zorder=4, alpha=0.9)
 
 
 def _legend(axes: Axes, center: float, columns: int) -> None:
