@@ -121,7 +121,7 @@ def other_poses(tables: Tables) -> None:
         ("box-sides", sizes(lambda s: [s[1], s[0], s[2]]), "T4's size (width, length, height)"),
         ("box-sizes", sizes(lambda s: [100 * side for side in s]), "it looks like centimetres"),
         ("box-points", scalar_last, "the order of quaternions (w, x, y, z)"),
-        ("box-points", other_poses, "and 0 of them have one in their box"),
+        ("box-points", other_poses, "; 0 of them have one in their box"),
     ],
 )
 def test_raw_annotations_of_another_convention(

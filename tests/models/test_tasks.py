@@ -132,7 +132,7 @@ def test_fields_that_came_later_are_left_out_where_they_say_nothing() -> None:
     spec = ModelSpec.from_config(config())
     suppression = {"nms_iou_threshold": None, "nms_pre_max_size": None, "nms_center_range": None}
     encoder = {"cluster_center": True, "point_distance": False, "legacy_encoder": False, "encoder_mode": "max"}
-    assert spec.omitted() == suppression | encoder | {"decoding": "top_k"}
+    assert spec.omitted() == suppression | encoder | {"decoding": "top_k", "dynamic_pillars": False}
     assert omitted_default(3).default == 3
 
 
