@@ -6,8 +6,8 @@
 # (nginx with WebDAV from Debian; BuildGrid from the package index), run unpacked in a temporary folder and listen on 127.0.0.1.
 # Ends with `remote cache: PASSED …`, `FAILED …` or, where a server cannot be had, `SKIPPED …` (exit codes 0, 1, 0).
 #
-# The Python environment and Bazel's root are linked into both homes rather than installed twice: that two
-# installations of one lock are equal is another test (tests/bazel/test_relocatable.py).
+# The Python environment and Bazel's root are linked into both homes rather than installed twice; what keeps two
+# installations of one lock equal is tested in tests/bazel/test_relocatable.py.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 source third_party/bazel/loopback.sh
