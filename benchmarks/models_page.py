@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -91,14 +92,17 @@ def _distances(outputs: Mapping[str, float]) -> str:
 
 def _reasons(rows: Mapping[str, Row]) -> str:
     """Each message once, with the models and the step that it is of, but for steps that only lack an earlier one."""
-    told: dict[tuple[str, str], list[str]] = defaultdict(list)
+    told: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
     for row in rows.values():
         for step, reason in _refusals(row):
-            told[step, reason.replace(row["name"], "…")].append(row["name"])
+            # The name as a word: "one" stands in "backbone" too.
+            alike = re.sub(rf"(?<!\w){re.escape(row['name'])}(?!\w)", "…", reason)
+            told[step, alike].append((row["name"], reason))
     lines = []
-    for (step, reason), names in told.items():
-        whose = f"`{names[0]}`" if len(names) == 1 else f"`{names[0]}` and {len(names) - 1} more"
-        lines.append(f"- {step}, {whose}: {_escaped(reason)}")
+    for (step, alike), whose in told.items():
+        (name, reason), more = whose[0], len(whose) - 1
+        whom, said = (f"`{name}` and {more} more", alike) if more else (f"`{name}`", reason)
+        lines.append(f"- {step}, {whom}: {_escaped(said)}")
     return "\n".join(lines)
 
 
