@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import pickle
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,13 +15,14 @@ from base.arguments import whole_number
 from base.checks import add_accept, settle
 from base.command import add_log_level, run_command, run_main
 from base.errors import ConfigError, DataError
-from base.files import atomic_path, user_path
+from base.files import user_path
 from base.messages import printable, shown_file
 from base.ownership import owned_folder
 from base.parsing import misfit
 from base.progress import progress
 from datasets.box_plausibility import BoxPoints, BoxWatch
 from datasets.box_points import count_in_boxes
+from datasets.info_file import write_info_file
 from datasets.info_options import add_class_options, add_point_options, point_facts, renaming
 from datasets.infos import OWN_FRAMES
 from datasets.own_frames import OwnBox, OwnFrame, find_own_frames, read_own_frames
@@ -36,7 +36,6 @@ from models.point_columns import XYZ_INTENSITY, record_columns
 
 __all__ = ["main"]
 
-_PICKLE_PROTOCOL = 4
 _MAX_SWEEPS = 1000
 
 
@@ -109,8 +108,7 @@ def _run(args: argparse.Namespace) -> None:
             "data_list": data_list,
         }
         path = out / f"{args.prefix}_{args.split}.pkl"
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(pickle.dumps(content, protocol=_PICKLE_PROTOCOL))
+        write_info_file(path, content)
     for line in _told(path, frames, data_list, classes):
         print(line)  # noqa: T201 - what it did
 

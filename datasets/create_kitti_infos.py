@@ -6,7 +6,6 @@ They are those of mmdet3d's second format, which mmdet3d itself reads as well.
 from __future__ import annotations
 
 import argparse
-import pickle
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,13 +18,14 @@ from base.arguments import whole_number
 from base.checks import add_accept, settle
 from base.command import add_log_level, run_command, run_main
 from base.errors import DataError
-from base.files import atomic_path, user_path
+from base.files import user_path
 from base.messages import printable, shown, shown_file
 from base.ownership import owned_folder
 from base.progress import progress
 from base.reading import read_bounded
 from datasets.box_plausibility import BoxPoints, BoxWatch
 from datasets.box_points import count_in_boxes
+from datasets.info_file import write_info_file
 from datasets.info_options import add_class_options, add_point_options, point_facts, renaming
 from datasets.kitti_geometry import camera_to_lidar, in_view
 from datasets.kitti_layouts import KittiFrame, find_frames
@@ -43,7 +43,6 @@ _ALIASES = {"Person": "Person_sitting"}
 _UNKNOWN = "DontCare"
 # What most of KITTI's images measure.
 _USUAL_SIZE = (1242, 375)
-_PICKLE_PROTOCOL = 4
 _MAX_LIST_BYTES = 1 << 24
 _SPLITS = ("train", "val", "test")
 # Of the object benchmark: height of the 2D box in pixels, occlusion and truncation of easy, moderate and hard objects.
@@ -124,8 +123,7 @@ def _run(args: argparse.Namespace) -> None:
             "data_list": infos,
         }
         path = out / f"{args.prefix}_{args.split}.pkl"
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(pickle.dumps(content, protocol=_PICKLE_PROTOCOL))
+        write_info_file(path, content)
     for line in _told(path, frames, infos, classes, unlabelled):
         print(line)  # noqa: T201 - what it did
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +17,13 @@ from base.checks import add_accept, settle
 from base.command import add_log_level, run_command, run_main
 from base.documents import read_json, read_yaml
 from base.errors import ConfigError, DataError
-from base.files import atomic_path, user_path
+from base.files import user_path
 from base.messages import shown, shown_file
 from base.ownership import owned_folder
 from base.parsing import Items, Record, Text, misfit
 from base.progress import progress
 from datasets.geometry import rotation_matrix
+from datasets.info_file import write_info_file
 from datasets.synthetic.sweeps import sweep_to_key
 from datasets.t4_classes import ClassRules
 from datasets.t4_consistency import compare_tables
@@ -36,7 +36,6 @@ from models.known_checks import KNOWN_CHECKS
 __all__ = ["DatasetEntry", "create_infos", "find_datasets", "main", "read_splits"]
 
 POINT_FEATURES = 5
-_PICKLE_PROTOCOL = 4
 _MAX_SPEED_MPS = 50.0
 _MAX_SWEEPS = 1000
 # Some fifty thousand datasets.
@@ -305,8 +304,7 @@ def _create(args: argparse.Namespace) -> None:
     for split, data_list in infos.items():
         content = {"data_list": data_list, "metainfo": {"classes": list(rules.classes), "version": args.version}}
         path = out / f"{args.prefix}_{split}.pkl"
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(pickle.dumps(content, protocol=_PICKLE_PROTOCOL))
+        write_info_file(path, content)
         objects = sum(len(info["instances"]) for info in data_list)
         print(f"{path}: {len(data_list)} key frames, {objects} objects")  # noqa: T201 - what it did
 
