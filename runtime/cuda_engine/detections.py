@@ -180,8 +180,9 @@ class DetectionKernels:
                 boxes = suppress(boxes, task.task, self._spec)
             found.append(Boxes3D(boxes.boxes, boxes.scores, boxes.labels + task.first_class))
         boxes = by_score(found)
-        most = self._spec.post_max_size if self._spec.decoding == CLASS_PEAKS else len(boxes)
-        return boxes.select(np.arange(min(most, len(boxes))))
+        if self._spec.decoding == CLASS_PEAKS:
+            boxes = boxes.select(np.arange(min(self._spec.post_max_size, len(boxes))))
+        return boxes
 
     def dropped(self, host: NDArray[np.uint8] | None = None) -> BoxCounts:
         """What was dropped in the frame that `result` is of."""
