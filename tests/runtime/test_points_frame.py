@@ -14,6 +14,7 @@ from runtime.cuda.scatter import ScatterKernel
 from runtime.cuda_engine.checks.cases import clumped_cloud, engine_spec, random_weights
 from runtime.cuda_engine.checks.dense_checks import CanvasAsHeads, check_dense_frames
 from runtime.cuda_engine.detections import DetectionKernels
+from runtime.cuda_engine.intake import CloudIntake
 from runtime.cuda_engine.pillars import CanvasMemory, PillarEncoderKernels
 from runtime.cuda_engine.points_frame import PointsFrame
 from tests.runtime.emulated_device import EmulatedDevice
@@ -119,6 +120,8 @@ def _sources() -> dict[str, str]:
     device = _Sources()
     DetectionKernels(device, spec)
     ScatterKernel(device, spec)
+    CloudIntake(device, spec, 1 << 18)
+    found["take"] = device.sources["cloud_take"]
     return found | {"decode": device.sources["detect_collect"], "scatter": device.sources["scatter_pillars"]}
 
 
