@@ -22,15 +22,13 @@ from base.arguments import whole_number
 from base.command import EXIT_PASSED, add_log_level, run_command, run_main
 from base.files import user_path, write_json
 from base.tables import text_table
+from benchmarks.drawn_networks import DRAWN, drawn_frame, drawn_spec
 from eval.codec import to_json
 from eval.machine import MachineInfo
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from models.spec import ModelSpec
-    from runtime.cuda.device import CudaDevice
-    from runtime.cuda_engine.frame import DeviceFrame
     from runtime.cuda_engine.points_frame import PointsFrame
 
 __all__ = ["HostRow", "measure_frame"]
@@ -110,30 +108,35 @@ def measure_frame(
     ]  # fmt: skip
 
 
+def copy_rows(points: int, columns: int, repeats: int = 300) -> list[tuple[str, ...]]:
+    """Microseconds of the host's copy of a cloud alone, by threads and size of a part: p50, p99."""
+    from runtime.cuda_engine import host_copy
+
+    rng = np.random.default_rng(0)
+    clouds = [rng.random((points, columns), np.float32) for _ in range(_CLOUDS)]
+    target: NDArray[np.float32] = np.zeros_like(clouds[0])
+    usual, rows = host_copy.PART_BYTES, []
+    try:
+        for threads in (1, 2, 3, 4, 6, 8):
+            for part_bytes in (1 << 17, 1 << 18, 1 << 19, 1 << 20):
+                host_copy.PART_BYTES = part_bytes
+                copy, times = host_copy.HostCopy(threads), []
+                for index in range(repeats):
+                    # As long as a frame takes: threads go to sleep between two clouds.
+                    time.sleep(0.001)
+                    begin = time.perf_counter()
+                    copy.copy(target, clouds[index % _CLOUDS], lambda part: None)
+                    times.append((time.perf_counter() - begin) * 1e6)
+                copy.close()
+                rows.append((str(threads), str(part_bytes >> 10), *(f"{value:.0f}" for value in _percentiles(times))))
+    finally:
+        host_copy.PART_BYTES = usual
+    return rows
+
+
 def _percentiles(values: Sequence[float]) -> tuple[float, float]:
     p50, p99 = np.percentile(values, (50, 99))
     return float(p50), float(p99)
-
-
-def _frames(device: CudaDevice, points: int) -> list[tuple[str, DeviceFrame, ModelSpec]]:
-    from runtime.cuda_engine.checks.cases import engine_spec, random_weights, stock_spec
-    from runtime.cuda_engine.checks.frame_checks import stock_architecture
-    from runtime.cuda_engine.checks.random_plans import Architecture, random_plan
-    from runtime.cuda_engine.frame import DeviceFrame
-
-    released, stock = engine_spec(760), stock_spec()
-    plans = {
-        "760 x 760": (released, Architecture((760, 760)), 16),
-        "stock, six tasks": (stock, stock_architecture(stock), 0),
-    }
-    return [
-        (
-            name,
-            DeviceFrame(device, spec, random_plan(plan, "int8"), random_weights(spec, hidden), capacity=points),
-            spec,
-        )
-        for name, (spec, plan, hidden) in plans.items()
-    ]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -155,12 +158,15 @@ def _measure(args: argparse.Namespace) -> int:
 
     rows: list[HostRow] = []
     device = CudaDevice.open(args.device)
-    for name, frame, spec in _frames(device, args.points):
-        clouds = [large_cloud(spec, args.points, seed) for seed in range(_CLOUDS)]
+    for name in DRAWN:
+        frame = drawn_frame(device, name, args.points)
+        clouds = [large_cloud(drawn_spec(name), args.points, seed) for seed in range(_CLOUDS)]
         rows += measure_frame(frame, name, clouds, frames=args.frames, rounds=args.rounds)
         frame.intake.close()
     machine = MachineInfo.current()
     device.close()
+    copies = copy_rows(args.points, 5)
+    print(text_table(("threads", "part KB", "copy p50 us", "p99"), copies, right=range(4)))  # noqa: T201
     columns = ("model", "cloud in", "wall p50", "p99", "device p50", "host p50", "p99")
     values = [
         (row.model, row.place, *(f"{value:.3f}" for value in (
@@ -169,7 +175,9 @@ def _measure(args: argparse.Namespace) -> int:
     ]  # fmt: skip
     print(f"{args.points} points, ms\n{text_table(columns, values, right=range(2, 7))}\n{machine.describe()}")  # noqa: T201 - the command's result
     if args.out:
-        write_json(user_path(args.out), to_json({"points": args.points, "rows": rows, "machine": machine}))
+        write_json(
+            user_path(args.out), to_json({"points": args.points, "rows": rows, "copies": copies, "machine": machine})
+        )
     return EXIT_PASSED
 
 
