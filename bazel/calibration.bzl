@@ -10,11 +10,13 @@
     )
 
 Makes `<name>-<version>/` with checkpoint.pth (weights, scales, what is quantized), calibration.json (every scale and what it
-was chosen from) and manifest.json. `onnx_model(calibration = …)` exports it. A change in runtime/ or datasets/ calibrates
+was chosen from) and manifest.json. `shards = N` cuts it into N actions by frames, for a cluster, and one that adds up what
+they saw; the files are the same to the byte. Not with method lidar_ptq. `onnx_model(calibration = …)` exports it. A change in runtime/ or datasets/ calibrates
 again; the ONNX files and engines are built again only if a scale came out differently.
 """
 
 load("//bazel:providers.bzl", "CalibrationInfo", "T4DatasetInfo")
+load("//bazel:shards.bzl", "SHARDS_ATTRS", "shards_of")
 
 def _calibration_impl(ctx):
     if ctx.file.checkpoint and ctx.attr.seed >= 0:
@@ -26,14 +28,19 @@ def _calibration_impl(ctx):
     folder = "{}-{}".format(ctx.label.name, ctx.attr.version)
     checkpoint = ctx.actions.declare_file(folder + "/checkpoint.pth")
     manifest = ctx.actions.declare_file(folder + "/manifest.json")
+    if ctx.attr.shards > 1 and ctx.attr.method == "lidar_ptq":
+        fail("{}: method 'lidar_ptq' cannot be cut into shards: it changes weights by all frames before any is observed".format(ctx.label))
+
+    # More parts than frames would be parts of nothing.
+    shards = 1 if ctx.attr.method == "lidar_ptq" else min(shards_of(ctx), ctx.attr.num_batches)
     outputs = [checkpoint, manifest]
     if ctx.attr.method == "calibrate":
         outputs.append(ctx.actions.declare_file(folder + "/calibration.json"))
     dataset = ctx.attr.dataset[T4DatasetInfo]
     configs = depset([ctx.file.model_config], transitive = [ctx.attr._configs[DefaultInfo].files])
+    inputs = [dataset.directory]
     args = ctx.actions.args()
     args.add("--model-config", ctx.file.model_config)
-    inputs = [dataset.directory]
     if ctx.file.checkpoint:
         args.add("--checkpoint", ctx.file.checkpoint)
         inputs.append(ctx.file.checkpoint)
@@ -46,16 +53,32 @@ def _calibration_impl(ctx):
     args.add("--amax-method", ctx.attr.amax_method)
     args.add("--engine", ctx.attr.engine)
     args.add_all(ctx.attr.skip_layers, before_each = "--skip-layer")
-    args.add("--out", checkpoint.dirname)
-    ctx.actions.run(
-        executable = ctx.executable._calibrator,
-        arguments = [args],
-        inputs = depset(inputs, transitive = [configs]),
-        outputs = outputs,
-        mnemonic = "Calibration",
-        progress_message = "Calibrating %{label}",
-        use_default_shell_env = True,
-    )
+
+    def run(more, made, action_inputs, what):
+        ctx.actions.run(
+            executable = ctx.executable._calibrator,
+            arguments = [args, more],
+            inputs = depset(action_inputs, transitive = [configs]),
+            outputs = made,
+            mnemonic = "Calibration",
+            progress_message = "{} %{{label}}".format(what),
+            use_default_shell_env = True,
+        )
+
+    parts = []
+    if shards > 1:
+        for number in range(1, shards + 1):
+            part = ctx.actions.declare_file("{}_parts/{}/part.json".format(folder, number))
+            share = ctx.actions.args()
+            share.add("--part", "{}/{}".format(number, shards))
+            share.add("--out", part.dirname)
+            run(share, [part], inputs, "Calibrating part {} of {} of".format(number, shards))
+            parts.append(part)
+    whole = ctx.actions.args()
+    whole.add("--out", checkpoint.dirname)
+    if parts:
+        whole.add_all("--merge", parts)
+    run(whole, outputs, inputs + parts, "Calibrating")
     files = depset(outputs)
     return [
         DefaultInfo(files = files, runfiles = ctx.runfiles(transitive_files = files)),
@@ -70,7 +93,7 @@ def _calibration_impl(ctx):
 calibration = rule(
     implementation = _calibration_impl,
     doc = "Quantizes a model with //export/tools:calibrate.",
-    attrs = {
+    attrs = SHARDS_ATTRS | {
         "model_config": attr.label(mandatory = True, allow_single_file = [".py"], doc = "mmengine model config"),
         "checkpoint": attr.label(allow_single_file = [".pth"], doc = "trained float weights; or use seed"),
         "seed": attr.int(default = -1, doc = "seed of drawn weights where there is no checkpoint"),

@@ -25,7 +25,7 @@ _MADE_BY = {
 }
 
 # What every rule has, and what does not change what is made.
-_NO_PARAMETERS = ["name", "generator_name", "generator_function", "generator_location", "tags", "visibility", "testonly", "features", "deprecation"]
+_NO_PARAMETERS = ["name", "generator_name", "generator_function", "generator_location", "tags", "visibility", "testonly", "features", "deprecation", "shards"]
 
 _StepsInfo = provider(
     doc = "How artifacts were made.",

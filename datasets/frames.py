@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from base.boxes import Boxes3D
 from base.checks import settle
 from base.errors import ConfigError, DataError
-from base.files import user_path
+from base.files import sha256_file, user_path
 from base.lazy import require
 from base.messages import shown, shown_file
 from datasets.box_plausibility import BoxPoints
@@ -88,6 +88,11 @@ class FrameSource:
 
     def __len__(self) -> int:
         return len(self._dataset)
+
+    @property
+    def info_sha256(self) -> str:
+        """SHA-256 of the info file that says which frames there are."""
+        return sha256_file(self._dataset.ann_file)
 
     def check_ground_truth(self, num: int, reach_m: float) -> None:
         """Whether there is something to find in the first frames; only the info file is asked.

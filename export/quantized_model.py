@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,7 +54,11 @@ class QuantizedModel:
 
 
 def quantize_float_model(
-    model: nn.Module, spec: ModelSpec, batches: Iterable[Any] | None, settings: PtqSettings
+    model: nn.Module,
+    spec: ModelSpec,
+    batches: Iterable[Any] | None,
+    settings: PtqSettings,
+    parts: Sequence[Path] = (),
 ) -> QuantizedModel:
     """Quantizes `model` in place, but for its voxel encoder and its last convolutions.
 
@@ -63,10 +67,12 @@ def quantize_float_model(
         spec: Its specification.
         batches: Canvases of calibration frames; unused, and may be None, with a cache.
         settings: How.
+        parts: Files of `quant.ptq.write_ptq_part`, in place of a pass over the frames.
 
     Raises:
         ConfigError: a layer of `skip_layers` does not exist; a method that needs frames has none.
-        DataError: no calibration frame, NaN or infinite activations, or a cache of another model.
+        DataError: no calibration frame, NaN or infinite activations, a cache of another model, or parts of another
+            calibration.
     """
     if batches is None and (settings.calib_cache is None or settings.method != "calibrate"):
         raise ConfigError(f"Quantization by '{settings.method}' needs calibration frames.")
@@ -77,7 +83,7 @@ def quantize_float_model(
         )
     from quant.ptq import run_ptq
 
-    manager = run_ptq(model, batches if batches is not None else (), settings, spec=spec)
+    manager = run_ptq(model, batches if batches is not None else (), settings, spec=spec, parts=parts)
     structure = _structure_of(model)
     align_biases(model)
     if settings.method != "calibrate":
@@ -170,9 +176,8 @@ def _structure_of(model: nn.Module) -> QuantizationStructure:
 
 
 def _facts(model: nn.Module, structure: QuantizationStructure, how: dict[str, Any]) -> dict[str, Any]:
-    from quant.quantizer import named_quantizers
+    from quant.structure import scales_fingerprint
 
-    scales = {name: quantizer.scale.flatten().tolist() for name, quantizer in named_quantizers(model).items()}
     layers = planned_layers(structure)
     return {
         **how,
@@ -180,6 +185,6 @@ def _facts(model: nn.Module, structure: QuantizationStructure, how: dict[str, An
         "fuse_bn": structure.fuse_bn,
         "quantized_layers": sum(layers.values()),
         "float_layers": sorted(path for path, quantized in layers.items() if not quantized),
-        "scales_sha256": hashlib.sha256(json.dumps(scales, sort_keys=True).encode()).hexdigest(),
+        "scales_sha256": scales_fingerprint(model),
         "structure_sha256": hashlib.sha256(structure.to_json().encode()).hexdigest(),
     }

@@ -8,9 +8,10 @@ from pydantic import Field
 
 from base.parsing import Count, FiniteFloat, Items, NonEmptyStr, NonNegativeFloat, Record, Share, Text
 
-__all__ = ["CacheForm", "CurveForm", "EffectForm", "ProfileForm", "StructureForm"]
+__all__ = ["CacheForm", "CurveForm", "Decibels", "EffectForm", "Macs", "ProfileForm", "StructureForm"]
 
 Macs = Annotated[int, Field(ge=0, le=2**62)]
+"""Multiplications with accumulation."""
 
 
 class _Layer(Record):
@@ -64,14 +65,14 @@ class CacheForm(Record):
     quantizers: Items[_Quantizer]
 
 
-# A ratio of two sums of squares; beyond it, its power of ten is no float any more.
-_Decibels = Annotated[FiniteFloat, Field(ge=-1000, le=1000)]
+Decibels = Annotated[FiniteFloat, Field(ge=-1000, le=1000)]
+"""A ratio of two sums of squares; beyond it, its power of ten is no float any more."""
 
 
 class EffectForm(Record):
     """One `Effect` of a profile: infinite ratios and undefined numbers are null."""
 
-    sqnr_db: Annotated[dict[NonEmptyStr, _Decibels | None], Field(min_length=1)]
+    sqnr_db: Annotated[dict[NonEmptyStr, Decibels | None], Field(min_length=1)]
     mean_ap: Share | None
     difference: FiniteFloat | None
     low: FiniteFloat | None

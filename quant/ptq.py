@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from base.errors import ConfigError
 from base.progress import progress
+from base.shares import Share
 from base.torchrun import ALONE, Processes
 from quant.calibration.calibrator import CalibrationManager
 from quant.settings import PTQ_METHODS, PtqSettings
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from models.spec import ModelSpec
     from quant.reconstruction.settings import ReconstructionSettings
 
-__all__ = ["check_layer_names", "quantize_ptq", "run_ptq"]
+__all__ = ["check_layer_names", "quantize_ptq", "require_parts_possible", "run_ptq", "write_ptq_part"]
 
 _logger = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ def run_ptq(
     spec: ModelSpec | None = None,
     workers: int | None = None,
     processes: Processes = ALONE,
+    parts: Sequence[Path] = (),
 ) -> CalibrationManager:
     """Quantizes a CenterPoint in place: fold BatchNorm, replace layers, calibrate, and make up for what that costs.
 
@@ -77,13 +79,15 @@ def run_ptq(
         workers: Forked processes of the calibration; None: one a processor.
         processes: Those of torchrun, which share the frames of the calibration. The first one's model is the result:
             it alone makes up for the loss and writes the cache.
+        parts: Files of `write_ptq_part`, all parts of the calibration, in place of a pass over the frames.
 
     Returns:
         What calibrated `model`. Its result is the calibration before anything made up for the loss.
 
     Raises:
         ConfigError: an unknown method or layer, a model that is quantized already, or settings that exclude each other.
-        DataError: no frames, NaN or infinite activations, or a cache of another model or method.
+        DataError: no frames, NaN or infinite activations, or a cache of another model or method, or parts of another
+            calibration.
     """
     from quant.calibration.batches import frames_of
     from quant.fusion.bn_fusion import fuse_model_bn
@@ -92,8 +96,11 @@ def run_ptq(
 
     reconstruction = settings.reconstruction or ReconstructionSettings()
     _check(model, settings)
+    if parts:
+        require_parts_possible(settings)
     model.eval()
-    frames, num_frames = frames_of(model, dataloader, settings.num_batches)
+    batches, num_frames = frames_of(model, dataloader, settings.num_batches)
+    frames = batches
     if settings.fuse_bn:
         fuse_model_bn(model)
     windows, reference = None, None
@@ -106,7 +113,14 @@ def run_ptq(
     quant_model(model, settings.skip_layers, engine=settings.engine)
     manager = CalibrationManager(model, spec)
     cache = settings.calib_cache
-    if cache is not None and (settings.any_cache or Path(cache).exists()):
+    if parts:
+        from quant.calibration.parts import merge_calibration_parts
+
+        seen = merge_calibration_parts(manager, batches, num_frames, parts, settings=_of_parts(settings))
+        manager.set_scales(seen, settings.amax_method, settings.weight_method)
+        if cache is not None:
+            manager.save_calib_cache(cache)
+    elif cache is not None and (settings.any_cache or Path(cache).exists()):
         _load_cache(manager, cache, None if settings.any_cache else (settings.amax_method, settings.weight_method))
     else:
         manager.calibrate(
@@ -123,6 +137,76 @@ def run_ptq(
     if windows is not None and reference is not None and processes.is_first:
         _make_up(model, reference, windows, settings.method, reconstruction)
     return manager
+
+
+def write_ptq_part(
+    model: nn.Module,
+    dataloader: Iterable[Any],
+    settings: PtqSettings,
+    share: Share,
+    path: str | Path,
+    *,
+    spec: ModelSpec | None = None,
+    workers: int | None = None,
+) -> int:
+    """Observes one share of the calibration frames for `run_ptq(…, parts=…)`, which several machines do at once.
+
+    What makes up for the loss of an INT8 model afterwards is learned from windows of all frames: `run_ptq` does that.
+
+    Args:
+        model, dataloader, spec, workers: As for `run_ptq`; the model is left quantized and without scales.
+        settings: Those of the whole; the methods that choose scales do not matter yet.
+        share: Which part.
+        path: The file to write.
+
+    Returns:
+        How many frames were observed.
+
+    Raises:
+        ConfigError: settings that cannot be cut into parts: channels are brought to one range by all frames before any
+            is observed, and a cache holds the scales of all; else as `run_ptq`.
+        DataError: as `run_ptq`.
+    """
+    from quant.calibration.batches import frames_of
+    from quant.calibration.parts import write_calibration_part
+    from quant.fusion.bn_fusion import fuse_model_bn
+    from quant.replace import quant_model
+
+    _check(model, settings)
+    require_parts_possible(settings)
+    if settings.calib_cache is not None:
+        raise ConfigError("A calibration cache holds the scales of all frames; a part has none. Give it to the merge.")
+    model.eval()
+    frames, num_frames = frames_of(model, dataloader, settings.num_batches)
+    if settings.fuse_bn:
+        fuse_model_bn(model)
+    quant_model(model, settings.skip_layers, engine=settings.engine)
+    manager = CalibrationManager(model, spec)
+    return write_calibration_part(
+        manager, frames, num_frames, share, path, settings=_of_parts(settings), workers=workers
+    )
+
+
+def require_parts_possible(settings: PtqSettings) -> None:
+    """Whether a calibration with these settings can be cut into parts.
+
+    Raises:
+        ConfigError: it cannot; the message says why.
+    """
+    if settings.equalizes:
+        raise ConfigError(
+            "A calibration that equalizes channels cannot be cut into parts: the ranges of all frames change the "
+            f"weights before any frame is observed. Leave equalization out, or run method '{settings.method}' as one."
+        )
+
+
+def _of_parts(settings: PtqSettings) -> dict[str, Any]:
+    """The choices that parts must agree in; the others come after the frames."""
+    return {
+        "engine": settings.engine,
+        "fuse_bn": settings.fuse_bn,
+        "skip_layers": list(settings.skip_layers),
+    }
 
 
 def _make_up(

@@ -12,6 +12,7 @@ from base.arguments import SEED, THREADS, whole_number
 from base.errors import CheckpointError, ConfigError
 from base.files import sha256_file, user_path
 from base.torchrun import Processes
+from quant.part_options import add_parts, output_of
 from quant.settings import DEFAULT_ENGINE, ENGINES, PTQ_METHODS, PtqSettings
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="calibration processes; default one a processor, under torchrun one",
     )
+    add_parts(parser, "a calibration, by frames")
     parser.add_argument("--iterations", type=whole_number(0, 10**9), metavar="N", help="steps per block of lidar_ptq")
     parser.add_argument(
         "--reconstruction-frames", type=whole_number(0, 10**9), metavar="N", help="frames that lidar_ptq learns from"
@@ -98,12 +100,13 @@ def run(args: argparse.Namespace, processes: Processes) -> int:
     from models.config import load_model_config
     from quant.calibration.batches import calibration_batches
     from quant.checkpoint import is_quantized_checkpoint, save_ptq_model
-    from quant.ptq import run_ptq
+    from quant.ptq import run_ptq, write_ptq_part
 
     started = time.monotonic()
-    output = user_path(args.output)
-    if output.suffix != ".pth":
-        raise ConfigError(f"--output is '{args.output}'; give a file name that ends in '.pth'.")
+    settings = _settings(args)
+    output = output_of(args, ".pth")
+    if args.part is not None or args.merge:
+        _check_parts(args, settings, processes)
     checkpoint = user_path(args.checkpoint)
     device = processes.device(args.device)
     _check_device(device)
@@ -120,12 +123,26 @@ def run(args: argparse.Namespace, processes: Processes) -> int:
     frames = calibration_batches(
         cfg, args.split, args.data_root, args.calibrate_batches, model=model, info_file=args.info_file
     )
-    run_ptq(model, frames, _settings(args), workers=args.workers, processes=processes)
+    if args.part is not None:
+        count = write_ptq_part(model, frames, settings, args.part, output, workers=args.workers)
+        print(f"{args.output}: part {args.part} of the calibration, {count} of {len(frames)} frames")  # noqa: T201 - as below
+        return 0
+    parts = [user_path(path) for path in args.merge]
+    run_ptq(model, frames, settings, workers=args.workers, processes=processes, parts=parts)
     if not processes.is_first:
         return 0
     save_ptq_model(model, output, meta=_meta(args, checkpoint, len(frames)))
     _report(model, args, output, time.monotonic() - started)
     return 0
+
+
+def _check_parts(args: argparse.Namespace, settings: PtqSettings, processes: Processes) -> None:
+    """What can be refused before the model is built."""
+    from quant.ptq import require_parts_possible
+
+    if processes.size > 1:
+        raise ConfigError("--part and --merge are for machines that know nothing of each other; start one process.")
+    require_parts_possible(settings)
 
 
 def _check_device(device: str) -> None:

@@ -28,6 +28,7 @@ __all__ = [
     "as_switched",
     "model_fingerprint",
     "quantization_structure",
+    "scales_fingerprint",
     "without_lone_concats",
 ]
 
@@ -135,6 +136,14 @@ class QuantizationStructure:
 
 def _repeated(names: Iterable[str]) -> list[str]:
     return [name for name, count in Counter(names).items() if count > 1]
+
+
+def scales_fingerprint(model: nn.Module) -> str:
+    """SHA-256 over the names and scales of all quantizers."""
+    from quant.quantizer import named_quantizers
+
+    scales = {name: quantizer.scale.flatten().tolist() for name, quantizer in named_quantizers(model).items()}
+    return hashlib.sha256(json.dumps(scales, sort_keys=True).encode()).hexdigest()
 
 
 def model_fingerprint(model: nn.Module) -> str:

@@ -1,6 +1,7 @@
 """Quantizes a float model: `python -m export.tools.calibrate --model-config CFG --data-root DIR --out DIR`.
 
 Reads nothing but the files it is given and writes nothing but `--out`, the same bytes on every run: a build action.
+With `--part K/N` it writes `part.json` there, and with `--merge` it makes of all N what one run makes.
 """
 
 from __future__ import annotations
@@ -16,14 +17,16 @@ from base.command import add_log_level, run_command, run_main
 from base.determinism import set_determinism
 from base.files import user_path
 from base.ownership import owned_folder
+from base.shares import SHARE
 from base.wholeness import MARKS
 from export.manifest import build_manifest, discard_manifest, write_manifest
 from export.quantized_model import quantize_float_model, save_quantized_model
 from models.known_checks import KNOWN_CHECKS
 from quant.settings import ACTIVATION_METHODS, ENGINES, PTQ_METHODS, PtqSettings
 
-__all__ = ["main"]
+__all__ = ["PART", "main"]
 
+PART = "part.json"
 _DEFAULTS = PtqSettings()
 
 
@@ -55,6 +58,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--engine", choices=ENGINES, default=_DEFAULTS.engine, help="default %(default)s")
     parser.add_argument(
         "--skip-layer", action="append", default=[], metavar="NAME", help="layer or pattern to keep in floating point"
+    )
+    parts = parser.add_mutually_exclusive_group()
+    parts.add_argument(
+        "--part", type=SHARE, metavar="K/N", help="run the K-th of N shares of the frames; write part.json"
+    )
+    parts.add_argument(
+        "--merge", nargs="+", type=Path, default=[], metavar="JSON", help="the N parts, made with the same options"
     )
     parser.add_argument("--no-fuse-bn", action="store_true", help="leave BatchNorm unfolded")
     parser.add_argument("--threads", type=THREADS, default=1, help="CPU threads for the model (default 1)")
@@ -100,7 +110,13 @@ def _calibrate(args: argparse.Namespace) -> None:
     )
     batches = calibration_batches(cfg, args.split, str(data_root), args.num_batches, model=model)
     inputs["info_file"] = data_root / cfg[f"{args.split}_dataloader"].dataset.ann_file
-    quantized = quantize_float_model(model, spec, batches, settings)
+    if args.part is not None:
+        from quant.ptq import write_ptq_part
+
+        write_ptq_part(model, batches, settings, args.part, out / PART, spec=spec, workers=1)
+        return
+    parts = [user_path(path) for path in args.merge]
+    quantized = quantize_float_model(model, spec, batches, settings, parts)
     # The manifest is of the files beside it: an earlier one goes before new files come.
     discard_manifest(out, "calibration")
     written = save_quantized_model(quantized, out)

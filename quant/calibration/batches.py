@@ -61,6 +61,11 @@ class CalibrationFrames(Sequence[CalibrationFrame]):
     def __len__(self) -> int:
         return len(self._indices)
 
+    @property
+    def info_sha256(self) -> str:
+        """SHA-256 of the info file that says which frames there are."""
+        return self._frames.info_sha256
+
     def __getitem__(self, index: Any) -> Any:
         """The frame at `index`; a `CalibrationFrames` for a slice.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from base.errors import ConfigError, DataError
 from base.int8 import scale_of_amax
+from base.shares import WHOLE, Share
 from base.torchrun import ALONE, Processes
 from quant.calibration.amax import check_method, compute_amax
 from quant.calibration.identity import architecture_fingerprint, weights_fingerprint
@@ -115,11 +116,18 @@ class CalibrationManager:
         progress: bool = True,
         workers: int | None = None,
         processes: Processes = ALONE,
+        share: Share = WHOLE,
     ) -> ActivationStatistics:
-        """One pass over frames, quantizers off; no scale changes. Arguments and errors as for `calibrate`."""
+        """One pass over frames, quantizers off; no scale changes.
+
+        Args:
+            share: Of the frames: the other machines' are no part of what is returned.
+
+        Other arguments and errors as for `calibrate`.
+        """
         from quant.calibration.batches import frames_of
 
-        activations = {name: q for name, q in self._quantizers.items() if name not in self._weights}
+        activations = {name: self._quantizers[name] for name in self.observed}
         frames, num_frames = frames_of(self.model, batches, num_batches)
         statistics = observe_activations(
             self.model,
@@ -131,14 +139,29 @@ class CalibrationManager:
             show_progress=progress,
             workers=workers,
             processes=processes,
+            share=share,
         )
+        if share == WHOLE:
+            self.require_seen(statistics)
+        return statistics
+
+    @property
+    def observed(self) -> tuple[str, ...]:
+        """Names of the quantizers whose scales come from frames."""
+        return tuple(name for name in self._quantizers if name not in self._weights)
+
+    def require_seen(self, statistics: ActivationStatistics) -> None:
+        """Whether each quantizer that is switched on saw something.
+
+        Raises:
+            DataError: one did not; the message names it.
+        """
         unseen = [name for name, seen in statistics.histograms.items() if seen.total == 0 and name not in self._idle]
         if unseen:
             raise DataError(
                 f"{len(unseen)} quantizers never saw a tensor in {len(statistics.tokens)} calibration frames: "
                 f"{', '.join(unseen)}. The network did not run these layers; leave them out with skip_layers."
             )
-        return statistics
 
     def set_scales(
         self,

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-__all__ = ["NUM_BINS", "AbsHistogram", "check_finite"]
+__all__ = ["NUM_BINS", "SMALLEST_EXPONENT", "AbsHistogram", "check_finite"]
 
 NUM_BINS = 4096
 # Narrower bins would serve tensors whose values are all below 2**-28, far under the smallest scale that FP16 holds.
-_SMALLEST_EXPONENT = -40
+SMALLEST_EXPONENT = -40
 # Values binned at a time: temporaries stay in the processor's cache on a CPU and small on a GPU.
 _CHUNK_CPU = 1 << 18
 _CHUNK_CUDA = 1 << 24
@@ -95,7 +95,7 @@ class AbsHistogram:
         if largest == 0.0:
             self.zeros += flat.numel()
             return
-        self._make_room(largest)
+        self.make_room(largest)
         assert self.exponent is not None
         per_bin = 2.0**-self.exponent
         counts = torch.zeros(NUM_BINS, dtype=torch.int64, device=flat.device)
@@ -116,7 +116,7 @@ class AbsHistogram:
         self.zeros += other.zeros
         if other.exponent is None:
             return
-        self._make_room(other.max)
+        self.make_room(other.max)
         assert self.exponent is not None
         self.counts += _folded(other.counts, self.exponent - other.exponent)
         self.max = max(self.max, other.max)
@@ -128,10 +128,10 @@ class AbsHistogram:
         first = min(max(math.ceil(limit / self.width), 0), NUM_BINS)
         return int(self.counts[first:].sum()) / self.total
 
-    def _make_room(self, largest: float) -> None:
-        """Folds until `largest`, positive, has a bin."""
+    def make_room(self, largest: float) -> None:
+        """Folds until `largest`, positive, has a bin: the width depends on the largest value alone."""
         # frexp: largest = m * 2**e with m < 1, so e - 12 is the smallest exponent whose 4096 bins hold it.
-        needed = max(math.frexp(largest)[1] - (NUM_BINS.bit_length() - 1), _SMALLEST_EXPONENT)
+        needed = max(math.frexp(largest)[1] - (NUM_BINS.bit_length() - 1), SMALLEST_EXPONENT)
         if self.exponent is None:
             self.exponent = needed
         elif needed > self.exponent:

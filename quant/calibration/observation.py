@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from base.errors import ConfigError, DataError
 from base.progress import progress
+from base.shares import WHOLE, Share
 from base.torchrun import ALONE, Processes
 from quant.calibration.batches import CalibrationFrame, evenly_spaced
 from quant.calibration.histogram import AbsHistogram
@@ -25,10 +26,10 @@ if TYPE_CHECKING:
 
     from quant.quantizer.base import Quantizer
 
-__all__ = ["ActivationStatistics", "observe_activations"]
+__all__ = ["ActivationStatistics", "Histograms", "merged_histograms", "observe_activations"]
 
-# Quantizer name -> histograms of all its inputs and of those in occupied cells.
-_Histograms: TypeAlias = "dict[str, tuple[AbsHistogram, AbsHistogram]]"
+Histograms: TypeAlias = "dict[str, tuple[AbsHistogram, AbsHistogram]]"
+"""Quantizer name -> histograms of all its inputs and of those in occupied cells."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +63,7 @@ def observe_activations(
     show_progress: bool = True,
     workers: int | None = None,
     processes: Processes = ALONE,
+    share: Share = WHOLE,
 ) -> ActivationStatistics:
     """Runs the float network over frames and collects a histogram for each quantizer.
 
@@ -86,6 +88,11 @@ def observe_activations(
         raise DataError(f"Zero calibration frames: num_batches is {num_batches}; give 1 or more (100 are usual).")
     device = next(model.parameters()).device
     indexable = isinstance(batches, Sequence)
+    if share.of > 1 and not indexable:
+        raise ConfigError(
+            "These batches can only be read one after the other and cannot be cut into parts; give a sequence, such as "
+            "calibration_batches returns."
+        )
     if processes.size > 1:
         workers = workers or 1
         if not indexable:
@@ -96,14 +103,18 @@ def observe_activations(
     workers = _num_workers(workers, str(device.type), indexable)
     with _float_network(model, all_quantizers):
         if isinstance(batches, Sequence):
-            indices = evenly_spaced(len(batches), num_batches)[processes.rank :: processes.size]
+            chosen = evenly_spaced(len(batches), num_batches)
+            own = [chosen[number] for number in share.indices(len(chosen))]
+            if not own and chosen:
+                raise ConfigError(f"There is no part {share} of {len(chosen)} frames; cut them into fewer parts.")
+            indices = tuple(own[processes.rank :: processes.size])
             frames: Callable[[Sequence[int]], Iterator[Any]] = lambda part: (batches[i] for i in part)  # noqa: E731
             workers = min(workers, max(len(indices), 1))
         else:
             indices = tuple(range(num_batches))
             frames = lambda part: islice(iter(batches), len(part))  # noqa: E731
 
-        def share(part: Sequence[int]) -> Iterator[str | _Histograms]:
+        def work(part: Sequence[int]) -> Iterator[str | Histograms]:
             observers = {name: _Observer(name) for name in quantizers}
             with _observed(quantizers, observers):
                 for index, item in zip(part, _made(frames(part), observers), strict=False):
@@ -117,7 +128,7 @@ def observe_activations(
                     yield frame.token
             yield {name: (observer.histogram, observer.occupied) for name, observer in observers.items()}
 
-        seen = _observed_here(share, indices, workers, show_progress)
+        seen = _observed_here(work, indices, workers, show_progress)
     fingerprint = weights_fingerprint(model) if processes.size > 1 else ""
     everyone = processes.exchange((*seen, fingerprint))
     if any(other != fingerprint for _, _, other in everyone):
@@ -125,16 +136,17 @@ def observe_activations(
             "The processes of torchrun hold models with different weights, so that their histograms are not of one "
             "network: give all the same checkpoint, and GPUs of one kind."
         )
-    return _merged([token for tokens, _, _ in everyone for token in tokens], [p for _, own, _ in everyone for p in own])
+    tokens = [token for own_tokens, _, _ in everyone for token in own_tokens]
+    return merged_histograms(tokens, [part for _, parts, _ in everyone for part in parts])
 
 
 def _observed_here(
-    share: Callable[[Sequence[int]], Iterator[Any]], indices: Sequence[int], workers: int, show_progress: bool
-) -> tuple[list[str], list[_Histograms]]:
+    work: Callable[[Sequence[int]], Iterator[Any]], indices: Sequence[int], workers: int, show_progress: bool
+) -> tuple[list[str], list[Histograms]]:
     """Tokens in order of arrival, and the histograms of each worker."""
-    messages = share(indices) if workers == 1 else in_processes(share, [indices[w::workers] for w in range(workers)])
+    messages = work(indices) if workers == 1 else in_processes(work, [indices[w::workers] for w in range(workers)])
     tokens: list[str] = []
-    parts: list[_Histograms] = []
+    parts: list[Histograms] = []
 
     def frames() -> Iterator[str]:
         for message in messages:
@@ -149,7 +161,12 @@ def _observed_here(
     return tokens, parts
 
 
-def _merged(tokens: list[str], parts: list[_Histograms]) -> ActivationStatistics:
+def merged_histograms(tokens: Sequence[str], parts: Sequence[Histograms]) -> ActivationStatistics:
+    """What several have seen, as one would have: integers are added, in any order. Changes the first of `parts`.
+
+    Raises:
+        DataError: no frames.
+    """
     if not tokens:
         raise DataError(
             "Zero calibration frames: the batches are empty. Give a split with frames, or another --data-root."

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from base.errors import ConfigError, DataError
+from base.shares import WHOLE, Share
 from models.components import BackboneNeckHead
 from quant.sensitivity.layers import QuantizedLayers, Unit, units_of
 from quant.sensitivity.profile import AnalysisCost, LayerSensitivity, MeasuredCost, SensitivityProfile
@@ -42,6 +43,7 @@ def build_sensitivity_profile(
     seed: int = 0,
     workers: int | None = None,
     show_progress: bool = True,
+    share: Share = WHOLE,
 ) -> SensitivityProfile:
     """Measures every quantized layer of a calibrated model, in both directions.
 
@@ -58,13 +60,21 @@ def build_sensitivity_profile(
         seed: Of the bootstrap.
         workers: Processes that share the frames; None: one a processor on a CPU. Their number changes no bit.
         show_progress: Whether to show a progress bar.
+        share: Of what is switched: the profile then has these layers alone (`quant.sensitivity.parts` puts parts
+            together). Each share runs the network in floating point and quantized, too.
 
     Raises:
         DataError: no frames, or one that does not fit the model.
-        ConfigError: nothing is quantized, or the network cannot be cut into segments.
+        ConfigError: nothing is quantized, the network cannot be cut into segments, or there are fewer layers or stages
+            than shares.
     """
     network = network_of(model, spec)
-    units = units_of(QuantizedLayers(network).paths, granularity)
+    everything = units_of(QuantizedLayers(network).paths, granularity)
+    units = tuple(everything[index] for index in share.indices(len(everything)))
+    if not units:
+        raise ConfigError(
+            f"There is no part {share} of {len(everything)} {granularity}s to measure; cut them into fewer parts."
+        )
 
     def work(frames: Iterator[SensitivityFrame]) -> Iterator[FrameRecord]:
         graph: SegmentGraph | None = None

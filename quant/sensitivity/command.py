@@ -7,7 +7,11 @@ import logging
 from typing import TYPE_CHECKING
 
 from base.arguments import SEED, whole_number
+from base.errors import ConfigError
+from base.files import user_path
 from base.messages import plain_lines
+from base.shares import WHOLE
+from quant.part_options import add_parts, output_of
 from quant.sensitivity.calibrated import add_model_arguments
 
 if TYPE_CHECKING:
@@ -21,7 +25,8 @@ _logger = logging.getLogger(__name__)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
-    add_model_arguments(parser, required=True)
+    add_model_arguments(parser, required=False)
+    add_parts(parser, "the analysis, by layers", "needs no other option but --output")
     analysis = parser.add_argument_group("analysis")
     analysis.add_argument(
         "--granularity",
@@ -54,11 +59,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
-    from quant.sensitivity.analysis import build_sensitivity_profile
-    from quant.sensitivity.calibrated import open_calibrated_model, user_output
     from quant.sensitivity.chart import write_sensitivity_chart
+    from quant.sensitivity.parts import merge_sensitivity_parts
 
-    output = user_output(args.output, ".csv")
+    output = output_of(args, ".csv")
+    profile = merge_sensitivity_parts([user_path(path) for path in args.merge]) if args.merge else _measure(args)
+    if args.part is not None:
+        return 0
+    profile.write_csv(output)
+    profile.write_json(output.with_suffix(".json"))
+    for suffix in (".svg", ".png"):
+        write_sensitivity_chart(profile, output.with_suffix(suffix))
+    _logger.info("wrote %s, and .json, .svg and .png beside it", output)
+    print(plain_lines(summary(profile, args.max_map_drop)))  # noqa: T201 - what the command is for
+    return 0
+
+
+def _measure(args: argparse.Namespace) -> SensitivityProfile:
+    """The profile, or that of a part of the layers, which is written."""
+    from quant.sensitivity.analysis import build_sensitivity_profile
+    from quant.sensitivity.calibrated import open_calibrated_model
+    from quant.sensitivity.parts import write_sensitivity_part
+
+    missing = [f"--{name}" for name in ("config", "checkpoint") if getattr(args, name) is None]
+    if missing:
+        raise ConfigError(f"The analysis needs {' and '.join(missing)}; --merge alone does without.")
     opened = open_calibrated_model(args)
     profile = build_sensitivity_profile(
         opened.model,
@@ -68,14 +93,12 @@ def run(args: argparse.Namespace) -> int:
         num_resamples=args.num_resamples,
         seed=args.seed,
         workers=args.workers,
+        share=args.part or WHOLE,
     )
-    profile.write_csv(output)
-    profile.write_json(output.with_suffix(".json"))
-    for suffix in (".svg", ".png"):
-        write_sensitivity_chart(profile, output.with_suffix(suffix))
-    _logger.info("wrote %s, and .json, .svg and .png beside it", output)
-    print(plain_lines(summary(profile, args.max_map_drop)))  # noqa: T201 - what the command is for
-    return 0
+    if args.part is not None:
+        write_sensitivity_part(profile, opened.model, args.seed, args.part, user_path(args.output), spec=opened.spec)
+        print(f"{args.output}: part {args.part} of the analysis, {len(profile.layers)} {args.granularity}s")  # noqa: T201
+    return profile
 
 
 def summary(profile: SensitivityProfile, max_map_drop: float) -> str:

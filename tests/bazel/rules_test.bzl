@@ -5,6 +5,7 @@ load("//bazel:autoware_bundle.bzl", "autoware_bundle")
 load("//bazel:calibration.bzl", "calibration")
 load("//bazel:deployment_report.bzl", "deployment_report")
 load("//bazel:onnx_model.bzl", "onnx_model")
+load("//bazel:sensitivity.bzl", "sensitivity")
 load("//bazel:providers.bzl", "CalibrationInfo", "OnnxModelInfo", "TrtEnginesInfo")
 load("//bazel:t4_dataset.bzl", "t4_dataset")
 load("//bazel:trt_engines.bzl", "trt_engines")
@@ -70,6 +71,27 @@ def _calibration_test_impl(ctx):
 
 _calibration_test = analysistest.make(_calibration_test_impl)
 
+def _shards_test_impl(ctx):
+    """One action a part, none of which waits for another, and one that takes all of them."""
+    env = analysistest.begin(ctx)
+    actions = [action for action in analysistest.target_actions(env) if action.mnemonic == ctx.attr.mnemonic]
+    made = [sorted([file.short_path for file in action.outputs.to_list()]) for action in actions]
+    parts = [files[0] for files in made if len(files) == 1 and "_parts/" in files[0]]
+    asserts.equals(env, ctx.attr.parts, len(parts))
+    asserts.equals(env, ctx.attr.parts + 1, len(actions))
+    for action, files in zip(actions, made):
+        taken = sorted([file.short_path for file in action.inputs.to_list() if "_parts/" in file.short_path])
+        asserts.equals(env, [] if files[0] in parts else sorted(parts), taken)
+    return analysistest.end(env)
+
+_SHARDS_TEST_ATTRS = {"mnemonic": attr.string(mandatory = True), "parts": attr.int(mandatory = True)}
+_shards_test = analysistest.make(_shards_test_impl, attrs = _SHARDS_TEST_ATTRS)
+_shards_by_flag_test = analysistest.make(
+    _shards_test_impl,
+    attrs = _SHARDS_TEST_ATTRS,
+    config_settings = {str(Label("//bazel:shards")): 5},
+)
+
 def _int8_onnx_test_impl(ctx):
     env = analysistest.begin(ctx)
     info = analysistest.target_under_test(env)[OnnxModelInfo]
@@ -109,6 +131,33 @@ def rules_test_suite(name):
     calibration(name = "good_calibration", dataset = "//datasets:calibration", model_config = config, seed = 7, **manual)
     onnx_model(name = "int8_onnx", calibration = ":good_calibration", precision = "int8", **manual)
     calibration(name = "no_frames", dataset = "//datasets:calibration", model_config = config, num_batches = 0, seed = 7, **manual)
+    calibration(name = "few_frames", dataset = "//datasets:calibration", model_config = config, num_batches = 3, seed = 7, **manual)
+    calibration(
+        name = "cut_calibration",
+        dataset = "//datasets:calibration",
+        model_config = config,
+        seed = 7,
+        shards = 4,
+        **manual
+    )
+    calibration(
+        name = "negative_shards",
+        dataset = "//datasets:calibration",
+        model_config = config,
+        seed = 7,
+        shards = -1,
+        **manual
+    )
+    calibration(
+        name = "cut_lidar_ptq",
+        dataset = "//datasets:calibration",
+        method = "lidar_ptq",
+        model_config = config,
+        seed = 7,
+        shards = 2,
+        **manual
+    )
+    sensitivity(name = "analysis", calibration = ":good_calibration", dataset = "//datasets:demo", **manual)
     onnx_model(name = "int8_of_seed", model_config = config, precision = "int8", seed = 7, **manual)
     onnx_model(name = "fp16_of_calibration", calibration = ":good_calibration", precision = "fp16", **manual)
     trt_engines(name = "int8_of_fp32", onnx = ":fp32_onnx", precision_policy = "int8", **manual)
@@ -133,6 +182,8 @@ def rules_test_suite(name):
     autoware_bundle(name = "good_bundle", dataset = "//datasets:validation", onnx = ":trained_onnx", **manual)
 
     failures = {
+        "cut_lidar_ptq": "cannot be cut into shards",
+        "negative_shards": "shards is -1, it must not be negative",
         "bundle_of_seed": "they have no place in a vehicle",
         "fp16_of_calibration": "calibration is for precision = 'int8'",
         "fp16_of_fp32": "contradicts",
@@ -154,7 +205,11 @@ def rules_test_suite(name):
     _onnx_test(name = "good_onnx_test", target_under_test = ":good_onnx")
     _calibration_test(name = "good_calibration_test", target_under_test = ":good_calibration")
     _int8_onnx_test(name = "int8_onnx_test", target_under_test = ":int8_onnx")
+    _shards_test(name = "cut_calibration_test", mnemonic = "Calibration", parts = 4, target_under_test = ":cut_calibration")
+    _shards_by_flag_test(name = "by_flag_test", mnemonic = "Calibration", parts = 5, target_under_test = ":good_calibration")
+    _shards_by_flag_test(name = "few_frames_test", mnemonic = "Calibration", parts = 3, target_under_test = ":few_frames")
+    _shards_by_flag_test(name = "analysis_test", mnemonic = "Sensitivity", parts = 5, target_under_test = ":analysis")
     native.test_suite(
         name = name,
-        tests = [target + "_test" for target in failures.keys() + ["good_bundle", "good_calibration", "good_engines", "good_onnx", "int8_onnx"]],
+        tests = [target + "_test" for target in failures.keys() + ["analysis", "by_flag", "cut_calibration", "few_frames"] + ["good_bundle", "good_calibration", "good_engines", "good_onnx", "int8_onnx"]],
     )

@@ -16,6 +16,7 @@ from torch import nn
 
 from base.boxes import Boxes3D
 from base.errors import ConfigError, DataError
+from base.shares import Share
 from eval.metrics import FrameResult, evaluate_detections
 from models.build import build_model
 from models.components import BackboneNeckHead
@@ -26,6 +27,7 @@ from quant.modules.layer import QuantizedLayer
 from quant.replace import quant_model
 from quant.roofline import conv_layers
 from quant.sensitivity import SensitivityFrame, build_sensitivity_profile
+from quant.sensitivity.parts import merge_sensitivity_parts, write_sensitivity_part
 from quant.sensitivity.segments import SegmentGraph
 from runtime.decode import decode
 from tests.quant.quantized_model import calibrate_by_max
@@ -255,7 +257,9 @@ def test_profile_repeats(profile: Any, model: nn.Module, frames: list[Sensitivit
     assert again.measured.analysis_s > again.measured.evaluation_s > 0
 
 
-def test_stages_cost_less(model: nn.Module, frames: list[SensitivityFrame], spec: ModelSpec, profile: Any) -> None:
+def test_stages_cost_less(
+    model: nn.Module, frames: list[SensitivityFrame], spec: ModelSpec, profile: Any, tmp_path: Path
+) -> None:
     stages = build_sensitivity_profile(
         model, frames[:1], spec=spec, granularity="stage", num_resamples=40, show_progress=False
     )
@@ -271,6 +275,17 @@ def test_stages_cost_less(model: nn.Module, frames: list[SensitivityFrame], spec
     assert stages.of("pts_backbone.blocks.2").layers == tuple(f"pts_backbone.blocks.2.{i}" for i in (0, 3, 6, 9))
     assert sum(layer.macs for layer in stages.layers) == sum(layer.macs for layer in profile.layers)
     assert stages.cost.multiple < profile.cost.multiple / 2
+    # Two machines that share the stages find the same to the byte, and what they cost.
+    parts = [tmp_path / "1.json", tmp_path / "2.json"]
+    for number, path in enumerate(parts, 1):
+        share = Share(number, 2)
+        part = build_sensitivity_profile(
+            model, frames[:1], spec=spec, granularity="stage", num_resamples=40, show_progress=False, share=share
+        )
+        write_sensitivity_part(part, model, 0, share, path, spec=spec)
+    merged = merge_sensitivity_parts(parts)
+    assert merged == stages
+    assert merged.to_csv() == stages.to_csv()
 
 
 def test_layers_in_floating_point_are_left_out(

@@ -1,1 +1,0 @@
-"""Training with everything on the device: frames, augmentation, pillars, targets and network."""
