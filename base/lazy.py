@@ -18,6 +18,10 @@ _HOW_TO_GET: dict[str, str] = {
     "tensorrt_rtx_bindings": "'pip install tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings'",
     "cuda.bindings": "'pip install cuda-python'",
     "onnxruntime": "'pip install onnxruntime' (or onnxruntime-gpu for CUDA)",
+    "rerun": "'pip install rerun-sdk'",
+    "mcap": "'pip install mcap mcap-protobuf-support foxglove-schemas-protobuf'",
+    "mcap_protobuf": "'pip install mcap-protobuf-support'",
+    "foxglove_schemas_protobuf": "'pip install foxglove-schemas-protobuf'",
     "mmcv": "'pip install mmcv-lite==2.1.0', or a compiled mmcv",
 }
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 from base.arguments import DEFAULT_POINTS, POINTS
 from base.checks import add_accept
 from base.command import add_log_level
+from base.files import user_path
 from base.messages import plain_lines
 from deploy.config.names import BACKENDS, DECODES
 from deploy.config.paths import input_path
@@ -18,11 +20,14 @@ from models.known_checks import KNOWN_CHECKS
 __all__ = [
     "DEFAULT_DEPLOY_CONFIG",
     "DEFAULT_MODEL_CONFIG",
+    "PRECISIONS",
     "add_common_arguments",
     "add_max_points",
     "add_override_arguments",
+    "add_record",
     "deploy",
     "overrides_of",
+    "recording_of",
 ]
 
 DEFAULT_DEPLOY_CONFIG = "configs/deploy/deploy_config.py"
@@ -44,13 +49,13 @@ _OVERRIDES = {
     "bundle": "evaluation.autoware.bundle",
     "num_verify_samples": "verification.num_verify_samples",
 }
-# Precision of the command line -> keys of the configuration.
 _POLICY = "backend_config.common_config.precision_policy"
-_PRECISIONS: dict[str, dict[str, Any]] = {
+PRECISIONS: dict[str, dict[str, Any]] = {
     "fp32": {_POLICY: "auto", "quantization.enabled": False},
     "fp16": {_POLICY: "fp16", "quantization.enabled": False},
     "int8": {_POLICY: "int8", "quantization.enabled": True, "onnx_config.opset_version": INT8_OPSET},
 }
+"""Precision of the command line -> keys of the configuration."""
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,6 +85,28 @@ def add_max_points(group: argparse._ActionsContainer) -> None:
     )
 
 
+def add_record(group: argparse._ActionsContainer) -> None:
+    """The option that writes a recording."""
+    group.add_argument(
+        "--record",
+        metavar="FILE",
+        help="also a recording of points, ground truth and boxes, to look at: .rrd for Rerun, .mcap for Foxglove",
+    )
+
+
+def recording_of(args: argparse.Namespace) -> Path | None:
+    """The file of `--record`; None where there is none.
+
+    Raises:
+        ConfigError, MissingDependencyError: it cannot be written (`deploy.recording.contract`).
+    """
+    if not args.record:
+        return None
+    from deploy.recording.contract import require_recordable
+
+    return require_recordable(user_path(args.record))
+
+
 def add_override_arguments(parser: argparse.ArgumentParser) -> None:
     """Options that override keys of the deploy config."""
     group = parser.add_argument_group("overrides of the deploy config")
@@ -103,7 +130,7 @@ def add_override_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--backends", nargs="+", choices=BACKENDS, metavar="NAME", help=f"backends to evaluate: {', '.join(BACKENDS)}"
     )
-    group.add_argument("--precision", choices=tuple(_PRECISIONS), help="what the exported network computes in")
+    group.add_argument("--precision", choices=tuple(PRECISIONS), help="what the exported network computes in")
 
 
 def overrides_of(args: argparse.Namespace) -> dict[str, Any]:
@@ -112,7 +139,7 @@ def overrides_of(args: argparse.Namespace) -> dict[str, Any]:
         key: getattr(args, option) for option, key in _OVERRIDES.items() if getattr(args, option, None) is not None
     }
     if getattr(args, "precision", None) is not None:
-        given.update(_PRECISIONS[args.precision])
+        given.update(PRECISIONS[args.precision])
     if getattr(args, "backends", None) is not None:
         given.update({f"evaluation.backends.{name}.enabled": name in args.backends for name in BACKENDS})
     if getattr(args, "no_evaluation", False):
@@ -131,11 +158,13 @@ def deploy(args: argparse.Namespace, deploy_config: str, model_config: str) -> i
     from deploy.config import load_deploy_config
     from deploy.runner import CenterPointDeploymentRunner
 
+    record = recording_of(args)
     config = load_deploy_config(deploy_config, overrides_of(args))
     # The option adds to the file's: both are recorded as the configuration of the run.
     accepted = tuple(dict.fromkeys((*config.accepted_checks, *args.accept)))
     config = dataclasses.replace(config, accepted_checks=accepted)
     source = str(input_path(deploy_config))
-    outcome = CenterPointDeploymentRunner(config, model_config, source=source, strict=args.strict).run()
+    runner = CenterPointDeploymentRunner(config, model_config, source=source, strict=args.strict, record=record)
+    outcome = runner.run()
     print(plain_lines(f"\n{outcome.summary()}"))  # noqa: T201 - what the command is for
     return outcome.exit_code

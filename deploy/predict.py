@@ -1,34 +1,34 @@
-"""One point-cloud file to boxes and a picture, and one backend against another:
-`python -m deploy.predict --points scan.bin --out DIR [--compare onnx]`."""
+"""Point clouds to boxes, pictures and recordings, and one backend against another:
+`python -m deploy.predict --points scan.bin --out DIR [--compare onnx] [--record out.rrd]`."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from base.arguments import DEFAULT_POINTS, number
-from base.checks import recorded
 from base.command import EXIT_FAILED, EXIT_PASSED, run_command, run_main
-from base.files import sha256_file, user_path, write_json
+from base.files import user_path
 from base.messages import plain_lines
 from base.ownership import owned_folder
-from base.tables import text_table
 from datasets.scan import FORMATS, ScanFormat, columns_option
 from deploy import cli
 from deploy.config.names import BACKENDS
 from deploy.config.paths import input_path
 
 if TYPE_CHECKING:
-    from deploy.prediction import Prediction
-    from eval.verification import VerificationResult
+    from deploy.prediction import ScanPrediction
+    from deploy.recording.contract import RecordedFrame, Recorder
+    from models.spec import ModelSpec
 
 __all__ = ["main"]
 
 DEFAULT_CHECKPOINT = "models/zoo/centerpoint_t4_demo/checkpoint.pth"
-_MIN_SHOWN_SCORE = 0.3
 # Option -> field of the format that it replaces.
 _FORMAT_OPTIONS = {
     "columns": "columns",
@@ -41,15 +41,23 @@ _FORMAT_OPTIONS = {
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="predict",
-        description="Run one LiDAR scan through preprocessing, network and decoding; write detections.json and "
-        "detections.png. With --compare, hold a second backend against the first.",
+        description="Run LiDAR scans through preprocessing, network and decoding. Of one scan: detections.json and "
+        "detections.png; of several a line each in detections.jsonl. With --record, a recording to look at; with "
+        "--compare, a second backend held against the first.",
         epilog="Exit code: 0 all that was asked for was done and passed; 1 the comparison failed or nothing could "
         "run; 2 wrong input or configuration.",
     )
     parser.add_argument(
-        "--points", required=True, metavar="FILE", help="little-endian float32 records without a header"
+        "--points",
+        nargs="+",
+        metavar="FILE|DIR",
+        help="scans: little-endian float32 records without a header, or PCD; of a folder its .bin or .pcd files",
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of everything the command writes")
+    cli.add_record(parser)
+    frames = parser.add_argument_group("frames of a dataset in place of --points, with their ground truth")
+    frames.add_argument("--data-root", metavar="DIR", help="the dataset; without it, the model config's")
+    frames.add_argument("--info-file", metavar="PKL", help="info file of its frames, relative to it")
     scan = parser.add_argument_group("the scan; the model expects base_link (ground at z = 0) and intensity 0 to 255")
     scan.add_argument("--format", choices=tuple(FORMATS), default="t4", help="defaults of the following (%(default)s)")
     scan.add_argument(
@@ -65,6 +73,13 @@ def _parser() -> argparse.ArgumentParser:
     scan.add_argument(
         "--lidar-yaw", type=number(-360.0, 360.0), metavar="DEG", help="turn of the sensor's x axis, counter-clockwise"
     )
+    scan.add_argument(
+        "--rate",
+        type=number(0.01, 1e4),
+        default=10.0,
+        metavar="HZ",
+        help="scans a second, for time lines (%(default)g)",
+    )
     cli.add_max_points(scan)
     model = parser.add_argument_group("the model; without any of these, the shipped demo")
     model.add_argument("--model-config", default=cli.DEFAULT_MODEL_CONFIG, metavar="PY", help="default %(default)s")
@@ -75,7 +90,14 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
     run.add_argument("--onnx-dir", metavar="DIR", help="existing ONNX files; else they are exported into --out")
     run.add_argument("--engine-dir", metavar="DIR", help="existing engines; else they are built into --out")
-    run.add_argument("--precision", choices=("fp32", "fp16"), default="fp32", help="of ONNX files exported here")
+    run.add_argument(
+        "--precision",
+        choices=("fp32", "fp16", "int8"),
+        default="fp32",
+        help="of ONNX files exported here; int8 of PyTorch, too",
+    )
+    run.add_argument("--calibration-data-root", metavar="DIR", help="T4 dataset to calibrate an INT8 network on")
+    run.add_argument("--calibration-info-file", metavar="PKL", help="info file of that dataset, relative to it")
     cli.add_common_arguments(parser)
     return parser
 
@@ -86,6 +108,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.compare == args.backend:
         parser.error(f"--compare={args.compare} is the backend itself; choose another one")
+    if bool(args.points) == bool(args.data_root or args.info_file):
+        parser.error("give either --points, or frames of a dataset by --data-root or --info-file")
     return run_command(lambda: _predict(args), args.log_level, args.accept)
 
 
@@ -101,10 +125,12 @@ def scan_format(args: argparse.Namespace) -> ScanFormat:
 
 def _predict(args: argparse.Namespace) -> int:
     from deploy.prediction import PredictionRequest, predict
+    from deploy.prediction_output import PredictionOutput
 
     out = user_path(args.out)
+    record = cli.recording_of(args)
     request = PredictionRequest(
-        points=user_path(args.points),
+        points=tuple(user_path(path) for path in args.points or ()),
         form=scan_format(args),
         model_config=input_path(args.model_config),
         checkpoint=input_path(args.checkpoint),
@@ -117,156 +143,46 @@ def _predict(args: argparse.Namespace) -> int:
         precision=args.precision,
         rot_y_axis_reference=args.rot_y_axis_reference,
         max_points=args.max_points or DEFAULT_POINTS,
+        data_root=user_path(args.data_root) if args.data_root else None,
+        info_file=args.info_file,
+        rate_hz=args.rate,
+        calibration_data_root=user_path(args.calibration_data_root) if args.calibration_data_root else None,
+        calibration_info_file=args.calibration_info_file,
     )
-    with owned_folder(out, "--out"):
-        prediction = predict(request)
-        _write(prediction, request.form, out)
-    print(plain_lines(f"\n{_summary(prediction, out)}"))  # noqa: T201 - what the command is for
+    with owned_folder(out, "--out"), contextlib.ExitStack() as stack:
+        written = PredictionOutput(out, request.form if request.points else None)
+        stack.callback(written.close)
+        recorder: Recorder | None = None
+
+        def take(scan: ScanPrediction, spec: ModelSpec, num_scans: int) -> None:
+            nonlocal recorder
+            if record is not None and recorder is None:
+                recorder = stack.enter_context(_recording(record, spec))
+            written.add(scan, spec, is_alone=num_scans == 1)
+            if recorder is not None:
+                recorder.write(_recorded(scan))
+
+        prediction = predict(request, take)
+        written.finish(prediction)
+    print(plain_lines(f"\n{written.summary(prediction, record)}"))  # noqa: T201 - what the command is for
     failed = prediction.verification is not None and not prediction.verification.passed
-    if failed or not prediction.results or args.backend in prediction.skipped:
+    if failed or len(prediction.skipped) == len(request.backends) or args.backend in prediction.skipped:
         return EXIT_FAILED
     return EXIT_FAILED if args.strict and prediction.skipped else EXIT_PASSED
 
 
-def _write(prediction: Prediction, form: ScanFormat, out: Path) -> None:
-    from deploy.scan_picture import save_scan_png
-    from eval.codec import to_json
+def _recording(path: Path, spec: ModelSpec) -> AbstractContextManager[Recorder]:
+    from deploy.recording.contract import RecordingFacts, recording
 
-    scan, spec = prediction.scan, prediction.spec
-    document: dict[str, Any] = {
-        "scan": {
-            "file": scan.path.name,
-            "sha256": sha256_file(scan.path),
-            "points": scan.num_in_file,
-            "invalid_points": scan.num_invalid,
-            "zero_points": scan.num_zeros,
-            "format": {
-                "columns": list(form.names),
-                "intensity_scale": form.intensity_scale,
-                "height_m": form.height_m,
-                "yaw_deg": form.yaw_deg,
-            },
-        },
-        "model": spec.name,
-        "point_columns": list(spec.point_columns),
-        "checkpoint_sha256": prediction.checkpoint_sha256,
-        "checks": to_json(recorded()),
-        "frame": "base_link: x forward, y left, z up from the ground; metres, radians, m/s",
-        "backends": [
-            {
-                "backend": result.name,
-                "device": result.device,
-                "precision": result.precision,
-                "pillars": result.counts.voxels,
-                "dropped_pillars": result.counts.dropped_voxels,
-                "points_out_of_range": result.counts.outside_points,
-                "boxes_without_size": result.dropped.without_size,
-                "boxes_not_finite": result.dropped.broken,
-                "detections": _detections(result.detections, spec.class_names),
-            }
-            for result in prediction.results
-        ],
-        "skipped": dict(prediction.skipped),
-        "verification": to_json(prediction.verification),
-    }
-    # The picture belongs to the numbers: an earlier one goes before new numbers come.
-    (out / "detections.png").unlink(missing_ok=True)
-    write_json(out / "detections.json", document)
-    if not prediction.results:
-        return
-    found = [
-        (result.label, result.detections.select(result.detections.scores >= _MIN_SHOWN_SCORE))
-        for result in prediction.results
-    ]
-    extent = max(abs(limit) for limit in (*spec.point_cloud_range[:2], *spec.point_cloud_range[3:5]))
-    title = f"{scan.path.name}: {scan.num_in_file} points, boxes with score ≥ {_MIN_SHOWN_SCORE:g}"
-    save_scan_png(out / "detections.png", scan.points, found, spec.class_names, extent, title)
+    return recording(path, RecordingFacts(spec.name, spec.class_names, spec.point_columns))
 
 
-def _detections(boxes: Any, class_names: Sequence[str]) -> list[dict[str, Any]]:
-    return [
-        {
-            "class": class_names[int(label)],
-            "score": round(float(score), 6),
-            "center": _rounded(box[:3]),
-            "size_length_width_height": _rounded(box[3:6]),
-            "yaw": round(float(box[6]), 6),
-            "velocity": _rounded(box[7:9]),
-        }
-        for box, score, label in zip(boxes.boxes, boxes.scores, boxes.labels, strict=True)
-    ]
+def _recorded(scan: ScanPrediction) -> RecordedFrame:
+    from deploy.recording.contract import RecordedFrame
 
-
-def _rounded(values: Any) -> list[float]:
-    return [round(float(value), 4) for value in values]
-
-
-def _summary(prediction: Prediction, out: Path) -> str:
-    from runtime.counts import MAX_VOXELS_KEY
-
-    scan, spec = prediction.scan, prediction.spec
-    zeros = f", {scan.num_zeros} at (0, 0, 0)" if scan.num_zeros else ""
-    parts = [f"{scan.path.name}: {scan.num_in_file} points, {scan.num_invalid} invalid{zeros}; model '{spec.name}'"]
-    rows: list[tuple[str, ...]] = []
-    for result in prediction.results:
-        boxes = result.detections.select(result.detections.scores >= _MIN_SHOWN_SCORE)
-        counts = [int((boxes.labels == index).sum()) for index in range(len(spec.class_names))]
-        classes = ", ".join(f"{n} {name}" for n, name in zip(counts, spec.class_names, strict=True) if n) or "none"
-        stages = ", ".join(f"{stage} {ms:.0f}" for stage, ms in result.stages_ms.items())
-        rows.append((result.label, str(result.counts.voxels), str(result.counts.outside_points), classes, stages))
-    if rows:
-        boxes_of = f"boxes ≥ {_MIN_SHOWN_SCORE:g}"
-        parts.append(text_table(("backend", "pillars", "points out of range", boxes_of, "milliseconds"), rows))
-    for result in prediction.results:
-        lost, kept = result.counts.dropped_voxels, result.counts.voxels
-        if lost:
-            share = f"{lost} of {lost + kept} ({lost / (lost + kept):.1%})"
-            parts.append(f"{result.label}: pillars left out: {share}; raise {MAX_VOXELS_KEY}")
-    parts += [f"{name} SKIPPED: {reason}" for name, reason in prediction.skipped.items()]
-    if prediction.verification is not None:
-        parts.append(_verification_table(prediction.verification))
-    parts.append(str(out / "detections.json") + (f", {out / 'detections.png'}" if prediction.results else ""))
-    return "\n\n".join(parts)
-
-
-def _verification_table(result: VerificationResult) -> str:
-    rows: list[tuple[str, ...]] = []
-    for verdict in result.outputs:
-        item = verdict.comparison
-        limits = {
-            "relative L2": verdict.tolerance.relative_l2,
-            "of range": verdict.tolerance.max_abs_share,
-            "score": verdict.tolerance.max_score_error,
-            "max abs": verdict.tolerance.max_abs,
-        }
-        rows.append(
-            (
-                item.name,
-                f"{item.max_abs:.3g}",
-                f"{item.mean_abs:.3g}",
-                f"{item.relative_l2:.3g}",
-                f"{item.cosine:.9f}",
-                str(item.nonfinite_reference + item.nonfinite_test),
-                "PASSED" if verdict.passed else "FAILED",
-                ", ".join(f"{name} ≤ {limit:g}" for name, limit in limits.items() if limit is not None),
-            )
-        )
-    header = ("output", "max abs", "mean abs", "relative L2", "cosine", "not finite", "verdict", "limits")
-    parts = [result.summary(), *result.reasons, text_table(header, rows)] if rows else [result.summary()]
-    boxes = result.boxes
-    if boxes is not None:
-        floor = result.box_tolerance.min_score if result.box_tolerance else _MIN_SHOWN_SCORE
-        counts = (boxes.matched, boxes.moved, boxes.lost, boxes.gained)
-        errors = (
-            f"{boxes.max_center_m * 1e3:.3g} mm",
-            f"{boxes.max_size_m * 1e3:.3g} mm",
-            f"{boxes.max_yaw_rad:.2g} rad",
-            f"{boxes.max_velocity_mps:.2g} m/s",
-            f"{boxes.max_score:.2g}",
-        )
-        names = (f"boxes ≥ {floor:g}: matched", "moved", "lost", "gained", "center", "size", "yaw", "velocity", "score")
-        parts.append(text_table(names, [(*map(str, counts), *errors)]))
-    return "\n".join(parts)
+    source = scan.scan
+    found = {result.label: result.detections for result in scan.results}
+    return RecordedFrame(source.index, source.name, source.time_s, source.points, found, source.ground_truth)
 
 
 if __name__ == "__main__":

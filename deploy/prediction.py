@@ -1,10 +1,10 @@
-"""One scan through the whole pipeline on one backend, and held against another one."""
+"""Scans through the whole pipeline on one backend, and held against another one."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,28 +13,38 @@ from base.arguments import DEFAULT_POINTS
 from base.boxes import Boxes3D
 from base.checks import Finding, settle
 from base.determinism import set_determinism
-from base.errors import BackendUnavailable
+from base.errors import BackendUnavailable, DataError, UserError
 from base.files import sha256_file
-from base.messages import shown_file
+from base.progress import progress
+from datasets.frames import Frame
 from datasets.plausibility import PointsExpected
-from datasets.scan import Scan, ScanFormat, read_scan
-from deploy.config.names import ONNX_BACKENDS
+from datasets.scan import ScanFormat
 from deploy.config.schema import DeployConfig
 from deploy.devices import resolve_device
+from deploy.input_scans import FileScans, FrameScans, InputScan, InputScans, scan_files
+from deploy.prediction_files import PredictionFiles, plan_int8
 from runtime.capacity import check_cloud
 from runtime.counts import dropped_pillars
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from deploy.detectors import DetectorFiles
     from eval.verification import VerificationResult
     from models.spec import ModelSpec
     from runtime.counts import BoxCounts, VoxelCounts
     from runtime.detector import Detector, InspectableDetector
 
-__all__ = ["BackendResult", "Prediction", "PredictionRequest", "predict"]
+__all__ = [
+    "DEFAULT_RATE_HZ",
+    "VERIFIED_SCANS",
+    "BackendResult",
+    "Prediction",
+    "PredictionRequest",
+    "ScanPrediction",
+    "predict",
+]
 
+DEFAULT_RATE_HZ = 10.0
+VERIFIED_SCANS = 10
+"""Of a sequence, so many are compared tensor by tensor; of the others the boxes stand beside each other."""
 # What a graph computes in, finest first: two backends are held against each other by the coarser one's limits.
 _PRECISIONS = ("fp32", "fp32_tf32", "fp16")
 
@@ -46,20 +56,23 @@ class PredictionRequest:
     """What to run.
 
     Attributes:
-        points: The scan.
-        form: How it is stored.
+        points: The scans: files, and folders of files; empty where `data_root` or `info_file` name frames.
+        form: How they are stored.
         model_config, checkpoint: The model.
         out: Folder for ONNX files and engines that are made on the way, and for what the command writes.
         backend: "pytorch", "onnx", "openvino", "tensorrt" or "cuda".
         compare: A second backend, judged against the first; None for none.
         device: "auto", "cpu" or "cuda:N", for both.
         onnx_dir, engine_dir: Existing files; None: made in `out`.
-        precision: "fp32" or "fp16", of ONNX files made on the way.
+        precision: "fp32", "fp16" or "int8", of ONNX files made on the way; "int8" of PyTorch too.
         rot_y_axis_reference: Run the network in Autoware's yaw convention; boxes stay the same.
-        max_points: Most points of the scan.
+        max_points: Most points of a scan.
+        data_root, info_file: A dataset, and its info file, whose frames are taken in place of `points`.
+        rate_hz: Scans a second, where files do not say when they were taken.
+        calibration_data_root, calibration_info_file: What an INT8 network is calibrated on; None: as a deployment.
     """
 
-    points: Path
+    points: tuple[Path, ...]
     form: ScanFormat
     model_config: Path
     checkpoint: Path
@@ -72,6 +85,18 @@ class PredictionRequest:
     precision: str = "fp32"
     rot_y_axis_reference: bool = False
     max_points: int = DEFAULT_POINTS
+    data_root: Path | None = None
+    info_file: str | None = None
+    rate_hz: float = DEFAULT_RATE_HZ
+    calibration_data_root: Path | None = None
+    calibration_info_file: str | None = None
+
+    @property
+    def needs_network(self) -> bool:
+        """Whether a backend runs the network of the checkpoint, or files that are made of it."""
+        made = self.onnx_dir is None
+        needed = {"pytorch": True, "tensorrt": made and self.engine_dir is None}
+        return any(needed.get(name, made) for name in self.backends)
 
     @property
     def backends(self) -> tuple[str, ...]:
@@ -86,7 +111,7 @@ class BackendResult:
     Attributes:
         name, device, precision: The backend, where it ran, and what its network computes in.
         detections: By descending score.
-        stages_ms: Stage -> milliseconds of the second of two runs.
+        stages_ms: Stage -> milliseconds; of the first scan, of the second of two runs.
         counts: Of the preprocessing.
         dropped: Candidates of which no box was made.
     """
@@ -105,32 +130,48 @@ class BackendResult:
         return f"{self.name} {self.precision} ({self.device})"
 
 
+@dataclass(frozen=True, eq=False)
+class ScanPrediction:
+    """One scan with what was found in it.
+
+    Attributes:
+        scan: The points.
+        results: One for each backend that ran.
+    """
+
+    scan: InputScan
+    results: tuple[BackendResult, ...]
+
+
 @dataclass(frozen=True)
 class Prediction:
-    """Outcome of `predict`.
+    """What all scans of `predict` share.
 
     Attributes:
         spec: The model.
         checkpoint_sha256: Of its weights.
-        scan: The points.
-        results: One for each backend that ran.
-        verification: The comparison; None where none was asked for or a backend could not run.
+        num_scans: How many there were.
+        verification: The comparison of the first scans; None where none was asked for or a backend could not run.
         skipped: Backend -> why it could not run here.
     """
 
     spec: ModelSpec
     checkpoint_sha256: str
-    scan: Scan
-    results: tuple[BackendResult, ...]
+    num_scans: int
     verification: VerificationResult | None
     skipped: Mapping[str, str]
 
 
-def predict(request: PredictionRequest) -> Prediction:
-    """Reads the scan, loads the model, makes the files that a backend needs, and runs.
+def predict(request: PredictionRequest, sink: Callable[[ScanPrediction, ModelSpec, int], None]) -> Prediction:
+    """Reads the first scan, loads the model, makes the files that a backend needs, and runs scan after scan.
+
+    Args:
+        request: What to run.
+        sink: Is given every scan with what was found in it, as soon as it is found, the model, and how many there are.
 
     Raises:
-        UserError: the scan, the model config, the checkpoint, an ONNX file or an engine is missing or wrong.
+        UserError: a scan, the model config, the checkpoint, an ONNX file or an engine is missing or wrong. What was
+            given to `sink` before stands.
         BackendUnavailable: the one backend that was asked for cannot run on this machine.
     """
     from deploy.detectors import cannot_run_here
@@ -141,13 +182,10 @@ def predict(request: PredictionRequest) -> Prediction:
     cfg = load_model_config(request.model_config)
     spec = ModelSpec.from_config(cfg)
     # Before the seconds that a model takes: a wrong scan is the likelier mistake.
-    scan = read_scan(request.points, request.form, spec, _expected(cfg, spec))
-    what = f"Point file {shown_file(request.points)} has {len(scan.points)} valid points"
-    check_cloud(what, len(scan.points), request.max_points, spec)
-    model, spec = _load_model(cfg, spec, request)
-    files = _Files(request, model, spec)
+    scans = _scans(request, cfg, spec)
+    first = _read(scans, 0, request, spec)
+    files = PredictionFiles(request, cfg, spec, plan_int8(request, cfg))
     skipped: dict[str, str] = {}
-    results: list[BackendResult] = []
     with contextlib.ExitStack() as stack:
         detectors: list[tuple[Detector, str]] = []
         for name in request.backends:
@@ -160,11 +198,46 @@ def predict(request: PredictionRequest) -> Prediction:
                 _logger.warning("%s SKIPPED: %s", name, unavailable)
             else:
                 detectors.append((stack.enter_context(detector), precision))
-        results = [_run(detector, precision, scan) for detector, precision in detectors]
-        settle(_losses(results, request))
-        verification = _verify(detectors, scan) if len(detectors) == 2 else None
+        told: set[int] = set()
+        for index in progress(range(len(scans)), "predicting", unit="scan"):
+            scan = first if index == 0 else _read(scans, index, request, spec)
+            if index == 0:
+                for opened, _ in detectors:
+                    opened(scan.points)  # the first call allocates and chooses kernels
+            results = tuple(_run(detector, precision, scan) for detector, precision in detectors)
+            settle(_losses(scan, results, told))
+            sink(ScanPrediction(scan, results), spec, len(scans))
+        both_int8 = files.quantized is not None and request.precision == "int8"
+        verification = _verify(detectors, scans, equal_inputs=both_int8) if len(detectors) == 2 else None
     digest = sha256_file(request.checkpoint)
-    return Prediction(spec, digest, scan, tuple(results), verification, skipped)
+    return Prediction(spec, digest, len(scans), verification, skipped)
+
+
+def _scans(request: PredictionRequest, cfg: Any, spec: ModelSpec) -> InputScans:
+    if request.info_file is None and request.data_root is None:
+        files = scan_files(request.points)
+        return FileScans(files, request.form, spec, _expected(cfg, spec), request.rate_hz)
+    from datasets.frames import open_frames
+
+    root = None if request.data_root is None else str(request.data_root)
+    scans = FrameScans(open_frames(cfg, "val", root, request.info_file))
+    if not len(scans):
+        raise DataError("The info file has no frame; name one that has with --info-file.")
+    return scans
+
+
+def _read(scans: InputScans, index: int, request: PredictionRequest, spec: ModelSpec) -> InputScan:
+    """One scan; of a sequence, an error says how far it came."""
+    try:
+        scan = scans[index]
+        what = f"{scan.place} has {len(scan.points)} valid points"
+        check_cloud(what, len(scan.points), request.max_points, spec)
+    except UserError as error:
+        if index == 0:
+            raise
+        done = f"{index} scans before it are" if index > 1 else "The scan before it is"
+        raise type(error)(f"{error} {done} done, of {len(scans)}: what was written of them stays.") from error
+    return scan
 
 
 def _expected(cfg: Any, spec: ModelSpec) -> PointsExpected:
@@ -177,84 +250,24 @@ def _expected(cfg: Any, spec: ModelSpec) -> PointsExpected:
     return PointsExpected.of_config(cfg, kind, spec.point_cloud_range)
 
 
-def _losses(results: Sequence[BackendResult], request: PredictionRequest) -> Iterator[Finding]:
-    """Pillars that were left out, once for all backends that left out as many."""
-    told: set[int] = set()
+def _losses(scan: InputScan, results: Sequence[BackendResult], told: set[int]) -> Iterator[Finding]:
+    """Pillars that were left out, once for all backends and scans that left out as many."""
     for result in results:
         counts = result.counts
         if counts.dropped_voxels and counts.dropped_voxels not in told:
             told.add(counts.dropped_voxels)
-            place = f"Point file {shown_file(request.points)} on {result.label}"
+            place = f"{scan.place} on {result.label}"
             yield dropped_pillars(place, counts.dropped_voxels, counts.voxels)
 
 
-def _load_model(cfg: Any, spec: ModelSpec, request: PredictionRequest) -> tuple[nn.Module, ModelSpec]:
-    from export.rotation import fold_rot_y_axis_reference
-    from models.build import build_model, load_checkpoint
-
-    model = build_model(cfg)
-    load_checkpoint(model, request.checkpoint)
-    return fold_rot_y_axis_reference(model, spec) if request.rot_y_axis_reference else (model, spec)
-
-
-class _Files:
-    """ONNX files and engines: the user's own, or made when the first backend needs them."""
-
-    def __init__(self, request: PredictionRequest, model: nn.Module, spec: ModelSpec) -> None:
-        self.request = request
-        self.model = model
-        self.spec = spec
-        self._made: dict[str, Path] = {}
-
-    def of(self, backend: str) -> DetectorFiles:
-        """What a backend reads."""
-        from deploy.detectors import DetectorFiles, Network
-
-        checkpoint = self.request.checkpoint
-        if backend == "pytorch":
-            return DetectorFiles(Network(self.model))
-        if backend in ONNX_BACKENDS:
-            return DetectorFiles(onnx_dir=self.onnx(), checkpoint=checkpoint)
-        engine_dir, onnx_dir = self.engines()
-        return DetectorFiles(onnx_dir=onnx_dir, engine_dir=engine_dir, checkpoint=checkpoint)
-
-    def onnx(self) -> Path:
-        """Folder of the ONNX files."""
-        from export.onnx_export import OnnxExportSettings, export_components
-
-        request = self.request
-        folder = request.onnx_dir or self._made.get("onnx")
-        if folder is None:
-            provenance = {"weights": f"sha256 {sha256_file(request.checkpoint)}"}
-            settings = OnnxExportSettings(precision=request.precision, provenance=provenance)
-            folder = self._made["onnx"] = request.out / "onnx"
-            export_components(self.model, self.spec, folder, settings)
-        return folder
-
-    def engines(self) -> tuple[Path, Path | None]:
-        """Folder of the engines, and of the ONNX files that they must come from, if those are known."""
-        from export.engine.pipeline import CenterPointTensorRTExportPipeline
-        from export.existing import check_onnx_dir
-
-        request = self.request
-        folder, onnx_dir = request.engine_dir, request.onnx_dir
-        if folder is None:
-            onnx_dir = self.onnx()
-            check_onnx_dir(onnx_dir, self.spec, request.checkpoint, "--onnx-dir")
-            folder = request.out / "tensorrt"
-            CenterPointTensorRTExportPipeline().run(onnx_dir, folder, self.spec)
-        return folder, onnx_dir
-
-
-def _open(name: str, request: PredictionRequest, files: _Files) -> tuple[InspectableDetector, str]:
+def _open(name: str, request: PredictionRequest, files: PredictionFiles) -> tuple[InspectableDetector, str]:
     from deploy.detectors import open_checked_detector
 
     device = resolve_device(request.device, name, DeployConfig())
     return open_checked_detector(name, files.of(name), spec=files.spec, device=device, max_points=request.max_points)
 
 
-def _run(detector: Detector, precision: str, scan: Scan) -> BackendResult:
-    detector(scan.points)  # the first call allocates and chooses kernels
+def _run(detector: Detector, precision: str, scan: InputScan) -> BackendResult:
     found = detector(scan.points)
     return BackendResult(
         detector.name,
@@ -267,8 +280,21 @@ def _run(detector: Detector, precision: str, scan: Scan) -> BackendResult:
     )
 
 
-def _verify(detectors: list[tuple[Detector, str]], scan: Scan) -> VerificationResult:
-    from datasets.frames import Frame
+class _Verified:
+    """The first scans as frames without ground truth (`eval.frames.FramesLike`), each read again."""
+
+    def __init__(self, scans: InputScans) -> None:
+        self._scans = scans
+
+    def __len__(self) -> int:
+        return min(len(self._scans), VERIFIED_SCANS)
+
+    def __getitem__(self, index: int, /) -> Frame:
+        scan = self._scans[index]
+        return Frame(scan.name, "", scan.time_s, scan.points, Boxes3D.empty())
+
+
+def _verify(detectors: Sequence[tuple[Detector, str]], scans: InputScans, *, equal_inputs: bool) -> VerificationResult:
     from eval.verification import verify
 
     (reference, first), (test, second) = detectors
@@ -277,5 +303,8 @@ def _verify(detectors: list[tuple[Detector, str]], scan: Scan) -> VerificationRe
     precision = (
         max(known, key=_PRECISIONS.index) if len(known) == 2 else next(p for p in (second, first) if p not in known)
     )
-    frame = Frame(scan.path.name, "", 0.0, scan.points, Boxes3D.empty())
-    return verify(reference, test, [frame], num_frames=1, precision=precision, show_progress=False)
+    frames = _Verified(scans)
+    equal = equal_inputs and first == second == "int8"
+    return verify(
+        reference, test, frames, num_frames=-1, precision=precision, equal_inputs=equal, show_progress=len(frames) > 1
+    )

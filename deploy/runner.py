@@ -18,6 +18,7 @@ from deploy.devices import resolve_device
 from deploy.outcome import DeploymentOutcome
 from deploy.plan import RunPlan, make_plan
 from deploy.run_manifest import write_run_manifest
+from deploy.run_recording import record_run, require_evaluated
 from deploy.session import Session, engine_settings, onnx_settings
 from deploy.steps import FAILED, PASSED, SKIPPED, Step, StepRecorder
 from deploy.work_dir import log_to_file, owned_work_dir
@@ -55,6 +56,7 @@ class CenterPointDeploymentRunner:
         model_config: Path of the model config.
         source: File of the deploy config, for messages and the manifest.
         strict: Whether a step that cannot run here fails the run.
+        record: Recording of the evaluated frames to write, `.rrd` or `.mcap`; None for none.
     """
 
     def __init__(
@@ -64,11 +66,13 @@ class CenterPointDeploymentRunner:
         *,
         source: str = "deploy config",
         strict: bool = False,
+        record: Path | None = None,
     ) -> None:
         self.config = config
         self.model_config = model_config
         self.source = source
         self.strict = strict
+        self.record = record
         self._recorder = StepRecorder()
         self._artifacts: list[ArtifactRecord] = []
         self._verifications: list[VerificationResult] = []
@@ -91,6 +95,7 @@ class CenterPointDeploymentRunner:
         """
         with checking(self.config.accepted_checks):
             plan = make_plan(self.config, self.source, self.model_config)
+            require_evaluated(self.record, plan.backends)
             with owned_work_dir(plan.work_dir), log_to_file(plan.work_dir, self.config.deploy_log_path):
                 _logger.info("model '%s', mode '%s', into %s", plan.spec.name, plan.mode, plan.work_dir)
                 session = Session(plan)
@@ -126,6 +131,10 @@ class CenterPointDeploymentRunner:
         for backend in plan.backends:
             self._evaluate(session, backend)
         self._apply_gates()
+        if self.record is not None and self._evaluated:
+            with self._recorder.step("record frames", is_work=False):
+                evaluations = [item.evaluation for item in self._evaluated]
+                record_run(self.record, plan.spec, _opened(session), evaluations)
 
     def _quantize(self, session: Session) -> None:
         from export.quantized_model import save_quantized_model

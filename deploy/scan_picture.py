@@ -13,15 +13,12 @@ from base.boxes import Boxes3D
 from base.files import atomic_path
 from base.lazy import require
 from eval.bev import box_corners
-from eval.palette import BACKGROUND
+from eval.palette import BACKGROUND, class_color
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["CLASS_COLORS", "save_scan_png"]
-
-CLASS_COLORS = ("#4cc9f0", "#ff9f1c", "#f72585", "#80ed99", "#ffe66d", "#c77dff", "#ff6b6b", "#e9ecef")
-"""By class index, repeated where a model has more classes; told apart from the points' greys."""
+__all__ = ["save_scan_png"]
 
 _RINGS_M = 20
 _TEXT = "#9fb0c0"
@@ -67,7 +64,7 @@ def save_scan_png(
         axis.set_title(label, color="white", fontsize=11)
     counts = [np.bincount(boxes.labels, minlength=len(class_names)) for _, boxes in found]
     handles = [
-        Line2D([], [], color=_color(i), label=f"{name} {' / '.join(str(count[i]) for count in counts)}")
+        Line2D([], [], color=class_color(i), label=f"{name} {' / '.join(str(count[i]) for count in counts)}")
         for i, name in enumerate(class_names)
     ]
     columns = min(len(handles), 8)
@@ -76,10 +73,6 @@ def save_scan_png(
     figure.tight_layout(rect=(0, 0.04, 1, 0.985))
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", facecolor=BACKGROUND, metadata={"Software": None})
-
-
-def _color(label: int) -> str:
-    return CLASS_COLORS[label % len(CLASS_COLORS)]
 
 
 def _draw_rings(axis: Axes, extent_m: float) -> None:
@@ -99,7 +92,7 @@ def _draw_boxes(axis: Axes, boxes: Boxes3D, extent_m: float) -> None:
     corners = box_corners(boxes)
     polygons = np.stack([-corners[..., 1], corners[..., 0]], axis=2)
     centers, fronts = polygons.mean(axis=1), (polygons[:, 0] + polygons[:, 3]) / 2
-    colors = [_color(int(label)) for label in boxes.labels]
+    colors = [class_color(int(label)) for label in boxes.labels]
     axis.add_collection(PolyCollection(list(polygons), facecolors="none", edgecolors=colors, linewidths=1.2))
     lines = np.stack([centers, fronts + (fronts - centers) * 0.35], axis=1)
     axis.add_collection(LineCollection(list(lines), colors=colors, linewidths=1.2))

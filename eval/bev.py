@@ -19,7 +19,7 @@ from eval.palette import BACKGROUND, COLORS
 if TYPE_CHECKING:
     from eval.panels import FramePanel
 
-__all__ = ["box_corners", "png_data_uri", "points_png", "save_bev_png"]
+__all__ = ["box_corners", "height_rgb", "png_data_uri", "points_png", "save_bev_png"]
 
 _Z_RANGE_M = (-2.0, 3.0)
 # Low to high: dim blue grey, grey, warm white; the boxes' colours stay apart from all of them.
@@ -37,6 +37,28 @@ def box_corners(boxes: Boxes3D) -> NDArray[np.float64]:
     return np.stack([x, y], axis=2) + values[:, None, :2]
 
 
+def height_rgb(z: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """(N, 3) colours of points by their height, as in all pictures: low ones dim, high ones bright.
+
+    Args:
+        z: (N,) metres above the ground; one that is not finite is taken for low.
+    """
+    known = np.where(np.isfinite(z), z, _Z_RANGE_M[0]).astype(np.float64)
+    colors: NDArray[np.uint8] = np.rint(_ramp()).astype(np.uint8)[_levels(known)]
+    return colors
+
+
+def _levels(z: NDArray[np.float64]) -> NDArray[np.uint8]:
+    low, high = _Z_RANGE_M
+    return np.clip((z - low) / (high - low) * _LEVELS, 0, _LEVELS - 1).astype(np.uint8)
+
+
+def _ramp() -> NDArray[np.float64]:
+    """(levels, 3) colours from 0 to 255."""
+    at = np.linspace(0, len(_RAMP) - 1, _LEVELS)
+    return np.stack([np.interp(at, np.arange(len(_RAMP)), _RAMP[:, channel]) for channel in range(3)], axis=1)
+
+
 def points_png(points: NDArray[np.float32], extent_m: float, pixels: int = 560) -> bytes:
     """The points as a PNG with a palette; a cell shows the highest point in it.
 
@@ -51,11 +73,8 @@ def points_png(points: NDArray[np.float32], extent_m: float, pixels: int = 560) 
     scale = pixels / (2 * extent_m)
     row = np.minimum(((extent_m - x) * scale).astype(np.int64), pixels - 1)
     column = np.minimum(((extent_m - y) * scale).astype(np.int64), pixels - 1)
-    low, high = _Z_RANGE_M
-    level = 1 + np.clip((z - low) / (high - low) * _LEVELS, 0, _LEVELS - 1).astype(np.uint8)
-    np.maximum.at(image, (row, column), level)
-    at = np.linspace(0, len(_RAMP) - 1, _LEVELS)
-    ramp = np.stack([np.interp(at, np.arange(len(_RAMP)), _RAMP[:, channel]) for channel in range(3)], axis=1)
+    np.maximum.at(image, (row, column), 1 + _levels(z))
+    ramp = _ramp()
     ground = [int(BACKGROUND[index : index + 2], 16) for index in (1, 3, 5)]
     palette = np.concatenate([[ground], np.rint(ramp)]).astype(np.uint8)
     # Four bits a pixel: 16 colours.

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,26 +34,43 @@ Outputs = Mapping[str, "NDArray[np.float32]"]
 """Head name -> (1, C, h, w) float32, raw, in graph order; empty for a cloud without a point in the model's range."""
 
 
-@dataclass(frozen=True, eq=False)
 class Inference:
     """Result of one frame.
 
     Attributes:
-        detections: Boxes by descending score.
-        outputs: What they were decoded of, where it came to the host on the way; None where it stayed on the device.
-            The arrays are overwritten by the detector's next frame.
+        outputs: What its boxes were decoded of, where it came to the host on the way; None where it stayed on the
+            device. The arrays are overwritten by the detector's next frame.
         stages_ms: Stage -> milliseconds, in order; names from `runtime.backends.base.STAGES`.
         total_ms: Wall time of the whole call.
         counts: Pillars that entered the network, and what was left out.
         dropped: Candidates of which no box was made.
     """
 
-    detections: Boxes3D
-    outputs: Outputs | None
-    stages_ms: Mapping[str, float]
-    total_ms: float
-    counts: VoxelCounts
-    dropped: BoxCounts = field(default_factory=BoxCounts)
+    def __init__(
+        self,
+        detections: Boxes3D | Callable[[], Boxes3D],
+        outputs: Outputs | None,
+        stages_ms: Mapping[str, float],
+        total_ms: float,
+        counts: VoxelCounts,
+        dropped: BoxCounts | None = None,
+    ) -> None:
+        """Args:
+        detections: The boxes, or what makes them of the frame's own memory when they are asked for.
+        """
+        self._detections = detections
+        self.outputs = outputs
+        self.stages_ms = stages_ms
+        self.total_ms = total_ms
+        self.counts = counts
+        self.dropped = BoxCounts() if dropped is None else dropped
+
+    @property
+    def detections(self) -> Boxes3D:
+        """Boxes by descending score; always the same ones, whatever the detector has done since."""
+        if callable(self._detections):
+            self._detections = self._detections()
+        return self._detections
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,6 +136,17 @@ class Detector(Closing, ABC):
                 "" if self.spec.norm_bbox else " The network learns metres (norm_bbox=False), not their logarithms.",
             )
         return inference
+
+    def new_cloud(self, count: int) -> NDArray[np.float32]:
+        """Memory for clouds, to be filled again for each frame: (count, C) float32, zeroed.
+
+        `detect` takes a leading part of it, `cloud[:n]`. On a GPU that reads clouds by itself it is page-locked, and
+        is read from where it lies, without a copy of the host's; it stays locked until the detector is closed.
+
+        Args:
+            count: Most points that it is to hold.
+        """
+        return np.zeros((count, self.spec.point_features), np.float32)
 
     @abstractmethod
     def detect(self, points: NDArray[np.float32]) -> Inference:

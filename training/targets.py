@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["center_targets", "use_numpy_targets"]
+__all__ = ["center_targets", "gaussian_radius", "use_numpy_targets"]
 
 
 def use_numpy_targets(head: Any) -> None:
@@ -77,7 +77,7 @@ def center_targets(
     keep = inside & (boxes[:, 3] > 0) & (boxes[:, 4] > 0)
     sizes = boxes[:, 3:5] / voxel[:2] / np.float32(factor)
     for row in np.flatnonzero(keep):
-        radius = max(int(train_cfg["min_radius"]), int(_gaussian_radius(sizes[row], train_cfg["gaussian_overlap"])))
+        radius = max(int(train_cfg["min_radius"]), int(gaussian_radius(sizes[row], train_cfg["gaussian_overlap"])))
         _draw_gaussian(heatmap[labels[row]], int(cells[row, 0]), int(cells[row, 1]), radius)
     dims = np.log(boxes[keep, 3:6]) if norm_bbox else boxes[keep, 3:6]
     yaw = boxes[keep, 6:7]
@@ -90,7 +90,7 @@ def center_targets(
     return heatmap, regression, index, mask
 
 
-def _gaussian_radius(size: NDArray[np.float32], overlap: float) -> float:
+def gaussian_radius(size: NDArray[np.float32], overlap: float) -> float:
     """Largest shift of a corner, in cells, that keeps the overlap (CornerNet), with mmdet3d's choice of roots."""
     length, width = (float(value) for value in size)
     total, area = length + width, length * width

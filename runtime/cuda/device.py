@@ -42,6 +42,7 @@ class CudaDevice:
         self._events: list[Any] = []
         self._modules: list[Any] = []
         self._graphs: list[Any] = []
+        self._registered: list[NDArray[Any]] = []
 
     @classmethod
     def open(cls, index: int = 0) -> CudaDevice:
@@ -104,6 +105,22 @@ class CudaDevice:
         self._pinned.append(address)
         buffer = (ctypes.c_uint8 * (count * kind.itemsize)).from_address(address)
         return np.frombuffer(buffer, kind, count).reshape(shape)
+
+    def register(self, memory: NDArray[Any]) -> int:
+        """Page-locks memory of the host's own until `close`, and gives the address by which kernels read it.
+
+        The device keeps the array alive as long; it stays ordinary memory of the process after that.
+
+        Args:
+            memory: Contiguous; no page of it may be page-locked already.
+
+        Raises:
+            CudaError: the system has no more page-locked memory, or some of this is page-locked already.
+        """
+        flags = self._runtime.cudaHostRegisterMapped | self._runtime.cudaHostRegisterPortable
+        self._call("cudaHostRegister", memory.ctypes.data, memory.nbytes, flags)
+        self._registered.append(memory)
+        return int(self._call("cudaHostGetDevicePointer", memory.ctypes.data, 0))
 
     def upload(self, address: int, source: NDArray[Any], stream: int) -> None:
         """Host array to device, in stream order; pinned sources do not block."""
@@ -324,20 +341,26 @@ class CudaDevice:
             self._call("cudaFree", address)
         for address in self._pinned:
             self._call("cudaFreeHost", address)
+        for memory in self._registered:
+            self._call("cudaHostUnregister", memory.ctypes.data)
         for owned in (self._graphs, self._events, self._streams, self._modules, self._memory, self._pinned):
             owned.clear()
+        self._registered.clear()
 
     def _copy(self, target: int, source: int, num_bytes: int, kind: str, stream: int) -> None:
         self._call("cudaMemcpyAsync", target, source, num_bytes, getattr(self._runtime.cudaMemcpyKind, kind), stream)
 
     def _call(self, function: str, *arguments: Any) -> Any:
         status, *values = getattr(self._runtime, function)(*arguments)
-        _expect(status, self._runtime.cudaError_t.cudaSuccess, f"{function} on cuda:{self.index}")
+        # Both codes of success are 0; several calls a frame come through here.
+        if status:
+            raise _failure(status, f"{function} on cuda:{self.index}")
         return values[0] if values else None
 
     def _driver_call(self, function: str, *arguments: Any) -> Any:
         status, *values = getattr(self._driver, function)(*arguments)
-        _expect(status, self._driver.CUresult.CUDA_SUCCESS, f"{function} on cuda:{self.index}")
+        if status:
+            raise _failure(status, f"{function} on cuda:{self.index}")
         return values[0] if values else None
 
 
@@ -346,6 +369,10 @@ def pointers(*addresses: int) -> list[ctypes.c_void_p]:
     return [ctypes.c_void_p(address) for address in addresses]
 
 
+def _failure(status: Any, what: str) -> CudaError:
+    return CudaError(f"{what} failed: {getattr(status, 'name', status)}.")
+
+
 def _expect(status: Any, success: Any, what: str) -> None:
     if status != success:
-        raise CudaError(f"{what} failed: {getattr(status, 'name', status)}.")
+        raise _failure(status, what)

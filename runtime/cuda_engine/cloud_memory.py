@@ -25,12 +25,16 @@ class CloudMemory:
         capacity: Most points.
         points: Address of (capacity, C) float32.
         num_points: Address of one int32, 0 to `capacity`.
+        staging: (capacity, C) float32, page-locked.
+        request: Page-locked words of `CloudIntake`, which kernels read.
     """
 
     def __init__(self, device: CudaDevice, spec: ModelSpec, capacity: int) -> None:
         self._device, self._spec, self.capacity = device, spec, capacity
         columns = spec.point_features
-        self._host_points = device.allocate_pinned((capacity, columns), np.float32)
+        self.staging: NDArray[np.float32] = device.allocate_pinned((capacity, columns), np.float32)
+        self.request: NDArray[np.int64] = device.allocate_pinned((3,), np.int64)
+        self.request[:] = 0
         self._host_count = device.allocate_pinned((1,), np.int32)
         self.points = device.allocate(capacity * columns * 4)
         self.num_points = device.allocate(4)
@@ -45,6 +49,15 @@ class CloudMemory:
             )
         check_cloud(f"Point cloud has {len(points)} points", len(points), self.capacity, self._spec)
 
+    @property
+    def staged(self) -> int:
+        """Where kernels read `staging`: page-locked memory has one address on both sides."""
+        return self.staging.ctypes.data
+
+    def stage(self, points: NDArray[np.float32]) -> None:
+        """Copies a checked cloud into `staging`."""
+        self.staging[: len(points)] = points
+
     def fill(self, points: NDArray[np.float32]) -> None:
         """Takes a cloud into page-locked memory; the last copy to the device must have ended.
 
@@ -55,12 +68,12 @@ class CloudMemory:
             DataError: as `check`.
         """
         self.check(points)
-        self._host_points[: len(points)] = points
+        self.stage(points)
         self._host_count[0] = len(points)
 
     def enqueue_copy(self, stream: int) -> None:
         """Puts the copies of the cloud and its size to the device on the stream; do not capture this."""
         count = int(self._host_count[0])
         if count:
-            self._device.upload(self.points, self._host_points[:count], stream)
+            self._device.upload(self.points, self.staging[:count], stream)
         self._device.upload(self.num_points, self._host_count, stream)

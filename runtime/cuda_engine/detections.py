@@ -144,6 +144,10 @@ class DetectionKernels:
             self._starts.append(-(-self._num_bytes // 16) * 16)
             self._num_bytes = self._starts[-1] + task.num_bytes
         self._results = device.allocate(self._num_bytes)
+        # Words of each header that are read for every frame, also of those whose boxes nobody asks for.
+        broken, without_size = HEADER.names.index("broken"), HEADER.names.index("without_size")
+        self._broken = [start // 4 + broken for start in self._starts]
+        self._without_size = [start // 4 + without_size for start in self._starts]
         self._host = self.new_host()
 
     def enqueue(self, heads: Mapping[str, int], stream: int) -> None:
@@ -186,8 +190,10 @@ class DetectionKernels:
 
     def dropped(self, host: NDArray[np.uint8] | None = None) -> BoxCounts:
         """What was dropped in the frame that `result` is of."""
-        headers = self._headers(host)
-        return BoxCounts(sum(item["broken"] for item in headers), sum(item["without_size"] for item in headers))
+        words = (self._host if host is None else host).view(np.int32)
+        return BoxCounts(
+            sum(int(words[index]) for index in self._broken), sum(int(words[index]) for index in self._without_size)
+        )
 
     @property
     def num_candidates(self) -> int:

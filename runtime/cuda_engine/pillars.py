@@ -151,7 +151,7 @@ class PillarEncoderKernels:
     @staticmethod
     def counts(host: NDArray[np.int32]) -> VoxelCounts:
         """What `enqueue_counts` brought; the stream must have come past it."""
-        return VoxelCounts(**dict(zip(COUNTERS.names, map(int, host), strict=True)))
+        return VoxelCounts(*host.tolist())
 
     def download_counts(self, stream: int) -> VoxelCounts:
         """The counters of the last frame; waits for the stream."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -15,10 +16,11 @@ from runtime.capacity import cloud_bytes
 from runtime.counts import BoxCounts
 from runtime.cuda_engine.cloud_memory import CloudMemory
 from runtime.cuda_engine.detections import DetectionKernels
+from runtime.cuda_engine.intake import CloudIntake
 from runtime.cuda_engine.pillars import PillarEncoderKernels
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -32,8 +34,8 @@ __all__ = ["FrameNetwork", "FrameResult", "PointsFrame"]
 
 _log = logging.getLogger(__name__)
 
-# What lies between the graph's events; the copy of the cloud runs in front of it.
-_STAGES = ("voxel_encoder", "backbone_neck_head", "decode")
+# What lies between the graph's events.
+_STAGES = ("h2d", "voxel_encoder", "backbone_neck_head", "decode")
 
 
 class FrameNetwork(Protocol):
@@ -56,17 +58,23 @@ class FrameResult:
     """One frame.
 
     Attributes:
-        boxes: By descending score; none where no point lay in range.
         counts: Of the voxelization.
         dropped: Candidates of which no box was made.
-        stages_ms: Stage -> milliseconds on the device: "h2d", "voxel_encoder" (with voxelization and scatter),
+        stages_ms: Stage -> milliseconds on the device: "h2d" (for a cloud that was copied in parts, until the last one
+            came, with what the host needs for the others), "voxel_encoder" (with voxelization and scatter),
             "backbone_neck_head", "decode" (with the copy of the boxes back).
+        read: Makes the boxes of the frame's bytes.
     """
 
-    boxes: Boxes3D
     counts: VoxelCounts
     dropped: BoxCounts
     stages_ms: dict[str, float]
+    read: Callable[[], Boxes3D]
+
+    @cached_property
+    def boxes(self) -> Boxes3D:
+        """By descending score; none where no point lay in range. Made when they are asked for first."""
+        return self.read()
 
 
 class _Slot:
@@ -86,6 +94,7 @@ class _Slot:
         self.copy_begins, self.copied, self.done = (device.create_event() for _ in range(3))
         self.marks = [device.create_event() for _ in range(len(_STAGES) + 1)]
         self.graph: Any = None
+        self.was_copied = False  # ahead of the graph, between `copy_begins` and `copied`
 
 
 class PointsFrame:
@@ -96,6 +105,7 @@ class PointsFrame:
     Attributes:
         capacity: Most points of a cloud.
         is_captured: Whether frames are a graph; else their work is put on the stream piece by piece.
+        intake: How clouds come to the device; gives page-locked memory for them.
         pillars, detections: Both ends; their outputs keep the last frame's values, as the network's do.
     """
 
@@ -133,6 +143,7 @@ class PointsFrame:
         _log.info("clouds of at most %d points: %.0f MB of device memory", capacity, megabytes)
         self._copy_stream = device.create_stream()
         self.pillars = PillarEncoderKernels(device, spec, weights, canvas.memory, capacity=capacity)
+        self.intake = CloudIntake(device, spec, capacity)
         self.detections = DetectionKernels(device, spec)
         self._slots = [
             _Slot(device, spec, capacity, self.pillars.new_host_counts(), self.detections.new_host()) for _ in range(2)
@@ -148,22 +159,26 @@ class PointsFrame:
         """One frame from its cloud to its boxes.
 
         Args:
-            points: (N, C) float32, metres, ego frame; columns as the model's configuration has them.
+            points: (N, C) float32, metres, ego frame; columns as the model's configuration has them. Fastest in
+                page-locked memory (`intake.new_cloud`).
 
         Raises:
             DataError: another shape or type, or more than `capacity` points.
         """
         slot = self._slots[0]
-        self._submit(slot, points, self._stream)
+        self._submit(slot, points)
         return self._finish(slot)
 
     def detect_all(self, clouds: Iterable[NDArray[np.float32]]) -> Iterator[FrameResult]:
-        """Frames one after the other; each cloud's copy to the device overlaps with the frame before it."""
+        """Frames one after the other; each cloud's copy to the device overlaps with the frame before it.
+
+        A cloud in page-locked memory must stay as it is until its result has come.
+        """
         flying: deque[_Slot] = deque()
         free = deque(self._slots)
         for points in clouds:
             slot = free.popleft()
-            self._submit(slot, points, self._copy_stream)
+            self._submit_ahead(slot, points)
             flying.append(slot)
             if not free:
                 slot = flying.popleft()
@@ -243,35 +258,48 @@ class PointsFrame:
             slot.graph = graph
         return True
 
-    def _submit(self, slot: _Slot, points: NDArray[np.float32], copy_stream: int) -> None:
-        device = self._device
-        slot.cloud.fill(points)
-        device.record(slot.copy_begins, copy_stream)
-        slot.cloud.enqueue_copy(copy_stream)
-        device.record(slot.copied, copy_stream)
-        device.wait_in_stream(self._stream, slot.copied)
+    def _submit(self, slot: _Slot, points: NDArray[np.float32]) -> None:
+        slot.was_copied = self.intake.bring(slot.cloud, points, self._stream, slot.copy_begins, slot.copied)
+        self._start(slot)
+
+    def _submit_ahead(self, slot: _Slot, points: NDArray[np.float32]) -> None:
+        """The cloud travels on a stream of its own, which the frame waits for."""
+        self.intake.send(slot.cloud, points, self._copy_stream, slot.copy_begins, slot.copied)
+        self._device.wait_in_stream(self._stream, slot.copied)
+        slot.was_copied = True
+        self._start(slot)
+
+    def _start(self, slot: _Slot) -> None:
         if self.is_captured:
-            device.launch_graph(slot.graph, self._stream)
+            self._device.launch_graph(slot.graph, self._stream)
         else:
             self._enqueue(slot, in_graph=False)
-        device.record(slot.done, self._stream)
+        self._device.record(slot.done, self._stream)
 
     def _finish(self, slot: _Slot) -> FrameResult:
         device = self._device
         device.wait(slot.done)
-        times = {"h2d": device.elapsed_ms(slot.copy_begins, slot.copied)}
-        for name, before, after in zip(_STAGES, slot.marks, slot.marks[1:], strict=False):
-            times[name] = device.elapsed_ms(before, after)
+        spans = zip(_STAGES, slot.marks, slot.marks[1:], strict=False)
+        times = {name: device.elapsed_ms(before, after) for name, before, after in spans}
+        if slot.was_copied:
+            times["h2d"] += device.elapsed_ms(slot.copy_begins, slot.copied)
         counts = self.pillars.counts(slot.host_counts)
         # As everywhere (`runtime.pipeline`): what a network makes of an empty canvas is nothing that was seen.
         if not counts.voxels:
-            return FrameResult(Boxes3D.empty(), counts, BoxCounts(), times)
-        boxes, dropped = self.detections.result(slot.host_result), self.detections.dropped(slot.host_result)
-        return FrameResult(boxes, counts, dropped, times)
+            return FrameResult(counts, BoxCounts(), times, Boxes3D.empty)
+        # The slot is the next frame's; boxes are made of a copy, if ever.
+        host, detections = slot.host_result.copy(), self.detections
+        dropped = detections.dropped(host)
+        result = FrameResult(counts, dropped, times, lambda: detections.result(host))
+        if dropped.broken:
+            _ = result.boxes  # says so now
+        return result
 
     def _enqueue(self, slot: _Slot, *, in_graph: bool) -> None:
         device, stream, pillars = self._device, self._stream, self.pillars
         marks = iter(slot.marks)
+        device.record(next(marks), stream, in_graph=in_graph)
+        self.intake.enqueue(slot.cloud, stream)
         device.record(next(marks), stream, in_graph=in_graph)
         pillars.enqueue(slot.cloud, stream)
         device.record(next(marks), stream, in_graph=in_graph)

@@ -24,6 +24,7 @@ from runtime.cuda_engine.checks.frame_checks import (
     check_special_frames,
     check_stock_frame,
 )
+from runtime.cuda_engine.checks.intake_checks import check_intake
 from runtime.cuda_engine.checks.pillar_checks import (
     check_crowded_pillar,
     check_encoder_forms,
@@ -36,6 +37,7 @@ __all__ = ["CHECKS", "main"]
 
 CHECKS: dict[str, Callable[[CudaDevice], str]] = {
     "layers": check_layers,
+    "intake": check_intake,
     "pillars, limits": check_special_clouds,
     "pillars, forms": check_encoder_forms,
     "pillars, random": check_random_clouds,

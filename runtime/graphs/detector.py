@@ -60,6 +60,9 @@ class GraphDetector(InspectableDetector):
         assert self._frame is not None
         return self._frame
 
+    def new_cloud(self, count: int) -> NDArray[np.float32]:
+        return self.frame.intake.new_cloud(count)
+
     def detect(self, points: NDArray[np.float32]) -> Inference:
         begin = time.perf_counter()
         result = self.frame.detect(points)
@@ -105,10 +108,12 @@ class GraphDetector(InspectableDetector):
         return Pillars(features[:, None, :], coords, counts)
 
     def _release(self) -> None:
+        if self._frame is not None:
+            self._frame.intake.close()
         self._frame = None
         self._free_device()
 
 
 def _inference(result: FrameResult, outputs: Outputs | None, begin: float) -> Inference:
     total = (time.perf_counter() - begin) * 1e3
-    return Inference(result.boxes, outputs, result.stages_ms, total, result.counts, result.dropped)
+    return Inference(lambda: result.boxes, outputs, result.stages_ms, total, result.counts, result.dropped)

@@ -238,12 +238,12 @@ def test_a_backend_that_cannot_run_is_skipped(
     run: Run, tmp_path: Path, scan_points: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from base.errors import BackendUnavailable
-    from deploy import prediction
+    from deploy.prediction_files import PredictionFiles
 
     def unavailable(*_: Any, **__: Any) -> Any:
         raise BackendUnavailable("no CUDA device")
 
-    monkeypatch.setattr(prediction._Files, "engines", unavailable)
+    monkeypatch.setattr(PredictionFiles, "engines", unavailable)
     code, out, _ = run(scan_points, "--compare=tensorrt")
     assert (code, "tensorrt SKIPPED: no CUDA device" in out) == (0, True)
     assert document(tmp_path / "out")["skipped"] == {"tensorrt": "no CUDA device"}
@@ -269,7 +269,7 @@ def test_bad_files(run: Run, tmp_path: Path, scan_points: NDArray[np.float32]) -
     cut.write_bytes(scan_points.tobytes()[:-3])
     cases = [
         (tmp_path / "nowhere.bin", "nowhere.bin' does not exist. Give its path with --points"),
-        (tmp_path, "is a folder, not a file"),
+        (tmp_path, "cut.bin' has 11997 bytes"),
         (empty, "is empty (0 bytes)"),
         (cut, "599 points of 5 float32 and 17 bytes of another. The file was cut off"),
         (np.full((9, 5), np.nan, np.float32), "no valid point: 9 in it, all with NaN or infinite values"),

@@ -57,6 +57,9 @@ class EmulatedDevice:
     def allocate_pinned(self, shape: Sequence[int], dtype: Any) -> NDArray[Any]:
         return np.zeros(tuple(shape), dtype)
 
+    def register(self, memory: NDArray[Any]) -> int:
+        return memory.ctypes.data
+
     def upload(self, address: int, source: NDArray[Any], stream: int) -> None:
         ctypes.memmove(address, np.ascontiguousarray(source).ctypes.data, source.nbytes)
 

@@ -56,6 +56,10 @@ class RecordingDevice(EmulatedDevice):
         self.calls.append(("allocate_pinned", tuple(shape)))
         return super().allocate_pinned(shape, dtype)
 
+    def register(self, memory: NDArray[Any]) -> int:
+        self.calls.append(("register", memory.nbytes))
+        return super().register(memory)
+
     def view(self, address: int, shape: tuple[int, ...], dtype: Any = np.float32) -> NDArray[Any]:
         """The device memory itself."""
         for block in self._memory:

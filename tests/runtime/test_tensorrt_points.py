@@ -30,8 +30,11 @@ from tests.runtime.test_tensorrt_backend import Bench
 CAPACITY = 4000
 PILLARS = ["pillars_assign", "pillars_rank", "pillars_group", "pillars_encode"]
 DETECTIONS = ["detect_collect", "detect_prune", "detect_finish"]
-# One frame's work behind the copy of its cloud: what the graph holds.
-FRAME = ["record", *PILLARS, "record", "execute", "record", *DETECTIONS, "download", "download", "record"]
+# One frame's work: what the graph holds.
+FRAME = [
+    "record", "cloud_take", "record", *PILLARS, "record", "execute", "record", *DETECTIONS, "download", "download",
+    "record",
+]  # fmt: skip
 
 
 class PointsBench(Bench):
@@ -122,11 +125,10 @@ def test_one_graph_holds_a_frame_and_nothing_passes_through_the_host(bench: Poin
             bench.device.calls.clear()
             result = detector(cloud(seed, count))
             assert list(result.stages_ms) == ["h2d", "voxel_encoder", "backbone_neck_head", "decode"]
-            copies = ["record", "upload", "upload", "record", "wait_in_stream"]
-            assert bench.device.kinds() == [*copies, "launch_graph", *FRAME, "record", "wait"]
+            # One call puts a frame on the stream, its cloud included.
+            assert bench.device.kinds() == ["launch_graph", *FRAME, "record", "wait"]
             calls = bench.device.calls
-            # Points and their number in; the boxes' block and the counters out.
-            assert [call[2] for call in calls if call[0] == "upload"] == [count * 5 * 4, 4]
+            # The boxes' block and the counters come back.
             boxes = 16 + bench.spec.post_max_size * (9 + 2) * 4
             assert [call[2] for call in calls if call[0] == "download"] == [boxes, 5 * 4]
             assert [call[1:3] for call in calls if call[0] == "execute"] == [
@@ -158,10 +160,9 @@ def test_an_engine_that_cannot_be_captured_is_enqueued_plainly(
             check_frame(bench, detector, points)
         bench.device.calls.clear()
         detector(cloud(2, 500))
-        copies = ["record", "upload", "upload", "record", "wait_in_stream"]
         engine = FRAME.index("execute")
         # The engine waits for the stream before it goes on.
-        assert bench.device.kinds() == [*copies, *FRAME[:engine], "synchronize", *FRAME[engine:], "record", "wait"]
+        assert bench.device.kinds() == [*FRAME[:engine], "synchronize", *FRAME[engine:], "record", "wait"]
     (message,) = [record.getMessage() for record in caplog.records]
     assert "'small' runs without a CUDA graph" in message
     assert "pts_backbone_neck_head.engine: TensorRT refused to enqueue" in message

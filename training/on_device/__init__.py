@@ -1,0 +1,1 @@
+"""Training with everything on the device: frames, augmentation, pillars, targets and network."""

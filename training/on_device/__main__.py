@@ -1,0 +1,168 @@
+"""Trains a model config with everything on one device: `python -m training.on_device CONFIG --data-root DIR …`.
+
+    python -m training.on_device configs/model/centerpoint_t4_demo.py --data-root data/t4train \
+        --minutes 6 --output checkpoint.pth --seed 0
+
+Frames are packed into the device's memory once; what mmengine's Runner does on processors for every iteration (reading,
+augmentation, pillars, targets) happens there. The same checkpoint comes out as from `training.train`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from base.arguments import SEED, number, whole_number
+from base.checks import add_accept
+from base.command import add_log_level, run_command, run_main
+from base.determinism import set_determinism
+from base.errors import BackendUnavailable, ConfigError
+from base.files import atomic_path, user_path
+from base.ownership import owned_file
+from models.known_checks import KNOWN_CHECKS
+
+_logger = logging.getLogger(__name__)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m training.on_device", description=__doc__.split("\n\n")[0])
+    parser.add_argument("config", type=Path, help="model config")
+    parser.add_argument(
+        "--data-root", nargs="+", required=True, metavar="DIR", help="dataset folders, their train splits"
+    )
+    parser.add_argument(
+        "--share",
+        nargs="+",
+        type=number(0.001, 1000.0),
+        metavar="X",
+        help="of a batch, for each --data-root (default: equal)",
+    )
+    parser.add_argument("--info-file", nargs="+", metavar="NAME", help="in place of the config's, for each --data-root")
+    parser.add_argument("--init", type=Path, metavar="PTH", help="weights to start from; default: drawn from --seed")
+    parser.add_argument("--output", type=Path, required=True, help="checkpoint to write (.pth)")
+    parser.add_argument("--log", type=Path, help="JSON lines; default: beside --output")
+    parser.add_argument("--iterations", type=whole_number(1, 10_000_000), help="default: what --minutes hold")
+    parser.add_argument("--minutes", type=number(0.01, 100_000.0), default=6.0, help="default %(default)s")
+    parser.add_argument("--batch-size", type=whole_number(1, 4096), default=16, help="default %(default)s")
+    parser.add_argument("--rate", type=number(1e-8, 10.0), default=2e-3, help="highest learning rate (%(default)s)")
+    parser.add_argument(
+        "--rot-weight", type=number(0.0, 1000.0), default=4.0, help="of the orientation in the loss (%(default)s)"
+    )
+    parser.add_argument(
+        "--scale", type=number(0.0, 0.5), default=0.1, help="frames are scaled by 1 ± this (%(default)s)"
+    )
+    parser.add_argument(
+        "--single-sweep",
+        type=number(0.0, 1.0),
+        default=0.2,
+        help="share of frames without earlier sweeps (%(default)s)",
+    )
+    parser.add_argument("--workers", type=whole_number(1, 1024), help="processes that load; default: one a processor")
+    parser.add_argument("--device", default="auto", help='"auto", "cpu" or "cuda:N" (%(default)s)')
+    parser.add_argument("--seed", type=SEED, default=0)
+    parser.add_argument("--log-interval", type=whole_number(1, 1_000_000), default=50, help="iterations (%(default)s)")
+    add_accept(parser, KNOWN_CHECKS)
+    add_log_level(parser)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the training; 0 when the checkpoint was written, 2 on wrong input."""
+    args = _parser().parse_args(argv)
+    return run_command(lambda: _run(args), args.log_level, args.accept)
+
+
+def _run(args: argparse.Namespace) -> None:
+    roots = args.data_root
+    for name, values in (("--share", args.share), ("--info-file", args.info_file)):
+        if values is not None and len(values) != len(roots):
+            raise ConfigError(f"{name} has {len(values)} values for {len(roots)} --data-root; give one for each.")
+    output = user_path(args.output)
+    with owned_file(output, "--output"):
+        _train(args, output)
+
+
+def _train(args: argparse.Namespace, output: Path) -> None:
+    import torch
+
+    from models.build import build_model, load_checkpoint
+    from models.config import load_model_config
+    from models.spec import ModelSpec
+    from training.on_device.augmentation import Augmentation
+    from training.on_device.frames import FrameStore, load_frames
+    from training.on_device.loop import Progress, Schedule, train
+    from training.train import save_release
+
+    device = _device(args.device)
+    cfg = load_model_config(user_path(args.config))
+    spec = ModelSpec.from_config(cfg)
+    if len(spec.tasks) != 1:
+        raise ConfigError(f"'{args.config}' has {len(spec.tasks)} tasks; training on the device takes models of one.")
+    set_determinism(args.seed)
+    torch.backends.cuda.matmul.allow_tf32 = True
+    torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.benchmark = device.type == "cuda"
+    torch.use_deterministic_algorithms(False)
+    names = args.info_file or [None] * len(args.data_root)
+    parts = [
+        load_frames(cfg, root, "train", name, args.workers) for root, name in zip(args.data_root, names, strict=True)
+    ]
+    model = build_model(cfg, args.seed)
+    if args.init is not None:
+        load_checkpoint(model, user_path(args.init))
+    store = FrameStore(parts, args.share or [float(len(part)) for part in parts], device, args.seed)
+    schedule = Schedule(
+        args.iterations,
+        args.minutes,
+        args.batch_size,
+        args.rate,
+        rot_weight=args.rot_weight,
+        seed=args.seed,
+        log_interval=args.log_interval,
+    )
+    lines: list[str] = []
+
+    def report(progress: Progress) -> None:
+        lines.append(json.dumps({key: _rounded(value) for key, value in asdict(progress).items()}))
+        _logger.info("%s", lines[-1])
+
+    augmentation = Augmentation(scale=args.scale, single_sweep=args.single_sweep)
+    done = train(model.to(device), spec, store, schedule, augmentation, report)
+    meta = {
+        "model_config": Path(args.config).name,
+        "seed": args.seed,
+        "iterations": done,
+        "batch_size": args.batch_size,
+        "frames": sum(map(len, parts)),
+        "class_names": list(spec.class_names),
+    }
+    save_release(model, output, meta)
+    with atomic_path(user_path(args.log) if args.log else output.with_suffix(".log.jsonl")) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    _logger.info("wrote %s: %s", output, json.dumps(meta, sort_keys=True))
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.5g}")
+
+
+def _device(name: str) -> Any:
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"--device is '{name}'; give auto, cpu or cuda:N.") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise BackendUnavailable(f"--device is '{name}', and torch finds no CUDA device here.")
+    return device
+
+
+if __name__ == "__main__":
+    run_main(main)
