@@ -252,6 +252,7 @@ def _write(
         gates=tuple(gates),
         evaluations=(result.summary,),
         nuscenes=() if result.nuscenes is None else (result.nuscenes,),
+        driving=() if result.driving is None else (result.driving,),
         detections={result.summary.label: DETECTIONS},
         checks=recorded(),
         versions=package_versions(),

@@ -324,6 +324,7 @@ class CenterPointDeploymentRunner:
             nuscenes=tuple(
                 item.evaluation.nuscenes for item in self._evaluated if item.evaluation.nuscenes is not None
             ),
+            driving=tuple(item.evaluation.driving for item in self._evaluated if item.evaluation.driving is not None),
             comparisons=self._comparisons,
             gates=self._gates,
             checks=recorded(),

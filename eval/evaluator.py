@@ -10,10 +10,12 @@ import numpy as np
 
 from base.boxes import Boxes3D
 from base.errors import ConfigError, DataError
+from eval.ego_motion import ego_velocities
 from eval.frames import FramesLike, first_frames
 from eval.machine import MachineInfo
 from eval.metrics import DEFAULT_THRESHOLDS_M, DetectionMetrics, FrameResult
 from eval.metrics.detection import NATIVE_ENGINE
+from eval.metrics.driving import DrivingScore, score_driving
 from eval.metrics.engine import PERCEPTION_EVAL_ENGINE, evaluate_with_engine
 from eval.metrics.nuscenes_frames import FramePose, NuScenesScore, score_nuscenes
 from eval.perception_eval_adapter import perception_eval_version
@@ -101,6 +103,7 @@ class FrameRun:
         num_points: Points that were given to the detector.
         invalid_points, zero_points: In its file, where the frame says so (`datasets.frames.Frame`).
         pose: Where the axes of its boxes are, where the frame says so.
+        time_s: When it was taken, where the frame says so.
     """
 
     index: int
@@ -116,6 +119,7 @@ class FrameRun:
     invalid_points: int = 0
     zero_points: int = 0
     pose: FramePose | None = None
+    time_s: float | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -173,6 +177,7 @@ class BackendEvaluation:
         vehicle: The same outputs as Autoware's node decodes them; None where that was not asked for.
         vehicle_frames: The boxes of that.
         nuscenes: nuScenes' official score; None where it was not asked for.
+        driving: What a vehicle cares for beside AP.
     """
 
     summary: EvaluationSummary
@@ -181,6 +186,7 @@ class BackendEvaluation:
     vehicle: VehicleSummary | None = None
     vehicle_frames: VehicleFrames | None = None
     nuscenes: NuScenesScore | None = None
+    driving: DrivingScore | None = None
 
     @property
     def metrics(self) -> DetectionMetrics:
@@ -299,6 +305,7 @@ def run_frames(
                 int(getattr(frame, "invalid_points", 0)),
                 int(getattr(frame, "zero_points", 0)),
                 _pose_of(frame),
+                getattr(frame, "timestamp_s", None),
             )
         )
     return runs
@@ -379,13 +386,17 @@ def summarize(
         sum((run.dropped for run in runs), BoxCounts()),
     )
     scenes = tuple(run.scene for run in runs)
+    ranges = ranges_of(spec) if ranges_m is None else ranges_m
+    ego = ego_velocities([run.pose for run in runs], scenes, [run.time_s for run in runs])
+    latency_s = summary.latency["total"].p50 / 1000.0
+    driving = score_driving(summary.label, results, spec.class_names, latency_s, ego, ranges, thresholds_m)
     official = None
     if nuscenes:
         official = score_nuscenes(summary.label, results, [run.pose for run in runs], spec.class_names)
     if vehicle is None:
-        return BackendEvaluation(summary, results, scenes, nuscenes=official)
+        return BackendEvaluation(summary, results, scenes, nuscenes=official, driving=driving)
     recorder = VehicleRecorder(spec, vehicle)
     for run in runs:
         recorder.add_decoded(run.result.token, run.vehicle, run.result.ground_truth)
     seen = recorder.summary(summary.label, score, (metrics, results) if decode == TRAINING else None)
-    return BackendEvaluation(summary, results, scenes, seen, recorder.frames(), official)
+    return BackendEvaluation(summary, results, scenes, seen, recorder.frames(), official, driving)

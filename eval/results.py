@@ -15,6 +15,7 @@ from eval.codec import from_json, json_schema, to_json
 if TYPE_CHECKING:
     from eval.evaluator import EvaluationSummary
     from eval.gates import GateResult
+    from eval.metrics.driving import DrivingScore
     from eval.metrics.nuscenes_frames import NuScenesScore
     from eval.statistics import BootstrapComparison
     from eval.vehicle import VehicleSummary
@@ -33,7 +34,7 @@ __all__ = [
     "write_results",
 ]
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 LEFT_OUT = "left out"
 """`run["evaluation"]` of a run that was not to evaluate."""
 SCHEMA_PATH = Path(__file__).with_name("results.schema.json")
@@ -102,6 +103,7 @@ class RunResults:
         candidates: Label of an evaluation -> file like those of `detections`, with what Autoware's node decodes before
             its score thresholds; a bundle's thresholds are measured on it.
         nuscenes: nuScenes' official score of each evaluation, where it was asked for.
+        driving: What a vehicle cares for beside AP, of each evaluation (docs/metrics.md).
         checks: What checks of the data and the model found, errors that were accepted included (docs/checks.md).
         versions: Package -> version.
         schema_version: Of this document.
@@ -119,6 +121,7 @@ class RunResults:
     vehicle: tuple[VehicleSummary, ...] = ()
     candidates: dict[str, str] = field(default_factory=dict)
     nuscenes: tuple[NuScenesScore, ...] = ()
+    driving: tuple[DrivingScore, ...] = ()
     checks: tuple[CheckResult, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
@@ -176,12 +179,13 @@ def _parts() -> dict[str, type]:
     from eval.divergence.bisection import Divergence
     from eval.evaluator import EvaluationSummary
     from eval.gates import GateResult
+    from eval.metrics.driving import DrivingScore
     from eval.metrics.nuscenes_frames import NuScenesScore
     from eval.statistics import BootstrapComparison
     from eval.vehicle import VehicleSummary
     from eval.verification import VerificationResult
 
-    scores = (EvaluationSummary, GateResult, NuScenesScore, BootstrapComparison, VehicleSummary)
+    scores = (EvaluationSummary, GateResult, DrivingScore, NuScenesScore, BootstrapComparison, VehicleSummary)
     kinds = (*scores, VerificationResult, Divergence)
     return {kind.__name__: kind for kind in kinds}
 

@@ -49,6 +49,10 @@ def _sections(results: RunResults, panels: Sequence[FramePanel], more: Sequence[
         from eval.report.accuracy import accuracy
 
         yield accuracy(results.evaluations)
+    if results.driving:
+        from eval.report.driving import driving
+
+        yield driving(results.driving)
     if results.nuscenes:
         from eval.report.nuscenes import nuscenes
 

@@ -40,6 +40,17 @@ def test_perfect_detector(toy: Toy) -> None:
     assert [item.name for item in result.metrics.ranges] == ["0-40 m", "total"]
 
 
+def test_what_a_vehicle_cares_for_is_scored_beside_ap(toy: Toy) -> None:
+    result = run(toy)
+    assert result.driving is not None
+    assert result.driving.label == result.summary.label
+    assert result.driving.own_latency_s == pytest.approx(result.latency["total"].p50 / 1000)
+    assert result.driving.total.ap == pytest.approx(result.metrics.mean_ap)
+    assert result.driving.total.flipped_headings == 0.0
+    assert result.driving.total.critical_recall == pytest.approx(1.0)
+    assert [row.ap for row in result.driving.classes] == [item.mean_ap for item in result.metrics.total.classes]
+
+
 def test_shift_beyond_half_of_the_thresholds(toy: Toy) -> None:
     # 1.5 m off: found at 2 and 4 m, missed at 0.5 and 1 m.
     assert run(toy, detector={"shift_m": 1.5}).metrics.mean_ap == pytest.approx(0.5)

@@ -89,8 +89,18 @@ def results(toy: Toy, evaluations: tuple[BackendEvaluation, ...]) -> RunResults:
         comparisons=(comparison,),
         gates=judge_gates(comparison, limits),
         artifacts=(ArtifactRecord("onnx/a.onnx", "onnx", "fp32", "ab" * 32, 1234567),),
+        driving=tuple(item.driving for item in evaluations if item.driving is not None),
         versions={"numpy": "2.2.6"},
     )
+
+
+def test_what_the_vehicle_cares_for_stands_beside_each_other(results: RunResults) -> None:
+    page = render_report(results)
+    section = page.split('id="driving"')[1].split("</section>")[0]
+    assert len(results.driving) == 2
+    for score in results.driving:
+        assert section.count(f"<td>{score.label}</td>") == 1 + len(score.classes)
+    assert "The ego's motion is not known" in section or "The ego&#39;s motion is not known" in section
 
 
 def test_report_says_what_happened(toy: Toy, results: RunResults, evaluations: tuple[BackendEvaluation, ...]) -> None:

@@ -103,6 +103,7 @@ def parts(toy: Toy) -> tuple[RunResults, list[FramePanel]]:
         (ArtifactRecord("a.onnx", "onnx", "fp32", "ab" * 32, 12),),
         {"numpy": "2.2.6"},
         vehicle=(vehicle_of(pytorch), vehicle_of(other)),
+        driving=tuple(item.driving for item in (pytorch, other) if item.driving is not None),
     )
     return results, list(select_panels([pytorch, other], frames, 1))
 

@@ -34,7 +34,9 @@ def results(toy: Toy) -> RunResults:
     steps = (StepResult("a", "PASSED", seconds=1.0), StepResult("b", "SKIPPED", "no GPU"))
     found = (CheckResult("sweep-times", "accepted", 2, ("one", "two")),)
     run = {"mode": "both", "list": [1, None]}
-    return RunResults("toy", run, steps, (checked,), (evaluation.summary,), checks=found)
+    assert evaluation.driving is not None
+    driving = (evaluation.driving,)
+    return RunResults("toy", run, steps, (checked,), (evaluation.summary,), driving=driving, checks=found)
 
 
 def test_round_trip(tmp_path: Path, results: RunResults) -> None:
@@ -102,7 +104,7 @@ def test_broken_files_are_named(tmp_path: Path, results: RunResults) -> None:
         path.write_text(json.dumps({**value, **change}))
 
     write({"schema_version": 99})
-    with pytest.raises(DataError, match="has schema_version 99; this version reads 5"):
+    with pytest.raises(DataError, match="has schema_version 99; this version reads 6"):
         read_results(path)
     write({"colour": 1})
     with pytest.raises(DataError, match=r"results.json has unknown keys \['colour'\] and lacks \[\]"):
