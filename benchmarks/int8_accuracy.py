@@ -7,7 +7,8 @@ that is prepared or scored stays in the output folder; a run that was stopped go
         --data-root data/t4val --calibration-data-root data/t4train --frames 200 --output work_dirs/int8_accuracy
 
 Stages can be started one by one, so that variants are prepared on a GPU, by several commands at a time, while others
-are scored: `--stages prepare --device cuda:0 --methods lidar_ptq`.
+are scored: `--stages prepare --device cuda:0 --methods lidar_ptq`. What a backend costs, of one variant's files:
+`--methods percentile percentile@openvino percentile@pytorch --pair percentile percentile@openvino`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from base.errors import ConfigError, DataError
 from base.files import atomic_dir, read_json, sha256_file, user_path, write_json
 from benchmarks.int8_accuracy_results import DEFAULT_RANGES_M, StoredRun, write_results
 from benchmarks.int8_accuracy_scoring import Network, score
-from benchmarks.int8_accuracy_variants import FP16, METHODS, Variants, parse_variant
+from benchmarks.int8_accuracy_variants import BACKENDS, FP16, METHODS, Variants, parse_variant, variant_and_backend
 from models.spec import BACKBONE_NECK_HEAD, ModelSpec
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         metavar="NAME",
         default=[m for m in METHODS if m != "qat"],
-        help=f"variants: {', '.join(METHODS)}; mixed-NAME, NAME-percentile, NAME-even (see int8_accuracy_variants.py)",
+        help=f"variants: {', '.join(METHODS)}; mixed-NAME, NAME-percentile, NAME-even, NAME@BACKEND (see "
+        "int8_accuracy_variants.py)",
     )
     parser.add_argument("--stages", nargs="+", choices=_STAGES, default=_STAGES, help="default: all")
     parser.add_argument(
@@ -71,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
         help="two variants to compare with each other, beside every one with FP16; may be repeated",
     )
     parser.add_argument("--qat-checkpoint", type=Path, metavar="PTH", help="for the variant qat")
-    parser.add_argument("--backend", choices=("onnx", "pytorch"), default="onnx", help="default %(default)s")
+    parser.add_argument("--backend", choices=BACKENDS, default="onnx", help="default %(default)s")
     parser.add_argument("--resamples", type=int, default=1000, metavar="N", help="of the bootstrap")
     parser.add_argument("--output", type=Path, default=Path("work_dirs/int8_accuracy"), metavar="DIR")
     add_log_level(parser)
@@ -90,7 +92,7 @@ def _run(args: argparse.Namespace) -> None:
     from models.config import load_model_config
 
     for name in args.methods:
-        parse_variant(name)
+        parse_variant(variant_and_backend(name, args.backend)[0])
     methods = [FP16, *(name for name in args.methods if name != FP16)]
     missing = sorted({name for pair in args.pair for name in pair} - set(methods))
     if missing:
@@ -103,9 +105,10 @@ def _run(args: argparse.Namespace) -> None:
     run = StoredRun(out)
     waiting = [name for name in methods if not run.has(name)]
     variants = _Prepared(args, out, cfg, spec, model)
-    if "prepare" in args.stages and args.backend == "onnx":
+    files = [variant for variant, backend in variants.asked(waiting) if backend != "pytorch"]
+    if "prepare" in args.stages and files:
         _claim(out / "prepared.json", _identity(args))
-        for name in waiting:
+        for name in dict.fromkeys(files):
             variants.export(name)
     if "score" in args.stages or "report" in args.stages:
         frames = open_frames(cfg, "val", args.data_root)
@@ -120,7 +123,7 @@ def _run(args: argparse.Namespace) -> None:
         }
         _claim(out / "run.json", {**_identity(args), **scored})
     if "score" in args.stages and waiting:
-        openers = {name: variants.opener(name, args.backend) for name in waiting}
+        openers = {name: variants.opener(name) for name in waiting}
         score(run, openers, frames, count, model, spec, args.workers)
     if "report" in args.stages:
         absent = [name for name in methods if not run.has(name)]
@@ -141,6 +144,10 @@ class _Prepared:
         self._model = model
         self._variants: Variants | None = None
 
+    def asked(self, names: Sequence[str]) -> list[tuple[str, str]]:
+        """Variant and backend of each name."""
+        return [variant_and_backend(name, self._args.backend) for name in names]
+
     def export(self, name: str) -> None:
         """Writes the files of a variant, unless they are there."""
         folder = self._out / "models" / name
@@ -149,24 +156,25 @@ class _Prepared:
                 self._made().export(name, temporary)
             _logger.info("%s prepared", name)
 
-    def opener(self, name: str, backend: str) -> Callable[[], Network]:
-        """What opens the network of a variant, with one thread.
+    def opener(self, name: str) -> Callable[[], Network]:
+        """What opens the network of a variant on its backend, with one thread.
 
         Raises:
             DataError: it was not prepared.
         """
         (component,) = (item for item in self._spec.components if item.name == BACKBONE_NECK_HEAD)
+        ((variant, backend),) = self.asked([name])
         if backend == "pytorch":
-            network = self._made().network(name).eval()
+            network = self._made().network(variant).eval()
             return lambda: _pytorch(network, [tensor.name for tensor in component.outputs])
         from runtime.backends import open_backend
 
-        folder = self._out / "models" / name
+        folder = self._out / "models" / variant
         if not folder.exists():
-            raise DataError(f"'{folder}' is missing: variant '{name}' was not prepared (--stages prepare).")
+            raise DataError(f"'{folder}' is missing: variant '{variant}' was not prepared (--stages prepare).")
 
         def opened() -> Network:
-            session = open_backend("onnx", spec=self._spec, onnx_dir=folder, threads=1)
+            session = open_backend(backend, spec=self._spec, onnx_dir=folder, threads=1)
             return lambda canvas: session.run(BACKBONE_NECK_HEAD, {component.inputs[0].name: canvas})
 
         return opened

@@ -19,7 +19,7 @@ from models.spec import BACKBONE_NECK_HEAD, VOXEL_ENCODER, ModelSpec
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["FP16", "METHODS", "Variant", "Variants", "parse_variant"]
+__all__ = ["BACKENDS", "FP16", "METHODS", "Variant", "Variants", "parse_variant", "variant_and_backend"]
 
 FP16 = "fp16"
 _CALIBRATIONS = ("max", "percentile", "mse", "entropy", "sparse_mse")
@@ -37,8 +37,12 @@ qat                     the checkpoint given with --qat-checkpoint.
 
 What PTQ makes has variations, in this order: `mixed-` in front leaves the layers of --plan in FP16; behind a method of
 the second group `-percentile` (or another calibration) replaces mse; `-even` or `-odd` at the end takes every other
-calibration frame alone: two models that differ in nothing but the choice of frames.
+calibration frame alone: two models that differ in nothing but the choice of frames. `NAME@BACKEND` is variant NAME on
+that backend instead of the command's: the same files on the same frames, so that backends can be compared.
 """
+
+BACKENDS = ("onnx", "openvino", "pytorch")
+"""What runs a variant: its ONNX files, or the PyTorch network that they were exported from."""
 
 _HALVES = ("even", "odd")
 
@@ -58,6 +62,24 @@ class Variant:
     amax_method: str = "mse"
     mixed: bool = False
     half: str | None = None
+
+
+def variant_and_backend(name: str, default: str) -> tuple[str, str]:
+    """The variant and the backend that a name such as "percentile@openvino" asks for.
+
+    Args:
+        name: With a backend or without.
+        default: Backend of a name without one.
+
+    Raises:
+        ConfigError: there is no such backend.
+    """
+    variant, at, backend = name.partition("@")
+    if at and backend not in BACKENDS:
+        raise ConfigError(
+            f"Unknown backend '{backend}' in '{name}'; behind the @ stands one of: {', '.join(BACKENDS)}."
+        )
+    return variant, backend or default
 
 
 def parse_variant(name: str) -> Variant:

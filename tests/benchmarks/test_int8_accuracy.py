@@ -12,7 +12,7 @@ from base.boxes import Boxes3D
 from base.errors import ConfigError
 from benchmarks.int8_accuracy import main
 from benchmarks.int8_accuracy_results import StoredRun, write_results
-from benchmarks.int8_accuracy_variants import Variant, parse_variant
+from benchmarks.int8_accuracy_variants import Variant, parse_variant, variant_and_backend
 from eval.metrics import FrameResult
 
 CLASSES = ("car", "pedestrian")
@@ -124,6 +124,13 @@ def test_names_that_are_none(name: str) -> None:
             parse_variant(name)
 
 
+def test_a_backend_of_its_own() -> None:
+    assert variant_and_backend("mse", "onnx") == ("mse", "onnx")
+    assert variant_and_backend("mixed-mse@openvino", "onnx") == ("mixed-mse", "openvino")
+    with pytest.raises(ConfigError, match="Unknown backend 'onnxx' in 'mse@onnxx'"):
+        variant_and_backend("mse@onnxx", "onnx")
+
+
 def test_stages_and_processes_change_nothing(tmp_path: Path) -> None:
     from datasets.synthetic.dataset_writer import DatasetConfig, generate
 
@@ -131,16 +138,20 @@ def test_stages_and_processes_change_nothing(tmp_path: Path) -> None:
     generate(DatasetConfig({"train": 1, "val": 2}, frames_per_scene=1, seed=5, sweeps=1), data, workers=1)
     plan = tmp_path / "plan.json"
     plan.write_text(json.dumps({"chosen": {"skip_layers": ["pts_backbone.blocks.0.0"]}}))
-    name = "mixed-percentile"
+    name, other = "mixed-percentile", "mixed-percentile@openvino"
     options = ["--data-root", str(data), "--calibrate-batches", "1", "--resamples", "100", "--plan", str(plan)]
-    options += ["--methods", name]
+    options += ["--methods", name, other, "--pair", name, other]
     together, apart = tmp_path / "together", tmp_path / "apart"
     assert main([*options, "--workers", "1", "--output", str(together)]) == 0
     assert main([*options, "--stages", "prepare", "--output", str(apart)]) == 0
     assert main([*options, "--stages", "score", "report", "--workers", "2", "--output", str(apart)]) == 0
     assert (together / "results.json").read_bytes() == (apart / "results.json").read_bytes()
-    one, other = (folder / "models" / name / "pts_backbone_neck_head.onnx" for folder in (together, apart))
-    assert one.read_bytes() == other.read_bytes()
+    # One set of files for both backends, and a pair between them.
+    assert sorted(path.name for path in (together / "models").glob("[!.]*")) == ["fp16", name]
+    (pair,) = json.loads((together / "results.json").read_text())["pairs"]
+    assert pair["method"] == f"{other} against {name}"
+    one, two = (folder / "models" / name / "pts_backbone_neck_head.onnx" for folder in (together, apart))
+    assert one.read_bytes() == two.read_bytes()
 
 
 def test_variants_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
