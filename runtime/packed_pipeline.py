@@ -73,11 +73,12 @@ class PackedPipeline(InspectableDetector):
             outputs = self.backend.run_canvas()
             times.append(time.perf_counter())
             names += ["voxel_encoder", "scatter", "backbone_neck_head"]
-        detections = self.decoder(outputs, self.spec)
+        decoded = self.decoder.counted(outputs, self.spec)
         times.append(time.perf_counter())
         spans = zip([*names, "decode"], pairwise(times), strict=True)
         stages = {name: (after - before) * 1e3 for name, (before, after) in spans}
-        inference = Inference(detections, outputs, stages, (times[-1] - times[0]) * 1e3, voxels.counts)
+        total = (times[-1] - times[0]) * 1e3
+        inference = Inference(decoded.boxes, outputs, stages, total, voxels.counts, decoded.dropped)
         return Inspection(inference, pillars, outputs)
 
     def encode(self, points: NDArray[np.float32]) -> Pillars:

@@ -14,7 +14,7 @@ import numpy as np
 
 from base.errors import DataError
 from runtime.counts import VoxelCounts
-from runtime.voxels import SUM_LANES, EncoderInput, PackedVoxels, Voxels, grid_float32, pillar_centers_float32
+from runtime.voxels import SUM_LANES, EncoderInput, PackedVoxels, Slots, Voxels, grid_float32, pillar_centers_float32
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -47,8 +47,7 @@ def voxelize(points: Any, spec: ModelSpec) -> Voxels:
 
     packed = pack(points, spec)
     padded = np.zeros((len(packed), spec.max_points_per_voxel, points.shape[1]), np.float32)
-    pillars = packed.pillars
-    padded[pillars, np.arange(len(pillars)) - packed.starts[pillars]] = packed.points
+    padded[packed.places.pillars, packed.places.slots] = packed.points
     return Voxels(padded, packed.num_points.astype(np.int32), packed.coords, packed.counts)
 
 
@@ -56,31 +55,32 @@ def pack(points: NDArray[np.float32], spec: ModelSpec) -> PackedVoxels:
     """`voxelize` of a numpy array without the padded rows; arguments and errors as there."""
     _check_points(points, spec)
     num_input = len(points)
-    finite = np.isfinite(points[:, 0])
-    for column in range(1, points.shape[1]):
-        finite &= np.isfinite(points[:, column])
+    # Columns in one piece each: what follows is done to one coordinate of all points at a time.
+    columns = np.ascontiguousarray(points.T)
+    finite = np.isfinite(columns).all(axis=0)
     if not finite.all():
-        points = points[finite]
+        columns = np.ascontiguousarray(columns[:, finite])
     lower, size, grid = grid_float32(spec)
-    cell: NDArray[np.int64] = np.zeros(len(points), np.int64)
-    inside = np.ones(len(points), bool)
-    for axis in (2, 1, 0):
+    inside = np.ones(columns.shape[1], bool)
+    positions = []
+    for axis in range(3):
         # A coordinate near float32's limit may overflow to infinity here, which is outside like any far point.
         with np.errstate(over="ignore"):
-            position = np.floor((points[:, axis] - lower[axis]) / size[axis])
+            position = np.floor((columns[axis] - lower[axis]) / size[axis])
         inside &= (position >= 0) & (position < grid[axis])
-        cell = cell * grid[axis] + np.where(inside, position, 0).astype(np.int64)
+        positions.append(position)
     kept = np.flatnonzero(inside)
-    invalid, outside = num_input - len(points), len(points) - len(kept)
+    invalid, outside = num_input - columns.shape[1], columns.shape[1] - len(kept)
     if len(kept) == 0:
         counts = VoxelCounts(outside_points=outside, invalid_points=invalid)
-        return PackedVoxels(
-            np.zeros((0, points.shape[1]), np.float32), np.zeros(0, np.int64), np.zeros((0, 3), np.int32), counts
-        )
+        nothing = np.zeros((0, points.shape[1]), np.float32)
+        return PackedVoxels(nothing, Slots(np.zeros(0, np.int64)), np.zeros((0, 3), np.int32), counts)
+    x, y, z = (position[kept].astype(np.int64) for position in positions)
+    cell = (z * grid[1] + y) * grid[0] + x
 
     # One sort of unique keys groups the points by cell and keeps the input order inside each group.
     shift = len(kept).bit_length()
-    key = np.sort((cell[kept] << shift) | np.arange(len(kept)))
+    key = np.sort((cell << shift) | np.arange(len(kept)))
     position_in_kept = key & ((1 << shift) - 1)
     sorted_cell = key >> shift
     is_start = np.empty(len(key), bool)
@@ -96,11 +96,11 @@ def pack(points: NDArray[np.float32], spec: ModelSpec) -> PackedVoxels:
             chosen[: spec.max_voxels],
             np.minimum(num_points, spec.max_points_per_voxel)[: spec.max_voxels],
         )
-    ends = np.cumsum(num_points)
-    rows = np.arange(ends[-1]) + np.repeat(starts[chosen] - (ends - num_points), num_points)
+    places = Slots(num_points)
+    rows = starts[chosen][places.pillars] + places.slots
     return PackedVoxels(
-        points[kept[position_in_kept[rows]]],
-        num_points,
+        np.take(columns, kept[position_in_kept[rows]], axis=1).T,
+        places,
         _coords(sorted_cell[starts[chosen]], grid),
         VoxelCounts(
             voxels=len(chosen),
@@ -126,33 +126,34 @@ def decorate(voxels: Voxels, spec: ModelSpec) -> Any:
         return decorate_torch(voxels, spec)
     num_voxels, limit, columns = voxels.points.shape
     features = np.zeros(spec.encoder_shape(num_voxels), np.float32)
-    rows = np.flatnonzero(np.arange(limit) < voxels.num_points[:, None])
-    num_points = voxels.num_points.astype(np.int64)
-    packed = PackedVoxels(voxels.points.reshape(-1, columns)[rows], num_points, voxels.coords, voxels.counts)
+    places = Slots(voxels.num_points.astype(np.int64))
+    rows = places.pillars * limit + places.slots
+    packed = PackedVoxels(voxels.points.reshape(-1, columns)[rows], places, voxels.coords, voxels.counts)
     features.reshape(-1, features.shape[2])[rows] = decorate_packed(packed, spec)
     return features
 
 
 def decorate_packed(packed: PackedVoxels, spec: ModelSpec) -> NDArray[np.float32]:
-    """(K, F) float32: the rows of `decorate` that are not padding."""
-    points, pillars = packed.points, packed.pillars
+    """(K, F) float32: the rows of `decorate` that are not padding, in the order of `packed.places`."""
+    points, places = packed.points, packed.places
     columns = points.shape[1]
-    features = np.empty((len(points), spec.encoder_in_features), np.float32)
+    # Each column in one piece, as those of the points.
+    features: NDArray[np.float32] = np.empty((spec.encoder_in_features, len(points)), np.float32).T
     features[:, :columns] = points
     if spec.cluster_center:
-        mean = _lane_sum(packed) / packed.num_points.astype(np.float32)[:, None]
-        features[:, columns : columns + 3] = points[:, :3] - mean[pillars]
+        for axis, mean in enumerate(_means(packed)):
+            features[:, columns + axis] = points[:, axis] - mean[places.ranks]
         columns += 3
     for axis, (size, offset) in enumerate(pillar_centers_float32(spec)):
-        center = packed.coords[:, 2 - axis].astype(np.float32) * size + offset
-        features[:, columns + axis] = points[:, axis] - center[pillars]
+        center = packed.coords[places.order, 2 - axis].astype(np.float32) * size + offset
+        features[:, columns + axis] = points[:, axis] - center[places.ranks]
     if spec.legacy_encoder:
         features[:, :3] = features[:, columns : columns + 3]
     columns += spec.voxel_center_dims
     if spec.point_distance:
         features[:, columns] = _length(features[:, :3])
     if spec.encoder_mode == "avg":
-        features[:, -1] = packed.num_points[pillars]
+        features[:, -1] = packed.num_points[places.pillars]
     return features
 
 
@@ -179,12 +180,13 @@ def _rows(points: NDArray[np.float32], spec: ModelSpec) -> EncoderInput:
     chunks = -(-packed.num_points // limit)
     ends = np.cumsum(chunks)
     kept = int(np.searchsorted(ends, spec.max_voxels, side="right"))
-    features = decorate_packed(packed, spec)[: packed.num_points[:kept].sum()]
-    pillars = packed.pillars[: len(features)]
-    slots = np.arange(len(features)) - packed.starts[pillars]
+    is_kept = packed.places.pillars < kept
+    features = decorate_packed(packed, spec)[is_kept]
+    pillars, slots = packed.places.pillars[is_kept], packed.places.slots[is_kept]
     rows, slots = (ends - chunks)[pillars] + slots // limit, slots % limit
-    first = np.flatnonzero(slots == 0)
-    filled = np.repeat(features[first][:, None], limit, axis=1)
+    heads = np.empty((int(chunks[:kept].sum()), features.shape[1]), np.float32)
+    heads[rows[slots == 0]] = features[slots == 0]
+    filled = np.repeat(heads[:, None], limit, axis=1)
     if spec.encoder_mode == "avg":
         filled[:, :, -1] = 0
     filled[rows, slots] = features
@@ -206,15 +208,15 @@ def _length(xyz: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.sqrt(total.astype(np.float32))
 
 
-def _lane_sum(packed: PackedVoxels) -> NDArray[np.float32]:
-    """(M, 3) sum of xyz over the points of each pillar in torch's order."""
-    order, slots = packed.by_slot()
-    lanes = np.zeros((SUM_LANES, len(packed), 3), np.float32)
-    for slot, rows in enumerate(slots):
-        lanes[slot % SUM_LANES, : len(rows)] += packed.points[rows, :3]
-    total = np.empty((len(packed), 3), np.float32)
-    total[order] = ((lanes[0] + lanes[1]) + lanes[2]) + lanes[3]
-    return total
+def _means(packed: PackedVoxels) -> NDArray[np.float32]:
+    """(3, M) mean of xyz over the points of each pillar, added up in torch's order; pillars as in `places.order`."""
+    lanes = np.zeros((SUM_LANES, 3, len(packed)), np.float32)
+    xyz = packed.points.T[:3]
+    for slot, (begin, end) in enumerate(packed.places.spans):
+        lanes[slot % SUM_LANES, :, : end - begin] += xyz[:, begin:end]
+    total = ((lanes[0] + lanes[1]) + lanes[2]) + lanes[3]
+    means: NDArray[np.float32] = total / packed.num_points[packed.places.order].astype(np.float32)
+    return means
 
 
 def _coords(cell: NDArray[np.int64], grid: tuple[int, int, int]) -> NDArray[np.int32]:

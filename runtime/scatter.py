@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from models.spec import ModelSpec
 
-__all__ = ["Canvas", "scatter"]
+__all__ = ["Canvas", "CodeCanvas", "quantized", "scatter"]
 
 
 def scatter(pillar_features: Any, coords: Any, spec: ModelSpec) -> Any:
@@ -64,29 +64,75 @@ class Canvas:
 
     def fill(self, pillar_features: NDArray[np.float32], coords: NDArray[np.int32]) -> NDArray[np.float32]:
         """Replaces the content, and returns `array`: the next call overwrites it. Arguments as for `scatter`."""
-        _, channels, height, width = self._spec.canvas_shape
-        num_pillars = len(coords)
-        if coords.shape != (num_pillars, 3) or pillar_features.size != num_pillars * channels:
-            raise DataError(
-                f"Cannot scatter pillar features {pillar_features.shape} with coordinates {coords.shape}: "
-                f"model '{self._spec.name}' needs (M, {channels}) and (M, 3)."
-            )
-        y, x = coords[:, 1].astype(np.int64), coords[:, 2].astype(np.int64)
-        outside = (y < 0) | (y >= height) | (x < 0) | (x >= width)
-        if outside.any():
-            first = int(np.flatnonzero(outside)[0])
-            raise DataError(
-                f"Pillar {first} lies at cell (y {y[first]}, x {x[first]}), "
-                f"outside the canvas of {height} x {width} (y, x)."
-            )
-        flat = self._canvas.reshape(channels, height * width)
+        cells, features = _by_cell(pillar_features, coords, self._spec)
+        flat = self._canvas.reshape(self._canvas.shape[1], -1)
         flat[:, self._written] = 0.0
-        cells: NDArray[np.int64] = y * width + x
-        features: NDArray[np.float32] = pillar_features.reshape(num_pillars, channels)
-        if self._spec.dynamic_pillars and num_pillars:
-            begins = np.flatnonzero(np.diff(cells, prepend=-1))
-            join = np.add if self._spec.encoder_mode == "avg" else np.maximum
-            cells, features = cells[begins], join.reduceat(features, begins)
-        self._written = cells
         flat[:, cells] = features.T
+        self._written = cells
         return self._canvas
+
+
+class CodeCanvas:
+    """A canvas of INT8 codes, cell after cell: what a quantizer makes of a `Canvas`, zero point 0."""
+
+    def __init__(self, spec: ModelSpec, scale: np.float32) -> None:
+        """Args:
+        scale: Of a step.
+        """
+        _, channels, height, width = spec.canvas_shape
+        self._spec, self._scale = spec, scale
+        self._canvas = np.zeros((1, height, width, channels), np.int8)
+        self._written: NDArray[np.int64] = np.zeros(0, np.int64)
+
+    @property
+    def array(self) -> NDArray[np.int8]:
+        """(1, H, W, C) int8; always the same memory."""
+        return self._canvas
+
+    def fill(self, pillar_features: NDArray[np.float32], coords: NDArray[np.int32]) -> NDArray[np.int8]:
+        """Replaces the content, and returns `array`: the next call overwrites it. Arguments as for `scatter`."""
+        cells, features = _by_cell(pillar_features, coords, self._spec)
+        flat = self._canvas.reshape(-1, self._canvas.shape[3])
+        flat[self._written] = 0
+        flat[cells] = quantized(features, self._scale)
+        self._written = cells
+        return self._canvas
+
+
+def quantized(values: NDArray[np.float32], scale: np.float32) -> NDArray[np.int8]:
+    """Codes as ONNX's QuantizeLinear makes them with zero point 0: halves to even. A NaN has no code of its own."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        codes: NDArray[np.int8] = np.clip(np.rint(values / scale), -128, 127).astype(np.int8)
+    return codes
+
+
+def _by_cell(
+    pillar_features: NDArray[np.float32], coords: NDArray[np.int32], spec: ModelSpec
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """(M,) cells, row after row, and (M, C) what is written there; dynamic pillars' rows are joined.
+
+    Raises:
+        DataError: shapes do not fit the model, or a cell lies outside the canvas.
+    """
+    _, channels, height, width = spec.canvas_shape
+    num_pillars = len(coords)
+    if coords.shape != (num_pillars, 3) or pillar_features.size != num_pillars * channels:
+        raise DataError(
+            f"Cannot scatter pillar features {pillar_features.shape} with coordinates {coords.shape}: "
+            f"model '{spec.name}' needs (M, {channels}) and (M, 3)."
+        )
+    y, x = coords[:, 1].astype(np.int64), coords[:, 2].astype(np.int64)
+    outside = (y < 0) | (y >= height) | (x < 0) | (x >= width)
+    if outside.any():
+        first = int(np.flatnonzero(outside)[0])
+        raise DataError(
+            f"Pillar {first} lies at cell (y {y[first]}, x {x[first]}), "
+            f"outside the canvas of {height} x {width} (y, x)."
+        )
+    cells: NDArray[np.int64] = y * width + x
+    features: NDArray[np.float32] = pillar_features.reshape(num_pillars, channels)
+    if spec.dynamic_pillars and num_pillars:
+        begins = np.flatnonzero(np.diff(cells, prepend=-1))
+        join = np.add if spec.encoder_mode == "avg" else np.maximum
+        cells, features = cells[begins], join.reduceat(features, begins)
+    return cells, features

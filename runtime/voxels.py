@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from models.spec import ModelSpec
     from runtime.counts import VoxelCounts
 
-__all__ = ["SUM_LANES", "EncoderInput", "PackedVoxels", "Voxels", "grid_float32", "pillar_centers_float32"]
+__all__ = ["SUM_LANES", "EncoderInput", "PackedVoxels", "Slots", "Voxels", "grid_float32", "pillar_centers_float32"]
 
 # torch adds up a strided axis on a CPU in four interleaved partial sums; the cluster mean keeps that order.
 SUM_LANES = 4
@@ -40,18 +41,65 @@ class Voxels:
 
 
 @dataclass(frozen=True, eq=False)
-class PackedVoxels:
-    """Points sorted into pillars without padding, numpy arrays: pillar after pillar, points in input order.
+class Slots:
+    """The order of points without padding: the first ones of all pillars, then the second ones, and so on.
+
+    In a slot the pillars come by descending size, so that the pillars of a slot are the first ones of every slot
+    before it: sums and maxima over the points of each pillar are sums and maxima of slices.
 
     Attributes:
-        points: (K, C) float32.
-        num_points: (M,) int64 points of each pillar, 1 to P, whose sum is K.
+        num_points: (M,) int64 points of each pillar, 1 or more, whose sum is K.
+    """
+
+    num_points: NDArray[np.int64]
+
+    @cached_property
+    def order(self) -> NDArray[np.int64]:
+        """(M,) pillars by descending size, equal ones by their number."""
+        return np.argsort(-self.num_points, kind="stable")
+
+    @cached_property
+    def spans(self) -> list[tuple[int, int]]:
+        """First and last-but-one point of each slot; its points are of the first pillars of `order`."""
+        ends = np.cumsum(self._widths).tolist()
+        return list(zip([0, *ends[:-1]], ends, strict=True)) if ends else []
+
+    @cached_property
+    def slots(self) -> NDArray[np.int64]:
+        """(K,) slot of each point: how many points of its pillar came before it."""
+        return np.repeat(np.arange(len(self._widths)), self._widths)
+
+    @cached_property
+    def ranks(self) -> NDArray[np.int64]:
+        """(K,) place of each point's pillar in `order`."""
+        ends = np.cumsum(self._widths)
+        return np.arange(int(self.num_points.sum())) - np.repeat(ends - self._widths, self._widths)
+
+    @cached_property
+    def pillars(self) -> NDArray[np.int64]:
+        """(K,) pillar of each point."""
+        return self.order[self.ranks]
+
+    @cached_property
+    def _widths(self) -> NDArray[np.int64]:
+        """Points of each slot."""
+        largest = int(self.num_points.max(initial=0))
+        return len(self.num_points) - np.cumsum(np.bincount(self.num_points, minlength=largest + 1))[:largest]
+
+
+@dataclass(frozen=True, eq=False)
+class PackedVoxels:
+    """Points sorted into pillars without padding, numpy arrays, in the order of `places`.
+
+    Attributes:
+        points: (K, C) float32; each column lies in one piece.
+        places: Pillar and slot of each point.
         coords: (M, 3) int32 cell of each pillar as [z, y, x]; pillars are in the order of their first points.
         counts: M, and what was left out.
     """
 
     points: NDArray[np.float32]
-    num_points: NDArray[np.int64]
+    places: Slots
     coords: NDArray[np.int32]
     counts: VoxelCounts
 
@@ -59,25 +107,9 @@ class PackedVoxels:
         return len(self.coords)
 
     @property
-    def starts(self) -> NDArray[np.int64]:
-        """(M,) index of each pillar's first point."""
-        return np.cumsum(self.num_points) - self.num_points
-
-    @property
-    def pillars(self) -> NDArray[np.int64]:
-        """(K,) pillar of each point."""
-        return np.repeat(np.arange(len(self)), self.num_points)
-
-    def by_slot(self) -> tuple[NDArray[np.int64], list[NDArray[np.int64]]]:
-        """Points slot by slot, for sums and maxima over the points of each pillar in their order.
-
-        Returns:
-            (M,) pillars by descending size, and for each slot the points there: of the first pillars of that order.
-        """
-        order = np.argsort(-self.num_points, kind="stable")
-        sizes, first = self.num_points[order], self.starts[order]
-        have = np.searchsorted(-sizes, -np.arange(sizes[0] if len(sizes) else 0))
-        return order, [first[:count] + slot for slot, count in enumerate(have)]
+    def num_points(self) -> NDArray[np.int64]:
+        """(M,) points of each pillar."""
+        return self.places.num_points
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,8 @@ from base.lazy import require
 from base.onnx_files import read_onnx
 from models.spec import BACKBONE_NECK_HEAD, VOXEL_ENCODER
 from runtime.backends.base import Backend, BackendOutput, component_paths, default_threads, device_index
-from runtime.scatter import Canvas
+from runtime.backends.openvino_graph import suit_openvino
+from runtime.scatter import Canvas, CodeCanvas, quantized
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -71,11 +72,12 @@ class OpenVinoBackend(Backend):
             name: _Network(openvino, core, path, self._components[name], threads or default_threads())
             for name, path in paths.items()
         }
-        self._canvas = Canvas(spec)
+        self._scale = self._networks[BACKBONE_NECK_HEAD].scale
+        self._canvas = Canvas(spec) if self._scale is None else CodeCanvas(spec, self._scale)
 
     @property
-    def canvas(self) -> Canvas:
-        """What `run_canvas` reads."""
+    def canvas(self) -> Canvas | CodeCanvas:
+        """What `run_canvas` reads: codes where the network begins with their quantizer."""
         return self._canvas
 
     def run_canvas(self) -> dict[str, NDArray[np.float32]]:
@@ -85,6 +87,9 @@ class OpenVinoBackend(Backend):
 
     def _run(self, component: str, inputs: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
         (value,) = inputs.values()
+        if component == BACKBONE_NECK_HEAD and self._scale is not None:
+            codes = np.ascontiguousarray(quantized(value, self._scale).transpose(0, 2, 3, 1))
+            return {name: array.copy() for name, array in self._networks[component](codes).items()}
         return {name: array.copy() for name, array in self._networks[component](value).items()}
 
     def _infer(self, features: NDArray[np.float32], coords: NDArray[np.int32]) -> BackendOutput:
@@ -104,10 +109,14 @@ class OpenVinoBackend(Backend):
 
 
 class _Network:
-    """One compiled component with one input."""
+    """One compiled component with one input.
+
+    Attributes:
+        scale: Where the input is INT8 codes, (1, H, W, C): of a step.
+    """
 
     def __init__(self, openvino: Any, core: Any, path: Path, component: ComponentSpec, threads: int) -> None:
-        read_onnx(path, error=DataError)
+        read = read_onnx(path, error=DataError)
         properties = {
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": "1",
@@ -121,6 +130,11 @@ class _Network:
             model = core.read_model(str(path))
             _check_tensors(model.inputs, component.inputs, "input", path)
             _check_tensors(model.outputs, component.outputs, "output", path)
+            self.scale: np.float32 | None = None
+            if any(node.op_type == "QuantizeLinear" for node in read.graph.node):
+                suited = suit_openvino(read)
+                self.scale = suited.scale
+                model = core.read_model(suited.model.SerializeToString())
             self._request = core.compile_model(model, "CPU", properties).create_infer_request()
         except RuntimeError as error:  # all that OpenVINO raises
             raise DataError(f"OpenVINO cannot load {path}: {_first_line(error)}. Use the onnx backend.") from error
@@ -128,7 +142,7 @@ class _Network:
         self._path = path
         self._names = [tensor.name for tensor in component.outputs]
 
-    def __call__(self, value: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+    def __call__(self, value: NDArray[np.float32] | NDArray[np.int8]) -> dict[str, NDArray[np.float32]]:
         """Output name -> array of the network's own, in graph order.
 
         Raises:

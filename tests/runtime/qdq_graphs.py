@@ -130,6 +130,7 @@ def small_graph(
     head_kernels: Sequence[int] = (1, 1),
     head_relu: bool = True,
     quantized_last: bool = False,
+    up_stride: int = 2,
 ) -> onnx.ModelProto:
     """The graph, FP32 beside its codes.
 
@@ -142,6 +143,7 @@ def small_graph(
         head_kernels: Side of each convolution of a branch.
         head_relu: Whether ReLUs lie between them.
         quantized_last: Whether the last one is INT8 too.
+        up_stride: Of block1 and of the transposed convolution behind it; the half of the grid's sides is a multiple.
     """
     build = _Builder(seed, {*floats, *(f"hidden_{head.name}" for head in spec.heads if "hidden" in floats)})
     middle = range(1, len(head_kernels) - 1)
@@ -156,9 +158,9 @@ def small_graph(
     first = build.relu("block0", build.conv("block0", x, (32, 32), 3, 2))
     x = read(first, "/block0/Relu", BLOCK0_SCALE, "block1")
     side = build.relu("side", build.conv("side", x, (32, 32), 1))
-    second = build.relu("block1", build.conv("block1", x, (32, 64), 3, 2))
+    second = build.relu("block1", build.conv("block1", x, (32, 64), 3, up_stride))
     x = read(second, "/block1/Relu", BLOCK1_SCALE, "up")
-    up = build.relu("up", build.conv("up", x, (64, 32), 2, 2, transposed=True))
+    up = build.relu("up", build.conv("up", x, (64, 32), up_stride, up_stride, transposed=True))
     parts = [read(part, f"/{name}/Relu", CONCAT_SCALE, "shared") for name, part in (("side", side), ("up", up))]
     joined = build.add("Concat", "/join/Concat", parts, axis=1)
     x = read(joined, "/join/Concat", CONCAT_SCALE, "shared")

@@ -5,20 +5,27 @@ from __future__ import annotations
 import logging
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from base.boxes import Boxes3D
 from base.errors import ConfigError, DataError
 from models.spec import BACKBONE_NECK_HEAD, INPUT_FEATURES, PILLAR_FEATURES, SPATIAL_FEATURES, VOXEL_ENCODER, ModelSpec
 from runtime import open_backend, open_detector
+from runtime.backends.openvino_graph import suit_openvino
+from runtime.counts import BoxCounts
+from runtime.decode import Decoded
+from runtime.decoders import Decoder
 from runtime.packed_pipeline import PackedPipeline
 from runtime.pillar_weights import PillarWeights
 from runtime.pipeline import Pipeline
 from runtime.preprocess import preprocess
+from runtime.scatter import scatter
 from tests.runtime.encoder_graphs import encoder_weights, write_encoder
-from tests.runtime.qdq_graphs import canvas, graph_spec, small_graph
+from tests.runtime.qdq_graphs import CANVAS_SCALE, canvas, graph_spec, node, small_graph
 from tests.runtime.small_model import cloud
 
 pytest.importorskip("openvino")
@@ -102,6 +109,76 @@ def test_int8_is_exact_but_for_single_steps(quantized_dir: Path) -> None:
     for name, theirs in expected.items():
         ours, right = np.concatenate(found[name]), np.concatenate(theirs)
         assert np.linalg.norm(ours - right) <= 0.02 * np.linalg.norm(right), name
+
+
+def _bias_apart(model: Any) -> None:
+    """The transposed convolution's bias in an Add of its own, as exports have it."""
+    import onnx
+
+    up = node(model, "/up/ConvTranspose")
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    bias = onnx.numpy_helper.to_array(constants[up.input[2]]).reshape(1, -1, 1, 1)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(bias, "apart"))
+    inner, outer = "product", up.output[0]
+    del up.input[2]
+    up.output[0] = inner
+    place = [item.name for item in model.graph.node].index(up.name)
+    model.graph.node.insert(place + 1, onnx.helper.make_node("Add", [inner, "apart"], [outer], "bias"))
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_graphs_that_suit_openvino_compute_the_same(apart: bool) -> None:
+    """Of ONNX Runtime both times: a transposed convolution of stride 4 in blocks, and codes in place of the canvas."""
+    import onnxruntime
+
+    spec = graph_spec(point_cloud_range=(-5.12, -5.12, -3.0, 5.12, 5.12, 5.0))
+    model = small_graph(spec, up_stride=4)
+    if apart:
+        _bias_apart(model)
+    before = model.SerializeToString(deterministic=True)
+    suited = suit_openvino(model)
+    assert model.SerializeToString(deterministic=True) == before
+    kinds = [item.op_type for item in suited.model.graph.node]
+    assert kinds.count("ConvTranspose") == 0
+    # Codes move to their places, not what they are made of.
+    assert kinds.index("DepthToSpace") == max(index for index, kind in enumerate(kinds) if kind == "Concat") - 1
+    assert suited.scale == np.float32(CANVAS_SCALE)
+    first, second = (onnxruntime.InferenceSession(item.SerializeToString()) for item in (model, suited.model))
+    values = canvas(spec, 3)
+    codes = np.clip(np.rint(values / CANVAS_SCALE), -128, 127).astype(np.int8).transpose(0, 2, 3, 1)
+    pairs = zip(first.run(None, {SPATIAL_FEATURES: values}), second.run(None, {SPATIAL_FEATURES: codes}), strict=True)
+    for expected, found in pairs:
+        # A value on the border of two steps may fall either way.
+        assert np.linalg.norm(found - expected) <= 0.01 * np.linalg.norm(expected)
+
+
+def test_what_openvino_runs_in_int8_already_stays(tmp_path: Path) -> None:
+    spec = graph_spec()
+    model = small_graph(spec)
+    kinds = [item.op_type for item in suit_openvino(model).model.graph.node]
+    assert (kinds.count("ConvTranspose"), kinds.count("DepthToSpace")) == (1, 0)
+    floats = small_graph(spec, ("block0", "block1", "side", "up", "shared", "hidden"))
+    suited = suit_openvino(floats)
+    assert suited.scale is None
+    assert suited.model == floats
+
+
+def test_a_canvas_gives_what_its_codes_give(quantized_dir: Path) -> None:
+    spec = graph_spec()
+    with open_backend("openvino", spec=spec, onnx_dir=quantized_dir) as backend:
+        frame = preprocess(cloud(4, 700), spec)
+        features = backend.run(VOXEL_ENCODER, {INPUT_FEATURES: frame.features})[PILLAR_FEATURES]
+        whole = {name: value.copy() for name, value in backend.infer(frame.features, frame.coords).outputs.items()}
+        values = scatter(features, frame.coords, spec)
+        for name, value in backend.run(BACKBONE_NECK_HEAD, {SPATIAL_FEATURES: values}).items():
+            np.testing.assert_array_equal(value, whole[name])
+
+
+def test_dropped_candidates_are_counted(spec: ModelSpec, onnx_dir: Path) -> None:
+    dropped = BoxCounts(1, 2)
+    decoder = Decoder("nothing", lambda outputs, spec: Decoded(Boxes3D.empty(), dropped))
+    with open_detector("openvino", spec=spec, onnx_dir=onnx_dir, decoder=decoder) as detector:
+        assert detector.detect(cloud(0, 900)).dropped == dropped
 
 
 @pytest.mark.parametrize("threads", [1, 2])

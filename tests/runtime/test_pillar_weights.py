@@ -30,7 +30,12 @@ def test_packed_points_are_the_rows_that_are_not_padding(spec: ModelSpec) -> Non
     points = cloud(2, 5000)
     voxels, frame = pack(points, spec), preprocess(points, spec)
     rows = np.arange(spec.max_points_per_voxel) < voxels.num_points[:, None]
-    np.testing.assert_array_equal(decorate_packed(voxels, spec), frame.features[rows])
+    pillars, slots = voxels.places.pillars, voxels.places.slots
+    # Each of them once, slot after slot.
+    np.testing.assert_array_equal(np.lexsort((slots, pillars)), np.lexsort((np.arange(len(slots)), pillars)))
+    np.testing.assert_array_equal(np.bincount(pillars), voxels.num_points)
+    assert (np.diff(slots) >= 0).all()
+    np.testing.assert_array_equal(decorate_packed(voxels, spec), frame.features[pillars, slots])
     assert not frame.features[~rows].any()
 
 
