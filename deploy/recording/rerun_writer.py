@@ -83,8 +83,8 @@ class RerunRecorder:
         at = [rr.TimeColumn("frame", sequence=[frame.index]), rr.TimeColumn("time", duration=since_first)]
         points = rr.Points3D.columns(positions=frame.points[:, :3], colors=height_rgb(frame.points[:, 2]))
         radius = rr.Points3D.columns(radii=[-_POINT_RADIUS])  # negative: of the screen, not of the scene
-        self._send(POINTS, at, [*points.partition([len(frame.points)]), *radius])
-        self._send("frame", at, rr.TextDocument.columns(text=[frame.name]))
+        name = rr.DynamicArchetype.columns("centerpoint.Frame", components={"name": [frame.name]})
+        self._send(POINTS, at, [*points.partition([len(frame.points)]), *radius, *name])
         if frame.ground_truth is not None:
             self._boxes(GROUND_TRUTH, at, frame.ground_truth, is_truth=True)
         for label, name in names_of(list(frame.found)).items():

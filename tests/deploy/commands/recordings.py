@@ -29,6 +29,7 @@ class Seen:
     """One frame of a recording."""
 
     time_ns: int = -1
+    name: str = ""
     points: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 3), np.float32))
     boxes: dict[str, Boxes] = field(default_factory=dict)
 
@@ -50,6 +51,7 @@ def _read_rrd(path: Path) -> dict[int, Seen]:
             seen.time_ns = np.timedelta64(row["time"], "ns").astype(np.int64).item()
             if entity == "/world/points":
                 seen.points = np.asarray(row["Points3D:positions"], np.float32).reshape(-1, 3)
+                (seen.name,) = row["centerpoint.Frame:name"]
             elif "Boxes3D:centers" in row:
                 turn = _rows(row["Boxes3D:quaternions"], 4)
                 colors = np.asarray(row["Boxes3D:colors"], np.uint32)[:, None] >> np.array([24, 16, 8]) & 255

@@ -87,6 +87,7 @@ def test_a_folder_of_scans_is_recorded_as_it_was_found(
         points = frame_points(index)[7 if index == 1 else 0 :, :3]
         np.testing.assert_array_equal(seen[index].points, points)
         assert seen[index].time_ns == index * 200_000_000
+        assert seen[index].name == ("" if suffix == ".mcap" else f"{index:03d}.bin")
         assert list(seen[index].boxes) == ["pytorch_fp32_cpu", "onnx_fp32_cpu"]
         for boxes, backend in zip(seen[index].boxes.values(), line["backends"], strict=True):
             same_boxes(boxes, backend["detections"])
