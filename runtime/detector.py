@@ -17,6 +17,7 @@ import numpy as np
 
 from runtime.closing import Closing
 from runtime.counts import BoxCounts
+from runtime.sweeps import JoinedSweeps, SweepStream
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from models.spec import ModelSpec
     from runtime.counts import VoxelCounts
     from runtime.decoders import Decoder
+    from runtime.sweeps import SweepSettings
 
 __all__ = ["Detector", "Inference", "InspectableDetector", "Inspection", "Outputs", "Pillars"]
 
@@ -147,6 +149,20 @@ class Detector(Closing, ABC):
             count: Most points that it is to hold.
         """
         return np.zeros((count, self.spec.point_features), np.float32)
+
+    def sweeps(self, settings: SweepSettings) -> SweepStream:
+        """A stream of single clouds for a model of several sweeps: each is joined with those before it.
+
+        On a GPU that reads clouds by itself the past ones stay on the device.
+
+        Args:
+            settings: How the model's own pipeline joins them.
+
+        Raises:
+            ConfigError: the model has no time lag.
+        """
+        joined = JoinedSweeps(self.spec, settings)
+        return SweepStream(lambda points, timestamp_s, pose: self(joined.add(points, timestamp_s, pose)), joined.reset)
 
     @abstractmethod
     def detect(self, points: NDArray[np.float32]) -> Inference:

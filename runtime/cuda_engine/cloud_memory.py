@@ -29,15 +29,20 @@ class CloudMemory:
         request: Page-locked words of `CloudIntake`, which kernels read.
     """
 
-    def __init__(self, device: CudaDevice, spec: ModelSpec, capacity: int) -> None:
+    def __init__(
+        self, device: CudaDevice, spec: ModelSpec, capacity: int, *, points: int = 0, num_points: int = 0
+    ) -> None:
+        """Args:
+        points, num_points: Device memory that is there already; its own where left out.
+        """
         self._device, self._spec, self.capacity = device, spec, capacity
         columns = spec.point_features
         self.staging: NDArray[np.float32] = device.allocate_pinned((capacity, columns), np.float32)
         self.request: NDArray[np.int64] = device.allocate_pinned((3,), np.int64)
         self.request[:] = 0
         self._host_count = device.allocate_pinned((1,), np.int32)
-        self.points = device.allocate(capacity * columns * 4)
-        self.num_points = device.allocate(4)
+        self.points = points or device.allocate(capacity * columns * 4)
+        self.num_points = num_points or device.allocate(4)
 
     def check(self, points: NDArray[np.float32]) -> None:
         """Raises `DataError` for a cloud of another shape or type, or of too many points."""

@@ -16,6 +16,7 @@ from runtime.capacity import cloud_bytes
 from runtime.counts import BoxCounts
 from runtime.cuda_engine.cloud_memory import CloudMemory
 from runtime.cuda_engine.detections import DetectionKernels
+from runtime.cuda_engine.device_sweeps import DeviceSweeps
 from runtime.cuda_engine.intake import CloudIntake
 from runtime.cuda_engine.pillars import PillarEncoderKernels
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from runtime.cuda.device import CudaDevice
     from runtime.cuda_engine.canvas import Canvas
     from runtime.pillar_weights import PillarWeights
+    from runtime.sweeps import SweepSettings
 
 __all__ = ["FrameNetwork", "FrameResult", "PointsFrame"]
 
@@ -155,6 +157,11 @@ class PointsFrame:
         """Where the frames run."""
         return self._stream
 
+    @property
+    def first_cloud(self) -> CloudMemory:
+        """Where `detect` and `detect_joined` have their cloud."""
+        return self._slots[0].cloud
+
     def detect(self, points: NDArray[np.float32]) -> FrameResult:
         """One frame from its cloud to its boxes.
 
@@ -186,6 +193,31 @@ class PointsFrame:
                 free.append(slot)
         while flying:
             yield self._finish(flying.popleft())
+
+    def open_sweeps(self, settings: SweepSettings) -> DeviceSweeps:
+        """A stream of clouds that are joined on the device, for `detect_joined`.
+
+        Raises:
+            ConfigError: the model has no time lag.
+        """
+        return DeviceSweeps(self._device, self._spec, self.intake, settings, self._slots[0].cloud, self._stream)
+
+    def detect_joined(
+        self, sweeps: DeviceSweeps, points: NDArray[np.float32], timestamp_s: float, pose: NDArray[np.float64]
+    ) -> FrameResult:
+        """One frame of the present cloud and those before it. The stage "h2d" ends with their being joined.
+
+        Args:
+            sweeps: From `open_sweeps`; the other arguments and errors are those of its `add`.
+        """
+        slot = self._slots[0]
+        self._device.record(slot.copy_begins, self._stream)
+        sweeps.add(points, timestamp_s, pose)
+        self._device.record(slot.copied, self._stream)
+        slot.was_copied = True
+        self._start(slot)
+        sweeps.keep()
+        return self._finish(slot)
 
     def check(self, points: NDArray[np.float32]) -> None:
         """Raises `DataError` for a cloud of another shape or type, or of too many points."""

@@ -32,12 +32,14 @@ from runtime.cuda_engine.checks.pillar_checks import (
     check_random_clouds,
     check_special_clouds,
 )
+from runtime.cuda_engine.checks.sweep_checks import check_sweeps
 
 __all__ = ["CHECKS", "main"]
 
 CHECKS: dict[str, Callable[[CudaDevice], str]] = {
     "layers": check_layers,
     "intake": check_intake,
+    "sweeps": check_sweeps,
     "pillars, limits": check_special_clouds,
     "pillars, forms": check_encoder_forms,
     "pillars, random": check_random_clouds,

@@ -12,6 +12,7 @@ from models.spec import BACKBONE_NECK_HEAD
 from runtime.backends.base import check_tensor
 from runtime.decoders import TRAINING_DECODER, Decoder
 from runtime.detector import Inference, InspectableDetector, Inspection, Outputs, Pillars
+from runtime.sweeps import SweepStream
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from models.spec import ModelSpec
     from runtime.counts import VoxelCounts
     from runtime.cuda_engine.points_frame import FrameResult, PointsFrame
+    from runtime.sweeps import SweepSettings
 
 __all__ = ["GraphDetector"]
 
@@ -63,11 +65,23 @@ class GraphDetector(InspectableDetector):
     def new_cloud(self, count: int) -> NDArray[np.float32]:
         return self.frame.intake.new_cloud(count)
 
+    def sweeps(self, settings: SweepSettings) -> SweepStream:
+        ring = self.frame.open_sweeps(settings)
+
+        def detect(points: NDArray[np.float32], timestamp_s: float, pose: NDArray[np.float64]) -> Inference:
+            return self._inference(lambda: self.frame.detect_joined(ring, points, timestamp_s, pose))
+
+        return SweepStream(detect, ring.reset)
+
     def detect(self, points: NDArray[np.float32]) -> Inference:
+        return self._inference(lambda: self.frame.detect(points))
+
+    def _inference(self, run: Callable[[], FrameResult]) -> Inference:
         begin = time.perf_counter()
-        result = self.frame.detect(points)
+        result = run()
         if self.decoder is TRAINING_DECODER:
-            return _inference(result, None, begin)
+            total = (time.perf_counter() - begin) * 1e3
+            return Inference(lambda: result.boxes, None, result.stages_ms, total, result.counts, result.dropped)
         copying = time.perf_counter()
         outputs = self._read_outputs(result.counts)
         decoding = time.perf_counter()
@@ -112,8 +126,3 @@ class GraphDetector(InspectableDetector):
             self._frame.intake.close()
         self._frame = None
         self._free_device()
-
-
-def _inference(result: FrameResult, outputs: Outputs | None, begin: float) -> Inference:
-    total = (time.perf_counter() - begin) * 1e3
-    return Inference(lambda: result.boxes, outputs, result.stages_ms, total, result.counts, result.dropped)

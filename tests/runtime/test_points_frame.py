@@ -13,10 +13,13 @@ from base.errors import DataError
 from runtime.cuda.scatter import ScatterKernel
 from runtime.cuda_engine.checks.cases import clumped_cloud, engine_spec, random_weights
 from runtime.cuda_engine.checks.dense_checks import CanvasAsHeads, check_dense_frames
+from runtime.cuda_engine.cloud_memory import CloudMemory
 from runtime.cuda_engine.detections import DetectionKernels
+from runtime.cuda_engine.device_sweeps import DeviceSweeps
 from runtime.cuda_engine.intake import CloudIntake
 from runtime.cuda_engine.pillars import CanvasMemory, PillarEncoderKernels
 from runtime.cuda_engine.points_frame import PointsFrame
+from runtime.sweeps import SweepSettings
 from tests.runtime.emulated_device import EmulatedDevice
 from tests.runtime.fake_engine import FakeDevice
 from tests.runtime.nvcc import compile_cubin, needs_nvcc
@@ -122,6 +125,9 @@ def _sources() -> dict[str, str]:
     ScatterKernel(device, spec)
     CloudIntake(device, spec, 1 << 18)
     found["take"] = device.sources["cloud_take"]
+    intake, joined = CloudIntake(device, spec, 1 << 18), CloudMemory(device, spec, 1 << 18)
+    DeviceSweeps(device, spec, intake, SweepSettings(9, close_m=1.0), joined, 17)
+    found["sweeps"] = device.sources["sweeps_join"]
     return found | {"decode": device.sources["detect_collect"], "scatter": device.sources["scatter_pillars"]}
 
 

@@ -11,7 +11,8 @@
 // Constraints
 //   launch      any number of blocks
 //   request     64-bit words in page-locked memory: address of the first row, or 0 where the points lie on the device
-//               already; points; numbers from one row to the next, COLUMNS or more
+//               already; points, or less than none where their number does too; numbers from one row to the next,
+//               COLUMNS or more
 //   alignment   the source to 4 bytes (to 16 it is read faster), points to 16
 //   state       none
 // Checked by
@@ -35,7 +36,7 @@ extern "C" __global__ void __launch_bounds__(TAKE_THREADS) cloud_take(const long
     const long long pitch = words[REQUEST_PITCH];
     const int num_points = (int)max(0ll, min(words[REQUEST_POINTS], (long long)CAPACITY));
     const int first = blockIdx.x * TAKE_THREADS + threadIdx.x, threads = gridDim.x * TAKE_THREADS;
-    if (first == 0) *count = num_points;
+    if (first == 0 && words[REQUEST_POINTS] >= 0) *count = num_points;
     if (!source) return;
     const int numbers = num_points * COLUMNS;
     int done = 0;
