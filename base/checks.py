@@ -15,7 +15,7 @@ import argparse
 import dataclasses
 import difflib
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -29,6 +29,7 @@ __all__ = [
     "Finding",
     "add_accept",
     "checking",
+    "found_since",
     "recorded",
     "require_known",
     "settle",
@@ -157,6 +158,19 @@ def checking(accepted: Iterable[str] = ()) -> Iterator[CheckRecord]:
 def recorded() -> tuple[CheckResult, ...]:
     """What was found so far, of the record that was opened last; nothing where none is open."""
     return _open[-1].results() if _open else ()
+
+
+def found_since(earlier: Sequence[CheckResult]) -> tuple[CheckResult, ...]:
+    """What was found since `recorded()` gave `earlier`, counted from there; of a check that found more of the same, its
+    messages stand again."""
+    known = {(result.check, result.outcome): result for result in earlier}
+    found = []
+    for result in recorded():
+        before = known.get((result.check, result.outcome), CheckResult(result.check, result.outcome, 0, ()))
+        messages = tuple(text for text in result.messages if text not in before.messages) or result.messages
+        if result.count > before.count:
+            found.append(dataclasses.replace(result, count=result.count - before.count, messages=messages))
+    return tuple(found)
 
 
 def settle(findings: Iterable[Finding]) -> None:

@@ -73,7 +73,7 @@ def write_part(
         content: Plain values without NaN and infinities.
     """
     value = {
-        "format": f"part of a {kind}",
+        "format": _form(kind),
         "version": _VERSION,
         "share": dataclasses.asdict(share),
         "work": dict(work),
@@ -103,7 +103,7 @@ def read_parts(
             missing.
     """
     if not paths:
-        raise DataError(f"There are no parts of a {kind} to merge; give the files that were written with --part.")
+        raise DataError(f"There are no parts of {_a(kind)} to merge; give the files that were written with --part.")
     parts = [_read(Path(path), kind, content) for path in paths]
     first = parts[0]
     for part in parts:
@@ -112,7 +112,7 @@ def read_parts(
         _require_same_work(part, first.work, shown_file(first.file), kind)
         if part.share.of != first.share.of:
             raise DataError(
-                f"{shown_file(part.file)} is part {part.share} of a {kind}, but {shown_file(first.file)} is part "
+                f"{shown_file(part.file)} is part {part.share} of {_a(kind)}, but {shown_file(first.file)} is part "
                 f"{first.share}: they are of two divisions of the work. Merge parts of one."
             )
     found: dict[int, Part[T]] = {}
@@ -120,13 +120,21 @@ def read_parts(
         other = found.setdefault(part.share.number, part)
         if other is not part:
             raise DataError(
-                f"{shown_file(part.file)} and {shown_file(other.file)} are both part {part.share} of a {kind}. "
+                f"{shown_file(part.file)} and {shown_file(other.file)} are both part {part.share} of {_a(kind)}. "
                 "Give each once."
             )
     missing = [str(Share(number, first.share.of)) for number in range(1, first.share.of + 1) if number not in found]
     if missing:
-        raise DataError(f"Of the {first.share.of} parts of a {kind}, {', '.join(missing)} {_are(missing)} missing.")
+        raise DataError(f"Of the {first.share.of} parts of {_a(kind)}, {', '.join(missing)} {_are(missing)} missing.")
     return [found[number] for number in sorted(found)]
+
+
+def _a(kind: str) -> str:
+    return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
+
+
+def _form(kind: str) -> str:
+    return f"part of {_a(kind)}"
 
 
 def _are(items: Sequence[str]) -> str:
@@ -136,7 +144,7 @@ def _are(items: Sequence[str]) -> str:
 def _read(path: Path, kind: str, content: type[T]) -> Part[T]:
     remedy = f"Make this part of the {kind} again."
     value = read_json(path, remedy=remedy)
-    form = f"part of a {kind}"
+    form = _form(kind)
     if not isinstance(value, dict) or value.get("format") != form:
         raise DataError(f"{shown_file(path)} is no {form}; give files that were written with --part.")
     if value.get("version") != _VERSION:

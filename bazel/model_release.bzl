@@ -13,14 +13,17 @@
 
 makes `urban_onnx`, `urban_fp16_onnx`, `urban_fp32_engines`, `urban_fp16_engines`, `urban_calibration`, `urban_int8_onnx`,
 `urban_int8_engines`, `urban_fp16_bundle`, `urban_int8_bundle`, `urban_report`, `urban_int8_report` and `urban_provenance`;
-`urban` stands for all of them but the reports, which measure the machine. Two versions of a model are two names beside each other.
+`urban` stands for all of them but the reports, which measure the machine. By name alone there are `urban_sensitivity`,
+`urban_evaluation` and `urban_int8_evaluation`, which take minutes to hours. Two versions of a model are two names beside each other.
 """
 
 load("//bazel:autoware_bundle.bzl", "autoware_bundle")
 load("//bazel:calibration.bzl", "calibration")
 load("//bazel:deployment_report.bzl", "deployment_report")
+load("//bazel:evaluation.bzl", "evaluation")
 load("//bazel:onnx_model.bzl", "onnx_model")
 load("//bazel:provenance.bzl", "provenance")
+load("//bazel:sensitivity.bzl", "sensitivity")
 load("//bazel:trt_engines.bzl", "trt_engines")
 
 def model_release(
@@ -33,6 +36,7 @@ def model_release(
         bundle_dataset = None,
         num_batches = 100,
         num_samples = -1,
+        shards = 0,
         skip_layers = []):
     """All artifacts of one model.
 
@@ -46,6 +50,7 @@ def model_release(
       bundle_dataset: what score thresholds of the bundles are measured on; None takes the node's usual ones.
       num_batches: frames to calibrate on.
       num_samples: frames to score; -1 for all.
+      shards: actions that share the calibration, the analysis and the evaluations; 0: as --//bazel:shards says.
       skip_layers: layers and patterns kept in floating point.
     """
     seed = -1 if checkpoint else 0
@@ -70,6 +75,7 @@ def model_release(
         model_config = model_config,
         num_batches = num_batches,
         seed = seed,
+        shards = shards,
         skip_layers = skip_layers,
         version = version,
     )
@@ -106,6 +112,24 @@ def model_release(
                 onnx = ":" + name + infix + "_onnx",
                 version = version,
             )
+            evaluation(
+                name = name + infix + "_evaluation",
+                dataset = dataset,
+                num_samples = num_samples,
+                onnx = ":" + name + infix + "_onnx",
+                shards = shards,
+                tags = ["manual"],
+                version = version,
+            )
+        sensitivity(
+            name = name + "_sensitivity",
+            calibration = ":" + name + "_calibration",
+            dataset = dataset,
+            num_samples = num_samples,
+            shards = shards,
+            tags = ["manual"],
+            version = version,
+        )
     artifacts = [":" + name + part for part in made]
     provenance(
         name = name + "_provenance",

@@ -2,7 +2,8 @@
 `[torchrun --nproc-per-node N -m | python -m] deploy.evaluate --backend cuda --onnx-dir DIR --data-root DIR --out DIR`.
 
 Under torchrun every process runs frames rank, rank + N, … on a device of its own. The first one sums up: metrics,
-counts of inputs and detections are those of a single process.
+counts of inputs and detections are those of a single process. `--part K/N` does the same on machines that know nothing
+of each other, and `--merge` sums up their files.
 """
 
 from __future__ import annotations
@@ -16,34 +17,35 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from base.arguments import DEFAULT_POINTS, FRAMES, whole_number
-from base.checks import add_accept, recorded, settle
-from base.command import EXIT_FAILED, EXIT_PASSED, EXIT_USAGE, add_log_level, run_command, run_main
+from base.checks import add_accept, found_since, recorded
+from base.command import EXIT_PASSED, EXIT_USAGE, add_log_level, run_command, run_main
 from base.determinism import set_determinism
 from base.errors import BackendUnavailable, ConfigError
 from base.files import sha256_file, user_path
 from base.messages import plain_lines
 from base.ownership import owned_folder
-from base.tables import text_table
+from base.shares import SHARE, Share
 from base.torchrun import Processes, joined
 from deploy import cli
-from deploy.accuracy import limits_on_losses
 from deploy.cloud_limit import check_frames
 from deploy.config.names import BACKENDS, ONNX_BACKENDS
 from deploy.config.paths import input_path
-from deploy.config.schema import DeployConfig, GatesConfig
+from deploy.config.schema import DeployConfig
 from deploy.devices import resolve_device
+from deploy.evaluation_record import Evaluated, conclude, merge_parts
 from models.known_checks import KNOWN_CHECKS
 
 if TYPE_CHECKING:
+    from base.checks import CheckResult
     from datasets.frames import Frame, FrameSource
-    from eval.evaluator import BackendEvaluation
-    from eval.gates import GateResult
+    from eval.frame_run import FrameRun
     from models.spec import ModelSpec
     from runtime.detector import InspectableDetector
 
-__all__ = ["DETECTIONS", "RESULTS", "main"]
+__all__ = ["main"]
 
-DETECTIONS, RESULTS = "detections.jsonl", "results.json"
+# What --merge takes from the parts.
+_OF_THE_PARTS = ("backend", "checkpoint", "onnx_dir", "engine_dir", "data_root", "info_file", "untimed", "nuscenes")
 # Backend -> the option that says where its network comes from.
 _SOURCES = {"pytorch": "checkpoint", "tensorrt": "engine_dir", **dict.fromkeys(ONNX_BACKENDS, "onnx_dir")}
 
@@ -56,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Exit code: 0 done; 1 so much was lost on the way into the network that the score says little; 2 wrong "
         "input or configuration, or the backend cannot run here.",
     )
-    parser.add_argument("--backend", required=True, choices=BACKENDS, help="what runs the network")
+    parser.add_argument("--backend", choices=BACKENDS, help="what runs the network")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of everything the command writes")
     model = parser.add_argument_group("the model")
     model.add_argument("--model-config", default=cli.DEFAULT_MODEL_CONFIG, metavar="PY", help="default %(default)s")
@@ -94,6 +96,23 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="CPU threads of each process; with another number the last digits of a CPU backend may differ (1)",
     )
+    run.add_argument(
+        "--untimed", action="store_true", help="tell no latencies and no machine: results.json repeats byte for byte"
+    )
+    parts = run.add_mutually_exclusive_group()
+    parts.add_argument(
+        "--part",
+        type=SHARE,
+        metavar="K/N",
+        help="run the K-th of every N frames, untimed, and write part-K-of-N.json into --out",
+    )
+    parts.add_argument(
+        "--merge",
+        nargs="+",
+        default=[],
+        metavar="JSON",
+        help="score all N parts, to the bytes of one run with --untimed; needs no other option but --out",
+    )
     add_accept(parser, KNOWN_CHECKS)
     add_log_level(parser)
     return parser
@@ -116,19 +135,43 @@ def _evaluate_owning(args: argparse.Namespace, processes: Processes) -> int:
 
 
 def _evaluate(args: argparse.Namespace, processes: Processes) -> int:
+    out = user_path(args.out)
+    if args.merge:
+        _require_nothing_else(args, processes)
+        return merge_parts([user_path(path) for path in args.merge], out)
+    if args.part is not None and processes.size > 1:
+        raise ConfigError(
+            "--part is for machines that know nothing of each other; start one process, without torchrun."
+        )
+    _check_arguments(args)
+    return _run(args, processes, out)
+
+
+def _require_nothing_else(args: argparse.Namespace, processes: Processes) -> None:
+    """The parts say what was evaluated: an option that says it again could only contradict them."""
+    given = [f"--{name.replace('_', '-')}" for name in _OF_THE_PARTS if getattr(args, name)]
+    if given or processes.size > 1:
+        raise ConfigError(f"--merge takes all from the parts; leave out {', '.join(given) or 'torchrun'}.")
+
+
+def _check_arguments(args: argparse.Namespace) -> None:
+    if args.backend is None:
+        raise ConfigError(f"--backend is missing; give one of {', '.join(BACKENDS)}.")
+    if getattr(args, _SOURCES[args.backend]) is None:
+        raise ConfigError(f"--backend={args.backend} needs --{_SOURCES[args.backend].replace('_', '-')}.")
+    if args.threads < 1:
+        raise ConfigError(f"--threads is {args.threads}; give 1 or more.")
+
+
+def _run(args: argparse.Namespace, processes: Processes, out: Path) -> int:
     from datasets.frames import open_frames
     from deploy.detectors import cannot_run_here
-    from eval.evaluator import run_frames, summarize
-    from eval.losses import judge_losses
+    from eval.evaluator import run_frames
     from eval.ranges import reach_of
     from models.config import load_model_config
     from models.spec import ModelSpec
 
     begin = time.monotonic()
-    if getattr(args, _SOURCES[args.backend]) is None:
-        raise ConfigError(f"--backend={args.backend} needs --{_SOURCES[args.backend].replace('_', '-')}.")
-    if args.threads < 1:
-        raise ConfigError(f"--threads is {args.threads}; give 1 or more.")
     cfg = load_model_config(input_path(args.model_config))
     spec = dataclasses.replace(ModelSpec.from_config(cfg), rot_y_axis_reference=args.rot_y_axis_reference)
     if args.nuscenes:
@@ -136,10 +179,14 @@ def _evaluate(args: argparse.Namespace, processes: Processes) -> int:
 
         check_nuscenes_classes(spec.class_names, spec.post_max_size * len(spec.tasks), args.model_config)
     frames = open_frames(cfg, "val", args.data_root, args.info_file)
-    if processes.is_first:
+    share: Share = args.part or Share(processes.rank + 1, processes.size)
+    if share.number == 1:
         frames.check_ground_truth(args.num_samples, reach_of(spec))
-    if processes.is_first:
         check_frames(frames, args.num_samples, args.max_points or DEFAULT_POINTS, spec)
+    count = len(frames) if args.num_samples == -1 else args.num_samples
+    if args.part is not None and not share.indices(count):
+        raise ConfigError(f"There is no part {share} of {count} frames; cut them into fewer parts.")
+    opening = recorded()
     try:
         detector, precision = _open(args, cfg, spec, _device(args, processes))
         with detector:
@@ -147,24 +194,64 @@ def _evaluate(args: argparse.Namespace, processes: Processes) -> int:
                 detector,
                 _Watched(frames, processes),
                 num_samples=args.num_samples,
-                warmup=args.warmup,
-                share=(processes.rank, processes.size),
+                warmup=0 if args.untimed or args.part is not None else args.warmup,
+                share=(share.number - 1, share.of),
                 show_progress=processes.is_first,
             )
             shares = processes.gather((detector.device, runs))
             if shares is None:
                 return EXIT_PASSED
-            everything = [run for _, share in shares for run in share]
-            result = summarize(detector, everything, precision=precision, nuscenes=args.nuscenes)
-            settle(judge_losses(result.summary))
+            what = _evaluated(args, detector, precision, frames.info_sha256, count)
+            if args.part is not None:
+                return _write_part(args, what, opening, runs, detector.device)
+            everything = [run for _, own in shares for run in own]
+            devices = [device for device, _ in shares]
+            seconds = None if args.untimed else time.monotonic() - begin
+            return conclude(what, everything, devices=devices, dataset=args.data_root, seconds=seconds, out=out)
     except BackendUnavailable as unavailable:
         raise cannot_run_here(args.backend, unavailable) from unavailable
-    devices = [device for device, _ in shares]
-    gates = limits_on_losses(result.summary, GatesConfig())
-    _write(args, spec, result, devices, gates, time.monotonic() - begin)
-    summary = _summary(result, devices, gates, user_path(args.out))
-    print(plain_lines(f"\n{summary}"))  # noqa: T201 - what the command is for
-    return EXIT_FAILED if any(gate.status == "FAILED" for gate in gates) else EXIT_PASSED
+
+
+def _evaluated(
+    args: argparse.Namespace, detector: InspectableDetector, precision: str, info_sha256: str, frames: int
+) -> Evaluated:
+    from eval.machine import package_versions
+
+    checkpoint = None if args.checkpoint is None else input_path(args.checkpoint)
+    folders = ((args.onnx_dir, "*.onnx"), (args.engine_dir, "*.engine"))
+    files = [file for folder, names in folders if folder is not None for file in user_path(folder).glob(names)]
+    return Evaluated(
+        backend=detector.name,
+        precision=precision,
+        decode=detector.decoder.name,
+        spec=detector.spec.to_dict(),
+        classes=detector.spec.class_names,
+        config=Path(args.model_config).name,
+        checkpoint=None if checkpoint is None else checkpoint.name,
+        checkpoint_sha256=None if checkpoint is None else sha256_file(checkpoint),
+        files={file.name: sha256_file(file) for file in sorted(files)},
+        info_sha256=info_sha256,
+        frames=frames,
+        threads=args.threads,
+        nuscenes=args.nuscenes,
+        versions=package_versions(),
+    )
+
+
+def _write_part(
+    args: argparse.Namespace,
+    what: Evaluated,
+    opening: tuple[CheckResult, ...],
+    runs: Sequence[FrameRun],
+    device: str,
+) -> int:
+    from eval.parts import EvaluationPart, write_evaluation_part
+
+    path = user_path(args.out) / f"part-{args.part.number}-of-{args.part.of}.json"
+    part = EvaluationPart(device, args.data_root, tuple(runs), opening, found_since(opening))
+    write_evaluation_part(path, args.part, what.model_dump(), part)
+    print(plain_lines(f"{path}: part {args.part} of the evaluation, {len(runs)} of {what.frames} frames"))  # noqa: T201
+    return EXIT_PASSED
 
 
 class _Watched:
@@ -216,71 +303,6 @@ def _open(args: argparse.Namespace, cfg: Any, spec: ModelSpec, device: str) -> t
         threads=args.threads,
         max_points=args.max_points or DEFAULT_POINTS,
     )
-
-
-def _write(
-    args: argparse.Namespace,
-    spec: ModelSpec,
-    result: BackendEvaluation,
-    devices: list[str],
-    gates: list[GateResult],
-    seconds: float,
-) -> None:
-    from eval.detections_file import write_detections
-    from eval.machine import package_versions
-    from eval.results import RunResults, StepResult, write_results
-
-    out = user_path(args.out)
-    checkpoint = None if args.checkpoint is None else input_path(args.checkpoint)
-    run = {
-        "mode": "evaluate",
-        "precision": result.summary.precision,
-        "rot_y_axis_reference": args.rot_y_axis_reference,
-        "checkpoint": None if checkpoint is None else checkpoint.name,
-        "checkpoint_sha256": None if checkpoint is None else sha256_file(checkpoint),
-        "model_config": Path(args.model_config).name,
-        "dataset": args.data_root,
-        "processes": len(devices),
-        "devices": devices,
-        "threads": args.threads,
-    }
-    reasons = "; ".join(gate.reason for gate in gates if gate.reason)
-    results = RunResults(
-        title=spec.name,
-        run=run,
-        steps=(StepResult(f"evaluate {args.backend}", "FAILED" if reasons else "PASSED", reasons, round(seconds, 3)),),
-        gates=tuple(gates),
-        evaluations=(result.summary,),
-        nuscenes=() if result.nuscenes is None else (result.nuscenes,),
-        driving=() if result.driving is None else (result.driving,),
-        detections={result.summary.label: DETECTIONS},
-        checks=recorded(),
-        versions=package_versions(),
-    )
-    # The record names the detections: an earlier one goes before new detections come.
-    (out / RESULTS).unlink(missing_ok=True)
-    write_detections(result.frames, spec.class_names, out / DETECTIONS)
-    write_results(results, out / RESULTS)
-
-
-def _summary(result: BackendEvaluation, devices: list[str], gates: list[GateResult], out: Path) -> str:
-    from eval.losses import loss_lines
-
-    summary, total = result.summary, result.latency["total"]
-    row = (
-        summary.label,
-        f"{summary.metrics.mean_ap:.4f}" if summary.metrics.total.num_ground_truth else "none",
-        *(() if result.nuscenes is None else (f"{result.nuscenes.nds:.4f}",)),
-        f"{total.p50:.1f} ms",
-        f"{total.p99:.1f} ms",
-        str(summary.num_frames),
-        f"{len(devices)} on {', '.join(dict.fromkeys(devices))}",
-    )
-    more = () if result.nuscenes is None else ("NDS",)
-    header = ("backend", "mAP", *more, "p50 latency", "p99 latency", "frames", "processes")
-    parts = [text_table(header, [row]), *(["\n".join(lines)] if (lines := loss_lines([summary])) else [])]
-    parts += [f"FAILED: {gate.reason}" for gate in gates if gate.reason]
-    return "\n\n".join([*parts, f"{out / RESULTS}, {out / DETECTIONS}"])
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ import numpy as np
 from base.boxes import Boxes3D
 from base.errors import ConfigError, DataError
 from eval.ego_motion import ego_velocities
+from eval.frame_run import DetectorFacts, FrameRun, InputCounts
 from eval.frames import FramesLike, first_frames
 from eval.machine import MachineInfo
 from eval.metrics import DEFAULT_THRESHOLDS_M, DetectionMetrics, FrameResult
@@ -21,7 +22,7 @@ from eval.metrics.nuscenes_frames import FramePose, NuScenesScore, score_nuscene
 from eval.perception_eval_adapter import perception_eval_version
 from eval.ranges import ranges_of
 from eval.vehicle import VehicleFrames, VehicleRecorder, VehicleSettings, VehicleSummary
-from runtime.counts import BoxCounts, VoxelCounts
+from runtime.counts import BoxCounts
 from runtime.decoders import TRAINING
 from runtime.detector import InspectableDetector
 from runtime.latency import LatencyRecorder, LatencyStats
@@ -34,98 +35,10 @@ if TYPE_CHECKING:
 __all__ = [
     "BackendEvaluation",
     "EvaluationSummary",
-    "FrameRun",
-    "InputCounts",
     "evaluate",
     "run_frames",
     "summarize",
 ]
-
-
-@dataclass(frozen=True)
-class InputCounts:
-    """What did not enter the network, over all frames.
-
-    Attributes:
-        mean_voxels: Mean number of pillars of a frame.
-        dropped_voxels: Pillars beyond the model's maximum.
-        frames_with_dropped_voxels: Frames in which that happened.
-        dropped_points: Points in range for which no pillar had room.
-        outside_points: Points outside the model's range.
-        invalid_points: Points with NaN or infinite values, those included that the reader of the files left out.
-        frames_without_points: Frames of which no point entered the network.
-        points: Points that were given to the detector.
-        zero_points: Points at exactly (0, 0, 0) in the files of the key frames.
-    """
-
-    mean_voxels: float
-    dropped_voxels: int
-    frames_with_dropped_voxels: int
-    dropped_points: int
-    outside_points: int
-    invalid_points: int
-    frames_without_points: int = 0
-    points: int = 0
-    zero_points: int = 0
-
-    @classmethod
-    def of(cls, runs: Sequence[FrameRun]) -> InputCounts:
-        """Adds up at least one frame."""
-        frames = [run.counts for run in runs]
-        total = sum(frames, VoxelCounts())
-        return cls(
-            mean_voxels=total.voxels / len(frames),
-            dropped_voxels=total.dropped_voxels,
-            frames_with_dropped_voxels=sum(counts.dropped_voxels > 0 for counts in frames),
-            dropped_points=total.dropped_points,
-            outside_points=total.outside_points,
-            invalid_points=total.invalid_points + sum(run.invalid_points for run in runs),
-            frames_without_points=sum(run.is_empty for run in runs),
-            points=sum(run.num_points for run in runs),
-            zero_points=sum(run.zero_points for run in runs),
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class FrameRun:
-    """One frame as a backend ran it; what `summarize` needs of it.
-
-    Attributes:
-        index: Of the frame in its dataset.
-        result: Detections and ground truth.
-        scene: Scene of the frame; empty where it has none.
-        stages_ms: Stage -> milliseconds, in order.
-        total_ms: Wall time of the frame.
-        timed: Whether its latency counts.
-        counts: Of this frame.
-        dropped: Candidates of this frame of which no box was made.
-        vehicle: Step of Autoware's decode -> boxes; empty where it was not asked for.
-        num_points: Points that were given to the detector.
-        invalid_points, zero_points: In its file, where the frame says so (`datasets.frames.Frame`).
-        pose: Where the axes of its boxes are, where the frame says so.
-        time_s: When it was taken, where the frame says so.
-    """
-
-    index: int
-    result: FrameResult
-    scene: str
-    stages_ms: Mapping[str, float]
-    total_ms: float
-    timed: bool
-    counts: VoxelCounts
-    dropped: BoxCounts = field(default_factory=BoxCounts)
-    vehicle: Mapping[str, Boxes3D] = field(default_factory=dict)
-    num_points: int = 0
-    invalid_points: int = 0
-    zero_points: int = 0
-    pose: FramePose | None = None
-    time_s: float | None = None
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether no point entered the network: each that there was is counted as left out."""
-        counts = self.counts
-        return counts.voxels == 0 and self.num_points <= counts.outside_points + counts.invalid_points
 
 
 @dataclass(frozen=True)
@@ -139,7 +52,7 @@ class EvaluationSummary:
         num_frames: Frames scored.
         warmup_frames: Of these, the first ones whose latency does not count.
         metrics: Detection metrics.
-        latency: Stage -> milliseconds; "total" last.
+        latency: Stage -> milliseconds; "total" last. Empty where time is not told.
         samples_ms: Total time of each frame that counts, in order.
         inputs: What did not enter the network.
         machine: Where it was measured.
@@ -243,7 +156,7 @@ def evaluate(
         detector, frames, num_samples=num_samples, warmup=warmup, vehicle=vehicle, show_progress=show_progress
     )
     return summarize(
-        detector,
+        DetectorFacts.of(detector),
         runs,
         precision=precision,
         ranges_m=ranges_m,
@@ -332,7 +245,7 @@ def _outputs(detector: Detector, inference: Inference, points: NDArray[np.float3
 
 
 def summarize(
-    detector: Detector,
+    detector: DetectorFacts,
     runs: Sequence[FrameRun],
     *,
     precision: str = "fp32",
@@ -342,6 +255,7 @@ def summarize(
     engine: str = NATIVE_ENGINE,
     vehicle: VehicleSettings | None = None,
     nuscenes: bool = False,
+    timed: bool = True,
 ) -> BackendEvaluation:
     """Scores frames that were run, by one `run_frames` or by several that shared them.
 
@@ -349,6 +263,7 @@ def summarize(
         detector: What ran them, or one like it.
         runs: At least one frame, in any order; only what is measured in time depends on who ran which.
         vehicle: As given to `run_frames`.
+        timed: Whether the summary tells latencies and the machine; without, it is the same on every run.
 
     Other arguments as for `evaluate`.
     """
@@ -357,7 +272,7 @@ def summarize(
     results = tuple(run.result for run in runs)
     latency = LatencyRecorder()
     for run in runs:
-        if run.timed:
+        if run.timed and timed:
             latency.add(run.stages_ms, run.total_ms)
 
     def score(scored: Sequence[FrameResult]) -> DetectionMetrics:
@@ -370,25 +285,25 @@ def summarize(
             min_num_points=min_num_points,
         )
 
-    metrics, decode = score(results), detector.decoder.name
+    metrics, decode = score(results), detector.decode
     summary = EvaluationSummary(
         detector.name,
         detector.device,
         precision,
         len(results),
-        sum(not run.timed for run in runs),
+        sum(not run.timed for run in runs) if timed else 0,
         metrics,
         latency.summary(),
         tuple(round(value, 3) for value in latency.samples_ms()),
         InputCounts.of(runs),
-        MachineInfo.current(),
+        MachineInfo.current() if timed else MachineInfo.untold(),
         decode,
         sum((run.dropped for run in runs), BoxCounts()),
     )
     scenes = tuple(run.scene for run in runs)
     ranges = ranges_of(spec) if ranges_m is None else ranges_m
     ego = ego_velocities([run.pose for run in runs], scenes, [run.time_s for run in runs])
-    latency_s = summary.latency["total"].p50 / 1000.0
+    latency_s = summary.latency["total"].p50 / 1000.0 if timed else None
     driving = score_driving(summary.label, results, spec.class_names, latency_s, ego, ranges, thresholds_m)
     official = None
     if nuscenes:

@@ -200,8 +200,15 @@ class MachineInfo:
             found,
         )
 
+    @classmethod
+    def untold(cls) -> MachineInfo:
+        """In the place of a machine, where nothing was measured that depends on it."""
+        return cls("", 0, None, None, 0.0, 0.0, None, "", ())
+
     def describe(self) -> str:
         """One line for people."""
+        if not self.cpu_cores:
+            return "no machine: nothing was measured"
         text = f"{self.cpu}, {self.cpu_cores} cores, {self.memory_gib:g} GiB"
         text += f", OMP_NUM_THREADS={self.threads}" if self.threads else ""
         text += f", governor {self.cpu_governor}" if self.cpu_governor else ""

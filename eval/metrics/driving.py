@@ -56,7 +56,7 @@ class DrivingRow:
         critical_precision: Share of the criticality of all detections that are pairs; NaN without any.
         ap: Mean AP over 0.5, 1, 2, 4 m, of all classes the mean; NaN without objects and detections.
         ap_at_common_latency: The same of boxes that are 0.1 s old.
-        ap_at_own_latency: The same of boxes that are as old as a frame took.
+        ap_at_own_latency: The same of boxes that are as old as a frame took; NaN where time is not told.
     """
 
     class_name: str
@@ -78,7 +78,7 @@ class DrivingScore:
 
     Attributes:
         label: Of the evaluation.
-        own_latency_s: Median time of a frame.
+        own_latency_s: Median time of a frame; NaN where time is not told.
         frames_with_ego_motion: Frames of which the ego's velocity is known; in the others it is taken to stand.
         total: All classes.
         classes: In the order of the class names.
@@ -102,7 +102,7 @@ def score_driving(
     label: str,
     frames: Sequence[FrameResult],
     class_names: Sequence[str],
-    own_latency_s: float,
+    own_latency_s: float | None,
     ego_velocities: Sequence[NDArray[np.float64] | None],
     ranges_m: Sequence[tuple[float, float]],
     thresholds_m: Sequence[float] = DEFAULT_THRESHOLDS_M,
@@ -113,7 +113,7 @@ def score_driving(
         label: Of the evaluation.
         frames: At least one, each with a token of its own.
         class_names: The labels of the boxes index these.
-        own_latency_s: Time of a frame from points to boxes.
+        own_latency_s: Time of a frame from points to boxes; None where it is not told.
         ego_velocities: Per frame (2,) m/s over ground in the axes of its boxes; None where it is not known.
         ranges_m: Distances from the ego; objects between the least and the largest of them count.
         thresholds_m: Of AP.
@@ -122,6 +122,8 @@ def score_driving(
         DataError, ConfigError: as for `evaluate_detections`.
     """
     reach = (min(low for low, _ in ranges_m), max(high for _, high in ranges_m))
+    ages = (0.0, COMMON_LATENCY_S, *(() if own_latency_s is None else (own_latency_s,)))
+    untold = [] if len(ages) == 3 else [math.nan]
     average = {
         seconds: evaluate_detections(
             [replace(frame, ground_truth=moved_on(frame.ground_truth, seconds)) for frame in frames],
@@ -129,16 +131,17 @@ def score_driving(
             thresholds_m=thresholds_m,
             ranges_m=[reach],
         )
-        for seconds in dict.fromkeys((0.0, COMMON_LATENCY_S, own_latency_s))
+        for seconds in dict.fromkeys(ages)
     }
-    ap = [average[seconds].total for seconds in (0.0, COMMON_LATENCY_S, own_latency_s)]
+    ap = [average[seconds].total for seconds in ages]
     pairs = _Pairs.of(frames, class_names, ego_velocities, ObjectLimits(*reach))
     classes = tuple(
-        pairs.row(name, index, [item.classes[index].mean_ap for item in ap]) for index, name in enumerate(class_names)
+        pairs.row(name, index, [*(item.classes[index].mean_ap for item in ap), *untold])
+        for index, name in enumerate(class_names)
     )
-    total = pairs.row(ALL_CLASSES, None, [item.mean_ap for item in ap])
+    total = pairs.row(ALL_CLASSES, None, [*(item.mean_ap for item in ap), *untold])
     known = sum(velocity is not None for velocity in ego_velocities)
-    return DrivingScore(label, own_latency_s, known, total, classes)
+    return DrivingScore(label, math.nan if own_latency_s is None else own_latency_s, known, total, classes)
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,7 +23,7 @@ _HEADS = (
 def driving(scores: Sequence[DrivingScore]) -> str:
     """All classes of each backend, and each class, its backends below each other."""
     total: list[list[str | Cell]] = [
-        [item.label, f"{1000 * item.own_latency_s:.3g} ms", *_cells(item.total)] for item in scores
+        [item.label, _milliseconds(item.own_latency_s), *_cells(item.total)] for item in scores
     ]
     classes: list[list[str | Cell]] = [
         [row.class_name, score.label, *_cells(row)]
@@ -36,6 +36,10 @@ def driving(scores: Sequence[DrivingScore]) -> str:
         classes=Table(["class", "backend", *_HEADS], classes),
         without_ego_motion=scores[0].frames_with_ego_motion == 0,
     )
+
+
+def _milliseconds(seconds: float) -> str:
+    return "not told" if math.isnan(seconds) else f"{1000 * seconds:.3g} ms"
 
 
 def _cells(row: DrivingRow) -> list[str | Cell]:

@@ -4,9 +4,10 @@ load("@bazel_skylib//lib:unittest.bzl", "analysistest", "asserts")
 load("//bazel:autoware_bundle.bzl", "autoware_bundle")
 load("//bazel:calibration.bzl", "calibration")
 load("//bazel:deployment_report.bzl", "deployment_report")
+load("//bazel:evaluation.bzl", "evaluation")
 load("//bazel:onnx_model.bzl", "onnx_model")
-load("//bazel:sensitivity.bzl", "sensitivity")
 load("//bazel:providers.bzl", "CalibrationInfo", "OnnxModelInfo", "TrtEnginesInfo")
+load("//bazel:sensitivity.bzl", "sensitivity")
 load("//bazel:t4_dataset.bzl", "t4_dataset")
 load("//bazel:trt_engines.bzl", "trt_engines")
 
@@ -158,6 +159,7 @@ def rules_test_suite(name):
         **manual
     )
     sensitivity(name = "analysis", calibration = ":good_calibration", dataset = "//datasets:demo", **manual)
+    evaluation(name = "evaluation_of_seed", dataset = "//datasets:demo", onnx = ":int8_onnx", **manual)
     onnx_model(name = "int8_of_seed", model_config = config, precision = "int8", seed = 7, **manual)
     onnx_model(name = "fp16_of_calibration", calibration = ":good_calibration", precision = "fp16", **manual)
     trt_engines(name = "int8_of_fp32", onnx = ":fp32_onnx", precision_policy = "int8", **manual)
@@ -179,12 +181,14 @@ def rules_test_suite(name):
         onnx = ":trained_onnx",
         **manual
     )
+    evaluation(name = "cut_evaluation", dataset = "//datasets:demo", onnx = ":trained_onnx", shards = 6, **manual)
     autoware_bundle(name = "good_bundle", dataset = "//datasets:validation", onnx = ":trained_onnx", **manual)
 
     failures = {
         "cut_lidar_ptq": "cannot be cut into shards",
         "negative_shards": "shards is -1, it must not be negative",
         "bundle_of_seed": "they have no place in a vehicle",
+        "evaluation_of_seed": "there is nothing to score",
         "fp16_of_calibration": "calibration is for precision = 'int8'",
         "fp16_of_fp32": "contradicts",
         "int8_of_fp32": "scales come from a calibration",
@@ -206,10 +210,11 @@ def rules_test_suite(name):
     _calibration_test(name = "good_calibration_test", target_under_test = ":good_calibration")
     _int8_onnx_test(name = "int8_onnx_test", target_under_test = ":int8_onnx")
     _shards_test(name = "cut_calibration_test", mnemonic = "Calibration", parts = 4, target_under_test = ":cut_calibration")
+    _shards_test(name = "cut_evaluation_test", mnemonic = "Evaluation", parts = 6, target_under_test = ":cut_evaluation")
     _shards_by_flag_test(name = "by_flag_test", mnemonic = "Calibration", parts = 5, target_under_test = ":good_calibration")
     _shards_by_flag_test(name = "few_frames_test", mnemonic = "Calibration", parts = 3, target_under_test = ":few_frames")
     _shards_by_flag_test(name = "analysis_test", mnemonic = "Sensitivity", parts = 5, target_under_test = ":analysis")
     native.test_suite(
         name = name,
-        tests = [target + "_test" for target in failures.keys() + ["analysis", "by_flag", "cut_calibration", "few_frames"] + ["good_bundle", "good_calibration", "good_engines", "good_onnx", "int8_onnx"]],
+        tests = [target + "_test" for target in failures.keys() + ["analysis", "by_flag", "cut_calibration", "cut_evaluation", "few_frames"] + ["good_bundle", "good_calibration", "good_engines", "good_onnx", "int8_onnx"]],
     )

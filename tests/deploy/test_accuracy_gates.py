@@ -9,7 +9,8 @@ from base.boxes import Boxes3D
 from deploy.accuracy import judge_accuracy
 from deploy.config.schema import EvaluationConfig, GatesConfig, StatisticsConfig
 from deploy.steps import Step
-from eval.evaluator import BackendEvaluation, EvaluationSummary, InputCounts
+from eval.evaluator import BackendEvaluation, EvaluationSummary
+from eval.frame_run import InputCounts
 from eval.gates import GateResult
 from eval.machine import MachineInfo
 from eval.metrics import FrameResult, evaluate_detections

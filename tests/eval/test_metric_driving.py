@@ -34,7 +34,7 @@ def boxes(*rows: tuple[float, ...], scores: list[float] | None = None, labels: l
     )
 
 
-def score(*frames: tuple[Boxes3D, Boxes3D], own_latency_s: float = 0.1, ego: Any = None) -> DrivingScore:
+def score(*frames: tuple[Boxes3D, Boxes3D], own_latency_s: float | None = 0.1, ego: Any = None) -> DrivingScore:
     """Of pairs (detections, ground truth) within 121 m; the ego stands unless `ego` says otherwise."""
     results = [FrameResult(f"frame-{index}", *pair) for index, pair in enumerate(frames)]
     motion = [None] * len(frames) if ego is None else ego
@@ -74,6 +74,10 @@ def test_old_boxes_are_held_against_where_objects_have_gone() -> None:
     assert row.ap == pytest.approx(1.0)
     assert row.ap_at_common_latency == pytest.approx(3 / 4)
     assert row.ap_at_own_latency == pytest.approx(1 / 4)
+    untold = score((scene, scene), own_latency_s=None)
+    assert math.isnan(untold.own_latency_s)
+    assert math.isnan(untold.total.ap_at_own_latency)
+    assert untold.total.ap_at_common_latency == row.ap_at_common_latency
     standing = boxes((10, 0, 0, NAN, NAN))
     assert score((standing, standing), own_latency_s=0.4).total.ap_at_own_latency == pytest.approx(1.0)
 

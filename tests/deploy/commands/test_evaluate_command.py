@@ -204,3 +204,42 @@ def test_a_frame_of_too_many_points_is_named_before_any_is_run(
     assert not list(tmp_path.glob("out/*.json*"))
     done = evaluate(tmp_path / "out", "--max-points=19999", "--num-samples=3", backend="onnx", launch=COPY)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.slow
+def test_parts_merge_to_the_bytes_of_one_run(
+    evaluate: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Machines that know nothing of each other; the merge is given their files alone."""
+    one, merged = tmp_path / "one", tmp_path / "merged"
+    options: tuple[tuple[Path, tuple[str, ...]], ...] = (
+        (one, ("--untimed",)),
+        (tmp_path / "first", ("--part=1/2",)),
+        (tmp_path / "second", ("--part=2/2",)),
+    )
+    for out, given in options:
+        done = evaluate(out, *given, backend="onnx", launch=COPY)
+        assert done.returncode == 0, done.stderr[-4000:]
+    first, second = tmp_path / "first" / "part-1-of-2.json", tmp_path / "second" / "part-2-of-2.json"
+    assert sorted(path.name for path in second.parent.iterdir()) == [second.name]
+    assert main(["--merge", str(second), str(first), "--out", str(merged)]) == 0
+    printed = capsys.readouterr().out
+    assert "onnx fp32 (cpu)" in printed
+    assert "not told" in printed
+    for name in ("results.json", "detections.jsonl"):
+        assert (merged / name).read_bytes() == (one / name).read_bytes(), name
+    summary = evaluation(merged)
+    assert (summary["num_frames"], summary["latency"], summary["samples_ms"]) == (5, {}, [])
+    assert summary["machine"]["cpu"] == ""
+    assert summary["inputs"]["dropped_points"] > 0
+    for arguments, message in (
+        (["--merge", str(first)], "Of the 2 parts of an evaluation, 2/2 is missing."),
+        (
+            ["--merge", str(first), str(second), "--backend=onnx"],
+            "--merge takes all from the parts; leave out --backend",
+        ),
+        (["--part=1/2"], "--backend is missing; give one of"),
+    ):
+        assert main([*arguments, "--out", str(tmp_path / "wrong")]) == 2
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "wrong").exists()
