@@ -26,7 +26,7 @@ from base.command import add_log_level, run_command, run_main
 from base.errors import ConfigError, DataError
 from base.files import atomic_dir, read_json, sha256_file, user_path, write_json
 from benchmarks.int8_accuracy_results import DEFAULT_RANGES_M, StoredRun, write_results
-from benchmarks.int8_accuracy_scoring import Network, score
+from benchmarks.int8_accuracy_scoring import Network, network_opener, score
 from benchmarks.int8_accuracy_variants import BACKENDS, FP16, METHODS, Variants, parse_variant, variant_and_backend
 from models.spec import BACKBONE_NECK_HEAD, ModelSpec
 
@@ -167,17 +167,10 @@ class _Prepared:
         if backend == "pytorch":
             network = self._made().network(variant).eval()
             return lambda: _pytorch(network, [tensor.name for tensor in component.outputs])
-        from runtime.backends import open_backend
-
         folder = self._out / "models" / variant
         if not folder.exists():
             raise DataError(f"'{folder}' is missing: variant '{variant}' was not prepared (--stages prepare).")
-
-        def opened() -> Network:
-            session = open_backend(backend, spec=self._spec, onnx_dir=folder, threads=1)
-            return lambda canvas: session.run(BACKBONE_NECK_HEAD, {component.inputs[0].name: canvas})
-
-        return opened
+        return network_opener(self._spec, folder, backend)
 
     def _made(self) -> Variants:
         if self._variants is None:

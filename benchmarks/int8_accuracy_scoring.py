@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from base.boxes import Boxes3D
 from base.progress import progress
 from benchmarks.int8_accuracy_results import StoredRun
 from eval.metrics import FrameResult
+from models.spec import BACKBONE_NECK_HEAD
 from runtime.decode import decode
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from models.spec import ModelSpec
     from quant.calibration import CalibrationFrame
 
-__all__ = ["Network", "score"]
+__all__ = ["Network", "network_opener", "score"]
 
 Network = Callable[[NDArray[np.float32]], dict[str, NDArray[np.float32]]]
 
@@ -44,6 +46,19 @@ class _Detections:
     index: int
     name: str
     boxes: Boxes3D
+
+
+def network_opener(spec: ModelSpec, folder: Path, backend: str = "onnx") -> Callable[[], Network]:
+    """What opens the network of an ONNX folder on a backend, with one thread."""
+    (component,) = (item for item in spec.components if item.name == BACKBONE_NECK_HEAD)
+
+    def opened() -> Network:
+        from runtime.backends import open_backend
+
+        session = open_backend(backend, spec=spec, onnx_dir=folder, threads=1)
+        return lambda canvas: session.run(BACKBONE_NECK_HEAD, {component.inputs[0].name: canvas})
+
+    return opened
 
 
 def score(

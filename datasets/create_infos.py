@@ -34,7 +34,7 @@ from datasets.synthetic.sweeps import sweep_to_key
 from models.known_checks import KNOWN_CHECKS
 from models.point_columns import XYZ_INTENSITY, record_columns
 
-__all__ = ["main"]
+__all__ = ["create_infos", "main"]
 
 _MAX_SWEEPS = 1000
 
@@ -76,6 +76,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; 0 when the file is written, 2 on wrong input."""
     args = _parser().parse_args(argv)
     return run_command(lambda: _run(args), args.log_level, args.accept)
+
+
+def create_infos(argv: Sequence[str]) -> None:
+    """The command for another command: what it would say on standard error is raised.
+
+    Raises:
+        ConfigError: options that contradict each other or the files.
+        DataError: files that are missing or broken.
+    """
+    _run(_parser().parse_args(argv))
 
 
 def _run(args: argparse.Namespace) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from base.boxes import Boxes3D
 from base.errors import ConfigError
 
-__all__ = ["BoxComparator", "BoxComparison", "BoxGroup", "BoxTolerance", "default_box_tolerance"]
+__all__ = ["BoxComparator", "BoxComparison", "BoxGroup", "BoxTolerance", "default_box_tolerance", "nearest_pairs"]
 
 # Boxes that a failed comparison names.
 _EXAMPLES = 3
@@ -167,7 +167,7 @@ class BoxComparator:
         """Adds one frame; its name is for the words of `violations`."""
         floor = self.tolerance.min_score
         strong_a, strong_b = reference.scores >= floor, test.scores >= floor
-        pairs = _nearest_pairs(reference, test, self.tolerance.search_radius_m)
+        pairs = nearest_pairs(reference, test, self.tolerance.search_radius_m)
         # A pair below the score on both sides is not judged.
         a, b = pairs[strong_a[pairs[:, 0]] | strong_b[pairs[:, 1]]].T
         errors = _errors(reference.select(a), test.select(b))
@@ -226,7 +226,7 @@ class BoxComparator:
         )
 
 
-def _nearest_pairs(a: Boxes3D, b: Boxes3D, radius_m: float) -> NDArray[np.int64]:
+def nearest_pairs(a: Boxes3D, b: Boxes3D, radius_m: float) -> NDArray[np.int64]:
     """(K, 2) one-to-one pairs of one class within the radius, the closest pair chosen first."""
     delta = a.boxes[:, None, :3].astype(np.float64) - b.boxes[None, :, :3]
     distance = np.sqrt((delta**2).sum(axis=2))

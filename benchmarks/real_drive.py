@@ -1,0 +1,285 @@
+"""Scores a model on a real drive, in FP32, FP16 and INT8: AP with intervals, headings, and what INT8 does to the boxes.
+
+    python -m benchmarks.real_drive --data data/kitti_drive --unlabelled data/kitti_unlabelled \
+        --calibration generated=data/t4train real=data/kitti_unlabelled --output work_dirs/real_drive
+
+`--data` holds `labels.json` and the scans that it names (docs/benchmarks/real_drive.md). z is lifted by the LiDAR's
+1.73 m, reflectance becomes 0..255, a scan is one sweep with a time lag of 0. What was prepared or scored stays in the
+output folder, and a command that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from base.arguments import number, whole_number
+from base.command import add_log_level, run_command, run_main
+from base.errors import ConfigError
+from base.files import atomic_dir, atomic_path, read_json, sha256_file, user_path, write_json
+from base.ownership import owned_folder
+from benchmarks.int8_accuracy_results import StoredRun
+from benchmarks.int8_accuracy_scoring import network_opener, score
+from benchmarks.int8_accuracy_variants import FP16, Variants, parse_variant
+from benchmarks.real_drive_data import INFO_FILE, convert_scans
+from benchmarks.real_drive_scores import agreement, frames_in_view, heading_errors, intervals, tables
+from models.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from quant.stored_frames import StoredFrames
+
+__all__ = ["main"]
+
+_logger = logging.getLogger(__name__)
+
+_FLOAT = ("fp32", FP16)
+_DEFAULT_METHODS = ("max", "percentile", "mse", "entropy", "sparse_mse")
+_DEFAULT_LEFT = ("pts_backbone.blocks.0.*",)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="real_drive", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--data", required=True, type=Path, metavar="DIR", help="the drive: labels.json and its scans")
+    parser.add_argument("--unlabelled", type=Path, metavar="DIR", help="more scans (.npz), to compare boxes on")
+    parser.add_argument("--config", default="configs/model/centerpoint_t4_demo.py", metavar="PY")
+    parser.add_argument("--checkpoint", default="models/zoo/centerpoint_t4_demo/checkpoint.pth", metavar="PTH")
+    parser.add_argument(
+        "--calibration",
+        nargs="+",
+        default=[],
+        metavar="NAME=DIR",
+        help="frames that INT8 is calibrated on: a T4 dataset's split train, or a folder of .npz scans; without it, "
+        "floating point alone",
+    )
+    parser.add_argument(
+        "--calibrate-batches", type=whole_number(1, 10_000), default=48, metavar="N", help="default %(default)s"
+    )
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        default=_DEFAULT_METHODS,
+        metavar="NAME",
+        help=f"of calibration (default: {' '.join(_DEFAULT_METHODS)}); mixed-NAME leaves --leave in FP16",
+    )
+    parser.add_argument("--leave", nargs="+", default=_DEFAULT_LEFT, metavar="LAYERS", help="default %(default)s")
+    parser.add_argument(
+        "--view", type=number(1.0, 180.0), default=40.0, metavar="DEG", help="scored within ± this (%(default)s)"
+    )
+    parser.add_argument(
+        "--block", type=whole_number(1, 1000), default=5, metavar="N", help="frames drawn together (%(default)s)"
+    )
+    parser.add_argument(
+        "--resamples", type=whole_number(0, 100_000), default=1000, metavar="N", help="of the bootstrap"
+    )
+    parser.add_argument(
+        "--workers", type=whole_number(1, 1024), metavar="N", help="processes that score; default one a processor"
+    )
+    parser.add_argument("--output", type=Path, default=Path("work_dirs/real_drive"), metavar="DIR")
+    add_log_level(parser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the benchmark; 0 when done, 2 on wrong input."""
+    args = _parser().parse_args(argv)
+    return run_command(lambda: _run(args), args.log_level)
+
+
+def _run(args: argparse.Namespace) -> None:
+    for name in args.methods:
+        parse_variant(name)
+    sources = _sources(args.calibration)
+    out = user_path(args.output)
+    with owned_folder(out, "--output"):
+        _measure(args, out, sources)
+
+
+def _sources(entries: Sequence[str]) -> dict[str, Path]:
+    sources = {}
+    for entry in entries:
+        name, equals, folder = entry.partition("=")
+        if not (name.isidentifier() and equals and folder) or name in sources:
+            raise ConfigError(
+                f"--calibration has '{entry}'; give NAME=DIR, each name once, such as generated=data/t4train."
+            )
+        sources[name] = user_path(folder)
+    return sources
+
+
+def _measure(args: argparse.Namespace, out: Path, sources: dict[str, Path]) -> None:
+    from models.build import build_model, load_checkpoint
+    from models.config import load_model_config
+
+    cfg = load_model_config(user_path(args.config))
+    spec = ModelSpec.from_config(cfg)
+    model = build_model(cfg)
+    load_checkpoint(model, user_path(args.checkpoint))
+    _claim(out / "run.json", args)
+    variants = {name: ("", name) for name in _FLOAT}
+    variants |= {f"{method} ({source})": (source, method) for source in sources for method in args.methods}
+    for source, folder in {"": None, **sources}.items():
+        _prepare(args, out, cfg, spec, model, source, folder, [v for v in variants.values() if v[0] == source])
+    openers = {name: network_opener(spec, _folder(out, *variant)) for name, variant in variants.items()}
+    once = one_sweep(cfg)
+    runs = {
+        "the labelled frames": _scored(out, "labelled", user_path(args.data), once, openers, model, spec, args.workers)
+    }
+    if args.unlabelled:
+        folder = user_path(args.unlabelled)
+        runs["the unlabelled scans"] = _scored(out, "unlabelled", folder, once, openers, model, spec, args.workers)
+    results = summary(runs, list(variants), spec.class_names, args.view, args.block, args.resamples)
+    write_json(out / "results.json", results)
+    text = tables(results)
+    with atomic_path(out / "results.md") as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    print(text)  # noqa: T201
+
+
+def one_sweep(cfg: Any) -> Any:
+    """A config whose frames are one scan each; mmdet3d would pad those without earlier sweeps by the scan itself."""
+    cfg = copy.deepcopy(cfg)
+    for step in cfg.val_dataloader.dataset.pipeline:
+        if step.type == "LoadPointsFromMultiSweeps":
+            step.sweeps_num = 0
+    return cfg
+
+
+def _claim(path: Path, args: argparse.Namespace) -> None:
+    """The folder belongs to one model and one choice of frames."""
+    mine = {
+        "config": Path(args.config).name,
+        "checkpoint_sha256": sha256_file(user_path(args.checkpoint)),
+        "calibrate_batches": args.calibrate_batches,
+        "left": list(args.leave),
+        "data": str(user_path(args.data)),
+        "unlabelled": str(user_path(args.unlabelled)) if args.unlabelled else None,
+    }
+    if path.exists() and (theirs := read_json(path)) != mine:
+        different = sorted(key for key in mine if theirs.get(key) != mine[key])
+        raise ConfigError(
+            f"'{path.parent}' holds results of another run: {', '.join(different)} differ. Give another --output, or "
+            "remove it."
+        )
+    write_json(path, mine)
+
+
+def _folder(out: Path, source: str, method: str) -> Path:
+    return out / "models" / (f"{source}-{method}" if source else method)
+
+
+def _prepare(
+    args: argparse.Namespace,
+    out: Path,
+    cfg: Any,
+    spec: ModelSpec,
+    model: nn.Module,
+    source: str,
+    folder: Path | None,
+    wanted: Sequence[tuple[str, str]],
+) -> None:
+    """Writes the ONNX files of what is calibrated on one set of frames, unless they are there."""
+    missing = [variant for variant in wanted if not _folder(out, *variant).exists()]
+    if not missing:
+        return
+    from models.build import build_model
+
+    frames: Any = [] if folder is None else _calibration(args, out, cfg, model, source, folder)
+    made = Variants(model, spec, frames, lambda: build_model(cfg), plan=tuple(args.leave))
+    for variant in missing:
+        with atomic_dir(_folder(out, *variant)) as temporary:
+            made.export(variant[1], temporary)
+        _logger.info("%s prepared", _folder(out, *variant).name)
+
+
+def _calibration(
+    args: argparse.Namespace, out: Path, cfg: Any, model: nn.Module, source: str, folder: Path
+) -> StoredFrames:
+    from quant.calibration import calibration_batches
+    from quant.stored_frames import StoredFrames
+
+    count = args.calibrate_batches
+    if (folder / "centerpoint_infos_train.pkl").is_file():
+        return StoredFrames(calibration_batches(cfg, "train", str(folder), count, model=model), count)
+    converted = convert_scans(folder, out / "data" / f"calibration-{source}", list(cfg.class_names), source)
+    frames = calibration_batches(one_sweep(cfg), "val", str(converted), count, model=model, info_file=INFO_FILE)
+    return StoredFrames(frames, count)
+
+
+def _scored(
+    out: Path,
+    name: str,
+    folder: Path,
+    cfg: Any,
+    openers: dict[str, Any],
+    model: nn.Module,
+    spec: ModelSpec,
+    workers: int | None,
+) -> StoredRun:
+    """The detections of every variant on one set of scans."""
+    from datasets.frames import open_frames
+
+    (out / name).mkdir(exist_ok=True)
+    run = StoredRun(out / name)
+    waiting = {variant: opener for variant, opener in openers.items() if not run.has(variant)}
+    if waiting:
+        converted = convert_scans(folder, out / "data" / name, list(spec.class_names), name)
+        frames = open_frames(cfg, "val", str(converted), INFO_FILE)
+        (run.folder / "detections").mkdir(exist_ok=True)
+        score(run, waiting, frames, len(frames), model, spec, workers)
+    return run
+
+
+def summary(
+    runs: dict[str, StoredRun],
+    variants: Sequence[str],
+    class_names: Sequence[str],
+    view: float,
+    block: int,
+    resamples: int,
+) -> dict[str, Any]:
+    """What the tables show.
+
+    Args:
+        runs: Of the labelled frames, then of others.
+        variants: Names; differences are against FP16.
+        class_names: Of the labels.
+        view: Degrees on either side of straight ahead that count.
+        block: Frames drawn together.
+        resamples: Of the bootstrap.
+    """
+    labelled = next(iter(runs.values()))
+    frames = {name: frames_in_view(labelled.frames(name), view) for name in variants}
+    first = frames[variants[0]]
+    objects = Counter(class_names[label] for frame in first for label in frame.ground_truth.labels.tolist())
+    return {
+        "frames": len(first),
+        "objects": {name: objects[name] for name in class_names if objects[name]},
+        "base": FP16,
+        "variants": {
+            name: {
+                "ap": intervals(None, frames[name], class_names, block, resamples),
+                "headings": heading_errors(frames[name], class_names),
+            }
+            for name in variants
+        },
+        "against": {
+            name: intervals(frames[FP16], frames[name], class_names, block, resamples)
+            for name in variants
+            if name != FP16
+        },
+        "agreement": {
+            title: {name: agreement(run.frames(FP16), run.frames(name)) for name in variants if name != FP16}
+            for title, run in runs.items()
+        },
+    }
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,155 @@
+"""A real drive in miniature: what becomes of scans and labels, headings, intervals and agreement by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from base.boxes import Boxes3D
+from base.errors import DataError
+from benchmarks.int8_accuracy_results import StoredRun
+from benchmarks.real_drive import main, one_sweep, summary
+from benchmarks.real_drive_data import INFO_FILE, convert_scans, read_scan_npz
+from benchmarks.real_drive_scores import agreement, frames_in_view, heading_errors, intervals, tables
+from datasets.frames import open_frames
+from eval.metrics import FrameResult
+from models.config import load_model_config
+
+CLASSES = ("car", "truck", "bus", "bicycle", "pedestrian")
+CONFIG = Path(__file__).resolve().parents[2] / "configs" / "model" / "centerpoint_t4_demo.py"
+
+
+def boxes(rows: list[tuple[float, float, float]], labels: list[int], scores: list[float] | None = None) -> Boxes3D:
+    """Boxes of (x, y, yaw)."""
+    values = np.zeros((len(rows), 9), np.float32)
+    values[:, 3:6] = (4.0, 2.0, 1.5)
+    for value, (x, y, yaw) in zip(values, rows, strict=True):
+        value[[0, 1, 6]] = x, y, yaw
+    return Boxes3D(values, np.array(scores or [1.0] * len(rows), np.float32), np.array(labels, np.int64))
+
+
+@pytest.fixture
+def drive(tmp_path: Path) -> Path:
+    """Two scans of a wall, a road and a van; the second frame has an object of no class of ours."""
+    folder = tmp_path / "drive"
+    (folder / "lidar").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    road = np.column_stack([rng.uniform(4, 40, 4000), rng.uniform(-12, 12, 4000), rng.normal(-1.73, 0.02, 4000)])
+    van = np.column_stack([rng.uniform(10, 14, 400), np.full(400, 1.0), rng.uniform(-1.6, 0.2, 400)])
+    rows = []
+    for index in range(2):
+        xyz = np.rint(1000 * np.vstack([road, van])).astype(np.int32)
+        intensity = rng.integers(0, 100, len(xyz)).astype(np.uint8)
+        np.savez(folder / "lidar" / f"{index}.npz", xyz_mm=xyz, intensity_percent=intensity)
+        common: dict[str, Any] = {"truncated": 0.0, "occluded": 0}
+        van_box = [12.0, 1.9, -0.73, 4.2, 1.9, 2.0, 0.0]
+        objects = [{"track": 0, "type": "Van", "box": van_box, "points": 400, **common}]
+        if index:
+            objects.append({"track": 1, "type": "Tram", "box": van_box, "points": 400, **common})
+        rows.append({"frame": 7 + index, "lidar": f"lidar/{index}.npz", "objects": objects})
+    (folder / "labels.json").write_text(json.dumps(rows))
+    return folder
+
+
+def test_scans_come_as_the_model_takes_them(drive: Path, tmp_path: Path) -> None:
+    out = convert_scans(drive, tmp_path / "own", CLASSES)
+    frames = open_frames(one_sweep(load_model_config(CONFIG)), "val", str(out), INFO_FILE)
+    with np.load(drive / "lidar" / "1.npz") as stored:
+        xyz, percent = stored["xyz_mm"] / 1000.0, stored["intensity_percent"]
+    frame = frames[1]
+    assert [frames[0].token, frame.token] == ["drive-000007", "drive-000008"]
+    assert len(frame.points) == len(xyz)  # once, not padded by copies of itself
+    np.testing.assert_allclose(frame.points[:, :3], xyz + np.array([0.0, 0.0, 1.73]), atol=1e-5)
+    np.testing.assert_allclose(frame.points[:, 3], 2.55 * percent, rtol=1e-5)
+    assert not frame.points[:, 4].any()
+    assert frame.ground_truth.labels.tolist() == [0]
+    np.testing.assert_allclose(frame.ground_truth.boxes[0, :7], [12.0, 1.9, 1.0, 4.2, 1.9, 2.0, 0.0], atol=1e-5)
+    assert frame.ground_truth.num_points is not None
+    assert frame.ground_truth.num_points.tolist() == [400]
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04broken"])
+def test_broken_scans_are_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.npz").write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.npz' is no scan"):
+        read_scan_npz(tmp_path / "a.npz")
+
+
+def test_scans_of_other_shapes_are_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", xyz_mm=np.zeros((4, 2), np.int32), intensity_percent=np.zeros(4, np.uint8))
+    with pytest.raises(DataError, match=r"must be \(N, 3\)"):
+        read_scan_npz(tmp_path / "a.npz")
+
+
+def test_a_folder_without_scans(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"neither labels\.json nor \.npz"):
+        convert_scans(tmp_path / "empty", tmp_path / "out", CLASSES)
+    arguments = ["--data", str(tmp_path), "--calibration", "generated", "--output", str(tmp_path / "x")]
+    assert main(arguments) == 2
+    assert "give NAME=DIR" in capsys.readouterr().err
+
+
+def test_the_view_is_an_angle() -> None:
+    all_around = boxes([(10, 0, 0), (10, 8.3, 0), (10, 8.5, 0), (-10, 0, 0), (0, 5, 0)], [0] * 5)
+    (frame,) = frames_in_view([FrameResult("f", all_around, all_around)], 40.0)  # tan 40° = 0.839
+    assert frame.detections.boxes[:, 1].tolist() == pytest.approx([0.0, 8.3])
+    assert len(frame.ground_truth) == 2
+
+
+def test_headings_by_hand() -> None:
+    truth = boxes([(10, 0, 0.0), (20, 0, math.pi - 0.05), (30, 0, 0.0), (15, 5, 0.0)], [0, 0, 0, 3])
+    found = boxes(
+        [(10.5, 0, 0.2), (10.1, 0, 3.0), (20, 1, -math.pi + 0.05), (30, 2.5, 0.0), (15, 5, 3.0)],
+        [0, 0, 0, 0, 3],
+        [0.9, 0.2, 0.8, 0.9, 0.4],
+    )
+    # The nearest of enough score: 0.2 rad; across ±π: 0.1 rad; 2.5 m is too far; the cyclist rides backwards.
+    errors = heading_errors([FrameResult("f", found, truth)], CLASSES)
+    assert errors["car"]["matched"] == 2
+    assert errors["car"]["median_rad"] == pytest.approx(0.15, abs=1e-5)
+    assert errors["bicycle"]["beyond_90_deg"] == 1.0
+    assert errors["all"]["beyond_90_deg"] == pytest.approx(1 / 3)
+    assert "pedestrian" not in errors
+
+
+def test_agreement_by_hand() -> None:
+    before = boxes([(10, 0, 0.0), (20, 0, 0.0), (30, 0, 0.0), (40, 0, 0.0)], [0] * 4, [0.9, 0.8, 0.5, 0.1])
+    after = boxes([(10, 0.05, 0.0), (20, 0.3, 3.1), (35, 0, 0.0), (40, 0, 0.0)], [0] * 4, [0.8, 0.9, 0.6, 0.2])
+    row = agreement([FrameResult("f", before, before)], [FrameResult("f", after, before)])
+    assert (row["boxes"], row["matched"], row["moved"], row["lost"], row["gained"]) == (3, 1, 1, 1, 1)
+    assert row["turned"] == 1
+    assert row["mean_score_shift"] == pytest.approx(0.0, abs=1e-6)
+    assert row["mean_abs_score_shift"] == pytest.approx(0.1, abs=1e-6)
+
+
+def test_intervals_hold_the_value() -> None:
+    truth = [boxes([(10, 0, 0.0)], [0]) for _ in range(40)]
+    half = [FrameResult(str(i), t if i % 2 else Boxes3D.empty(), t) for i, t in enumerate(truth)]
+    whole = [FrameResult(str(i), t, t) for i, t in enumerate(truth)]
+    (cell,) = intervals(None, half, CLASSES, 1, 200).values()  # of the one class that there is
+    assert cell["low"] < cell["value"] < cell["high"]
+    assert 0.0 < cell["low"] < cell["high"] < 100.0
+    assert intervals(None, whole, CLASSES, 2, 200)["car"] == {"value": 100.0, "low": 100.0, "high": 100.0}
+    assert intervals(whole, half, CLASSES, 1, 200)["car"]["value"] == pytest.approx(cell["value"] - 100.0)
+
+
+def test_the_tables_hold_every_variant(tmp_path: Path) -> None:
+    run = StoredRun(tmp_path)
+    truth = [boxes([(10, 0, 0.0), (-10, 0, 0.0)], [0, 0]) for _ in range(40)]
+    frames = [FrameResult(str(index), Boxes3D.empty(), item) for index, item in enumerate(truth)]
+    run.save_frames(frames, ["drive"] * 40)
+    run.save_detections("fp16", truth)
+    run.save_detections("mse (real)", [boxes([(10, 0, 3.0)], [0], [0.7]) for _ in truth])
+    results = summary({"the labelled frames": run}, ["fp16", "mse (real)"], CLASSES, 40.0, 1, 100)
+    assert results["objects"] == {"car": 40}  # the one behind is not in view
+    assert results["variants"]["mse (real)"]["headings"]["all"]["beyond_90_deg"] == 1.0
+    assert results["agreement"]["the labelled frames"]["mse (real)"]["lost"] == 40
+    text = tables(results)
+    assert "| mse (real) | 100.0 [100.0, 100.0] | 40 | 3.00 rad | 100% |" in text
+    assert "| mse (real) | +0.0 [+0.0, +0.0] |" in text
