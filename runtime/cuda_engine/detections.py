@@ -30,6 +30,7 @@ __all__ = ["DetectionKernels"]
 _log = logging.getLogger(__name__)
 
 _KERNELS = ("detect_collect", "detect_prune", "detect_finish")
+_BOXES = HEADER.names.index("boxes")
 
 
 @dataclass(frozen=True)
@@ -101,11 +102,16 @@ class _TaskKernels:
 
     def boxes(self, host: NDArray[np.uint8]) -> Boxes3D:
         """A copy of its boxes, labels into its own classes, by descending score."""
-        count = self.header(host)["boxes"]
-        parts = [host[self._starts[i] : self._starts[i + 1]] for i in (1, 2, 3)]
-        boxes = parts[0].view(np.float32).reshape(self.max_boxes, len(BOX_COLUMNS))
-        scores, labels = parts[1].view(np.float32), parts[2].view(np.int32)
-        return Boxes3D(boxes[:count].copy(), scores[:count].copy(), labels[:count].astype(np.int64))
+        boxes, scores, labels = self.rows(host)
+        return Boxes3D(boxes.copy(), scores.copy(), labels - self.first_class)
+
+    def rows(self, host: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
+        """Its boxes and scores as they lie there, and their labels among the classes of all tasks."""
+        count = int(host[: HEADER.num_bytes].view(np.int32)[_BOXES])
+        first, second, third, end = self._starts[1:]
+        boxes = host[first:second].view(np.float32).reshape(self.max_boxes, len(BOX_COLUMNS))
+        labels = host[third:end].view(np.int32)[:count].astype(np.int64)
+        return boxes[:count], host[second:third].view(np.float32)[:count], labels + self.first_class
 
 
 class DetectionKernels:
@@ -177,6 +183,8 @@ class DetectionKernels:
                 self._spec.name,
                 broken,
             )
+        if self._spec.nms_type == CIRCLE and self._spec.decoding != CLASS_PEAKS:
+            return self._joined(host)
         found = []
         for task, part in zip(self._tasks, self._parts(host), strict=True):
             boxes = task.boxes(part)
@@ -187,6 +195,13 @@ class DetectionKernels:
         if self._spec.decoding == CLASS_PEAKS:
             boxes = boxes.select(np.arange(min(self._spec.post_max_size, len(boxes))))
         return boxes
+
+    def _joined(self, host: NDArray[np.uint8] | None) -> Boxes3D:
+        """What `by_score` makes of the tasks' boxes, without boxes of each task in between."""
+        rows = [task.rows(part) for task, part in zip(self._tasks, self._parts(host), strict=True)]
+        boxes, scores, labels = (np.concatenate(columns) for columns in zip(*rows, strict=True))
+        order = np.argsort(-scores, kind="stable") if len(rows) > 1 else slice(None)
+        return Boxes3D(boxes[order], scores[order], labels[order])
 
     def dropped(self, host: NDArray[np.uint8] | None = None) -> BoxCounts:
         """What was dropped in the frame that `result` is of."""
