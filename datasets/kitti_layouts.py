@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,7 +23,10 @@ from datasets.kitti_files import (
 
 __all__ = ["KittiFrame", "find_frames"]
 
+_logger = logging.getLogger(__name__)
+
 _RAW_PAIR = "calib_velo_to_cam.txt"
+_TRACKLETS = "tracklet_labels.xml"
 _MAX_TIMES_BYTES = 1 << 24
 
 
@@ -164,6 +168,15 @@ def _drive(drive: Path, root: Path) -> Iterator[KittiFrame]:
     folder = drive.parent
     times = _times(drive / "timestamps.txt")
     files = sorted((drive / "data").glob("*.bin"))
+    tracklets = next((place for place in (folder, drive) if (place / _TRACKLETS).is_file()), None)
+    if tracklets is not None:
+        _logger.warning(
+            "%s is not read: the %d frames of this drive get no boxes. They can be run and looked at, but not scored. "
+            "To score them, give the tracking benchmark's labels of the drive, or its boxes as JSON "
+            "(datasets.create_infos).",
+            shown_file(tracklets / _TRACKLETS),
+            len(files),
+        )
     for index, file in enumerate(files):
         frame = _frame(folder, file, folder.name, f"{folder.relative_to(root).as_posix()}/{file.stem}")
         time = times[index] if len(times) == len(files) else None

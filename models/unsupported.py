@@ -25,6 +25,12 @@ _DYNAMIC = (
     "Dynamic pillars, of any number of points, are voxel_type='dynamic' with max_num_points=-1 and a "
     "'DynamicPillarFeatureNet'; others are voxel_type='hard' with a max_num_points and a 'PillarFeatureNet'."
 )
+_NEEDED = (
+    "What is missing is the middle encoder: submanifold and strided sparse 3D convolutions, as an operator that ONNX "
+    "Runtime, OpenVINO, TensorRT and the engine of the backend 'cuda' all have; backbone, neck and head are those of "
+    "pillar models. Train the pillar config of the same data in its place (mmdet3d's 'centerpoint_pillar02_*'), or run "
+    "this model in mmdet3d."
+)
 _DYNAMIC_ENCODER = "DynamicPillarFeatureNet"
 # Steps that draw at random, whatever their arguments.
 _RANDOM_STEPS = frozenset({"ObjectNoise", "ObjectSample", "PointShuffle", "PointSample", "RandomDropPointsColor"})
@@ -82,7 +88,7 @@ def refuse_unsupported(model: Mapping[str, Any], file: str) -> None:
         if is_3d:
             raise ConfigError(
                 f"{file}: model.{name} is a {shown(kind)}: a network on voxels with sparse 3D convolutions, which have "
-                "no ONNX operator. Only pillars (PillarFeatureNet, PointPillarsScatter) can be exported."
+                f"no ONNX operator. Only pillars (PillarFeatureNet, PointPillarsScatter) can be exported. {_NEEDED}"
             )
 
 

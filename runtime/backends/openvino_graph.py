@@ -117,6 +117,7 @@ def _products_in_blocks_(graph: _Graph, node: onnx.NodeProto) -> None:
     plain &= not any(_of(node, "pads", (0,) * 4)) and not any(_of(node, "output_padding", (0, 0)))
     plain &= _of(node, "group", 1) == 1 and _of(node, "dilations", (1, 1)) == (1, 1)
     plain &= _of(node, "auto_pad", "NOTSET") == "NOTSET" and not _of(node, "output_shape", ())
+    plain &= len(node.input) < 3 or not node.input[2] or graph.constant(node.input[2]) is not None
     plain &= _of(dequantize, "axis", 1) == 1 and len(scales) == codes.shape[1]
     if not plain or stride <= _LARGEST_STRIDE:
         return

@@ -214,6 +214,14 @@ def test_a_raw_drive_without_labels(tmp_path: Path, capsys: pytest.CaptureFixtur
     np.testing.assert_array_equal(frames[0].points[:, :3].max(axis=0) > [40, 7, 1], True)
 
 
+def test_tracklets_of_a_raw_drive_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    drive = write_raw(tmp_path) / "2011_09_26" / "2011_09_26_drive_0001_sync"
+    (drive / "tracklet_labels.xml").write_text("<boost_serialization/>")
+    written(tmp_path)
+    (message,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "drive_0001_sync/tracklet_labels.xml' is not read: the 2 frames of this drive get no boxes" in message
+
+
 def test_names_can_be_those_of_another_model(tmp_path: Path) -> None:
     root = written(write_object(tmp_path), "--map", "Car=car", "Tram=bus", "Pedestrian=pedestrian", "Person=pedestrian")
     frames = open_frames(config(root, classes=["car", "bus", "pedestrian"]))
