@@ -7,8 +7,10 @@ the index at the end of the file, both the library's own.
 
 from __future__ import annotations
 
+import errno
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -89,7 +91,8 @@ class RerunRecorder:
             self._boxes(GROUND_TRUTH, at, frame.ground_truth, is_truth=True)
         for label, name in names_of(list(frame.found)).items():
             self._boxes(detections_path(name), at, frame.found[label], is_truth=False)
-        self._flush()
+        with self._writing():
+            self._stream.flush()
 
     def _boxes(self, entity: str, at: list[Any], boxes: Boxes3D, *, is_truth: bool) -> None:
         rr, names, count = self._rr, self._facts.class_names, len(boxes)
@@ -140,18 +143,25 @@ class RerunRecorder:
         counted = made.set_column(place, made.schema.field(place), row).replace_schema_metadata(metadata)
         self._stream.send_chunks(Chunk.from_record_batch(counted))
 
-    def _flush(self) -> None:
-        try:
-            self._stream.flush()
-        except RuntimeError as error:
-            raise OSError(f"'{self._path}' cannot be written: {error}") from error
-
     def close(self) -> None:
-        """Ends the file."""
+        """Ends the file.
+
+        Raises:
+            OSError: what was left could not be written.
+        """
         stream, self._stream = self._stream, None
         if stream is not None:
-            stream.flush()
-            stream.disconnect()
+            with self._writing():
+                stream.flush()
+                stream.disconnect()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """The library's writer is a thread of its own; what it met comes with the next flush."""
+        try:
+            yield
+        except RuntimeError as error:
+            raise OSError(errno.EIO, f"Rerun could not write it: {error}", str(self._path)) from error
 
     def __enter__(self) -> RerunRecorder:
         return self

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from base.errors import DataError
 from deploy.predict import main
+from deploy.recording.contract import RecordedFrame, RecordingFacts, names_of, recording
 from eval.palette import CLASS_COLORS, class_color, class_rgb
 from tests.deploy.commands.recordings import Boxes, read_recording
 from tests.deploy.commands.small_dataset import CLASSES, frame_points, sample
@@ -228,6 +231,45 @@ def test_a_recording_that_cannot_be_written_is_told_first(
         assert code == 2
         assert remedy in err
         assert "nowhere.pth" not in err
+
+
+# In a process of its own, whose output goes through pipes: the limit holds for files of every kind.
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from base.boxes import Boxes3D
+from deploy.recording.contract import RecordedFrame, RecordingFacts, recording
+
+points = np.random.default_rng(0).normal(size=(20_000, 5)).astype(np.float32)
+try:
+    with recording(Path(sys.argv[1]), RecordingFacts("tiny", ("car",), ("x", "y", "z", "a", "b"))) as recorder:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+        recorder.write(RecordedFrame(0, "a", 0.0, points, {"onnx": Boxes3D.empty()}))
+except OSError as error:
+    print(f"told: {error}")
+"""
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_file_that_cannot_grow_is_told(tmp_path: Path, child_environment: dict[str, str], suffix: str) -> None:
+    """As on a full disk."""
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path / f"disk{suffix}")]
+    done = subprocess.run(command, env=child_environment, capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("told: "), done.stderr
+
+
+def test_a_time_that_no_recording_holds_is_told(tmp_path: Path) -> None:
+    facts = RecordingFacts("tiny", ("car",), ("x", "y", "z"))
+    for suffix, time_s in ((".rrd", -1.0), (".mcap", float("nan")), (".mcap", 1e12)):
+        path = tmp_path / f"{time_s}{suffix}"
+        with recording(path, facts) as recorder, pytest.raises(DataError, match="a recording cannot hold"):
+            recorder.write(RecordedFrame(0, "a", time_s, np.zeros((1, 3), np.float32), {}))
+
+
+def test_backends_of_one_name_stand_beside_each_other() -> None:
+    names = names_of(["onnx int8 (cpu)", "onnx (int8) cpu", "onnx-int8-cpu", "?"])
+    assert list(names.values()) == ["onnx_int8_cpu", "onnx_int8_cpu_2", "onnx_int8_cpu_3", "backend"]
 
 
 def test_classes_have_colours_of_their_own() -> None:
