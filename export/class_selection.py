@@ -23,13 +23,13 @@ def without_classes(model: nn.Module, spec: ModelSpec, names: Collection[str]) -
     """A copy of `model` that does not find some classes, and the specification that says so; what is left is the same.
 
     Args:
-        model: Of one task, in floating point.
+        model: Of one task, in floating point or quantized; the heatmap's last layer is in floating point in both.
         spec: What its config says about it.
         names: Classes to leave out.
 
     Raises:
         ConfigError: the model lacks one of them, or would find nothing; it has several tasks.
-        ExportError: it is quantized, or its heatmap does not end in a convolution.
+        ExportError: its heatmap does not end in a convolution in floating point.
     """
     import torch
 
@@ -47,7 +47,7 @@ def without_classes(model: nn.Module, spec: ModelSpec, names: Collection[str]) -
     if branches.heatmap[-1] is not old or type(old) is not torch.nn.Conv2d:
         raise ExportError(
             f"The heatmap of model '{spec.name}' ends in a {type(branches.heatmap[-1]).__name__}, of which no channels "
-            "can be left out. Leave classes out of a float model with a convolution there."
+            "can be left out. Leave classes out of a model with a convolution in floating point there."
         )
     new = torch.nn.Conv2d(old.in_channels, len(kept), old.kernel_size, old.stride, old.padding)  # type: ignore[arg-type]
     with torch.no_grad():

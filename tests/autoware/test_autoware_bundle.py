@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from torch import nn
 
 from autoware.bundle import write_bundle
@@ -119,6 +120,25 @@ def test_an_int8_bundle_is_strongly_typed(tiny: tuple[nn.Module, ModelSpec], tin
     change(bundle, "trt_precision", "fp16")
     (violation,) = check_bundle(bundle)
     assert "is quantized (Q/DQ), but 'trt_precision' is 'fp16'" in str(violation)
+
+
+def test_classes_are_left_out_of_an_int8_model(
+    tiny: tuple[nn.Module, ModelSpec], tiny_int8: Any, tiny_canvases: list[torch.Tensor]
+) -> None:
+    """All that is left keeps its numbers, to the bit."""
+    from export.class_selection import without_classes
+    from models.components import BackboneNeckHead
+
+    names = tiny[1].class_names
+    model, spec = without_classes(tiny_int8.model, tiny[1], [names[1]])
+    assert spec.class_names == (names[0], *names[2:])
+    with torch.no_grad():
+        whole = BackboneNeckHead(tiny_int8.model, tiny[1]).eval()(tiny_canvases[0])
+        rest = BackboneNeckHead(model, spec).eval()(tiny_canvases[0])
+    kept = [index for index in range(len(names)) if index != 1]
+    assert torch.equal(rest[0], whole[0][:, kept])
+    for other, expected in zip(rest[1:], whole[1:], strict=True):
+        assert torch.equal(other, expected)
 
 
 def test_components_of_two_exports_are_refused(
