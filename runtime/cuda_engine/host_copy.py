@@ -17,8 +17,11 @@ if TYPE_CHECKING:
 __all__ = ["PART_BYTES", "HostCopy"]
 
 PART_BYTES = 1 << 19
-"""Bytes of a part: some tens of microseconds of one core, and as long on the way to the device."""
+"""Bytes that one thread copies in some tens of microseconds: less is not worth another one."""
 _MOST_THREADS = 4
+# Parts of several threads are as large as their shares, up to this many times PART_BYTES: between two parts a thread
+# waits for the interpreter, and waking it takes as long as copying a quarter of a megabyte.
+_LARGEST_PART = 4
 
 _Job = tuple["NDArray[np.float32]", "NDArray[np.float32]", list[slice], "SimpleQueue[slice | Exception]"]
 
@@ -44,8 +47,10 @@ class HostCopy:
             copied: Called by this thread for each part, when it is in `target`; parts come in any order.
         """
         rows = max(1, PART_BYTES // max(1, source.shape[1] * source.itemsize))
+        helpers = max(min(self._threads, -(-len(source) // rows)), 1) - 1
+        if helpers:
+            rows = min(-(-len(source) // (helpers + 1)), _LARGEST_PART * rows)
         parts = [slice(first, min(first + rows, len(source))) for first in range(0, len(source), rows)]
-        helpers = max(min(self._threads, len(parts)), 1) - 1
         done: SimpleQueue[slice | Exception] = SimpleQueue()
         for index in range(helpers):
             self._helper(index).put((target, source, parts[index + 1 :: helpers + 1], done))

@@ -94,7 +94,9 @@ def test_other_memory_travels_part_by_part(device: Any, monkeypatch: pytest.Monk
     for count in (1999, 200, 201, 0):
         points = clumped_cloud(SPEC, count, count) if count else np.zeros((0, 5), np.float32)
         np.testing.assert_array_equal(bench.take(points), points)
-        parts = -(-count // 200)
+        # One thread has parts of 200 points; of several each has its share.
+        used = min(threads, -(-count // 200))
+        parts = -(-count // 200) if used <= 1 else used
         uploads = [call for call in device.calls if call[0] == "upload"]
         assert len(uploads) == (parts if parts > 1 else 0)
         assert sum(call[2] for call in uploads) == (points.nbytes if parts > 1 else 0)
@@ -108,9 +110,25 @@ def test_other_memory_travels_part_by_part(device: Any, monkeypatch: pytest.Monk
 
 def test_a_thread_that_cannot_copy_tells_so() -> None:
     source = np.zeros((3 * host_copy.PART_BYTES // 8, 2), np.float32)
-    # Only the last part, which the other thread has, finds no room.
+    # Only the second half, which the other thread has, finds no room.
     with pytest.raises(ValueError, match="could not broadcast"):
-        HostCopy(2).copy(np.zeros((host_copy.PART_BYTES // 8, 2), np.float32), source, lambda part: None)
+        HostCopy(2).copy(np.zeros((host_copy.PART_BYTES // 4, 2), np.float32), source, lambda part: None)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 8])
+@pytest.mark.parametrize("count", [0, 1, 999, 1000, 1001, 9000])
+def test_parts_are_all_rows_once(monkeypatch: pytest.MonkeyPatch, threads: int, count: int) -> None:
+    monkeypatch.setattr(host_copy, "PART_BYTES", 1000 * 8)
+    source = np.random.default_rng(0).random((count, 2), np.float32)
+    target, seen, copy = np.zeros_like(source), np.zeros(count, int), HostCopy(threads)
+
+    def copied(part: slice) -> None:
+        np.testing.assert_array_equal(target[part], source[part])
+        seen[part] += 1
+
+    copy.copy(target, source, copied)
+    copy.close()
+    assert (seen == 1).all()
 
 
 def test_memory_that_cannot_be_locked(device: Any) -> None:
