@@ -1,4 +1,4 @@
-"""Arguments of the tensor cores' kernels as C structures, byte for byte those of kernels/conv.cu and kernels/heads.cu.
+"""Arguments of the tensor cores' kernels as C structures, byte for byte those of kernels/.
 
 Their sizes go into the sources, where they are compared with the kernels' own structures.
 """
@@ -9,17 +9,26 @@ import ctypes
 from functools import cache
 from typing import Any
 
-__all__ = ["ConvArguments", "heads_arguments"]
+__all__ = ["ConvArguments", "TilesArguments", "heads_arguments"]
+
+
+class TilesArguments(ctypes.Structure):
+    """`Tiles` of kernels/tiles.cuh: `list` and `count` are 0 where all tiles are computed."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("list", "count")),
+        *((name, ctypes.c_int) for name in ("across", "all")),
+    ]
 
 
 class ConvArguments(ctypes.Structure):
-    """`Geometry` of kernels/conv.cu."""
+    """`Geometry` of kernels/conv_geometry.cuh."""
 
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("input", "output", "weights", "affine")),
-        *((name, ctypes.c_int) for name in ("in_pitch", "out_pitch")),
-        *((name, ctypes.c_longlong) for name in ("in_plane", "out_plane")),
-        *((name, ctypes.c_int) for name in ("height", "width", "tiles_x", "tiles", "column_tiles", "channels")),
+        *((name, ctypes.c_void_p) for name in ("output", "weights", "affine")),
+        ("out_plane", ctypes.c_longlong),
+        ("tiles", TilesArguments),
+        *((name, ctypes.c_int) for name in ("out_pitch", "height", "width", "column_tiles", "channels")),
     ]
 
 
@@ -29,12 +38,11 @@ def heads_arguments(branches: int) -> Any:
 
     class HeadsArguments(ctypes.Structure):
         _fields_ = [
-            *((name, ctypes.c_void_p) for name in ("input", "hidden", "last", "affine", "bias")),
+            *((name, ctypes.c_void_p) for name in ("hidden", "last", "affine", "bias")),
             ("outputs", ctypes.c_void_p * branches),
             ("channels", ctypes.c_int * branches),
-            ("in_pitch", ctypes.c_int),
-            ("in_plane", ctypes.c_longlong),
-            *((name, ctypes.c_int) for name in ("height", "width", "tiles_x", "tiles")),
+            ("tiles", TilesArguments),
+            *((name, ctypes.c_int) for name in ("height", "width")),
         ]
 
     return HeadsArguments

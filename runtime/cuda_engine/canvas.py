@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from models.spec import ModelSpec
     from runtime.cuda.device import CudaDevice
-    from runtime.cuda_engine.network import DeviceMap
+    from runtime.cuda_engine.network import DeviceNetwork
 
 __all__ = ["BlockedCanvas", "Canvas", "DenseCanvas"]
 
@@ -47,6 +47,14 @@ class Canvas(ABC):
             values: (1, C, H, W) float32, contiguous; must live until the stream has come past it.
         """
 
+    @abstractmethod
+    def enqueue_marks(self, pillars: int, counters: int, stream: int) -> None:
+        """Tells the network where a frame's pillars lie, in stream order; may be captured.
+
+        Args:
+            pillars, counters: Addresses, as `PillarEncoderKernels` has them.
+        """
+
     def clear(self, stream: int) -> None:
         """Zeroes all of it, in stream order."""
         self._device.zero(self.memory.address, self._num_bytes, stream)
@@ -67,11 +75,15 @@ class DenseCanvas(Canvas):
     def write(self, values: NDArray[np.float32], stream: int) -> None:
         self._device.upload(self.address, values, stream)
 
+    def enqueue_marks(self, pillars: int, counters: int, stream: int) -> None:
+        """Nothing: the network computes the whole canvas."""
+
 
 class BlockedCanvas(Canvas):
     """The first map of a `DeviceNetwork`, in INT8 codes or float16."""
 
-    def __init__(self, device: CudaDevice, canvas: DeviceMap) -> None:
+    def __init__(self, device: CudaDevice, network: DeviceNetwork) -> None:
+        canvas, self._activity = network.canvas, network.activity
         memory = CanvasMemory(canvas.address, canvas.plane, canvas.map.scale)
         super().__init__(device, memory, canvas.chunks * canvas.plane)
         self._canvas = canvas
@@ -81,6 +93,8 @@ class BlockedCanvas(Canvas):
 
     def write(self, values: NDArray[np.float32], stream: int) -> None:
         device, canvas = self._device, self._canvas
+        if self._activity is not None:
+            self._activity.mark_all(stream)
         height, width = canvas.map.height, canvas.map.width
         # On first use: a detector that only detects never needs it.
         self._dense = self._dense or device.allocate(values.nbytes)
@@ -92,3 +106,7 @@ class BlockedCanvas(Canvas):
             ctypes.c_float(canvas.map.scale or 1.0),
         ]
         device.launch(self._kernel, (-(-height * width // _THREADS), canvas.chunks, 1), _THREADS, arguments, stream)
+
+    def enqueue_marks(self, pillars: int, counters: int, stream: int) -> None:
+        if self._activity is not None:
+            self._activity.enqueue_marks(pillars, counters, stream)

@@ -33,15 +33,17 @@ class DeviceFrame(PointsFrame):
         weights: PillarWeights,
         *,
         capacity: int = DEFAULT_POINTS,
+        skips_empty: bool = True,
     ) -> None:
         """Compiles, allocates and captures.
 
         Args:
             capacity: Most points of a cloud.
+            skips_empty: Leave out what no pillar reaches (`activity`); boxes are the same.
 
         Raises:
             ConfigError: the kernels do not take the model.
         """
-        self.network = DeviceNetwork(device, plan)
-        canvas, stream = BlockedCanvas(device, self.network.canvas), device.create_stream()
+        self.network = DeviceNetwork(device, plan, skips_empty=skips_empty)
+        canvas, stream = BlockedCanvas(device, self.network), device.create_stream()
         super().__init__(device, spec, self.network, canvas, weights, stream=stream, capacity=capacity)

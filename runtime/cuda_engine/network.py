@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from runtime.cuda_engine.arguments import ConvArguments, heads_arguments
+from runtime.cuda_engine.activity import TileActivity, TiledLayer
+from runtime.cuda_engine.arguments import ConvArguments, TilesArguments, heads_arguments
 from runtime.cuda_engine.packing import pack_conv, pack_conv_affine, pack_heads_affine, pack_hidden, pack_last
 from runtime.cuda_engine.plan import HeadsLayer
+from runtime.cuda_engine.reach import layer_reach, map_reaches
 from runtime.cuda_engine.sources import ARCHITECTURE, conv_source, heads_source
 from runtime.cuda_engine.tiling import (
-    TILE_COLUMNS,
     ConvTiling,
     HeadsTiling,
     conv_signature,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from runtime.cuda.device import CudaDevice
     from runtime.cuda_engine.plan import FusedConv, NetworkPlan, PlanMap
+    from runtime.cuda_engine.reach import Reach
 
 __all__ = ["DeviceMap", "DeviceNetwork", "Launch", "channels_per_chunk", "heads_label"]
 
@@ -55,12 +57,21 @@ class DeviceMap:
 
     @classmethod
     def allocate(cls, device: CudaDevice, plan_map: PlanMap) -> DeviceMap:
-        """Zeroed, so that its border is; with room behind it for the tiles that reach past the last row."""
+        """Zeroed, so that its border is."""
         per_chunk = channels_per_chunk(plan_map)
         chunks, pitch = -(-plan_map.channels // per_chunk), plan_map.width + 2
         plane = (plan_map.height + 2) * pitch * 16
-        guard = (20 * pitch + 3 * TILE_COLUMNS) * 16
-        return cls(plan_map, device.allocate(chunks * plane + guard), chunks, pitch, plane)
+        return cls(plan_map, device.allocate(chunks * plane), chunks, pitch, plane)
+
+    def boxes(self, device: CudaDevice, first_channel: int, chunks: int, rows: int, columns: int) -> ctypes.Array[Any]:
+        """The tensor map of boxes of so many chunks, rows and pixels, chunks counted from that of a channel.
+
+        Boxes begin at any pixel of the padded map and hold zeros beyond its end.
+        """
+        skipped = first_channel // channels_per_chunk(self.map)
+        sizes = (2 * self.pitch, self.map.height + 2, self.chunks - skipped)
+        address = self.address + skipped * self.plane
+        return device.tensor_map(address, sizes, (self.pitch * 16, self.plane), (2 * columns, rows, chunks))
 
     def read(self, device: CudaDevice, stream: int) -> NDArray[Any]:
         """The map on the host, for checks: (channels, height, width), int8 codes or float16. Waits for the stream."""
@@ -104,12 +115,14 @@ class Launch:
 
     Attributes:
         label: ONNX node of the layer; `heads_label` for several branches at once.
+        source: Tensor map of what it reads.
         tiling: How it is cut.
     """
 
     label: str
     kernel: Any
     blocks: int
+    source: ctypes.Array[Any]
     arguments: ctypes.Structure
     tiling: Tiling
 
@@ -127,11 +140,20 @@ class DeviceNetwork:
         maps: Every map by its name.
         outputs: Head name -> address of (channels, height, width) float32.
         launches: What `enqueue` puts on the stream, in order.
+        activity: Where empty tiles are skipped: who fills the canvas marks its cells there before each run.
     """
 
-    def __init__(self, device: CudaDevice, plan: NetworkPlan, tilings: Mapping[str, Tiling] | None = None) -> None:
+    def __init__(
+        self,
+        device: CudaDevice,
+        plan: NetworkPlan,
+        tilings: Mapping[str, Tiling] | None = None,
+        *,
+        skips_empty: bool = False,
+    ) -> None:
         """Args:
             tilings: Label -> tiling, where it is not to be the first of `tilings(label)`.
+            skips_empty: Compute only tiles that a pillar reaches; results are the same.
 
         Raises:
             ConfigError: no kernel computes a layer.
@@ -150,6 +172,7 @@ class DeviceNetwork:
         chosen = {label: (tilings or {}).get(label) or self.tilings(label)[0] for label in self._layers}
         self.prepare(chosen.values())
         self.launches = [self.launch_of(label, tiling) for label, tiling in chosen.items()]
+        self.activity = self._skipping() if skips_empty else None
 
     def tilings(self, label: str) -> tuple[Tiling, ...]:
         """The tilings that can compute a layer, by its label in `launches`."""
@@ -164,6 +187,10 @@ class DeviceNetwork:
         if isinstance(layer, HeadsLayer):
             return heads_signature(layer, maps[layer.source])
         return conv_signature(layer, maps[layer.source], self.plan.target(layer))
+
+    def reach(self, label: str, reaches: dict[str, Reach]) -> Reach:
+        """Which cells of the canvas a layer's pixels depend on; `reaches` as `map_reaches` makes them."""
+        return layer_reach(self.plan, self._layers[label], reaches)
 
     def read_output(self, name: str, stream: int) -> NDArray[np.float32]:
         """An output of the last run on the host: (channels, height, width) float32. Waits for the stream."""
@@ -191,13 +218,18 @@ class DeviceNetwork:
         if isinstance(layer, HeadsLayer):
             assert isinstance(tiling, HeadsTiling)
             arguments, blocks = self._heads_arguments(layer, tiling)
+            first_channel, chunks = 0, tiling.chunks
         else:
             assert isinstance(tiling, ConvTiling)
             arguments, blocks = self._conv_arguments(layer, tiling)
-        return Launch(label, self._kernels[tiling], blocks, arguments, tiling)
+            first_channel, chunks = layer.source_channel, tiling.slab_chunks
+        source = self.maps[layer.source].boxes(self._device, first_channel, chunks, tiling.in_rows, tiling.in_columns)
+        return Launch(label, self._kernels[tiling], blocks, source, arguments, tiling)
 
     def enqueue(self, stream: int) -> None:
         """Puts the whole network on a stream."""
+        if self.activity is not None:
+            self.activity.enqueue(stream)
         for launch in self.launches:
             self.enqueue_layer(launch, stream)
 
@@ -205,9 +237,28 @@ class DeviceNetwork:
         """Puts one layer on a stream."""
         tiling = launch.tiling
         self._device.launch(
-            launch.kernel, launch.blocks, tiling.threads, [launch.arguments], stream,
+            launch.kernel, launch.blocks, tiling.threads, [launch.source, launch.arguments], stream,
             shared_bytes=tiling.shared_bytes, overlap=True,
         )  # fmt: skip
+
+    def _skipping(self) -> TileActivity:
+        """Lists of tiles for all launches, and the background in every map: the network on an empty canvas."""
+        plan, reaches, layers = self.plan, map_reaches(self.plan), []
+        for launch in self.launches:
+            reach, tiling = self.reach(launch.label, reaches), launch.tiling
+            layers.append(TiledLayer(launch.label, reach, tiling.tile_rows, tiling.tile_columns))
+        activity = TileActivity(self._device, (plan.canvas.height, plan.canvas.width), layers)
+        for launch in self.launches:
+            activity.feed(launch.label, launch.arguments.tiles)
+        stream = self._device.create_stream()
+        activity.mark_all(stream)
+        # Once for all tiles, and once more as after every frame: then the last frame is an empty one.
+        for _ in range(2):
+            activity.enqueue(stream)
+            for launch in self.launches:
+                self.enqueue_layer(launch, stream)
+        self._device.synchronize(stream)
+        return activity
 
     def _image(self, tiling: Tiling) -> bytes:
         source = conv_source(tiling.macros) if isinstance(tiling, ConvTiling) else heads_source(tiling.macros)
@@ -217,29 +268,24 @@ class DeviceNetwork:
         device, source, target = self._device, self.maps[conv.source], self.plan.target(conv)
         output, out_pitch, out_plane = self._place(conv)
         height, width = target.height // conv.upsample, target.width // conv.upsample
-        tiles_x = -(-width // TILE_COLUMNS)
-        tiles = tiles_x * -(-height // tiling.tile_rows)
+        tiles = _all_tiles(height, width, tiling)
         column_tiles = tiling.column_tiles(conv)
         arguments = ConvArguments(
-            input=source.address + conv.source_channel // channels_per_chunk(source.map) * source.plane,
             output=output,
             weights=device.upload_new(pack_conv(conv, tiling)),
             affine=device.upload_new(pack_conv_affine(conv, tiling, source.map, target)),
-            in_pitch=source.pitch,
             out_pitch=out_pitch,
-            in_plane=source.plane,
             out_plane=out_plane,
+            tiles=tiles,
             height=height,
             width=width,
-            tiles_x=tiles_x,
-            tiles=tiles,
             column_tiles=column_tiles,
             channels=conv.out_channels,
         )
         blocks = device.num_multiprocessors
         # A block with resident weights belongs to one column tile: whole sets of them.
         sets = max(blocks // column_tiles, 1)
-        return arguments, sets * column_tiles if tiling.resident else min(blocks, tiles * column_tiles)
+        return arguments, sets * column_tiles if tiling.resident else min(blocks, tiles.all * column_tiles)
 
     def _place(self, conv: FusedConv) -> tuple[int, int, int]:
         """Where a layer writes: address, elements of a row, and bytes of a plane (a chunk's or an output channel's)."""
@@ -254,24 +300,24 @@ class DeviceNetwork:
         device = self._device
         source = self.maps[heads.source]
         affine, bias = pack_heads_affine(heads, source.map, tiling.last_tile)
-        tiles_x = -(-source.map.width // TILE_COLUMNS)
-        tiles = tiles_x * -(-source.map.height // tiling.rows)
+        tiles = _all_tiles(source.map.height, source.map.width, tiling)
         arguments = heads_arguments(len(heads.branches))(
-            input=source.address,
             hidden=device.upload_new(pack_hidden(heads)),
             last=device.upload_new(pack_last(heads, tiling.last_tile)),
             affine=device.upload_new(affine),
             bias=device.upload_new(bias),
             outputs=tuple(self.outputs[branch.output] for branch in heads.branches),
             channels=tuple(len(branch.last_bias) for branch in heads.branches),
-            in_pitch=source.pitch,
-            in_plane=source.plane,
+            tiles=tiles,
             height=source.map.height,
             width=source.map.width,
-            tiles_x=tiles_x,
-            tiles=tiles,
         )
-        return arguments, min(device.num_multiprocessors, tiles)
+        return arguments, min(device.num_multiprocessors, tiles.all)
+
+
+def _all_tiles(height: int, width: int, tiling: Tiling) -> TilesArguments:
+    across = -(-width // tiling.tile_columns)
+    return TilesArguments(across=across, all=across * -(-height // tiling.tile_rows))
 
 
 def _function(tiling: Tiling) -> str:

@@ -334,6 +334,7 @@ class PointsFrame:
         self.intake.enqueue(slot.cloud, stream)
         device.record(next(marks), stream, in_graph=in_graph)
         pillars.enqueue(slot.cloud, stream)
+        self._canvas.enqueue_marks(pillars.pillars, pillars.counters, stream)
         device.record(next(marks), stream, in_graph=in_graph)
         self._network.enqueue(stream)
         device.record(next(marks), stream, in_graph=in_graph)

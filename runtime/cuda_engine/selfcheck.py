@@ -32,6 +32,7 @@ from runtime.cuda_engine.checks.pillar_checks import (
     check_random_clouds,
     check_special_clouds,
 )
+from runtime.cuda_engine.checks.skip_checks import check_skipping
 from runtime.cuda_engine.checks.sweep_checks import check_sweeps
 
 __all__ = ["CHECKS", "main"]
@@ -52,6 +53,7 @@ CHECKS: dict[str, Callable[[CudaDevice], str]] = {
     "frames, random": check_random_frames,
     "frames, large": check_large_frame,
     "frames, stock": check_stock_frame,
+    "skipping": check_skipping,
     "dense, limits": check_dense_frames,
     "dense, large": check_large_dense_frame,
 }

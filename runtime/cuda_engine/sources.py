@@ -24,7 +24,8 @@ def conv_source(macros: Mapping[str, int]) -> str:
         product("multiply", columns, int8=int8),
         product("multiply_registers", columns, int8=int8, registers=True),
     )
-    return _source(macros, ctypes.sizeof(ConvArguments), products, "conv.cu")
+    files = ("conv_geometry.cuh", "conv_store.cuh", "conv.cu")
+    return _source(macros, ctypes.sizeof(ConvArguments), products, files)
 
 
 def heads_source(macros: Mapping[str, int]) -> str:
@@ -33,7 +34,7 @@ def heads_source(macros: Mapping[str, int]) -> str:
         product("multiply", macros["HIDDEN"], int8=bool(macros["IN_INT8"])),
         product("multiply_last", macros["LAST_TILE"], int8=False, registers=True),
     )
-    return _source(macros, ctypes.sizeof(heads_arguments(macros["BRANCHES"])), products, "heads.cu")
+    return _source(macros, ctypes.sizeof(heads_arguments(macros["BRANCHES"])), products, ("heads.cu",))
 
 
 def product(name: str, columns: int, *, int8: bool, registers: bool = False) -> str:
@@ -63,6 +64,7 @@ def product(name: str, columns: int, *, int8: bool, registers: bool = False) -> 
     )
 
 
-def _source(macros: Mapping[str, int], argument_bytes: int, products: tuple[str, ...], file: str) -> str:
-    head = kernel_source({**macros, "ARGUMENT_BYTES": argument_bytes}, "overlap.cuh", "hopper.cuh")
-    return "\n".join([head, *products, kernel_source({}, file)])
+def _source(macros: Mapping[str, int], argument_bytes: int, products: tuple[str, ...], files: tuple[str, ...]) -> str:
+    common = ("overlap.cuh", "hopper.cuh", "tiles.cuh", "blocks.cuh")
+    head = kernel_source({**macros, "ARGUMENT_BYTES": argument_bytes}, *common)
+    return "\n".join([head, *products, kernel_source({}, *files)])

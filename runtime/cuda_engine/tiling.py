@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from runtime.cuda_engine.plan import FusedConv, HeadsLayer, PlanMap
 
 __all__ = [
-    "TILE_COLUMNS",
     "ConvTiling",
     "HeadsTiling",
     "conv_signature",
@@ -25,11 +24,15 @@ __all__ = [
     "heads_tilings",
 ]
 
-# Pixels of a row that one product covers: the M of every wgmma instruction.
-TILE_COLUMNS = 64
+# Pixels of a block: the M of every wgmma instruction.
+_BLOCK = 64
+# (blocks of a warpgroup, rows of a block, blocks side by side): a row of 64 pixels or 8 x 8.
+_SHAPES = ((1, 1, 1), (2, 1, 1), (4, 1, 1), (1, 8, 1), (2, 8, 2), (2, 8, 1), (4, 8, 2))
 # Shared memory of a block on compute capability 9.0, less what the barriers take.
 _SHARED_BYTES = 227 * 1024 - 1024
 _MAX_STAGES = 6
+# Pixels of a row that one instruction loads: 256 elements of 8 bytes.
+_MOST_COLUMNS = 128
 # (groups, warpgroups in a group): more groups hide more waiting, and leave each thread fewer registers.
 _CONSUMERS = ((2, 1), (3, 1), (4, 1), (1, 2))
 # Warpgroups that compute -> registers of their threads (with the loading warpgroup's 24 below 65,536 in all), and how
@@ -55,7 +58,9 @@ class ConvTiling:
         slabs: Stages along the input channels.
         groups: Consumer groups with tiles of their own (2: one computes while the other writes).
         warpgroups: Warpgroups in a group, which share each stage.
-        rows: Output rows for each warpgroup.
+        blocks: Blocks of 64 output pixels for each warpgroup.
+        block_rows: Rows of a block: 1 (of 64 pixels) or 8 (of 8).
+        across: Blocks of a warpgroup that lie side by side.
         stages: Stages in flight for each group.
         resident: Whether a block keeps its column tile's weights in shared memory, else each stage brings its own.
     """
@@ -73,14 +78,21 @@ class ConvTiling:
     slabs: int
     groups: int
     warpgroups: int
-    rows: int
+    blocks: int
+    block_rows: int
+    across: int
     stages: int
     resident: bool
 
     @property
     def tile_rows(self) -> int:
         """Output rows of a tile."""
-        return self.warpgroups * self.rows
+        return self.warpgroups * self.blocks // self.across * self.block_rows
+
+    @property
+    def tile_columns(self) -> int:
+        """Output pixels of a tile's row."""
+        return self.across * _BLOCK // self.block_rows
 
     def column_tiles(self, conv: FusedConv) -> int:
         """Tiles of columns of a layer; an output's last one may reach beyond its channels."""
@@ -92,12 +104,20 @@ class ConvTiling:
         return self.kernel**2 * self.slab_chunks * self.n_tile * 16
 
     @property
+    def in_rows(self) -> int:
+        """Input rows that a tile reads."""
+        return (self.tile_rows - 1) * self.stride + self.kernel
+
+    @property
+    def in_columns(self) -> int:
+        """Input pixels of a row that a tile reads."""
+        return (self.tile_columns - 1) * self.stride + self.kernel
+
+    @property
     def stage_bytes(self) -> int:
         """Shared memory of a stage, rounded up to 128."""
-        rows = (self.tile_rows - 1) * self.stride + self.kernel
-        columns = (TILE_COLUMNS - 1) * self.stride + self.kernel
         weights = 0 if self.resident else self.slab_weight_bytes
-        return -(-(self.slab_chunks * rows * columns * 16 + weights) // 128) * 128
+        return -(-(self.slab_chunks * self.in_rows * self.in_columns * 16 + weights) // 128) * 128
 
     @property
     def shared_bytes(self) -> int:
@@ -113,7 +133,7 @@ class ConvTiling:
     @property
     def choice(self) -> dict[str, int | bool]:
         """What is free to choose for a layer; with the layer it gives the tiling again."""
-        names = ("n_tile", "slab_chunks", "groups", "warpgroups", "rows")
+        names = ("n_tile", "slab_chunks", "groups", "warpgroups", "blocks", "block_rows", "across")
         return {name: getattr(self, name) for name in names}
 
     @property
@@ -153,7 +173,9 @@ class HeadsTiling:
         hidden: Channels between the two convolutions of a branch.
         last_tile: Outputs of a branch, rounded up to a multiple of 8.
         branches: Number of them.
-        rows: Rows of 64 pixels in a tile.
+        blocks: Blocks of 64 pixels in a tile.
+        block_rows: Rows of a block: 1 (of 64 pixels) or 8 (of 8).
+        across: Blocks that lie side by side.
         stages: In flight for each group.
         groups: Warpgroups that compute, each with tiles of its own.
     """
@@ -163,9 +185,31 @@ class HeadsTiling:
     hidden: int
     last_tile: int
     branches: int
-    rows: int
+    blocks: int
+    block_rows: int
+    across: int
     stages: int
     groups: int
+
+    @property
+    def tile_rows(self) -> int:
+        """Rows of a tile."""
+        return self.blocks // self.across * self.block_rows
+
+    @property
+    def tile_columns(self) -> int:
+        """Pixels of a tile's row."""
+        return self.across * _BLOCK // self.block_rows
+
+    @property
+    def in_rows(self) -> int:
+        """Input rows that a tile reads."""
+        return self.tile_rows
+
+    @property
+    def in_columns(self) -> int:
+        """Input pixels of a row that a tile reads."""
+        return self.tile_columns
 
     @property
     def threads(self) -> int:
@@ -176,12 +220,12 @@ class HeadsTiling:
     def shared_bytes(self) -> int:
         """Dynamic shared memory of a block."""
         weights = self.chunks * self.hidden * 16 + self.hidden * self.last_tile * 2
-        return self.branches * weights + self.groups * self.stages * self.chunks * self.rows * TILE_COLUMNS * 16
+        return self.branches * weights + self.groups * self.stages * self.chunks * self.blocks * _BLOCK * 16
 
     @property
     def choice(self) -> dict[str, int | bool]:
         """What is free to choose."""
-        return {"groups": self.groups, "rows": self.rows}
+        return {name: getattr(self, name) for name in ("groups", "blocks", "block_rows", "across")}
 
     @property
     def macros(self) -> dict[str, int]:
@@ -193,15 +237,16 @@ def _macros(tiling: ConvTiling | HeadsTiling, registers: int) -> dict[str, int]:
     """The tiling's fields, and what both the launch and the kernel take from it."""
     return {
         **{field.name.upper(): int(getattr(tiling, field.name)) for field in fields(tiling)},
-        "TILE_COLUMNS": TILE_COLUMNS,
         "THREADS": tiling.threads,
         "SHARED_BYTES": tiling.shared_bytes,
         "REGISTERS": registers,
     }
 
 
-# (groups, rows), the best on an H200 first.
-_HEAD_SHAPES = ((3, 2), (2, 2), (4, 1), (3, 1))
+# (groups, blocks, rows of a block, blocks side by side), the best on an H200 first.
+_HEAD_SHAPES = tuple(
+    (groups, blocks, *form) for form in ((1, 1), (8, 1)) for groups, blocks in ((3, 2), (2, 2), (4, 1), (3, 1))
+)
 
 
 def heads_tilings(heads: HeadsLayer, source: PlanMap) -> tuple[HeadsTiling, ...]:
@@ -226,11 +271,13 @@ def heads_tilings(heads: HeadsLayer, source: PlanMap) -> tuple[HeadsTiling, ...]
             next(iter(hidden)),
             last_tile,
             len(heads.branches),
-            rows,
+            blocks,
+            block_rows,
+            across,
             3,
             groups,
         )
-        for groups, rows in _HEAD_SHAPES
+        for groups, blocks, block_rows, across in _HEAD_SHAPES
     ]
     measured = _measured().get(heads_signature(heads, source))
     found.sort(key=lambda tiling: tiling.choice != measured)
@@ -271,7 +318,7 @@ def _tilings(conv: FusedConv, source: PlanMap, target: PlanMap) -> Iterator[Conv
         for slab_chunks in (2, 4, 8, 16):
             if chunks % slab_chunks:
                 continue
-            for rows in (1, 2, 4):
+            for blocks, block_rows, across in _SHAPES:
                 for groups, warpgroups in _CONSUMERS:
                     tiling = ConvTiling(
                         in_int8=in_int8,
@@ -287,7 +334,9 @@ def _tilings(conv: FusedConv, source: PlanMap, target: PlanMap) -> Iterator[Conv
                         slabs=chunks // slab_chunks,
                         groups=groups,
                         warpgroups=warpgroups,
-                        rows=rows,
+                        blocks=blocks,
+                        block_rows=block_rows,
+                        across=across,
                         stages=2,
                         # Streamed weights pay where two warpgroups share them.
                         resident=warpgroups == 1,
@@ -305,15 +354,17 @@ def _with_stages(tiling: ConvTiling) -> ConvTiling | None:
 
 
 def _is_sensible(tiling: ConvTiling) -> bool:
+    if tiling.in_columns > _MOST_COLUMNS:
+        return False
     consumers = tiling.groups * tiling.warpgroups
-    if tiling.rows * tiling.n_tile // 2 > _ACCUMULATORS[consumers]:
+    if tiling.blocks * tiling.n_tile // 2 > _ACCUMULATORS[consumers]:
         return False
     # A stage is worth its two barriers from a few hundred cycles of products on.
     steps = tiling.kernel**2 * tiling.slab_chunks // 2
     if steps > 36:
         return False
-    # The left operand of a strided convolution goes through registers: two sets of four for each row.
-    return tiling.stride == 1 or tiling.rows * (tiling.n_tile // 2 + 8) <= _ACCUMULATORS[consumers] + 16
+    # The left operand of a strided convolution goes through registers: two sets of four for each block.
+    return tiling.stride == 1 or tiling.blocks * (tiling.n_tile // 2 + 8) <= _ACCUMULATORS[consumers] + 16
 
 
 def _estimated_cycles(tiling: ConvTiling, conv: FusedConv, target: PlanMap) -> float:
@@ -323,18 +374,18 @@ def _estimated_cycles(tiling: ConvTiling, conv: FusedConv, target: PlanMap) -> f
     needs for its operands (128 bytes a cycle). Its loads come at about 24 bytes a cycle while all blocks load.
     """
     height, width = target.height // conv.upsample, target.width // conv.upsample
-    tiles = -(-width // TILE_COLUMNS) * -(-height // tiling.tile_rows)
+    tiles = -(-width // tiling.tile_columns) * -(-height // tiling.tile_rows)
     column_tiles = tiling.column_tiles(conv)
     lanes = max(_BLOCKS // column_tiles, 1) if tiling.resident else _BLOCKS
     items = tiles if tiling.resident else tiles * column_tiles
     per_block = -(-items // (lanes * tiling.groups)) * tiling.groups
-    steps = tiling.kernel**2 * tiling.slab_chunks // 2 * tiling.slabs * tiling.tile_rows
+    steps = tiling.kernel**2 * tiling.slab_chunks // 2 * tiling.slabs * tiling.warpgroups * tiling.blocks
     products = steps * max(tiling.n_tile / 2, (2048 + 32 * tiling.n_tile) / 128)
     loads = tiling.slabs * tiling.stage_bytes / 24
     target_bytes = 1 if tiling.out_int8 else 4 if tiling.out_dense else 2
-    stores = tiling.tile_rows * TILE_COLUMNS * tiling.n_tile * target_bytes / 12
+    stores = tiling.tile_rows * tiling.tile_columns * tiling.n_tile * target_bytes / 12
     # A group waits for its products and then converts its sums; the others compute meanwhile.
-    accumulators = tiling.rows * tiling.n_tile // 2
+    accumulators = tiling.blocks * tiling.n_tile // 2
     serial = products + 60 * tiling.slabs + 600 + 10 * accumulators
     busy = max(products, loads + stores, 8 * accumulators * tiling.warpgroups, serial / tiling.groups)
     # With few stages a load is waited for.

@@ -30,6 +30,7 @@ def open_cuda_graph(
     device: str = "cuda:0",
     files: Mapping[str, str] | None = None,
     capacity: int = DEFAULT_POINTS,
+    skips_empty: bool = True,
     decoder: Decoder = TRAINING_DECODER,
 ) -> GraphDetector:
     """Opens `<component>.onnx` of a folder, in INT8 where they hold Q/DQ pairs and in FP16 elsewhere.
@@ -38,6 +39,7 @@ def open_cuda_graph(
         onnx_dir: Folder of the files.
         files: Component name -> file name in the folder; `<component>.onnx` by default.
         capacity: Most points of a cloud.
+        skips_empty: Leave out what no pillar reaches; boxes are the same, to the last bit.
         decoder: What makes boxes; the training framework's on the device.
 
     Raises:
@@ -64,7 +66,7 @@ def open_cuda_graph(
             )
         plan = plan_from_onnx(paths[BACKBONE_NECK_HEAD], spec)
         weights = PillarWeights.from_onnx(paths[VOXEL_ENCODER])
-        frame = DeviceFrame(gpu, spec, plan, weights, capacity=capacity)
+        frame = DeviceFrame(gpu, spec, plan, weights, capacity=capacity, skips_empty=skips_empty)
     except BaseException:
         gpu.close()
         raise

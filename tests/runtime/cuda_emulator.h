@@ -229,6 +229,12 @@ T atomicMax(T* address, U value) {
     return old;
 }
 template <class T, class U>
+T atomicOr(T* address, U value) {
+    const T old = *address;
+    *address = old | (T)value;
+    return old;
+}
+template <class T, class U>
 T atomicExch(T* address, U value) {
     const T old = *address;
     *address = (T)value;
@@ -236,6 +242,7 @@ T atomicExch(T* address, U value) {
 }
 
 static inline int __popc(unsigned value) { return __builtin_popcount(value); }
+static inline int __clz(int value) { return value ? __builtin_clz((unsigned)value) : 32; }
 static inline int __ffs(unsigned value) { return __builtin_ffs((int)value); }
 static inline unsigned __float_as_uint(float value) {
     unsigned bits;

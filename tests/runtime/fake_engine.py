@@ -6,6 +6,7 @@ execute a numpy function on theirs. So a test can check numbers, order, sizes, a
 
 from __future__ import annotations
 
+import ctypes
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -134,6 +135,12 @@ class FakeDevice:
         address = self.allocate(source.nbytes)
         self.memory[address][:] = np.frombuffer(source.tobytes(), np.uint8)
         return address
+
+    def tensor_map(
+        self, address: int, sizes: Sequence[int], strides: Sequence[int], box: Sequence[int]
+    ) -> ctypes.Array[ctypes.c_uint64]:
+        """The description itself, for `kernel_model`: address, three sizes, two strides, three sizes of the box."""
+        return (ctypes.c_uint64 * 16)(address, *sizes, *strides, *box)
 
     def allow_shared(self, kernel: str, num_bytes: int) -> None:
         self.calls.append(("allow_shared", kernel, num_bytes))

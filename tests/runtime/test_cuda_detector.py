@@ -35,51 +35,12 @@ from runtime.pillar_weights import PillarWeights
 from runtime.pipeline import Pipeline
 from runtime.preprocess import preprocess
 from runtime.scatter import scatter
-from tests.runtime.kernel_model import run_kernel, tiling_of
-from tests.runtime.recording_device import RecordingDevice
+from tests.runtime.engine_device import EngineDevice
 
 CAPACITY = 3000
 CELLS = 32
 # Random weights make a peak of every cell: one rounding more, and another of two near ones stays.
 LOOSE = BoxTolerance(min_matched_share=0.5)
-
-
-class EngineDevice(RecordingDevice):
-    """Runs the tensor cores' kernels by their model in numpy, all others by the emulator."""
-
-    compute_capability = (9, 0)
-
-    def bytes_from(self, address: int) -> NDArray[np.uint8]:
-        for block in self._memory:
-            start = address - block.ctypes.data
-            if 0 <= start < len(block):
-                return block[start:-64]
-        raise AssertionError(f"{address:#x} is no device memory")
-
-    def compile_image(self, source: str, title: str, **_: Any) -> bytes:
-        return source.encode()
-
-    def load(self, image: bytes, functions: Any) -> dict[str, Any]:
-        return {function: (function, tiling_of(image.decode())) for function in functions}
-
-    def compile(self, source: str, function: str, **_: Any) -> Any:
-        return self.compile_all(source, [function])[function]
-
-    def upload_new(self, source: NDArray[Any]) -> int:
-        address = self.allocate(source.nbytes)
-        self.bytes_from(address)[: source.nbytes] = np.frombuffer(source.tobytes(), np.uint8)
-        return address
-
-    def allow_shared(self, kernel: Any, num_bytes: int) -> None:
-        assert num_bytes <= 227 * 1024
-
-    def launch(self, kernel: Any, grid: Any, threads: int, arguments: Any, stream: int, **options: Any) -> None:
-        name, work = kernel
-        if name not in ("conv", "heads"):
-            super().launch(kernel, grid, threads, arguments, stream, **options)
-            return
-        (values,) = arguments
-        self.put(("launch", name, stream), lambda: run_kernel(self, work, grid, values))
 
 
 class PlanBackend(Backend):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from runtime.cuda_engine.activity import ActivitySizes
 from runtime.cuda_engine.checks.cases import engine_spec, hard_clouds, random_weights
 from runtime.cuda_engine.checks.detection_checks import DetectionBench, hard_maps
 from runtime.cuda_engine.checks.pillar_checks import PillarBench
@@ -81,8 +82,16 @@ def _macros() -> dict[str, dict[str, object]]:
         "pillars.cu decoration.cu pfn.cu encode.cu": definitions(pillars, PILLAR_SIZES, COUNTERS, TOTALS),
         "decode.cu": definitions(DecodeModel.from_spec(spec, DECODE_SIZES), DECODE_SIZES, COUNTS, HEADER),
         "canvas.cu": {"OUT_INT8": True, "CHANNELS": 32},
-        "conv.cu": {**conv.macros, "ARGUMENT_BYTES": 80},
-        "heads.cu": {**heads.macros, "ARGUMENT_BYTES": 80},
+        "activity.cu": {
+            **definitions(ActivitySizes()),
+            "COUNTER_VOXELS": 0,
+            "GRID_X": 64,
+            "GRID_Y": 64,
+            "LEVELS": 4,
+            "LAYERS": 3,
+        },
+        "blocks.cuh conv_geometry.cuh": {**conv.macros, "ARGUMENT_BYTES": 80},
+        "blocks.cuh heads.cu": {**heads.macros, "ARGUMENT_BYTES": 80},
     }
 
 
@@ -103,13 +112,16 @@ def test_a_source_that_lacks_a_macro_does_not_compile(files: str) -> None:
     assert errors_of(macros, *files.split()) == ""
     for name in macros:
         said = errors_of({key: value for key, value in macros.items() if key != name}, *files.split())
-        assert re.search(r'#error "\w+\.cu: a compile-time parameter is not defined"', said), name
+        assert re.search(r'#error "\w+\.cuh?: a compile-time parameter is not defined"', said), name
 
 
 @pytest.mark.usefixtures("device")
 def test_the_encoder_stands_behind_the_pillars() -> None:
-    for before, after in (("pillars", "decoration"), ("decoration", "pfn"), ("pfn", "encode")):
-        assert f"{after}.cu: {before}.cu must stand before it" in errors_of({}, f"{after}.cu")
+    for before, after in (
+        ("pillars.cu", "decoration.cu"), ("decoration.cu", "pfn.cu"), ("pfn.cu", "encode.cu"),
+        ("conv_geometry.cuh", "conv.cu"),
+    ):  # fmt: skip
+        assert f"{after}: {before} must stand before it" in errors_of({}, after)
 
 
 def test_a_macro_has_one_definition() -> None:

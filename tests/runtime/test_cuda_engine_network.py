@@ -105,7 +105,7 @@ def test_tilings_stay_within_the_hardware(name: str, map_type: MapType) -> None:
             assert tiling.shared_bytes <= 227 * 1024 - 1024
             consumers = tiling.groups * tiling.warpgroups
             assert (consumers * tiling.macros["REGISTERS"] + 24) * 128 <= 65536
-            assert tiling.rows * tiling.n_tile // 2 < tiling.macros["REGISTERS"] - 30
+            assert tiling.blocks * tiling.n_tile // 2 < tiling.macros["REGISTERS"] - 30
             assert tiling.slabs * tiling.slab_chunks * (16 if tiling.in_int8 else 8) == conv.in_channels
 
 

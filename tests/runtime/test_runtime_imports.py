@@ -90,4 +90,4 @@ def test_what_detects_imports_none_of_what_checks_it() -> None:
         for path in (ROOT / "runtime").rglob("*.py")
         if "checks" not in path.parts and any(".checks" in name for name in _imports(path))
     }
-    assert users == {"cuda_engine/selfcheck.py", "cuda_engine/tune.py"}
+    assert users == {"cuda_engine/selfcheck.py"}

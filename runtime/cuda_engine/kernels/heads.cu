@@ -6,8 +6,8 @@
 //   CHUNKS        16-byte chunks of its channels
 //   HIDDEN        channels between the two convolutions of a branch
 //   LAST_TILE     outputs of a branch, rounded up to a multiple of 8
-//   BRANCHES, ROWS, STAGES, GROUPS, REGISTERS (of a consumer's thread)
-//   TILE_COLUMNS  pixels of a row that one product covers: 64, the M of every wgmma instruction
+//   BRANCHES, STAGES, GROUPS, REGISTERS (of a consumer's thread)
+//   BLOCKS        blocks of 64 pixels of a tile, ACROSS of them side by side; BLOCK_ROWS: 1 (of 64 pixels) or 8 (of 8)
 //   THREADS, SHARED_BYTES, ARGUMENT_BYTES   of a launch, and of `Heads`, as the host has them
 // Hidden weights are packed [branch][chunk][HIDDEN][16 bytes], last ones [branch][chunk of 8][LAST_TILE][8 float16].
 //
@@ -22,18 +22,19 @@
 //   python -m pytest tests/runtime/test_cuda_engine_network.py     addressing without one, and that nvcc compiles it
 
 #if !defined(IN_INT8) || !defined(CHUNKS) || !defined(HIDDEN) || !defined(LAST_TILE) || !defined(BRANCHES) || \
-    !defined(ROWS) || !defined(STAGES) || !defined(GROUPS) || !defined(REGISTERS) || !defined(TILE_COLUMNS) || \
-    !defined(THREADS) || !defined(SHARED_BYTES) || !defined(ARGUMENT_BYTES)
+    !defined(BLOCKS) || !defined(ACROSS) || !defined(BLOCK_ROWS) || !defined(STAGES) || !defined(GROUPS) || \
+    !defined(REGISTERS) || !defined(THREADS) || !defined(SHARED_BYTES) || !defined(ARGUMENT_BYTES)
 #error "heads.cu: a compile-time parameter is not defined"
 #endif
 
-#define PLANE (ROWS * TILE_COLUMNS * 16)
+#define TILE_ROWS (BLOCKS / ACROSS * BLOCK_ROWS)
+#define TILE_COLUMNS (ACROSS * BLOCK_COLUMNS)
+#define PLANE (TILE_ROWS * TILE_COLUMNS * 16)
 #define STAGE_BYTES (CHUNKS * PLANE)
 #define HIDDEN_BYTES (CHUNKS * HIDDEN * 16)
 #define LAST_BYTES (HIDDEN * LAST_TILE * 2)
 #define ROW_BYTES (TILE_COLUMNS * 16)
 
-static_assert(TILE_COLUMNS == 64, "the M of wgmma");
 static_assert(CHUNKS % 2 == 0 && HIDDEN % 16 == 0 && LAST_TILE % 8 == 0, "whole products");
 static_assert(THREADS == GROUPS * 128 + 128, "the consumers and one warpgroup that loads");
 static_assert(SHARED_BYTES == BRANCHES * (HIDDEN_BYTES + LAST_BYTES) + GROUPS * STAGES * STAGE_BYTES,
@@ -47,21 +48,26 @@ typedef float Accumulator;
 #endif
 
 struct Heads {
-    const char* input;          // blocked and padded
     const char* hidden;         // packed
     const char* last;           // packed
     const float4* affine;       // (scale, bias) of two hidden channels each, by branch
     const float* bias;          // [branch][LAST_TILE]
     float* outputs[BRANCHES];   // (channels, height, width)
     int channels[BRANCHES];
-    int in_pitch;
-    long long in_plane;
-    int height, width, tiles_x, tiles;
+    Tiles tiles;
+    int height, width;
 };
 
 static_assert(sizeof(Heads) == ARGUMENT_BYTES, "the host's structure is this one");
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1) heads(const __grid_constant__ Heads g)
+// Bytes from a tile's first pixel to a block's.
+__device__ __forceinline__ constexpr u32 block_offset(int block)
+{
+    return block / ACROSS * BLOCK_ROWS * ROW_BYTES + block % ACROSS * BLOCK_COLUMNS * 16;
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, 1) heads(
+    const __grid_constant__ TensorMap input, const __grid_constant__ Heads g)
 {
     extern __shared__ __align__(128) char memory[];
     __shared__ __align__(8) u64 barriers[GROUPS * STAGES * 2 + 1];
@@ -83,27 +89,26 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) heads(const __grid_cons
     if (warpgroup == GROUPS) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
         const int group = threadIdx.x / 32 - GROUPS * 4, lane = threadIdx.x % 32;
-        if (group >= GROUPS) return;
-        if (group == 0 && lane == 0) {
+        // One thread for each group: an instruction loads a whole tile.
+        if (group >= GROUPS || lane > 0) return;
+        if (group == 0) {
             barrier_expect(loaded, BRANCHES * (HIDDEN_BYTES + LAST_BYTES));
             bulk_load(hidden, g.hidden, BRANCHES * HIDDEN_BYTES, loaded);
             bulk_load(last, g.last, BRANCHES * LAST_BYTES, loaded);
         }
+        const int tiles = count_tiles(g.tiles);
+        int stage = 0, item = blockIdx.x * GROUPS + group;
+        u32 parity = 1, next = item < tiles ? tile_at(g.tiles, item) : 0;
         wait_for_previous();
-        int stage = 0;
-        u32 parity = 1;
-        for (int tile = blockIdx.x * GROUPS + group; tile < g.tiles; tile += gridDim.x * GROUPS) {
-            const int y = tile / g.tiles_x * ROWS, x = tile % g.tiles_x * TILE_COLUMNS;
+        for (; item < tiles; item += gridDim.x * GROUPS) {
+            const int y = (next >> 16) * TILE_ROWS, x = (next & 0xffff) * TILE_COLUMNS;
+            // Read ahead: a list lies in device memory.
+            if (item + gridDim.x * GROUPS < tiles) next = tile_at(g.tiles, item + gridDim.x * GROUPS);
             const u32 barrier = full + (group * STAGES + stage) * 8;
             const u32 target = rings + (group * STAGES + stage) * STAGE_BYTES;
             barrier_wait(empty + (group * STAGES + stage) * 8, parity);
-            if (lane == 0) barrier_expect(barrier, STAGE_BYTES);
-            __syncwarp();
-            for (int copy = lane; copy < CHUNKS * ROWS; copy += 32) {
-                const int chunk = copy / ROWS, row = copy % ROWS;
-                bulk_load(target + chunk * PLANE + row * ROW_BYTES,
-                          g.input + chunk * g.in_plane + ((long long)(y + 1 + row) * g.in_pitch + x + 1) * 16, ROW_BYTES, barrier);
-            }
+            barrier_expect(barrier, STAGE_BYTES);
+            box_load(target, input, x + 1, y + 1, 0, barrier);
             if (++stage == STAGES) { stage = 0; parity ^= 1; }
         }
         return;
@@ -111,25 +116,30 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) heads(const __grid_cons
 
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS));
     const int group = warpgroup, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32, quad = lane & 3;
+    const int tiles = count_tiles(g.tiles);
+    int stage = 0, item = blockIdx.x * GROUPS + group;
+    u32 parity = 0, next = item < tiles ? tile_at(g.tiles, item) : 0;
     barrier_wait(loaded, 0);
-    int stage = 0;
-    u32 parity = 0;
-    for (int tile = blockIdx.x * GROUPS + group; tile < g.tiles; tile += gridDim.x * GROUPS) {
+    for (; item < tiles; item += gridDim.x * GROUPS) {
+        const u32 tile = next;
+        if (item + gridDim.x * GROUPS < tiles) next = tile_at(g.tiles, item + gridDim.x * GROUPS);
         const u32 source = rings + (group * STAGES + stage) * STAGE_BYTES;
         barrier_wait(full + (group * STAGES + stage) * 8, parity);
-        const int y0 = tile / g.tiles_x * ROWS, x0 = tile % g.tiles_x * TILE_COLUMNS + warp * 16 + (lane >> 2);
+        const int y0 = (tile >> 16) * TILE_ROWS + first_row(warp);
+        const int x0 = (tile & 0xffff) * TILE_COLUMNS + first_column(warp, lane);
         const int pixel = y0 * g.width + x0;
-        const bool inside[2] = {x0 < g.width, x0 + 8 < g.width};
 #pragma unroll 1
         for (int branch = 0; branch < BRANCHES; ++branch) {
-            Accumulator sums[ROWS][HIDDEN / 2];
+            Accumulator sums[BLOCKS][HIDDEN / 2];
             wgmma_fence();
 #pragma unroll
             for (int step = 0; step < CHUNKS / 2; ++step) {
                 const u64 b = matrix_descriptor(hidden + branch * HIDDEN_BYTES + step * 2 * HIDDEN * 16, HIDDEN * 16, 128);
 #pragma unroll
-                for (int row = 0; row < ROWS; ++row)
-                    multiply(sums[row], matrix_descriptor(source + step * 2 * PLANE + row * ROW_BYTES, PLANE, 128), b, step > 0);
+                for (int block = 0; block < BLOCKS; ++block)
+                    multiply(sums[block],
+                             matrix_descriptor(source + step * 2 * PLANE + block_offset(block), PLANE,
+                                               BLOCK_ROWS == 1 ? 128 : ROW_BYTES), b, step > 0);
             }
             wgmma_commit();
             // While the product runs: what its result is scaled by.
@@ -144,23 +154,23 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) heads(const __grid_cons
             for (int i = 0; i < LAST_TILE / 4; ++i)
                 bias[i] = __ldg(g.bias + branch * LAST_TILE + i / 2 * 8 + quad * 2 + i % 2);
             wgmma_wait<0>();
-            u32 left[ROWS][HIDDEN / 16][4];
+            u32 left[BLOCKS][HIDDEN / 16][4];
 #pragma unroll
-            for (int row = 0; row < ROWS; ++row)
+            for (int block = 0; block < BLOCKS; ++block)
 #pragma unroll
                 for (int j = 0; j < HIDDEN / 8; ++j)
 #pragma unroll
                     for (int half = 0; half < 2; ++half)
-                        left[row][j / 2][j % 2 * 2 + half] = pack_halves_relu(
-                            fmaf((float)sums[row][j * 4 + half * 2], pairs[j].x, pairs[j].y),
-                            fmaf((float)sums[row][j * 4 + half * 2 + 1], pairs[j].z, pairs[j].w));
-            float results[ROWS][LAST_TILE / 2];
+                        left[block][j / 2][j % 2 * 2 + half] = pack_halves_relu(
+                            fmaf((float)sums[block][j * 4 + half * 2], pairs[j].x, pairs[j].y),
+                            fmaf((float)sums[block][j * 4 + half * 2 + 1], pairs[j].z, pairs[j].w));
+            float results[BLOCKS][LAST_TILE / 2];
             wgmma_fence();
 #pragma unroll
             for (int step = 0; step < HIDDEN / 16; ++step)
 #pragma unroll
-                for (int row = 0; row < ROWS; ++row)
-                    multiply_last(results[row], left[row][step],
+                for (int block = 0; block < BLOCKS; ++block)
+                    multiply_last(results[block], left[block][step],
                                   matrix_descriptor(last + branch * LAST_BYTES + step * 2 * LAST_TILE * 16, LAST_TILE * 16, 128),
                                   step > 0);
             wgmma_commit();
@@ -171,11 +181,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) heads(const __grid_cons
                 if (channel < channels) {
                     float* target = output + (long long)channel * g.height * g.width;
 #pragma unroll
-                    for (int row = 0; row < ROWS; ++row)
+                    for (int block = 0; block < BLOCKS; ++block)
 #pragma unroll
                         for (int half = 0; half < 2; ++half)
-                            if (inside[half] && y0 + row < g.height)
-                                target[row * g.width + half * 8] = results[row][i / 2 * 4 + half * 2 + i % 2] + bias[i];
+                            if (x0 + columns_to(block, half) < g.width && y0 + rows_to(block, half) < g.height)
+                                target[rows_to(block, half) * g.width + columns_to(block, half)] =
+                                    results[block][i / 2 * 4 + half * 2 + i % 2] + bias[i];
                 }
             }
         }

@@ -1,9 +1,9 @@
 // What the kernels share: barriers in shared memory, bulk copies, matrix descriptors. Compute capability 9.0 (sm_90a).
 //
 // Feature maps are "blocked and padded": [chunk][H + 2][W + 2][16 bytes], a chunk being 16 int8 or 8 float16 channels and
-// pixel (y, x) lying at row y + 1, column x + 1. The border stays zero, so a convolution's padding costs nothing; a row
-// of pixels of a chunk is contiguous, so that plain bulk copies load it; and eight pixels of a chunk are one core matrix
-// of the tensor cores' layout without swizzle, which may start at any pixel: a tap of a 3x3 kernel is an offset.
+// pixel (y, x) lying at row y + 1, column x + 1. The border stays zero, so a convolution's padding costs nothing; one
+// instruction loads a box of pixels of several chunks; and eight pixels of a chunk are one core matrix of the tensor
+// cores' layout without swizzle, which may start at any pixel: a tap of a 3x3 kernel is an offset.
 //
 // Constraints
 //   compute capability  9.0 alone, as sm_90a
@@ -51,6 +51,19 @@ __device__ __forceinline__ void bulk_load(u32 target, const void* source, u32 by
     asm volatile(
         "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(target),
         "l"(source), "r"(bytes), "r"(barrier) : "memory");
+}
+
+// A map as the copy engine knows it, made by the host: [chunk][row][two elements of 8 bytes for each pixel].
+struct __align__(64) TensorMap {
+    u64 words[16];
+};
+
+// A box of pixels to shared memory, [chunk][row][column][16 bytes], zero outside of the map; its size is the tensor map's.
+// `target` is a multiple of 128.
+__device__ __forceinline__ void box_load(u32 target, const TensorMap& map, int column, int row, int chunk, u32 barrier) {
+    asm volatile(
+        "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4}], [%5];" ::"r"(
+            target), "l"(&map), "r"(column * 2), "r"(row), "r"(chunk), "r"(barrier) : "memory");
 }
 
 // Matrix descriptor without swizzle: core matrices of 8 rows x 16 bytes; `leading` is the distance of the two that are

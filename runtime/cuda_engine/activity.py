@@ -1,0 +1,185 @@
+"""Which tiles of a network's layers a frame must compute, found on the device: see kernels/activity.cu.
+
+Where no pillar lies in a tile's reach (`reach`), its pixels are what the network makes of an empty canvas. Every map
+holds that background to begin with; a frame computes the tiles that a pillar reaches and those that one reached in the
+frame before, so that the background comes back by itself. Results are those of all tiles, bit for bit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from base.errors import ConfigError
+from runtime.cuda.device import pointers
+from runtime.cuda_engine.macros import definitions, kernel_source
+from runtime.cuda_engine.pillar_parameters import COUNTERS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from runtime.cuda.device import CudaDevice
+    from runtime.cuda_engine.arguments import TilesArguments
+    from runtime.cuda_engine.reach import Reach
+
+__all__ = ["ActivitySizes", "TileActivity", "TiledLayer"]
+
+_KERNELS = ("activity_mark", "activity_join", "activity_list")
+_MOST_CELLS = 8192
+
+
+@dataclass(frozen=True)
+class ActivitySizes:
+    """Of the kernels; no result depends on them."""
+
+    mark_threads: int = 256
+    join_threads: int = 1024
+    list_threads: int = 256
+
+
+@dataclass(frozen=True, eq=False)
+class TiledLayer:
+    """A layer as it is cut.
+
+    Attributes:
+        label: Of its launch.
+        reach: Of its pixels.
+        tile_rows, tile_columns: Pixels of a tile.
+    """
+
+    label: str
+    reach: Reach
+    tile_rows: int
+    tile_columns: int
+
+    @property
+    def down(self) -> int:
+        """Rows of tiles."""
+        return -(-len(self.reach.rows) // self.tile_rows)
+
+    @property
+    def across(self) -> int:
+        """Tiles in a row of tiles."""
+        return -(-len(self.reach.columns) // self.tile_columns)
+
+    @property
+    def tile_reaches(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(down, 2) first and last rows of the canvas of each row of tiles, and (across, 2) the columns likewise."""
+        return _of_tiles(self.reach.rows, self.tile_rows), _of_tiles(self.reach.columns, self.tile_columns)
+
+
+class TileActivity:
+    """The active tiles of the layers of one network, made anew by each `enqueue`.
+
+    Attributes:
+        layers: In the order of their lists.
+    """
+
+    def __init__(
+        self,
+        device: CudaDevice,
+        size: tuple[int, int],
+        layers: Sequence[TiledLayer],
+        sizes: ActivitySizes | None = None,
+    ) -> None:
+        """Compiles and allocates.
+
+        Args:
+            device: Where it runs.
+            size: Cells of the canvas (height, width).
+            layers: Of the network.
+            sizes: Of the kernels.
+
+        Raises:
+            ConfigError: more cells along a side than the kernels take.
+        """
+        height, width = size
+        if max(size) > _MOST_CELLS:
+            raise ConfigError(
+                f"a canvas of {width} x {height} cells: empty tiles are skipped on at most {_MOST_CELLS} cells a side"
+            )
+        self.layers = tuple(layers)
+        self._device, self._sizes = device, sizes or ActivitySizes()
+        self._words = -(-width // 32)
+        reaches, records, tallest = self._described()
+        levels = int(tallest).bit_length()
+        grid = {"GRID_X": width, "GRID_Y": height, "LEVELS": levels, "LAYERS": len(layers)}
+        macros = {**grid, **definitions(self._sizes), "COUNTER_VOXELS": COUNTERS.definitions["COUNTER_VOXELS"]}
+        kernels = device.compile_all(kernel_source(macros, "overlap.cuh", "activity.cu"), _KERNELS)
+        self._mark, self._join, self._list = (kernels[name] for name in _KERNELS)
+        self._every: NDArray[np.uint32] = np.full(height * self._words, 0xFFFFFFFF, np.uint32)
+        self._now, self._before = (device.allocate(self._every.nbytes) for _ in range(2))
+        self._table = device.allocate(levels * self._every.nbytes)
+        self._records, self._reaches = device.upload_new(records), device.upload_new(reaches)
+        self._lists = device.allocate(sum(layer.down * layer.across for layer in layers) * 4)
+        self._counts = device.allocate(len(layers) * 4)
+        step = self._sizes.list_threads
+        segments = [(index, first) for index, layer in enumerate(records) for first in range(0, int(layer[3]), step)]
+        self._segments, self._num_segments = device.upload_new(np.array(segments, np.int32)), len(segments)
+        self._offsets = dict(zip((layer.label for layer in layers), records[:, 4], strict=True))
+
+    def feed(self, label: str, tiles: TilesArguments) -> None:
+        """Makes a launch compute its list instead of all tiles."""
+        index = [layer.label for layer in self.layers].index(label)
+        tiles.list = self._lists + int(self._offsets[label]) * 4
+        tiles.count = self._counts + index * 4
+
+    def enqueue_marks(self, pillars: int, counters: int, stream: int) -> None:
+        """Puts the marking of a frame's pillars on the stream; may be captured.
+
+        Args:
+            pillars: Address of (n, 4) int32 whose last number is row << 16 | column.
+            counters: Address of the counters, the fields of `VoxelCounts`.
+        """
+        device = self._device
+        self._launch(
+            self._mark, device.num_multiprocessors, self._sizes.mark_threads, [pillars, counters, self._now], stream
+        )
+
+    def mark_all(self, stream: int) -> None:
+        """Marks every cell: the next run computes all tiles, and the one after it too."""
+        self._device.upload(self._now, self._every, stream)
+
+    def enqueue(self, stream: int) -> None:
+        """Puts the making of the lists on the stream; may be captured. The marks are cleared."""
+        sizes, joined = self._sizes, [self._now, self._before, self._table, self._counts]
+        self._launch(self._join, self._words, sizes.join_threads, joined, stream)
+        listed = [self._records, self._segments, self._reaches, self._table, self._lists, self._counts]
+        self._launch(self._list, self._num_segments, sizes.list_threads, listed, stream)
+
+    def counts(self, stream: int) -> dict[str, tuple[int, int]]:
+        """Layer -> (active tiles of the last run, all tiles). Waits for the stream."""
+        values: NDArray[np.int32] = np.zeros(len(self.layers), np.int32)
+        self._device.download(values, self._counts, stream)
+        self._device.synchronize(stream)
+        pairs = zip(self.layers, values, strict=True)
+        return {layer.label: (int(count), layer.down * layer.across) for layer, count in pairs}
+
+    def _launch(self, kernel: Any, blocks: int, threads: int, addresses: list[int], stream: int) -> None:
+        overlap = self._device.compute_capability >= (9, 0)
+        self._device.launch(kernel, blocks, threads, pointers(*addresses), stream, overlap=overlap)
+
+    def _described(self) -> tuple[NDArray[np.uint32], NDArray[np.int32], int]:
+        """Reaches of all rows and columns of tiles, the layers' records, and the most rows that one reaches."""
+        reaches: list[NDArray[np.int64]] = []
+        records, filled, listed, tallest = [], 0, 0, 1
+        for layer in self.layers:
+            rows, columns = layer.tile_reaches
+            records.append((filled, filled + len(rows), len(columns), len(rows) * len(columns), listed))
+            reaches += [rows, columns]
+            filled += len(rows) + len(columns)
+            listed += len(rows) * len(columns)
+            tallest = max(tallest, int((rows[:, 1] - rows[:, 0]).max()) + 1)
+        pairs = np.concatenate(reaches)
+        packed = (pairs[:, 1] << 16 | pairs[:, 0]).astype(np.uint32)
+        return packed, np.array(records, np.int32), tallest
+
+
+def _of_tiles(reach: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    """(tiles, 2): what `size` pixels after each other depend on."""
+    first = np.arange(0, len(reach), size)
+    return np.stack([reach[first, 0], reach[np.minimum(first + size, len(reach)) - 1, 1]], axis=1)

@@ -1,0 +1,109 @@
+// What follows a convolution's sums, in registers: scale, bias, ReLU, rounding, and the stores. Parameters as in conv.cu.
+//
+// A warp's store is eight pixels of 16 bytes: a half of its part of a block (blocks.cuh).
+
+// (scale, bias) of the columns that make one word of a thread: four codes of an INT8 map or two halves.
+struct Affine {
+    float4 low, high;
+};
+
+__device__ __forceinline__ Affine load_affine(const float4* affine, int j)
+{
+    Affine pairs;
+    pairs.low = __ldg(affine + j * 4);
+    if (OUT_INT8) pairs.high = __ldg(affine + j * 4 + 4);
+    return pairs;
+}
+
+#if !OUT_DENSE
+__device__ __forceinline__ u32 word(const Accumulator (&sums)[N_TILE / 2], int j, int half, const Affine& pairs)
+{
+    float v0 = fmaf((float)sums[j * 4 + half * 2], pairs.low.x, pairs.low.y);
+    float v1 = fmaf((float)sums[j * 4 + half * 2 + 1], pairs.low.z, pairs.low.w);
+#if OUT_INT8
+    float v2 = fmaf((float)sums[j * 4 + 4 + half * 2], pairs.high.x, pairs.high.y);
+    float v3 = fmaf((float)sums[j * 4 + 4 + half * 2 + 1], pairs.high.z, pairs.high.w);
+    if (RELU) { v0 = fmaxf(v0, 0.f); v1 = fmaxf(v1, 0.f); v2 = fmaxf(v2, 0.f); v3 = fmaxf(v3, 0.f); }
+    return pack_codes(__float2int_rn(v0), __float2int_rn(v1), __float2int_rn(v2), __float2int_rn(v3));
+#else
+    return RELU ? pack_halves_relu(v0, v1) : pack_halves(v0, v1);
+#endif
+}
+#endif
+
+// Writes a warpgroup's blocks, whose first pixel is (y0, x0). Offsets are 32 bits wide: a map is smaller than 4 GB.
+__device__ __forceinline__ void store_tile(
+    const Accumulator (&sums)[BLOCKS][N_TILE / 2], const Geometry& g, int y0, int x0, int column_tile, int warp, int lane)
+{
+    const int quad = lane & 3, y = y0 + first_row(warp), x = x0 + first_column(warp, lane);
+    // A transposed convolution's column tile is (i, block of channels) with every j inside.
+    const int blocks = g.column_tiles / UPSAMPLE;
+    const int first = column_tile % blocks * TILE_CHANNELS / OUT_CHUNK;
+    const float4* affine = g.affine + (column_tile * N_TILE) / 2 + quad;
+#if OUT_DENSE
+#pragma unroll
+    for (int j = 0; j < N_TILE / 8; ++j) {
+        const float4 pairs = __ldg(affine + j * 4);
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+            const int channel = first * OUT_CHUNK + j * 8 + quad * 2 + i;
+            if (channel >= g.channels) continue;
+            float* target = (float*)(g.output + channel * g.out_plane) + (long long)y * g.out_pitch + x;
+            const float scale = i ? pairs.z : pairs.x, bias = i ? pairs.w : pairs.y;
+#pragma unroll
+            for (int block = 0; block < BLOCKS; ++block)
+#pragma unroll
+                for (int half = 0; half < 2; ++half) {
+                    const float value = fmaf((float)sums[block][j * 4 + half * 2 + i], scale, bias);
+                    if (x + columns_to(block, half) < g.width && y + rows_to(block, half) < g.height)
+                        target[rows_to(block, half) * g.out_pitch + columns_to(block, half)] = RELU ? fmaxf(value, 0.f) : value;
+                }
+        }
+    }
+#elif UPSAMPLE == 1
+    const u32 plane = (u32)g.out_plane, pitch = (u32)g.out_pitch * 16;
+    const u32 start = first * plane + (y + 1) * pitch + (x + 1) * 16 + quad * 4;
+#pragma unroll
+    for (int j = 0; j < N_TILE / 8; j += OUT_INT8 ? 2 : 1) {
+        const Affine pairs = load_affine(affine, j);
+        char* target = g.output + (start + (j * 8 / OUT_CHUNK) * plane);
+#pragma unroll
+        for (int block = 0; block < BLOCKS; ++block)
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                const u32 value = word(sums[block], j, half, pairs);
+                if (x + columns_to(block, half) < g.width && y + rows_to(block, half) < g.height)
+                    *(u32*)(target + rows_to(block, half) * pitch + columns_to(block, half) * 16) = value;
+            }
+    }
+#else
+    const u32 plane = (u32)g.out_plane, pitch = (u32)g.out_pitch * (UPSAMPLE * 16);
+    // Two neighbouring output pixels are a sector of 32 bytes. Lanes of neighbouring input pixels exchange one of theirs, so
+    // that each store writes whole sectors: first of the even pixels, then of the odd ones.
+    const bool odd = lane & 4;
+    const int even = x & ~1, i = column_tile / blocks;
+    const u32 start = first * plane + (u32)(y * UPSAMPLE + i + 1) * ((u32)g.out_pitch * 16) +
+        (even * UPSAMPLE + 1 + (odd ? 1 : 0)) * 16 + quad * 4;
+#pragma unroll
+    for (int jj = 0; jj < UPSAMPLE; jj += 2)
+#pragma unroll
+        for (int j = 0; j < TILE_CHANNELS / 8; j += OUT_INT8 ? 2 : 1) {
+            const Affine left = load_affine(affine, j + jj * (TILE_CHANNELS / 8));
+            const Affine right = load_affine(affine, j + (jj + 1) * (TILE_CHANNELS / 8));
+            char* target = g.output + (start + (j * 8 / OUT_CHUNK) * plane + jj * 16);
+#pragma unroll
+            for (int block = 0; block < BLOCKS; ++block)
+#pragma unroll
+                for (int half = 0; half < 2; ++half) {
+                    const u32 mine = word(sums[block], j + jj * (TILE_CHANNELS / 8), half, left);
+                    const u32 next = word(sums[block], j + (jj + 1) * (TILE_CHANNELS / 8), half, right);
+                    const u32 other = __shfl_xor_sync(0xffffffffu, odd ? mine : next, 4);
+                    char* at = target + rows_to(block, half) * pitch + columns_to(block, half) * (UPSAMPLE * 16);
+                    if (y + rows_to(block, half) < g.height) {
+                        if (even + columns_to(block, half) < g.width) *(u32*)at = odd ? other : mine;
+                        if (even + columns_to(block, half) + 1 < g.width) *(u32*)(at + UPSAMPLE * 16) = odd ? next : other;
+                    }
+                }
+        }
+#endif
+}
