@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["PfnLayer", "PillarWeights"]
 
+# Points that are multiplied at a time, so that their products stay in a core's cache.
+_BLOCK = 4096
 # Nodes behind which a value is the same.
 _SAME_VALUES = ("Cast", "Identity", "Squeeze", "Unsqueeze", "Reshape", "Transpose")
 
@@ -104,15 +106,20 @@ class PillarWeights:
             offset = shared @ rest + layer.bias
             padded = padded @ own
             is_last = layer is self.layers[-1]
-            products: NDArray[np.float32] = np.empty((len(voxels) if is_last else len(slots), own.shape[1]), np.float32)
+            # The last layer's products are needed no more: one part's take the place of those before.
+            rows = _BLOCK if is_last else len(slots)
+            products: NDArray[np.float32] = np.empty((rows, own.shape[1]), np.float32)
             largest: NDArray[np.float32] = np.full((len(voxels), own.shape[1]), -np.inf, np.float32)
             np.copyto(largest[full:], padded[full:] if len(padded) > 1 else padded)
-            for begin, end in places.spans:
-                # The last layer's products are needed no more: one slot's take the place of those before.
-                part = products[: end - begin] if is_last else products[begin:end]
-                np.matmul(slots[begin:end], own, out=part)
-                np.maximum(largest[: end - begin], part, out=largest[: end - begin])
-            shared = np.maximum(largest + offset, np.float32(0))
+            for slot_begin, slot_end in places.spans:
+                for begin in range(slot_begin, slot_end, _BLOCK):
+                    end = min(begin + _BLOCK, slot_end)
+                    part = products[: end - begin] if is_last else products[begin:end]
+                    np.matmul(slots[begin:end], own, out=part)
+                    whose = largest[begin - slot_begin : end - slot_begin]
+                    np.maximum(whose, part, out=whose)
+            largest += offset
+            shared = np.maximum(largest, np.float32(0), out=largest)
             if not is_last:
                 slots = np.maximum(products + offset[places.ranks], np.float32(0))
                 padded = np.maximum(padded + offset, np.float32(0))

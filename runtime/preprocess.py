@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ["decorate", "decorate_packed", "pack", "preprocess", "voxelize"]
 
+# Points that are looked at at a time, so that what is computed of them stays in a core's cache.
+_BLOCK = 16384
+
 
 def voxelize(points: Any, spec: ModelSpec) -> Voxels:
     """Sorts points into pillars: the first P points of a pillar, the first `max_voxels` pillars, in input order.
@@ -54,29 +57,12 @@ def voxelize(points: Any, spec: ModelSpec) -> Voxels:
 def pack(points: NDArray[np.float32], spec: ModelSpec) -> PackedVoxels:
     """`voxelize` of a numpy array without the padded rows; arguments and errors as there."""
     _check_points(points, spec)
-    num_input = len(points)
-    # Columns in one piece each: what follows is done to one coordinate of all points at a time.
-    columns = np.ascontiguousarray(points.T)
-    finite = np.isfinite(columns).all(axis=0)
-    if not finite.all():
-        columns = np.ascontiguousarray(columns[:, finite])
-    lower, size, grid = grid_float32(spec)
-    inside = np.ones(columns.shape[1], bool)
-    positions = []
-    for axis in range(3):
-        # A coordinate near float32's limit may overflow to infinity here, which is outside like any far point.
-        with np.errstate(over="ignore"):
-            position = np.floor((columns[axis] - lower[axis]) / size[axis])
-        inside &= (position >= 0) & (position < grid[axis])
-        positions.append(position)
-    kept = np.flatnonzero(inside)
-    invalid, outside = num_input - columns.shape[1], columns.shape[1] - len(kept)
+    kept, cell, invalid = _in_range(points, spec)
+    outside = len(points) - invalid - len(kept)
     if len(kept) == 0:
         counts = VoxelCounts(outside_points=outside, invalid_points=invalid)
         nothing = np.zeros((0, points.shape[1]), np.float32)
         return PackedVoxels(nothing, Slots(np.zeros(0, np.int64)), np.zeros((0, 3), np.int32), counts)
-    x, y, z = (position[kept].astype(np.int64) for position in positions)
-    cell = (z * grid[1] + y) * grid[0] + x
 
     # One sort of unique keys groups the points by cell and keeps the input order inside each group.
     shift = len(kept).bit_length()
@@ -97,11 +83,14 @@ def pack(points: NDArray[np.float32], spec: ModelSpec) -> PackedVoxels:
             np.minimum(num_points, spec.max_points_per_voxel)[: spec.max_voxels],
         )
     places = Slots(num_points)
-    rows = starts[chosen][places.pillars] + places.slots
+    rows = kept[position_in_kept[starts[chosen][places.pillars] + places.slots]]
+    columns = np.empty((points.shape[1], len(rows)), np.float32)
+    for begin in range(0, len(rows), _BLOCK):
+        columns[:, begin : begin + _BLOCK] = points[rows[begin : begin + _BLOCK]].T
     return PackedVoxels(
-        np.take(columns, kept[position_in_kept[rows]], axis=1).T,
+        columns.T,
         places,
-        _coords(sorted_cell[starts[chosen]], grid),
+        _coords(sorted_cell[starts[chosen]], grid_float32(spec)[2]),
         VoxelCounts(
             voxels=len(chosen),
             dropped_voxels=len(starts) - len(chosen),
@@ -110,6 +99,30 @@ def pack(points: NDArray[np.float32], spec: ModelSpec) -> PackedVoxels:
             invalid_points=invalid,
         ),
     )
+
+
+def _in_range(points: NDArray[np.float32], spec: ModelSpec) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
+    """Points of the grid without a NaN or an infinity, their cells, and how many points have one."""
+    lower, size, grid = grid_float32(spec)
+    kept: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
+    cells: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
+    invalid = 0
+    for begin in range(0, len(points), _BLOCK):
+        columns = np.ascontiguousarray(points[begin : begin + _BLOCK].T)
+        inside: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(columns), axis=0)
+        invalid += len(inside) - int(np.count_nonzero(inside))
+        positions = []
+        for axis in range(3):
+            # A coordinate near float32's limit may overflow to infinity here, which is outside like any far point.
+            with np.errstate(over="ignore", invalid="ignore"):
+                position = np.floor((columns[axis] - lower[axis]) / size[axis])
+            inside &= (position >= 0) & (position < grid[axis])
+            positions.append(position)
+        rows = np.flatnonzero(inside)
+        x, y, z = (position[rows].astype(np.int64) for position in positions)
+        kept.append(rows + begin)
+        cells.append((z * grid[1] + y) * grid[0] + x)
+    return np.concatenate(kept), np.concatenate(cells), invalid
 
 
 def decorate(voxels: Voxels, spec: ModelSpec) -> Any:
