@@ -16,7 +16,7 @@ from eval.verification import VerificationResult, verify
 from runtime.counts import VoxelCounts
 from runtime.detector import Detector, Inference, Pillars
 from runtime.scatter import scatter
-from tests.eval.toy_detector import FakeFrame, FakePipeline, Toy
+from tests.eval.toy_detector import FakeFrame, FakePipeline, Toy, changed
 
 
 def run(reference: Detector, test: Detector, frames: list[FakeFrame], **options: Any) -> VerificationResult:
@@ -50,7 +50,7 @@ def test_what_became_of_the_points_must_be_equal(toy: Toy) -> None:
     class Miscounting(FakePipeline):
         def detect(self, points: NDArray[Any]) -> Inference:
             found = super().detect(points)
-            return dataclasses.replace(found, counts=found.counts + VoxelCounts(dropped_points=2))
+            return changed(found, counts=found.counts + VoxelCounts(dropped_points=2))
 
     result = run(toy.pipeline("pytorch"), Miscounting("cuda"), toy.frames(), num_frames=1)
     assert not result.passed
@@ -78,7 +78,7 @@ def test_boxes_of_a_cloud_without_points_fail(toy: Toy) -> None:
             found = super().detect(points)
             self.found = self.found if len(points) else Boxes3D.empty()
             ghost = Boxes3D(np.ones((1, 9), np.float32), np.ones(1, np.float32), np.zeros(1, np.int64))
-            return found if len(points) else dataclasses.replace(found, detections=ghost)
+            return found if len(points) else changed(found, detections=ghost)
 
     frames = [
         dataclasses.replace(frame, points=frame.points[: 50 * index]) for index, frame in enumerate(toy.frames(2))
@@ -99,7 +99,7 @@ class BoxesAlone(Detector):
         self.inner = inner
 
     def detect(self, points: NDArray[Any]) -> Inference:
-        return dataclasses.replace(self.inner.detect(points), outputs=None)
+        return changed(self.inner.detect(points), outputs=None)
 
 
 def test_a_detector_of_boxes_alone_is_compared_by_its_boxes(toy: Toy) -> None:
@@ -129,7 +129,7 @@ def test_on_equal_inputs_the_reference_starts_from_the_tested_pillars(toy: Toy) 
             pillars = self.encode(points)
             outputs = self.outputs_of(scatter(pillars.features, pillars.coords, self.spec))
             found = super().detect(points)
-            return dataclasses.replace(found, outputs=outputs)
+            return changed(found, outputs=outputs)
 
         def encode(self, points: NDArray[Any]) -> Pillars:
             found = super().encode(points)
