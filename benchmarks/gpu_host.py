@@ -29,6 +29,7 @@ from eval.machine import MachineInfo
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from models.spec import ModelSpec
     from runtime.cuda_engine.points_frame import PointsFrame
 
 __all__ = ["HostRow", "measure_frame"]
@@ -108,6 +109,43 @@ def measure_frame(
     ]  # fmt: skip
 
 
+def measure_sweeps(frame: PointsFrame, model: str, spec: ModelSpec, points: int, *, frames: int) -> list[HostRow]:
+    """Ten sweeps of a tenth of the points each: joined on the device, and joined by numpy.
+
+    Args:
+        frame: Open, of that capacity.
+        model: Its name.
+        spec: Of it; with a time lag.
+        points: Of ten sweeps together.
+        frames: That count of each.
+    """
+    from runtime.cuda_engine.checks.cases import large_cloud
+    from runtime.cuda_engine.checks.sweep_checks import drive
+    from runtime.sweeps import JoinedSweeps, SweepSettings
+
+    settings = SweepSettings(9, close_m=1.0)
+    ring, host = frame.open_sweeps(settings), JoinedSweeps(spec, settings)
+    locked = [frame.intake.new_cloud(points // 10) for _ in range(_CLOUDS)]
+    for seed, memory in enumerate(locked):
+        memory[:] = large_cloud(spec, len(memory), seed)
+    contenders: dict[str, Callable[..., Any]] = {
+        "ten sweeps, joined on the device": lambda *given: frame.detect_joined(ring, *given),
+        "ten sweeps, joined by numpy": lambda points, *where: frame.detect(host.add(points, *where)),
+    }
+    rows = []
+    for name, run in contenders.items():
+        walls, devices = list[float](), list[float]()
+        for index, (time_s, pose) in enumerate(drive(frames + 20)):
+            begin = time.perf_counter()
+            result = run(locked[index % _CLOUDS], time_s, pose)
+            if index >= 20:
+                walls.append((time.perf_counter() - begin) * 1e3)
+                devices.append(sum(result.stages_ms.values()))
+        rest = [wall - device for wall, device in zip(walls, devices, strict=True)]
+        rows.append(HostRow(model, name, *_percentiles(walls), float(np.median(devices)), *_percentiles(rest)))
+    return rows
+
+
 def copy_rows(points: int, columns: int, repeats: int = 300) -> list[tuple[str, ...]]:
     """Microseconds of the host's copy of a cloud alone, by threads and size of a part: p50, p99."""
     from runtime.cuda_engine import host_copy
@@ -162,6 +200,7 @@ def _measure(args: argparse.Namespace) -> int:
         frame = drawn_frame(device, name, args.points)
         clouds = [large_cloud(drawn_spec(name), args.points, seed) for seed in range(_CLOUDS)]
         rows += measure_frame(frame, name, clouds, frames=args.frames, rounds=args.rounds)
+        rows += measure_sweeps(frame, name, drawn_spec(name), args.points, frames=min(args.frames, 200))
         frame.intake.close()
     machine = MachineInfo.current()
     device.close()

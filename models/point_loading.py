@@ -66,6 +66,9 @@ class _Sweeps(_Loading):
     """mmdet3d's LoadPointsFromMultiSweeps; `time_dim` was an argument of it before version 1."""
 
     sweeps_num: Annotated[int, Field(ge=0, le=10_000)] = 10
+    remove_close: bool = False
+    pad_empty_sweeps: bool = False
+    close_is_circle: bool = False
     time_dim: int | None = None
 
 
@@ -78,12 +81,17 @@ class PointLoading:
         record: Names of the numbers of a point in the files that it reads; `load_dim` of them.
         place: Where in the config that number stands.
         sweeps_num: Most earlier sweeps that are joined to the key frame; None where no step joins any.
+        remove_close, pad_empty_sweeps: How, as mmdet3d names it.
+        close_is_circle: What `remove_close` removes, as autoware-ml has it.
     """
 
     columns: tuple[str, ...]
     record: tuple[str, ...]
     place: tuple[str | int, ...]
     sweeps_num: int | None
+    remove_close: bool = False
+    pad_empty_sweeps: bool = False
+    close_is_circle: bool = False
 
 
 def innermost(dataset: Any) -> Any:
@@ -158,7 +166,8 @@ def _joined(
             "They must be the same: let LoadPointsFromFile keep all columns in their order (use_dim = load_dim), and "
             "choose among them by use_dim of LoadPointsFromMultiSweeps."
         )
-    return PointLoading(tuple(here[index] for index in used), key.record, key.place, step.sweeps_num)
+    joining = (step.sweeps_num, step.remove_close, step.pad_empty_sweeps, step.close_is_circle)
+    return PointLoading(tuple(here[index] for index in used), key.record, key.place, *joining)
 
 
 def _with_time(columns: Sequence[str]) -> tuple[str, ...] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -37,6 +37,32 @@ class SweepSettings:
     num_past: int
     close_m: float = 0.0
     pad_empty: bool = False
+
+    @classmethod
+    def from_config(cls, cfg: Any, file: str = "the model config") -> SweepSettings:
+        """As a model config's test pipeline joins sweeps.
+
+        Args:
+            cfg: From `models.config.load_model_config`.
+            file: What messages call it.
+
+        Raises:
+            ConfigError: its pipeline joins none, or leaves close points out in a circle as autoware-ml's does.
+        """
+        from models.point_loading import config_loading
+
+        loading = config_loading(cfg, file)
+        if loading is None or loading.sweeps_num is None:
+            raise ConfigError(
+                f"{file}: no step of its test pipeline joins sweeps (LoadPointsFromMultiSweeps): the model takes "
+                "clouds one by one."
+            )
+        if loading.close_is_circle and (loading.remove_close or loading.pad_empty_sweeps):
+            raise ConfigError(
+                f"{file}: sweeps lose what lies in a circle around the sensor, as autoware-ml has it; a stream leaves "
+                "out mmdet3d's square. Join the clouds yourself, or give settings without a limit."
+            )
+        return cls(loading.sweeps_num, 1.0 if loading.remove_close else 0.0, loading.pad_empty_sweeps)
 
     def __post_init__(self) -> None:
         if not 0 <= self.num_past <= _MOST_PAST:

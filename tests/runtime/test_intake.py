@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from base.errors import DataError
-from benchmarks.gpu_host import measure_frame
+from benchmarks.gpu_host import measure_frame, measure_sweeps
 from runtime.cuda_engine import host_copy, intake
 from runtime.cuda_engine.checks.cases import clumped_cloud, engine_spec, random_weights
 from runtime.cuda_engine.checks.dense_checks import CanvasAsHeads
@@ -162,6 +162,10 @@ def test_the_hosts_time_is_measured_for_each_place_of_a_cloud(device: Any) -> No
         # The stand-in's events are one millisecond apart, and a graph has four spans of them.
         assert row.device_p50_ms == 4
         assert row.host_p50_ms == pytest.approx(row.wall_p50_ms - 4)
+    joined, by_numpy = measure_sweeps(frame, "small", SPEC, 600, frames=2)
+    assert (joined.place, by_numpy.place) == ("ten sweeps, joined on the device", "ten sweeps, joined by numpy")
+    # The cloud's way into the ring and the joining lie in front of the graph's four spans.
+    assert (joined.device_p50_ms, by_numpy.device_p50_ms) == (5, 4)
 
 
 def test_boxes_are_made_when_asked_for_and_stay(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:

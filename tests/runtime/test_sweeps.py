@@ -19,7 +19,7 @@ from runtime.pipeline import Pipeline
 from runtime.sweeps import JoinedSweeps, SweepMotion, SweepSettings
 from tests.runtime.emulated_device import EmulatedDevice
 from tests.runtime.recording_device import RecordingDevice
-from tests.runtime.small_model import cloud
+from tests.runtime.small_model import cloud, small_config
 from tests.runtime.test_intake import open_frame
 
 SPEC = engine_spec(32)
@@ -69,6 +69,20 @@ def test_a_stream_gives_what_the_data_pipeline_loads(tmp_path: Path, close: bool
         # mmdet3d rounds to float32 twice on the way, at coordinates below 32 m.
         np.testing.assert_allclose(found[:, :3], wanted[:, :3], rtol=0, atol=2 * np.spacing(np.float32(16)))
     assert sorted(set(found[:, 4].tolist())) == pytest.approx([0, 0.1, 0.2, 0.3], abs=1e-5)
+
+
+def test_settings_are_those_of_the_models_own_pipeline(spec: ModelSpec) -> None:
+    cfg = small_config(spec)
+    assert SweepSettings.from_config(cfg) == SweepSettings(10)
+    join = cfg.val_dataloader.dataset.pipeline[1]
+    join.update(sweeps_num=4, remove_close=True, pad_empty_sweeps=True)
+    assert SweepSettings.from_config(cfg) == SweepSettings(4, close_m=1.0, pad_empty=True)
+    join.update(close_is_circle=True)
+    with pytest.raises(ConfigError, match=r"the model config: sweeps lose what lies in a circle"):
+        SweepSettings.from_config(cfg)
+    cfg.val_dataloader.dataset.pipeline.pop()
+    with pytest.raises(ConfigError, match=r"small\.py: no step of its test pipeline joins sweeps"):
+        SweepSettings.from_config(cfg, "small.py")
 
 
 def test_a_point_that_stands_still_stays_where_it_is_on_the_map() -> None:
