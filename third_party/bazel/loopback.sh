@@ -30,10 +30,10 @@ close_work() {
 free_port() { "$environment/bin/python3.11" -c 'import socket
 with socket.socket() as s: s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
 
-# await_port PORT LOG: until somebody listens, a minute at most.
+# await_port PORT LOG: until somebody listens, five minutes at most: a busy machine takes one to start BuildGrid.
 await_port() {
   local try
-  for try in {1..120}; do
+  for try in {1..600}; do
     (: </dev/tcp/127.0.0.1/"$1") 2>/dev/null && return
     sleep 0.5
   done

@@ -1,17 +1,30 @@
 #!/usr/bin/env bash
-# remote_execution_test.sh [--workers=N] [TARGET…]
+# remote_execution_test.sh [--workers=N[,N…]] [--shards=N] [--keep=FOLDER] [TARGET…]
 #
 # A cluster on 127.0.0.1: BuildGrid (package index) with PostgreSQL (Debian), and buildbox workers (Debian's unstable suite) in a
 # root of their own that has a C library, a shell and no Python. Bazel sends the actions of the targets there; their
-# files must be those of the local build. Everything is unpacked in a temporary folder; no system package changes.
+# files must be those of the local build, which cuts nothing into shards. Each number of workers builds everything once:
+# seconds and critical path are told, and how long another number of workers would take, by the durations of the actions
+# of the first build. FOLDER keeps Bazel's profiles. Without targets: INT8 engines, sensitivity analysis and evaluation on few frames.
+# Everything is unpacked in a temporary folder; no system package changes.
 # Ends with `remote execution: PASSED …`, `FAILED …` or, where a part cannot be had, `SKIPPED …` (exit codes 0, 1, 0).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 source third_party/bazel/loopback.sh
 
 workers=2
-[[ "${1:-}" != --workers=* ]] || { workers=${1#*=}; shift; }
-[[ $# -gt 0 ]] || set -- //artifacts:centerpoint_onnx //artifacts:centerpoint_fp32_engines
+shards=4
+keep=
+while [[ "${1:-}" == --* ]]; do
+  case "$1" in
+    --workers=*) workers=${1#*=} ;;
+    --shards=*) shards=${1#*=} ;;
+    --keep=*) keep=$(realpath -m "${1#*=}") ;;
+    *) echo "remote_execution_test.sh: unknown argument '$1'" >&2; exit 2 ;;
+  esac
+  shift
+done
+[[ $# -gt 0 ]] || set -- //tests/bazel:small_int8_engines //tests/bazel:small_sensitivity //tests/bazel:small_evaluation
 open_work "remote execution"
 chmod 755 "$work"
 
@@ -80,35 +93,63 @@ start_store() {
     fail "the environment cannot be put into the store: $(tail -1 "$work/seed.log")"
 }
 
+running=0
+# start_workers NUMBER: as many, with those that run already.
 start_workers() {
   local number
-  for ((number = 1; number <= workers; number++)); do
+  for ((number = running + 1; number <= $1; number++)); do
     (in_worker /usr/bin/buildbox-worker --bots-remote="http://127.0.0.1:$cluster" --cas-remote=unix:/cache/casd.sock \
       --buildbox-run=/usr/bin/buildbox-run-hosttools --runner-arg=--staging-mode=copy-or-link --concurrent-jobs=1 "worker$number") \
       >"$work/worker$number.log" 2>&1 &
     started+=($!)
   done
+  running=$1
 }
 
-sums() { (cd "$1/artifacts" && find -L . -type f \( -name '*.onnx' -o -name '*.engine' -o -name '*.pth' \) ! -path './*_report*' -print0 |
-  sort -z | xargs -0 sha256sum); }
+# What repeats of what was made below bazel-bin: of reports and parts nothing.
+sums() {
+  (cd "$1" && find -L . -type f \( -path './artifacts/*' -o -path './tests/bazel/small_*' \) ! -path '*_report*' ! -path '*_parts/*' \
+    \( -name '*.onnx' -o -name '*.engine' -o -name '*.pth' -o -name 'report.*' -o -name calibration.json -o -name results.json \
+    -o -name detections.jsonl \) -print0 | sort -z | xargs -0 sha256sum)
+}
+
+# build_on_cluster NUMBER TARGET…: everything anew on so many workers; leaves log, profile and sums in $work/on-NUMBER.
+build_on_cluster() {
+  local number=$1 folder=$work/on-$1 begin
+  shift
+  mkdir -p "$folder"
+  start_workers "$number"
+  on_machine carol clean >/dev/null 2>&1
+  begin=$SECONDS
+  on_machine carol build "${options[@]}" --noremote_accept_cached --profile="$folder/profile.gz" \
+    --experimental_profile_include_primary_output "$@" 2>&1 | tee "$folder/log" >&2
+  echo $((SECONDS - begin)) >"$folder/seconds"
+  sums "$work/carol/checkout/centerpoint/bazel-bin" >"$folder/sums"
+}
 
 start_postgres
 start_store
 echo "$title: $SECONDS s until the store holds the environment"
 start_buildgrid
-start_workers
-start=$SECONDS
 make_machine carol "$work/carol/checkout/centerpoint"
-on_machine carol build --config=remote --remote_executor="grpc://127.0.0.1:$cluster" --remote_download_outputs=all \
-  --remote_max_connections=2 --spawn_strategy=remote "$@" 2>&1 | tee "$work/carol/log" >&2
-seconds=$((SECONDS - start))
-remotely=$(counted '[0-9]+ remote' "$work/carol/log")
-locally=$(executed "$work/carol/log")
-sums "$work/carol/checkout/centerpoint/bazel-bin" >"$work/carol/sums"
+options=(--config=remote --remote_executor="grpc://127.0.0.1:$cluster" --remote_download_outputs=all --remote_max_connections=2
+  --spawn_strategy=remote --jobs=64 "--//bazel:shards=$shards")
+for number in ${workers//,/ }; do
+  build_on_cluster "$number" "$@"
+  remotely=$(counted '[0-9]+ remote' "$work/on-$number/log")
+  locally=$(executed "$work/on-$number/log")
+  echo "$title: $number workers: $remotely actions executed there, $locally here, $(<"$work/on-$number/seconds") s," \
+    "$(grep -o 'Critical Path: [0-9.]*s' "$work/on-$number/log"), $(du -sm "$work/worker/cache/content" | cut -f1) MB in the cluster's store"
+  [[ "$remotely" -gt 0 && "$locally" -eq 0 ]] || fail "not every action ran on the workers"
+done
+on_machine carol aquery "${options[@]}" --output=jsonproto "deps(set($*))" >"$work/actions.json" 2>/dev/null
+first=$work/on-${workers%%,*}
+"$environment/bin/python3.11" third_party/bazel/schedule.py "$first/profile.gz" "$work/actions.json" 1 2 4 8 16 32
+[[ -z "$keep" ]] || { mkdir -p "$keep"; cp -r "$work"/on-* "$work/actions.json" "$keep"; }
 ./bazelw build "$@" >&2
-sums "$(./bazelw info bazel-bin 2>/dev/null)" | grep -Ff <(awk '{ print $2 }' "$work/carol/sums") >"$work/local.sums"
-echo "$workers workers: $remotely actions executed there, $locally here, $seconds s, $(du -sm "$work/worker/cache/content" | cut -f1) MB in the cluster's store"
-[[ "$remotely" -gt 0 && "$locally" -eq 0 ]] || fail "not every action ran on the workers"
-[[ -s "$work/carol/sums" ]] && diff "$work/local.sums" "$work/carol/sums" >&2 || fail "the cluster's files are not the local build's"
-echo "remote execution: PASSED, $(wc -l <"$work/carol/sums") files equal those of the local build"
+for number in ${workers//,/ }; do
+  sums "$(./bazelw info bazel-bin 2>/dev/null)" | grep -Ff <(awk '{ print $2 }' "$work/on-$number/sums") >"$work/local.sums"
+  [[ -s "$work/on-$number/sums" ]] && diff "$work/local.sums" "$work/on-$number/sums" >&2 ||
+    fail "the files of $number workers are not the local build's"
+done
+echo "remote execution: PASSED, $(wc -l <"$work/local.sums") files equal those of the local build in one piece"
