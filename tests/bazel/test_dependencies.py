@@ -26,7 +26,7 @@ BELOW = {
     "datasets": {"base", "models"},
     "runtime": {"base", "models"},
     "eval": {"base", "models", "runtime"},
-    "training": {"base", "models", "datasets"},
+    "training": {"base", "models", "datasets", "runtime"},
     "quant": {"base", "models", "datasets", "runtime", "eval", "training"},
     "export": {"base", "models"},
     "autoware": {"base", "models", "datasets", "runtime", "eval", "export"},
