@@ -19,7 +19,15 @@ from base.parsing import Count, FiniteFloat, NonEmptyStr, Record, RelativePath, 
 from base.progress import progress
 from datasets.create_infos import create_infos
 
-__all__ = ["CLASS_OF_TYPE", "INFO_FILE", "LIDAR_HEIGHT_M", "convert_scans", "read_scan_npz"]
+__all__ = [
+    "CLASS_OF_TYPE",
+    "INFO_FILE",
+    "LIDAR_HEIGHT_M",
+    "DriveFrame",
+    "convert_scans",
+    "read_labels",
+    "read_scan_npz",
+]
 
 LIDAR_HEIGHT_M = 1.73
 """KITTI's LiDAR above the ground (Geiger et al., Vision meets Robotics, 2013)."""
@@ -32,7 +40,9 @@ _COLUMNS = "x,y,z,intensity"
 _MAX_POINTS = 5_000_000
 
 
-class _Object(Record):
+class DriveObject(Record):
+    """An object as KITTI labels it, in the sensor's frame."""
+
     track: Count
     type: NonEmptyStr
     box: Annotated[list[FiniteFloat], Field(min_length=7, max_length=7)]
@@ -41,10 +51,22 @@ class _Object(Record):
     points: Count
 
 
-class _Frame(Record):
+class DriveFrame(Record):
+    """A scan and its objects."""
+
     frame: Count
     lidar: Annotated[RelativePath, Field(max_length=4096)]
-    objects: Rows[_Object]
+    objects: Rows[DriveObject]
+
+
+def read_labels(path: Path) -> list[DriveFrame]:
+    """Frames of a `labels.json`.
+
+    Raises:
+        DataError: it is not such a file.
+    """
+    frames: list[DriveFrame] = read_json(path, list[DriveFrame])
+    return frames
 
 
 def read_scan_npz(path: Path) -> NDArray[np.float32]:
@@ -83,7 +105,7 @@ def convert_scans(source: Path, out: Path, classes: Sequence[str], stem: str = "
     """
     labels = source / "labels.json"
     has_boxes = labels.is_file()
-    frames = read_json(labels, list[_Frame]) if has_boxes else []
+    frames = read_labels(labels) if has_boxes else []
     files = [frame.lidar for frame in frames] or sorted(path.name for path in source.glob("*.npz"))
     if not files:
         raise DataError(f"{shown_file(source)} has neither labels.json nor .npz files.")
@@ -102,7 +124,7 @@ def convert_scans(source: Path, out: Path, classes: Sequence[str], stem: str = "
     return out
 
 
-def _boxes(frame: _Frame, classes: Sequence[str]) -> Iterator[dict[str, object]]:
+def _boxes(frame: DriveFrame, classes: Sequence[str]) -> Iterator[dict[str, object]]:
     for item in frame.objects:
         name = CLASS_OF_TYPE.get(item.type)
         if name in classes:

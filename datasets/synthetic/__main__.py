@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from base.command import add_log_level, run_command, run_main
 from base.files import user_path
+from datasets.synthetic.sensors import DEFAULT_SENSOR, SENSORS
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -21,6 +22,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="default %(default)s")
     parser.add_argument("--split", choices=("both", "train", "val"), default="both", help="generate one split only")
     parser.add_argument("--beams", type=int, default=64, choices=(64, 128), help="default %(default)s")
+    parser.add_argument(
+        "--sensor",
+        choices=tuple(SENSORS),
+        default=DEFAULT_SENSOR,
+        help="spinning: 64 or 128 beams all around (--beams); others as docs/data.md says (default %(default)s)",
+    )
     parser.add_argument(
         "--key-every", type=int, default=1, help="key frame every so many 0.1 s revolutions (default %(default)s)"
     )
@@ -53,6 +60,7 @@ def _generate(args: argparse.Namespace) -> None:
         key_every=args.key_every,
         sweeps=args.sweeps,
         tables=args.tables,
+        sensor=args.sensor,
     )
     written = generate(config, user_path(args.out), args.workers, args.overwrite)
     seconds = time.monotonic() - start

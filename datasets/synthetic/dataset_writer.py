@@ -18,9 +18,10 @@ from base.errors import ConfigError, DataError
 from base.files import atomic_dir
 from base.messages import shown
 from base.progress import progress
-from datasets.synthetic.lidar import SPIN_PERIOD_S, Lidar, measure, trace
+from datasets.synthetic.lidar import measure, trace
 from datasets.synthetic.raycast import count_points_in_boxes
 from datasets.synthetic.scene import CLASSES, Scene, make_scene
+from datasets.synthetic.sensors import DEFAULT_SENSOR, SENSORS, sensor_units
 from datasets.synthetic.sweeps import sweep_to_key
 from datasets.synthetic.tables import write_splits, write_tables
 
@@ -47,10 +48,11 @@ class DatasetConfig:
         scenes: number of scenes of each split; 0 leaves its info file out.
         frames_per_scene: key frames of a scene.
         seed: everything follows from it; scene i of a split is the same however many there are.
-        beams: 64 or 128.
+        beams: 64 or 128; of the sensor "spinning".
         key_every: a key frame every so many revolutions of 0.1 s; the others serve as sweeps.
         sweeps: earlier revolutions listed with each key frame; the first key frame has them too.
         tables: also write each scene as a raw T4 dataset, under `t4/`.
+        sensor: name of `datasets.synthetic.sensors`.
     """
 
     scenes: dict[str, int]
@@ -60,6 +62,7 @@ class DatasetConfig:
     key_every: int = 1
     sweeps: int = 1
     tables: bool = False
+    sensor: str = DEFAULT_SENSOR
 
     def __post_init__(self) -> None:
         """Raises: ConfigError: a value out of range."""
@@ -82,6 +85,8 @@ class DatasetConfig:
             )
         if self.beams not in (64, 128):
             raise ConfigError(f"beams must be 64 or 128, got {self.beams}")
+        if self.sensor not in SENSORS:
+            raise ConfigError(f"unknown sensor {shown(self.sensor)}; there are {', '.join(SENSORS)}")
 
 
 def _token(*parts: object) -> str:
@@ -117,12 +122,13 @@ def _instances(scene: Scene, time_s: float, points: NDArray[np.float32]) -> tupl
 def render_scene(config: DatasetConfig, split: str, index: int, root: Path) -> list[dict[str, Any]]:
     """Write a scene's point files under `root/lidar` and return the infos of its key frames."""
     name = f"{split}_{index:04d}"
-    lidar = Lidar.with_beams(config.beams)
+    units = sensor_units(config.sensor, config.beams)
+    period_s = units[0].period_s
     seeds = np.random.SeedSequence(config.seed, spawn_key=(SPLITS.index(split), index))
     world_seed, noise_seed = seeds.spawn(2)
     last = (config.frames_per_scene - 1) * config.key_every
     lead_in = config.sweeps
-    scene = make_scene(world_seed, last * SPIN_PERIOD_S, lead_in * SPIN_PERIOD_S)
+    scene = make_scene(world_seed, last * period_s, lead_in * period_s)
     epoch = _EPOCH_S + 1000.0 * index + (0.0 if split == "train" else 5.0e7)
     # Only the revolutions that something refers to are rendered.
     keys = set(range(0, last + 1, config.key_every))
@@ -131,11 +137,13 @@ def render_scene(config: DatasetConfig, split: str, index: int, root: Path) -> l
     infos: list[dict[str, Any]] = []
     tracks: list[list[int]] = []
     for tick in needed:
-        time_s = tick * SPIN_PERIOD_S
+        time_s = tick * period_s
         # Ticks of the lead-in are negative; a noise stream per tick keeps frames independent of each other.
         stream = np.random.SeedSequence(noise_seed.entropy, spawn_key=(*noise_seed.spawn_key, tick + lead_in))
-        returns = trace(lidar, scene, time_s, int(stream.generate_state(1, np.uint64)[0]))
-        points = measure(lidar, scene, returns, np.random.default_rng(stream))
+        key, rng = int(stream.generate_state(1, np.uint64)[0]), np.random.default_rng(stream)
+        # Each unit's beams pass leaves and windows by chances of their own.
+        parts = [measure(unit, scene, trace(unit, scene, time_s, key + i), rng) for i, unit in enumerate(units)]
+        points = parts[0] if len(parts) == 1 else np.concatenate(parts)
         path = f"lidar/{name}_{tick + lead_in:05d}.bin"
         (root / path).write_bytes(points.tobytes())  # numpy's own `tofile` does not say why it fails
         pose = scene.ego_pose(time_s)

@@ -48,6 +48,12 @@ class Lidar:
         range_step_m: ranges are reported in multiples of it.
         dropout: share of returns lost for no reason of geometry.
         threshold: half of the returns of this strength (reflectivity x cosine / range^2) are lost.
+        mount_m: position in `base_link`; no rotation.
+        period_s: time of a revolution.
+        half_view_rad: points farther than this from straight ahead are left out; None: none are.
+        first_ring: number of the lowest beam, where several units make one cloud.
+        dark: share of points whose intensity is reported as 0.
+        intensity_of: from strength and depth to 0..255: (gain, power, metres at which a third is left).
     """
 
     elevations: Array
@@ -59,6 +65,12 @@ class Lidar:
     range_step_m: float = 0.004
     dropout: float = 0.015
     threshold: float = 2.4e-6
+    mount_m: tuple[float, float, float] = MOUNT_M
+    period_s: float = SPIN_PERIOD_S
+    half_view_rad: float | None = None
+    first_ring: int = 0
+    dark: float = 0.0
+    intensity_of: tuple[float, float, float] = (160.0, 1.0, 150.0)
 
     @staticmethod
     def with_beams(beams: int) -> Lidar:
@@ -97,7 +109,7 @@ class Returns:
 def trace(lidar: Lidar, scene: Scene, time_s: float, key: int) -> Returns:
     """Cast all rays of the sweep at `time_s` (the world stands still during a sweep: motion-compensated points)."""
     ego = scene.ego_pose(time_s)
-    rotation, origin = ego[:3, :3].copy(), ego[:3, :3] @ np.array(MOUNT_M) + ego[:3, 3]
+    rotation, origin = ego[:3, :3].copy(), ego[:3, :3] @ np.array(lidar.mount_m) + ego[:3, 3]
     directions = lidar.directions() @ rotation.T
     shape = directions.shape[:2]
     depth = np.full(shape, 1e9)
@@ -147,10 +159,17 @@ def measure(lidar: Lidar, scene: Scene, returns: Returns, rng: np.random.Generat
     measured -= np.minimum(lift / np.maximum(np.abs(rays[:, 2]), 0.05), 0.6)
     measured = np.round(measured / lidar.range_step_m) * lidar.range_step_m
     near = np.minimum(1.0, depth / 4.0)
-    intensity = 160.0 * strength * near * np.exp(-depth / 150.0) * np.exp(0.25 * gain[seen])
+    brightness, power, reach = lidar.intensity_of
+    strength = strength if power == 1.0 else strength**power
+    intensity = brightness * strength * near * np.exp(-depth / reach) * np.exp(0.25 * gain[seen])
     directions = lidar.directions().transpose(1, 0, 2)[seen]
     points = np.empty((len(hit), 5), dtype=np.float32)
-    points[:, :3] = measured[:, None] * directions + np.array(MOUNT_M)
+    points[:, :3] = measured[:, None] * directions + np.array(lidar.mount_m)
     points[:, 3] = np.clip(np.round(intensity), 0.0, 255.0)
-    points[:, 4] = beam
-    return np.asarray(points[kept & (measured > lidar.min_range_m)])
+    if lidar.dark > 0.0:
+        points[rng.random(shape)[seen] < lidar.dark, 3] = 0.0
+    points[:, 4] = beam + lidar.first_ring
+    kept &= measured > lidar.min_range_m
+    if lidar.half_view_rad is not None:
+        kept &= np.abs(np.arctan2(directions[:, 1], directions[:, 0])) < lidar.half_view_rad
+    return np.asarray(points[kept])

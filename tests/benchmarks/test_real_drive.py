@@ -15,6 +15,8 @@ from base.errors import DataError
 from benchmarks.int8_accuracy_results import StoredRun
 from benchmarks.real_drive import main, one_sweep, summary
 from benchmarks.real_drive_data import INFO_FILE, convert_scans, read_scan_npz
+from benchmarks.real_drive_folds import main as folds_main
+from benchmarks.real_drive_folds import parts
 from benchmarks.real_drive_scores import agreement, frames_in_view, heading_errors, intervals, tables
 from datasets.frames import open_frames
 from eval.metrics import FrameResult
@@ -153,3 +155,16 @@ def test_the_tables_hold_every_variant(tmp_path: Path) -> None:
     text = tables(results)
     assert "| mse (real) | 100.0 [100.0, 100.0] | 40 | 3.00 rad | 100% |" in text
     assert "| mse (real) | +0.0 [+0.0, +0.0] |" in text
+
+
+def test_folds_leave_neighbours_out(drive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    split = parts(10, 2, 1)
+    assert split == [([6, 7, 8, 9], [0, 1, 2, 3, 4]), ([0, 1, 2, 3], [5, 6, 7, 8, 9])]
+    assert sorted(index for _, test in parts(112, 5, 3) for index in test) == list(range(112))
+    assert folds_main(["--data", str(drive), "--folds", "2", "--gap", "0", "--out", str(tmp_path / "folds")]) == 0
+    frames = open_frames(load_model_config(CONFIG), "train", str(tmp_path / "folds" / "fold_0" / "train"), INFO_FILE)
+    assert [frames[index].token for index in range(len(frames))] == ["fold0-000008"]
+    again = convert_scans(tmp_path / "folds" / "fold_0" / "test", tmp_path / "again", CLASSES)
+    assert [json.loads((again / "boxes.json").read_text())["frames"][0]["token"]] == ["drive-000007"]
+    assert folds_main(["--data", str(drive), "--folds", "2", "--out", str(tmp_path / "few")]) == 2
+    assert "cannot be 2 folds" in capsys.readouterr().err

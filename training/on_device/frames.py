@@ -114,6 +114,8 @@ def _widened(cfg: Any) -> Any:
     lower, upper = np.asarray(cfg.point_cloud_range[:3]), np.asarray(cfg.point_cloud_range[3:])
     reach = min(float(np.abs([lower[:2], upper[:2]]).max()) * _REACH_FACTOR + _REACH_MARGIN_M, _INT16_REACH_M)
     for step in cfg.val_dataloader.dataset.pipeline:
+        if step.type == "LoadPointsFromMultiSweeps":
+            step.pad_empty_sweeps = False  # a single scan is one scan, not two copies of it
         if step.type == "PointsRangeFilter":
             step.point_cloud_range = [-reach, -reach, float(lower[2]) - 1.0, reach, reach, float(upper[2]) + 1.0]
     return cfg

@@ -1,0 +1,82 @@
+"""Parts of a real drive to fine-tune on and to score, for cross-validation.
+
+    python -m benchmarks.real_drive_folds --data data/kitti_drive --folds 4 --out data/folds
+
+writes `fold_K/train`, a dataset of all frames but the K-th part and its neighbours, and `fold_K/test`, that part as
+`benchmarks.real_drive` takes it. docs/benchmarks/real_drive.md has the commands that follow.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+from base.arguments import whole_number
+from base.command import add_log_level, run_command, run_main
+from base.errors import ConfigError
+from base.files import atomic_dir, user_path
+from benchmarks.real_drive_data import CLASS_OF_TYPE, convert_scans, read_labels
+
+__all__ = ["main", "parts"]
+
+_CLASSES = ("car", "truck", "bus", "bicycle", "pedestrian")
+
+
+def parts(frames: int, folds: int, gap: int) -> list[tuple[list[int], list[int]]]:
+    """(to train on, to score) of each fold: consecutive frames are scored, `gap` on either side left out.
+
+    Raises:
+        ConfigError: a fold would have nothing to train on or to score.
+    """
+    ends = [round(frames * index / folds) for index in range(folds + 1)]
+    split = []
+    for first, last in pairwise(ends):
+        train = [index for index in range(frames) if index < first - gap or index >= last + gap]
+        if first == last or not train:
+            raise ConfigError(f"{frames} frames cannot be {folds} folds with {gap} frames between; give fewer.")
+        split.append((train, list(range(first, last))))
+    return split
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Writes the folds; 0 when done, 2 on wrong input."""
+    parser = argparse.ArgumentParser(prog="real_drive_folds", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="labels.json and its scans")
+    parser.add_argument("--folds", type=whole_number(2, 100), default=4, metavar="N", help="default %(default)s")
+    parser.add_argument(
+        "--gap", type=whole_number(0, 1000), default=5, metavar="N", help="frames between (%(default)s)"
+    )
+    parser.add_argument(
+        "--classes", nargs="+", default=_CLASSES, metavar="NAME", help="of the model (default: the demo's)"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    add_log_level(parser)
+    args = parser.parse_args(argv)
+    return run_command(lambda: _run(args), args.log_level)
+
+
+def _run(args: argparse.Namespace) -> None:
+    data, out = user_path(args.data), user_path(args.out)
+    frames = read_labels(data / "labels.json")
+    for number, (train, test) in enumerate(parts(len(frames), args.folds, args.gap)):
+        fold = out / f"fold_{number}"
+        for name, chosen in (("parts", train), ("test", test)):
+            with atomic_dir(fold / name) as folder:
+                for index in chosen:
+                    target = folder / frames[index].lidar
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(data / frames[index].lidar, target)
+                rows = [frames[index].model_dump() for index in chosen]
+                (folder / "labels.json").write_text(json.dumps(rows), encoding="utf-8")
+        convert_scans(fold / "parts", fold / "train", args.classes, f"fold{number}")
+        shutil.rmtree(fold / "parts")
+        kinds = sum(item.type in CLASS_OF_TYPE for index in test for item in frames[index].objects)
+        print(f"{fold}: {len(train)} frames to train on, {len(test)} with {kinds} objects to score")  # noqa: T201
+
+
+if __name__ == "__main__":
+    run_main(main)
