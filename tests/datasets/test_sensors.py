@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from base.errors import ConfigError
 from datasets.synthetic import DatasetConfig, Lidar
@@ -20,7 +21,7 @@ def scene() -> Scene:
     return make_scene(np.random.SeedSequence(4), 0.5)
 
 
-def _cloud(lidar: Lidar, scene: Scene, noise: bool = True) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+def _cloud(lidar: Lidar, scene: Scene, noise: bool = True) -> NDArray[np.float32]:
     still = lidar if noise else Lidar(**{**lidar.__dict__, "range_sigma_m": 0.0, "range_step_m": 1e-6})
     return measure(still, scene, trace(still, scene, 0.0, 7), np.random.default_rng(0))
 
