@@ -73,7 +73,7 @@ in_worker() {
   for root in "$cache"/bazel-*-r*; do :; done
   loader=$(echo "$root"/lib64/ld-linux-*.so.*)
   exec "$loader" --library-path "$(echo "$root"/usr/lib/*-linux-gnu)" "$root/usr/bin/bwrap" --bind "$work/worker/root" / \
-    --dev-bind /dev /dev --bind /proc /proc --bind "$work/worker/cache" /cache ${seed:+--ro-bind "$seed" /seed} --clearenv \
+    --die-with-parent --dev-bind /dev /dev --bind /proc /proc --bind "$work/worker/cache" /cache ${seed:+--ro-bind "$seed" /seed} --clearenv \
     --setenv PATH /usr/bin:/bin --setenv HOME /tmp -- "$@"
 }
 
