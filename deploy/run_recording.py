@@ -21,13 +21,13 @@ __all__ = ["record_run", "require_evaluated"]
 _logger = logging.getLogger(__name__)
 
 
-def require_evaluated(path: Path | None, backends: Sequence[str]) -> None:
+def require_evaluated(path: Path, backends: Sequence[str]) -> None:
     """That a run that records has something to record.
 
     Raises:
         ConfigError: it evaluates no backend.
     """
-    if path is not None and not backends:
+    if not backends:
         raise ConfigError(
             f"--record is '{path}', but this run evaluates no backend, so that there are no boxes to record. "
             "Enable one (evaluation.enabled, --backends), or leave --record out."

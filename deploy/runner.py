@@ -18,7 +18,6 @@ from deploy.devices import resolve_device
 from deploy.outcome import DeploymentOutcome
 from deploy.plan import RunPlan, make_plan
 from deploy.run_manifest import write_run_manifest
-from deploy.run_recording import record_run, require_evaluated
 from deploy.session import Session, engine_settings, onnx_settings
 from deploy.steps import FAILED, PASSED, SKIPPED, Step, StepRecorder
 from deploy.work_dir import log_to_file, owned_work_dir
@@ -95,7 +94,10 @@ class CenterPointDeploymentRunner:
         """
         with checking(self.config.accepted_checks):
             plan = make_plan(self.config, self.source, self.model_config)
-            require_evaluated(self.record, plan.backends)
+            if self.record is not None:
+                from deploy.run_recording import require_evaluated
+
+                require_evaluated(self.record, plan.backends)
             with owned_work_dir(plan.work_dir), log_to_file(plan.work_dir, self.config.deploy_log_path):
                 _logger.info("model '%s', mode '%s', into %s", plan.spec.name, plan.mode, plan.work_dir)
                 session = Session(plan)
@@ -132,6 +134,8 @@ class CenterPointDeploymentRunner:
             self._evaluate(session, backend)
         self._apply_gates()
         if self.record is not None and self._evaluated:
+            from deploy.run_recording import record_run
+
             with self._recorder.step("record frames", is_work=False):
                 evaluations = [item.evaluation for item in self._evaluated]
                 record_run(self.record, plan.spec, _opened(session), evaluations)
