@@ -7,6 +7,7 @@ the index at the end of the file, both the library's own.
 
 from __future__ import annotations
 
+import atexit
 import errno
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -31,11 +32,26 @@ _WORLD = "world"
 _ROW_ID = "rerun.controls.RowId"
 _BOX_VALUES = "centerpoint.Box"
 _POINT_RADIUS = 1.5  # of the screen's points
+# The library's writer is a thread. Where its file cannot grow it ends, and now and then the next request is never answered,
+# be it a flush or what the library does of its own when a stream goes or the process ends.
+_ANSWER_S = 20.0
+_FAILED: list[Any] = []  # streams whose writer has ended
 
 
 def detections_path(name: str) -> str:
     """Entity of a backend's boxes; `name` as `names_of` says."""
     return f"{_WORLD}/detections/{name}"
+
+
+def _stream_type(rr: Any) -> Any:
+    """Streams that do not wait for a writer that has ended when the process does."""
+
+    class Stream(rr.RecordingStream):  # type: ignore[misc]
+        def __del__(self) -> None:
+            if not any(stream is self for stream in _FAILED):
+                super().__del__()
+
+    return Stream
 
 
 class RerunRecorder:
@@ -64,7 +80,7 @@ class RerunRecorder:
         path.open("xb").close()  # the library says less of a file that cannot be made
         identity = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
         self._rr.set_strict_mode(True)  # else it warns, and leaves out what it cannot take
-        self._stream: Any = self._rr.RecordingStream(
+        self._stream: Any = _stream_type(self._rr)(
             "centerpoint", recording_id=f"{facts.title}-{identity}", send_properties=False
         )
         self._stream.save(str(path))
@@ -92,7 +108,7 @@ class RerunRecorder:
         for label, name in names_of(list(frame.found)).items():
             self._boxes(detections_path(name), at, frame.found[label], is_truth=False)
         with self._writing():
-            self._stream.flush()
+            self._stream.flush(timeout_sec=_ANSWER_S)
 
     def _boxes(self, entity: str, at: list[Any], boxes: Boxes3D, *, is_truth: bool) -> None:
         rr, names, count = self._rr, self._facts.class_names, len(boxes)
@@ -149,11 +165,11 @@ class RerunRecorder:
         Raises:
             OSError: what was left could not be written.
         """
-        stream, self._stream = self._stream, None
-        if stream is not None:
+        if self._stream is not None:
             with self._writing():
-                stream.flush()
-                stream.disconnect()
+                self._stream.flush(timeout_sec=_ANSWER_S)
+                self._stream.disconnect()
+            self._stream = None
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -161,6 +177,9 @@ class RerunRecorder:
         try:
             yield
         except RuntimeError as error:
+            _FAILED.append(self._stream)
+            atexit.unregister(self._rr.rerun_shutdown)
+            self._stream = None
             raise OSError(errno.EIO, f"Rerun could not write it: {error}", str(self._path)) from error
 
     def __enter__(self) -> RerunRecorder:
