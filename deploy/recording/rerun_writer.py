@@ -32,8 +32,8 @@ _WORLD = "world"
 _ROW_ID = "rerun.controls.RowId"
 _BOX_VALUES = "centerpoint.Box"
 _POINT_RADIUS = 1.5  # of the screen's points
-# The library's writer is a thread. Where its file cannot grow it ends, and now and then the next request is never answered,
-# be it a flush or what the library does of its own when a stream goes or the process ends.
+# The library's writer is a thread. Where its file cannot grow it ends, and now and then the next request is never
+# answered, be it a flush or what the library does of its own when a stream goes or the process ends.
 _ANSWER_S = 20.0
 _FAILED: list[Any] = []  # streams whose writer has ended
 
@@ -46,7 +46,7 @@ def detections_path(name: str) -> str:
 def _stream_type(rr: Any) -> Any:
     """Streams that do not wait for a writer that has ended when the process does."""
 
-    class Stream(rr.RecordingStream):  # type: ignore[misc]
+    class Stream(rr.RecordingStream):
         def __del__(self) -> None:
             if not any(stream is self for stream in _FAILED):
                 super().__del__()
