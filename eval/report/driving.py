@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 __all__ = ["driving"]
 
 _HEADS = (
-    *("pairs", "headings beyond 90°", "heading error (rad)", "velocity error (m/s)"),
-    *("critical recall", "critical precision", "AP", "AP, 0.1 s old", "AP, as old as a frame took"),
+    *("pairs", "beyond 90°", "heading, rad", "velocity, m/s", "recall", "precision"),
+    *("AP", "0.1 s old", "a frame old"),
 )
 
 
 def driving(scores: Sequence[DrivingScore]) -> str:
     """All classes of each backend, and each class, its backends below each other."""
     total: list[list[str | Cell]] = [
-        [item.label, _milliseconds(item.own_latency_s), *_cells(item.total)] for item in scores
+        [_in_one_line(item.label), _milliseconds(item.own_latency_s), *_cells(item.total)] for item in scores
     ]
     classes: list[list[str | Cell]] = [
-        [row.class_name, score.label, *_cells(row)]
+        [row.class_name, _in_one_line(score.label), *_cells(row)]
         for rows in zip(*(item.classes for item in scores), strict=True)
         for score, row in zip(scores, rows, strict=True)
     ]
@@ -39,7 +39,11 @@ def driving(scores: Sequence[DrivingScore]) -> str:
 
 
 def _milliseconds(seconds: float) -> str:
-    return "not told" if math.isnan(seconds) else f"{1000 * seconds:.3g} ms"
+    return "not told" if math.isnan(seconds) else _in_one_line(f"{1000 * seconds:,.1f} ms")
+
+
+def _in_one_line(text: str) -> str:
+    return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _cells(row: DrivingRow) -> list[str | Cell]:

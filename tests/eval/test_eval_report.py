@@ -99,7 +99,8 @@ def test_what_the_vehicle_cares_for_stands_beside_each_other(results: RunResults
     section = page.split('id="driving"')[1].split("</section>")[0]
     assert len(results.driving) == 2
     for score in results.driving:
-        assert section.count(f"<td>{score.label}</td>") == 1 + len(score.classes)
+        label = score.label.replace(" ", "\N{NO-BREAK SPACE}")
+        assert section.count(f"<td>{label}</td>") == 1 + len(score.classes)
     assert "The ego's motion is not known" in section or "The ego&#39;s motion is not known" in section
 
 
