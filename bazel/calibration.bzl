@@ -16,7 +16,7 @@ again; the ONNX files and engines are built again only if a scale came out diffe
 """
 
 load("//bazel:providers.bzl", "CalibrationInfo", "T4DatasetInfo")
-load("//bazel:shards.bzl", "SHARDS_ATTRS", "shards_of")
+load("//bazel:shards.bzl", "SHARDS_ATTRS", "parts_of", "shards_of")
 
 def _calibration_impl(ctx):
     if ctx.file.checkpoint and ctx.attr.seed >= 0:
@@ -65,15 +65,11 @@ def _calibration_impl(ctx):
             use_default_shell_env = True,
         )
 
-    parts = []
-    if shards > 1:
-        for number in range(1, shards + 1):
-            part = ctx.actions.declare_file("{}_parts/{}/part.json".format(folder, number))
-            share = ctx.actions.args()
-            share.add("--part", "{}/{}".format(number, shards))
-            share.add("--out", part.dirname)
-            run(share, [part], inputs, "Calibrating part {} of {} of".format(number, shards))
-            parts.append(part)
+    def run_part(options, part, said):
+        options.add("--out", part.dirname)
+        run(options, [part], inputs, "Calibrating {} of".format(said))
+
+    parts = parts_of(ctx, shards, folder + "_parts/{number}/part.json", run_part) if shards > 1 else []
     whole = ctx.actions.args()
     whole.add("--out", checkpoint.dirname)
     if parts:

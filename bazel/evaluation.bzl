@@ -14,7 +14,7 @@ to the byte. A `deployment_report` measures times as well, and is one action.
 """
 
 load("//bazel:providers.bzl", "OnnxModelInfo", "T4DatasetInfo")
-load("//bazel:shards.bzl", "SHARDS_ATTRS", "shards_of")
+load("//bazel:shards.bzl", "SHARDS_ATTRS", "parts_of", "shards_of")
 
 def _evaluation_impl(ctx):
     onnx = ctx.attr.onnx[OnnxModelInfo]
@@ -48,20 +48,17 @@ def _evaluation_impl(ctx):
             use_default_shell_env = True,
         )
 
+    def run_part(options, part, said):
+        options.add("--out", part.dirname)
+        run([args, options], inputs, [part], "Running {} of the frames of".format(said))
+
     whole = ctx.actions.args()
     whole.add("--out", outputs[0].dirname)
     if shards == 1:
         whole.add("--untimed")
         run([args, whole], inputs, outputs, "Scoring")
     else:
-        parts = []
-        for number in range(1, shards + 1):
-            part = ctx.actions.declare_file("{}_parts/part-{}-of-{}.json".format(folder, number, shards))
-            share = ctx.actions.args()
-            share.add("--part", "{}/{}".format(number, shards))
-            share.add("--out", part.dirname)
-            run([args, share], inputs, [part], "Running part {} of {} of the frames of".format(number, shards))
-            parts.append(part)
+        parts = parts_of(ctx, shards, folder + "_parts/part-{number}-of-{shards}.json", run_part)
         whole.add_all("--merge", parts)
         run([whole], depset(parts), outputs, "Scoring")
     files = depset(outputs)

@@ -14,7 +14,7 @@ the byte.
 """
 
 load("//bazel:providers.bzl", "CalibrationInfo", "T4DatasetInfo")
-load("//bazel:shards.bzl", "SHARDS_ATTRS", "shards_of")
+load("//bazel:shards.bzl", "SHARDS_ATTRS", "parts_of", "shards_of")
 
 def _sensitivity_impl(ctx):
     shards = shards_of(ctx)
@@ -44,19 +44,16 @@ def _sensitivity_impl(ctx):
             use_default_shell_env = True,
         )
 
+    def run_part(options, part, said):
+        options.add("--output", part)
+        run([args, options], inputs, [part], "Measuring {} of the layers of".format(said))
+
     whole = ctx.actions.args()
     whole.add("--output", outputs[0])
     if shards == 1:
         run([args, whole], inputs, outputs, "Measuring layers of")
     else:
-        parts = []
-        for number in range(1, shards + 1):
-            part = ctx.actions.declare_file("{}_parts/{}.json".format(folder, number))
-            share = ctx.actions.args()
-            share.add("--part", "{}/{}".format(number, shards))
-            share.add("--output", part)
-            run([args, share], inputs, [part], "Measuring part {} of {} of the layers of".format(number, shards))
-            parts.append(part)
+        parts = parts_of(ctx, shards, folder + "_parts/{number}.json", run_part)
         whole.add_all("--merge", parts)
         run([whole], depset(parts), outputs, "Putting together")
     files = depset(outputs)

@@ -31,3 +31,24 @@ def shards_of(ctx):
     if ctx.attr.shards < 0:
         fail("{}: shards is {}, it must not be negative".format(ctx.label, ctx.attr.shards))
     return ctx.attr.shards or ctx.attr._shards[ShardsInfo].number
+
+def parts_of(ctx, shards, name, run):
+    """Runs the shares of a target's work.
+
+    Args:
+      ctx: Of the rule.
+      shards: How many there are.
+      name: Of a part's file, with {number} and {shards}.
+      run: Called with (options, part, said) for each: `--part K/N`, the file to make, and "part K of N".
+
+    Returns:
+      The files, for `--merge`.
+    """
+    parts = []
+    for number in range(1, shards + 1):
+        part = ctx.actions.declare_file(name.format(number = number, shards = shards))
+        options = ctx.actions.args()
+        options.add("--part", "{}/{}".format(number, shards))
+        run(options, part, "part {} of {}".format(number, shards))
+        parts.append(part)
+    return parts
