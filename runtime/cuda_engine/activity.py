@@ -120,12 +120,12 @@ class TileActivity:
         step = self._sizes.list_threads
         segments = [(index, first) for index, layer in enumerate(records) for first in range(0, int(layer[3]), step)]
         self._segments, self._num_segments = device.upload_new(np.array(segments, np.int32)), len(segments)
-        self._offsets = dict(zip((layer.label for layer in layers), records[:, 4], strict=True))
+        self._offsets = records[:, 4]
 
     def feed(self, label: str, tiles: TilesArguments) -> None:
         """Makes a launch compute its list instead of all tiles."""
         index = [layer.label for layer in self.layers].index(label)
-        tiles.list = self._lists + int(self._offsets[label]) * 4
+        tiles.list = self._lists + int(self._offsets[index]) * 4
         tiles.count = self._counts + index * 4
 
     def enqueue_marks(self, pillars: int, counters: int, stream: int) -> None:
