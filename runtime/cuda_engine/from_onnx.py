@@ -1,9 +1,10 @@
 """The exported `pts_backbone_neck_head.onnx` as a plan of fused layers: INT8 with Q/DQ pairs, FP16, both, or FP32.
 
 The graph is walked from its outputs to its input. Each layer asks for the tensor that it reads in the form in which it
-reads it, as codes of one scale or as float16, and that settles how the layer before it stores its result. Bias, ReLU,
-casts and pairs become part of the convolution in front of them, and a concatenation becomes the place that its inputs
-write to.
+reads it, as codes of one scale or as float16, and that settles how the layer before it stores its result; where readers
+differ, that layer runs once for each form, so that any layers may stay in float16 beside INT8 ones. Bias, ReLU, casts
+and pairs become part of the convolution in front of them, and a concatenation becomes the place that its inputs write
+to.
 
 A branch of the head is convolutions like any others, the last of which writes the output. Branches of two 1x1
 convolutions, as SeparateHead has them by default, are computed several in one pass; first convolutions of other
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -86,12 +87,17 @@ class _Chain:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a computed tensor is stored, and who asked for it first."""
+    """Where a computed tensor is stored in one form, and who asked for it first."""
 
     name: str
     channel: int
     scale: float | None
     reader: onnx.NodeProto
+
+    @property
+    def is_joined(self) -> bool:
+        """Whether it is a part of a concatenation, which nobody reads by itself."""
+        return self.reader.op_type == "Concat"
 
     @property
     def kind(self) -> str:
@@ -103,9 +109,9 @@ class _Walk:
         self._graph, self._spec, self._path = graph, spec, path
         self._maps: dict[str, PlanMap] = {}
         self._outputs: dict[str, PlanMap] = {}
-        self._places: dict[str, _Place] = {}
+        self._places: dict[str, list[_Place]] = {}
         self._convs: list[tuple[int, FusedConv]] = []
-        self._rounded = 0
+        self._rounded: set[str] = set()
 
     def plan(self) -> NetworkPlan:
         branches = [self._output(head) for head in self._spec.heads]
@@ -113,11 +119,11 @@ class _Walk:
             _logger.warning(
                 "%s computes %d layer(s) in FP32; the engine runs them in float16, with weights rounded to it.",
                 self._path.name,
-                self._rounded,
+                len(self._rounded),
             )
         convs = tuple(conv for _, conv in sorted(self._convs, key=lambda item: item[0]))
         heads = _together([branch for branch in branches if branch is not None])
-        canvas = self._maps[self._places[self._graph.inputs[0].name].name]
+        canvas = self._maps[self._places[self._graph.inputs[0].name][0].name]
         return merge_siblings(NetworkPlan(canvas, self._maps, convs, heads, self._outputs))
 
     def _output(self, head: HeadSpec) -> tuple[str, HeadBranch] | None:
@@ -194,27 +200,11 @@ class _Walk:
         """The map that a layer reads; makes it, and the layers in front of it, when first asked for."""
         reading = self._graph.reading(tensor)
         place = _Place(reading.name, 0, reading.scale, reader)
-        known = self._places.get(reading.origin)
-        if known is not None:
-            self._check_same(reading.origin, known, place)
-            return self._maps[known.name]
+        for known in self._places.get(reading.origin, ()):
+            if not known.is_joined and known.scale == place.scale:
+                return self._maps[known.name]
         channels, height, width = self._produce(reading, place)
         return self._maps.setdefault(place.name, PlanMap(place.name, channels, height, width, place.scale))
-
-    def _check_same(self, origin: str, known: _Place, place: _Place) -> None:
-        if known.reader.op_type == "Concat" or place.reader.op_type == "Concat":
-            concat, other = (known, place) if known.reader.op_type == "Concat" else (place, known)
-            raise ExportError(
-                f"{label(concat.reader)} joins '{origin}', which {label(other.reader)} reads as well. The inputs of a "
-                "concatenation are written in place, as parts of its output, and cannot be read by themselves; use "
-                "another backend."
-            )
-        if known.scale != place.scale:
-            raise ExportError(
-                f"{label(place.reader)} reads '{origin}' as {place.kind}, and {label(known.reader)} reads it as "
-                f"{known.kind}; the engine stores a map once. Quantize both layers or neither (--skip-layer of "
-                "export.tools.calibrate), with one scale for one tensor."
-            )
 
     def _produce(self, reading: Reading, place: _Place) -> _Size:
         """Adds the layers that write a tensor at its place; (channels, height, width) of it."""
@@ -223,8 +213,9 @@ class _Walk:
                 f"{label(place.reader)} reads '{reading.origin}', which is an output of the graph too; the engine "
                 "stores an output for its reader outside alone. Use another backend."
             )
-        self._places[reading.origin] = place
-        if len(self._places) > _MAX_MAPS:
+        places = self._places.setdefault(reading.origin, [])
+        places.append(place)
+        if sum(map(len, self._places.values())) > _MAX_MAPS:
             raise ExportError(
                 f"{label(place.reader)} is behind more than {_MAX_MAPS} layers; the engine runs networks of at most "
                 "as many. Use another backend."
@@ -238,6 +229,12 @@ class _Walk:
                     f"{label(place.reader)} reads '{reading.origin}', which no layer writes. The engine runs layers "
                     "that follow the network's input; use another backend."
                 )
+            if len(places) > 1:
+                raise ExportError(
+                    f"{label(place.reader)} reads the canvas '{reading.origin}' as {place.kind}, and "
+                    f"{label(places[0].reader)} reads it as {places[0].kind}; pillars are scattered in one form. "
+                    "Quantize both layers or neither (--skip-layer of export.tools.calibrate), with one scale."
+                )
             _, channels, height, width = self._spec.canvas_shape
             return channels, height, width
         chain = self._chain(reading.origin, label(place.reader))
@@ -245,6 +242,8 @@ class _Walk:
         kernel = self._kernel(chain, source)
         self._check_channels(chain.node, kernel, source, "float16" if place.scale is None else "int8")
         conv = _fused(chain, kernel, source.name, place)
+        if len(places) > 1:
+            conv = replace(conv, node=f"{conv.node} (form {len(places)})")
         self._convs.append((self._graph.position(chain.node), conv))
         return (conv.out_channels, *_output_size(conv, source))
 
@@ -264,9 +263,6 @@ class _Walk:
                     f"result as {place.kind}. The inputs of a concatenation and its output share one scale or are all "
                     "in floating point; export the model again with this project."
                 )
-            known = self._places.get(reading.origin)
-            if known is not None:
-                self._check_same(reading.origin, known, part)
             sizes.append(self._produce(reading, part))
             channel += sizes[-1][0]
         if len({size[1:] for size in sizes}) != 1:
@@ -312,7 +308,8 @@ class _Walk:
 
     def _kernel(self, chain: _Chain, source: PlanMap | None) -> Kernel:
         kernel = read_kernel(self._graph, chain.node, chain.affine, source is not None and source.scale is not None)
-        self._rounded += kernel.rounded
+        if kernel.rounded:
+            self._rounded.add(chain.node.output[0])
         if source is not None and kernel.weight.shape[1] != source.channels:
             raise ConfigError(
                 f"{self._path}: {label(chain.node)} reads {kernel.weight.shape[1]} channels of '{source.name}', which "

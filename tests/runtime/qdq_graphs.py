@@ -136,9 +136,8 @@ def small_graph(
 
     Args:
         spec: Of `graph_spec`.
-        floats: Layers in floating point, of block0, block1, side, up, shared, hidden. Two layers that read one tensor
-            (side and block1; all of hidden) go together. The last layers of the heads always are but for
-            `quantized_last`.
+        floats: Layers in floating point, of block0, block1, side, up, shared, hidden_<head>; hidden: all of
+            these. The last layers of the heads always are but for `quantized_last`.
         seed: Of the weights.
         head_kernels: Side of each convolution of a branch.
         head_relu: Whether ReLUs lie between them.
@@ -151,13 +150,17 @@ def small_graph(
     if not quantized_last and len(head_kernels) > 1:
         build.floats = {*build.floats, *(f"last_{head.name}" for head in spec.heads)}
 
-    def read(tensor: str, stem: str, scale: float, *readers: str) -> str:
-        return tensor if readers[0] in floats else build.pair(tensor, stem, scale)
+    def read(tensor: str, stem: str, scale: float, reader: str) -> str:
+        if reader in build.floats:
+            return tensor
+        made = f"{stem}/DequantizeLinear_output_0"
+        return made if any(made in item.output for item in build.nodes) else build.pair(tensor, stem, scale)
 
     x = read("spatial_features", "/spatial_features", CANVAS_SCALE, "block0")
     first = build.relu("block0", build.conv("block0", x, (32, 32), 3, 2))
-    x = read(first, "/block0/Relu", BLOCK0_SCALE, "block1")
+    x = read(first, "/block0/Relu", BLOCK0_SCALE, "side")
     side = build.relu("side", build.conv("side", x, (32, 32), 1))
+    x = read(first, "/block0/Relu", BLOCK0_SCALE, "block1")
     second = build.relu("block1", build.conv("block1", x, (32, 64), 3, up_stride))
     x = read(second, "/block1/Relu", BLOCK1_SCALE, "up")
     up = build.relu("up", build.conv("up", x, (64, 32), up_stride, up_stride, transposed=True))
@@ -165,9 +168,8 @@ def small_graph(
     joined = build.add("Concat", "/join/Concat", parts, axis=1)
     x = read(joined, "/join/Concat", CONCAT_SCALE, "shared")
     shared = build.relu("shared", build.conv("shared", x, (64, 32), 3))
-    x = read(shared, "/shared/Relu", SHARED_SCALE, "hidden")
     for head in spec.heads:
-        hidden = x
+        hidden = read(shared, "/shared/Relu", SHARED_SCALE, f"hidden_{head.name}")
         for index, kernel in enumerate(head_kernels[:-1]):
             layer = f"hidden{index or ''}_{head.name}"
             hidden = build.conv(layer, hidden, (32, 32), kernel)
@@ -231,6 +233,20 @@ def insert(model: onnx.ModelProto, reader: str, index: int, op_type: str, *more:
     target.input[index] = new.output[0]
     position = next(index for index, item in enumerate(model.graph.node) if item.name == reader)
     model.graph.node.insert(position, new)
+
+
+def second_pair(model: onnx.ModelProto, stem: str, reader: str, scale: float) -> None:
+    """Lets a node read a tensor through a pair of another scale, its codes `second_q`, than `<stem>`'s own."""
+    set_value(model, "second", np.array(scale, np.float32))
+    tensors = [node(model, f"{stem}/QuantizeLinear").input[0], "second_q", "second_d"]
+    for index, op_type in enumerate(("QuantizeLinear", "DequantizeLinear")):
+        zero_point = node(model, f"{stem}/{op_type}").input[2]
+        new = helper.make_node(
+            op_type, [tensors[index], "second", zero_point], [tensors[index + 1]], f"/second/{op_type}"
+        )
+        position = next(index for index, item in enumerate(model.graph.node) if item.name == reader)
+        model.graph.node.insert(position, new)
+    node(model, reader).input[0] = "second_d"
 
 
 def run_with_codes(model: onnx.ModelProto, inputs: NDArray[np.float32]) -> dict[str, NDArray[Any]]:

@@ -20,6 +20,7 @@ from tests.runtime.qdq_graphs import (
     insert,
     node,
     plan_of,
+    second_pair,
     set_value,
     small_graph,
     value,
@@ -132,6 +133,50 @@ def test_layers_in_floating_point(
     assert all((conv.weight_scale is None) == (conv.weight.dtype == np.float16) for conv in plan.convs)
     number = weights.count("f") + (4 if "hidden" in floats else 2)
     assert f"computes {number} layer(s) in FP32; the engine runs them in float16" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("floats", "twice", "types"),
+    [
+        ("side", "/block0/Conv", ["float16", "int8"]),
+        ("block1", "/block0/Conv", ["int8", "float16"]),
+        ("hidden_reg", "/shared/Conv", ["int8", "float16"]),
+    ],
+)
+def test_a_map_that_readers_want_in_two_forms_is_made_twice(
+    floats: str, twice: str, types: list[str], tmp_path: Path
+) -> None:
+    """The layer in front of it runs once for each, and no other does."""
+    plan, whole = plan_of(small_graph(SPEC, (floats,)), SPEC, tmp_path), plan_of(small_graph(SPEC), SPEC, tmp_path)
+    made = [conv for conv in plan.convs if conv.node.startswith(twice)]
+    assert [conv.node for conv in made] == [twice, f"{twice} (form 2)"]
+    assert [plan.target(conv).type for conv in made] == types
+    np.testing.assert_array_equal(made[0].weight, made[1].weight)
+    assert [conv.node for conv in plan.convs if conv not in made[1:]] == [conv.node for conv in whole.convs]
+    read = {conv.source for conv in plan.convs} | {layer.source for layer in plan.heads}
+    assert read == set(plan.maps)
+
+
+def test_codes_of_two_scales_are_two_maps(model: onnx.ModelProto, tmp_path: Path) -> None:
+    second_pair(model, "/block0/Relu", "/block1/Conv", 0.25)
+    plan = plan_of(model, SPEC, tmp_path)
+    found = {conv.target: plan.target(conv).scale for conv in plan.convs if conv.node.startswith("/block0")}
+    assert found == {"/block0/Relu/QuantizeLinear_output_0": BLOCK0_SCALE, "second_q": 0.25}
+
+
+def test_a_part_of_a_concatenation_that_is_read_by_itself_is_a_map_too(model: onnx.ModelProto, tmp_path: Path) -> None:
+    node(model, "/hidden_reg/Conv").input[0] = "/side/Relu/DequantizeLinear_output_0"
+    plan = plan_of(model, SPEC, tmp_path)
+    places = {conv.node: (conv.target, conv.target_channel) for conv in plan.convs if conv.node.startswith("/side")}
+    joined, alone = "/join/Concat/QuantizeLinear_output_0", "/side/Relu/QuantizeLinear_output_0"
+    assert places == {"/side/Conv": (joined, 0), "/side/Conv (form 2)": (alone, 0)}
+    assert [layer.source for layer in plan.heads] == ["/shared/Relu/QuantizeLinear_output_0", alone]
+
+
+def test_a_map_that_is_joined_twice_is_written_to_both_places(model: onnx.ModelProto, tmp_path: Path) -> None:
+    node(model, "/join/Concat").input[1] = "/side/Relu/DequantizeLinear_output_0"
+    plan = plan_of(model, SPEC, tmp_path)
+    assert [conv.target_channel for conv in plan.convs if conv.node.startswith("/side")] == [0, 32]
 
 
 @pytest.mark.parametrize("precision", ["int8", "fp16"])

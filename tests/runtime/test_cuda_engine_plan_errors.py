@@ -14,7 +14,17 @@ from numpy.typing import NDArray
 from base.errors import ConfigError, ExportError, UserError
 from models.spec import HeadSpec, ModelSpec
 from runtime.cuda_engine.from_onnx import plan_from_onnx
-from tests.runtime.qdq_graphs import graph_spec, insert, node, plan_of, set_attribute, set_value, small_graph, value
+from tests.runtime.qdq_graphs import (
+    graph_spec,
+    insert,
+    node,
+    plan_of,
+    second_pair,
+    set_attribute,
+    set_value,
+    small_graph,
+    value,
+)
 
 SPEC = graph_spec()
 Change = Callable[[onnx.ModelProto], object]
@@ -26,18 +36,6 @@ def model() -> onnx.ModelProto:
 
 
 # What is done to the graph, and the error's text.
-def _second_scale(model: onnx.ModelProto) -> None:
-    set_value(model, "other", np.array(0.25, np.float32))
-    for op_type, end in (("QuantizeLinear", "q"), ("DequantizeLinear", "d")):
-        new = onnx.NodeProto()
-        new.CopyFrom(node(model, f"/block0/Relu/{op_type}"))
-        new.name, new.input[1], new.output[0] = f"/second/{op_type}", "other", f"second_{end}"
-        position = next(i for i, item in enumerate(model.graph.node) if item.name == "/block1/Conv")
-        model.graph.node.insert(position, new)
-    node(model, "/second/DequantizeLinear").input[0] = "second_q"
-    node(model, "/block1/Conv").input[0] = "second_d"
-
-
 def _input(name: str, index: int, tensor: str) -> Change:
     return lambda model: node(model, name).input.__setitem__(index, tensor)
 
@@ -191,27 +189,14 @@ ERRORS = {
         r"'/hidden_heatmap/Conv' \(Conv\) reads 16 channels in int8; .* multiple of 32",
     ),
     "output channels": (_wide("side", 24), r"'/side/Conv' \(Conv\) writes 24 channels in int8; .* multiple of 16"),
-    "int8 and float16": (
-        _input("/block1/Conv", 0, RELU0),
-        rf"'/block1/Conv' \(Conv\) reads '{RELU0}' as float16, and Node '/side/Conv' \(Conv\) reads it as INT8 with "
-        r"scale 0\.0234375; .*\(--skip-layer of",
-    ),
-    "two scales": (
-        _second_scale,
-        rf"'/block1/Conv' \(Conv\) reads '{RELU0}' as INT8 with scale 0\.25, and Node '/side/Conv' \(Conv\) reads it "
-        r"as INT8 with scale 0\.0234375; the engine stores a map once",
-    ),
-    "input of a concatenation read": (
-        _input("/hidden_reg/Conv", 0, "/side/Relu/DequantizeLinear_output_0"),
-        r"'/join/Concat' \(Concat\) joins '/side/Relu_output_0', which Node '/hidden_reg/Conv' \(Conv\) reads as well",
+    "two forms of the canvas": (
+        lambda model: second_pair(model, "/spatial_features", "/side/Conv", 0.25),
+        r"'/block0/Conv' \(Conv\) reads the canvas 'spatial_features' as INT8 with scale .*, and Node '/side/Conv' "
+        r"\(Conv\) reads it as INT8 with scale 0\.25; pillars are scattered in one form",
     ),
     "an output read": (
         _input("/hidden_reg/Conv", 0, "heatmap"),
         r"'/hidden_reg/Conv' \(Conv\) reads 'heatmap', which is an output of the graph too",
-    ),
-    "joined twice": (
-        _input("/join/Concat", 1, "/side/Relu/DequantizeLinear_output_0"),
-        r"'/join/Concat' \(Concat\) joins '/side/Relu_output_0', which Node '/join/Concat' \(Concat\) reads as well",
     ),
     "scales of a concatenation": (
         _joins_one_scale_of_two,

@@ -225,7 +225,10 @@ def test_heads_of_every_form_against_onnx_runtime(form: dict[str, Any], tmp_path
     assert_outputs_agree(outputs, tolerance)
 
 
-@pytest.mark.parametrize("floats", [("block0",), ("up",), ("side", "block1"), ("shared",), ("hidden",)])
+@pytest.mark.parametrize(
+    "floats",
+    [("block0",), ("up",), ("side", "block1"), ("shared",), ("hidden",), ("side",), ("block1",), ("hidden_reg",)],
+)
 def test_small_graphs_of_two_precisions_against_onnx_runtime(floats: tuple[str, ...], tmp_path: Path) -> None:
     spec = graph_spec()
     onnx.save(small_graph(spec, floats), tmp_path / "x.onnx")
