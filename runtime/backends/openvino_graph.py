@@ -176,7 +176,7 @@ def _products_in_blocks_(graph: _Graph, blocks: _Blocks, sizes: dict[str, tuple[
     ]
     weight = helper.make_node("DequantizeLinear", inputs, [f"{name}.blocks"], f"{name}.blocks", axis=0)
     last = tail[-1] if tail else node
-    placed = last.output[0]
+    placed: str = last.output[0]
     for reader in tail:
         if reader.op_type == "Add":
             side, values = next(

@@ -172,7 +172,8 @@ def test_values_move_where_a_transposed_convolution_puts_them(second: str) -> No
     from onnx import TensorProto, helper, numpy_helper
 
     rng = np.random.default_rng(5)
-    one, zero = numpy_helper.from_array(np.float32(1), "one"), numpy_helper.from_array(np.int8(0), "zero")
+    one = numpy_helper.from_array(np.ones((), np.float32), "one")
+    zero = numpy_helper.from_array(np.zeros((), np.int8), "zero")
     constants, nodes = [one, zero], []
     kernels = {"deep": (4, 4, 0), "middle": (2, 2, 0) if second == "blocks" else (3, 2, 1), "flat": (1, 1, 0)}
     for name, (kernel, stride, pad) in kernels.items():
@@ -181,8 +182,9 @@ def test_values_move_where_a_transposed_convolution_puts_them(second: str) -> No
         constants += [numpy_helper.from_array(value, f"{name}.{part}") for part, value in values.items()]
         parts = [f"{name}.{part}" for part in values]
         nodes.append(helper.make_node("DequantizeLinear", parts, [f"{name}.weight"], f"{name}.weight", axis=1))
-        inputs, geometry = [f"{name}.entry", f"{name}.weight"], {"pads": [pad, pad, 0, 0], "strides": [stride] * 2}
-        nodes.append(helper.make_node("ConvTranspose", inputs, [f"{name}.sum"], f"/{name}/up", **geometry))
+        inputs, pads = [f"{name}.entry", f"{name}.weight"], [pad, pad, 0, 0]
+        up = helper.make_node("ConvTranspose", inputs, [f"{name}.sum"], f"/{name}/up", pads=pads, strides=[stride] * 2)
+        nodes.append(up)
         nodes.append(helper.make_node("QuantizeLinear", [f"{name}.sum", "one", "zero"], [f"{name}.q"], f"{name}.q"))
         nodes.append(helper.make_node("DequantizeLinear", [f"{name}.q", "one", "zero"], [name], name))
     nodes.append(helper.make_node("Concat", list(kernels), ["out"], "join", axis=1))
