@@ -17,13 +17,18 @@ open_work() {
   trap close_work EXIT
 }
 
+# Also where a signal ends the script: a command of Bazel may run then, and `shutdown` would wait for it.
 close_work() {
-  local name process
-  for name in "$work"/*/home; do
-    [[ -d "$name" ]] && on_machine "$(basename "$(dirname "$name")")" shutdown >/dev/null 2>&1 || true
+  local file processes=("${started[@]}") try
+  trap '' HUP INT TERM
+  for file in "$work"/*/home/.cache/bazel/*/*/server/server.pid.txt; do
+    [[ ! -f "$file" ]] || processes+=("$(<"$file")")
   done
-  for process in "${started[@]}"; do kill "$process" 2>/dev/null || true; done
-  wait "${started[@]}" 2>/dev/null || true
+  for try in {1..200}; do
+    kill "${processes[@]}" 2>/dev/null || break  # nobody is left
+    sleep 0.1
+  done
+  kill -KILL "${processes[@]}" 2>/dev/null || true
   chmod -R u+w "$work" && rm -rf "$work"
 }
 

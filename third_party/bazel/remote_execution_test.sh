@@ -28,8 +28,11 @@ done
 open_work "remote execution"
 chmod 755 "$work"
 
-# PostgreSQL refuses to run as root.
-as_nobody() { if [[ "$(id -u)" == 0 ]]; then (cd / && exec setpriv --reuid=nobody --regid=nogroup --clear-groups "$@"); else "$@"; fi; }
+# as_nobody COMMAND…, in a subshell, whose process it becomes: PostgreSQL refuses to run as root.
+as_nobody() {
+  [[ "$(id -u)" != 0 ]] || { cd / && set -- setpriv --reuid=nobody --regid=nogroup --clear-groups "$@"; }
+  exec "$@"
+}
 
 start_postgres() {
   local folder
@@ -42,11 +45,11 @@ start_postgres() {
   fi
   mkdir -p "$work/database" "$work/sockets"
   [[ "$(id -u)" != 0 ]] || chown nobody "$work/database" "$work/sockets"
-  as_nobody env LC_ALL=C.UTF-8 "$postgres/initdb" -D "$work/database" -A trust -U bgd >"$work/initdb.log" 2>&1 ||
+  (as_nobody env LC_ALL=C.UTF-8 "$postgres/initdb" -D "$work/database" -A trust -U bgd) >"$work/initdb.log" 2>&1 ||
     skip "PostgreSQL does not run here: $(tail -1 "$work/initdb.log")"
   database_port=$(free_port)
-  as_nobody "$postgres/postgres" -D "$work/database" -c listen_addresses=127.0.0.1 -c port="$database_port" \
-    -c unix_socket_directories="$work/sockets" -c fsync=off >"$work/postgres.log" 2>&1 &
+  (as_nobody "$postgres/postgres" -D "$work/database" -c listen_addresses=127.0.0.1 -c port="$database_port" \
+    -c unix_socket_directories="$work/sockets" -c fsync=off) >"$work/postgres.log" 2>&1 &
   started+=($!)
   await_port "$database_port" "$work/postgres.log"
   unset LD_LIBRARY_PATH
