@@ -40,6 +40,7 @@ _logger = logging.getLogger(__name__)
 
 def runner_config(cfg: Any, args: argparse.Namespace) -> Any:
     """Completes a model config to a config of mmengine's Runner, with the command line's overrides applied."""
+    importlib.import_module("training.packed")  # its hook registers itself
     cfg.work_dir = str(user_path(args.work_dir))
     for loader in ("train_dataloader", "val_dataloader"):
         cfg[loader].dataset.data_root = str(user_path(args.data_root or cfg[loader].dataset.data_root))
@@ -66,6 +67,7 @@ def runner_config(cfg: Any, args: argparse.Namespace) -> Any:
     cfg.default_hooks = dict(
         logger=dict(type="LoggerHook", interval=args.log_interval),
         checkpoint=dict(type="CheckpointHook", interval=1, max_keep_ckpts=1),
+        packed=dict(type="PackedFramesHook"),
     )
     # Every canvas has the same size, so that the choice of algorithms pays off.
     cfg.env_cfg = dict(cudnn_benchmark=args.device != "cpu", mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0))

@@ -40,6 +40,7 @@ from quant.hooks.runner_model import unwrapped_model
 from quant.hooks.schedule import fine_tuning_schedule
 from quant.quantizer import named_quantizers
 from quant.replace import quant_model
+from training.packed import check_packed
 
 if TYPE_CHECKING:
     from mmengine.runner import Runner
@@ -132,11 +133,12 @@ class QATHook(Hook):
         """Loads the float weights, quantizes, and has optimizer, schedule and wrapper built again.
 
         Raises:
-            ConfigError: there is no checkpoint to start from, the Runner was not made from a config, or calibration
-                comes after the last epoch.
+            ConfigError: there is no checkpoint to start from, the Runner was not made from a config, its frames are
+                not packed, or calibration comes after the last epoch.
             CheckpointError: the checkpoint does not fit the float model.
         """
         _check_buildable(runner)
+        check_packed(runner)
         if self.calibration_epoch >= runner.max_epochs:
             raise ConfigError(
                 f"QATHook: calibration_epoch is {self.calibration_epoch}, but the training ends after "

@@ -205,3 +205,28 @@ def test_bn_options_that_contradict_each_other_are_refused() -> None:
     assert QATHook(freeze_bn=False).bn == "train"
     with pytest.raises(ConfigError, match="contradicts"):
         QATHook(bn="train", freeze_bn=True)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [(None, "no 'inputs'"), (["gt_bboxes_3d", "gt_labels_3d"], "no 'points'"), (["points"], "no 'gt_bboxes_3d'")],
+)
+def test_a_pipeline_that_does_not_pack_is_told(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], keys: list[str] | None, message: str
+) -> None:
+    from mmengine.config import Config
+
+    config = tmp_path / "own.py"  # not in the work dir, where mmengine puts a copy of that name
+    own = Config.fromfile(CONFIG)
+    pipeline = own.train_dataloader.dataset.pipeline
+    pipeline.pop()
+    if keys is not None:
+        pipeline.append({"type": "Pack3DDetInputs", "keys": keys})
+    own.dump(config)
+    arguments = _arguments(dataset, tmp_path / "work")
+    arguments[arguments.index("--config") + 1] = str(config)
+    assert main(arguments) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert "Pack3DDetInputs" in said
+    assert str(config) in said
