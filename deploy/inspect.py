@@ -21,7 +21,8 @@ from deploy.inspect_diff import Difference, diff_engines, diff_graphs
 from deploy.inspect_engine import EngineFacts, inspect_engine
 from deploy.inspect_graph import DEFAULT_PILLARS, GPUS, GraphFacts, TensorFacts, inspect_graph
 from deploy.inspect_model import CHECKPOINTS, CONFIGS, inspect_model, model_text
-from deploy.inspect_provenance import PROVENANCE, verdict_text, verify_provenance
+from deploy.inspect_provenance import PROVENANCE, statement_file, verdict_text, verify_provenance
+from deploy.inspect_signature import SIGNATURE, is_signed
 
 __all__ = ["diff_files", "inspect_files", "main"]
 
@@ -47,6 +48,10 @@ def _parser() -> argparse.ArgumentParser:
         "--verify", action="store_true", help=f"hold files against a {PROVENANCE} (or the folder of one)"
     )
     parser.add_argument("--root", metavar="DIR", help="with --verify: the folder that holds the artifacts' folders")
+    parser.add_argument("--key", metavar="PEM", help="with --verify: whose signature of the statement has to be there")
+    parser.add_argument(
+        "--signature", metavar="FILE", help=f"with --key: the signature; default: {SIGNATURE} beside the statement"
+    )
     parser.add_argument("--gpu", default="h100", metavar="NAME", help=f"rooflines of {', '.join(sorted(GPUS))}")
     parser.add_argument(
         "--pillars",
@@ -128,8 +133,9 @@ def _inspect(args: argparse.Namespace) -> int:
     path = input_path(args.path)
     if args.verify:
         return _verify(path, args)
-    if args.root is not None:
-        raise ConfigError("--root belongs to --verify.")
+    for name in ("root", "key", "signature"):
+        if getattr(args, name) is not None:
+            raise ConfigError(f"--{name} belongs to --verify.")
     if path.suffix in (*CONFIGS, *CHECKPOINTS):
         return _inspect_model(path, args)
     if args.model_config is not None:
@@ -160,9 +166,22 @@ def _inspect(args: argparse.Namespace) -> int:
 def _verify(path: Path, args: argparse.Namespace) -> int:
     if args.diff is not None or args.model_config is not None:
         raise ConfigError("--verify goes with neither --diff nor --model-config.")
+    if args.signature is not None and args.key is None:
+        raise ConfigError("--signature needs --key: the public key of whoever signed.")
+    if args.key is not None:
+        # First of all: the files are held against what is said by the one who is trusted.
+        statement = statement_file(path)
+        signature = statement.with_name(SIGNATURE) if args.signature is None else input_path(args.signature)
+        signed = is_signed(statement, signature, input_path(args.key))
+        if not signed:
+            _write(args.json, {"signed": False, "files": {}})
+            print(plain_lines(f"'{signature}' is no signature of '{statement}' by '{args.key}'"))  # noqa: T201 - what the command is for
+            return EXIT_FAILED
     verdicts = verify_provenance(path, None if args.root is None else input_path(args.root))
-    _write(args.json, {"files": {item.name: item.verdict for item in verdicts}})
-    print(plain_lines(verdict_text(verdicts)))  # noqa: T201 - what the command is for
+    document = {"files": {item.name: item.verdict for item in verdicts}}
+    _write(args.json, document if args.key is None else {"signed": True, **document})
+    text = verdict_text(verdicts)
+    print(plain_lines(text if args.key is None else f"signed by '{args.key}'\n{text}"))  # noqa: T201 - what the command is for
     return EXIT_PASSED if all(item.verdict == "as stated" for item in verdicts) else EXIT_FAILED
 
 

@@ -1,7 +1,7 @@
 """Whether files are those that a provenance statement is about, `python -m deploy.inspect FOLDER --verify`.
 
 bazel/private/write_provenance.py writes the statement. It says what was made of what; that it was not forged is for
-a signature over the file to say, which is checked before (docs/artifacts.md).
+a signature over the file to say, which is checked before (`deploy.inspect_signature`, docs/artifacts.md).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from base.messages import shown
 from base.parsing import Record, RelativePath, misfit
 from base.tables import text_table
 
-__all__ = ["PROVENANCE", "FileVerdict", "verdict_text", "verify_provenance"]
+__all__ = ["PROVENANCE", "FileVerdict", "statement_file", "verdict_text", "verify_provenance"]
 
 PROVENANCE = "provenance.json"
 
@@ -57,6 +57,18 @@ class FileVerdict:
     verdict: str
 
 
+def statement_file(path: Path) -> Path:
+    """The statement that `path` is, or that lies in it.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    file = path / PROVENANCE if path.is_dir() else path
+    if not file.is_file():
+        raise ConfigError(f"'{file}' does not exist. Give the {PROVENANCE} of a provenance target, or its folder.")
+    return file
+
+
 def verify_provenance(path: Path, root: Path | None = None) -> tuple[FileVerdict, ...]:
     """Holds files against a statement. Artifacts whose whole folder is not here are left out.
 
@@ -68,9 +80,7 @@ def verify_provenance(path: Path, root: Path | None = None) -> tuple[FileVerdict
         ConfigError: there is no statement, or none of its files is there.
         DataError: it is no such statement.
     """
-    file = path / PROVENANCE if path.is_dir() else path
-    if not file.is_file():
-        raise ConfigError(f"'{file}' does not exist. Give the {PROVENANCE} of a provenance target, or its folder.")
+    file = statement_file(path)
     statement = read_json(file, _Statement)
     base = file.resolve().parent.parent if root is None else root
     stated = {subject.name: subject.digest.sha256 for subject in statement.subject}

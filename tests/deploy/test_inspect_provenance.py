@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -100,3 +101,108 @@ def test_options_that_contradict(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert main([str(file), "--verify", "--diff=other"]) == 2
     assert main([str(tmp_path / "a_onnx-1.0"), "--verify"]) == 2
     assert "provenance.json" in capsys.readouterr().err
+
+
+def _openssl(*arguments: str | Path) -> None:
+    subprocess.run(["openssl", *arguments], check=True, capture_output=True)
+
+
+def _signed(root: Path, kind: str) -> Path:
+    """A release that openssl signed; returns the statement. Keys: root/key.pem, root/key.pub."""
+    algorithm = {"rsa": ("RSA", "rsa_keygen_bits:2048"), "ec": ("EC", "ec_paramgen_curve:P-256")}[kind]
+    file = _release(root)
+    _openssl("genpkey", "-algorithm", algorithm[0], "-pkeyopt", algorithm[1], "-out", root / "key.pem")
+    _openssl("pkey", "-in", root / "key.pem", "-pubout", "-out", root / "key.pub")
+    _openssl("dgst", "-sha256", "-sign", root / "key.pem", "-out", file.with_name("provenance.sig"), file)
+    return file
+
+
+needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl")
+
+
+@needs_openssl
+@pytest.mark.parametrize("kind", ["rsa", "ec"])
+def test_what_openssl_signed_is_checked_with_its_key(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = _signed(tmp_path, kind)
+    command = [str(file.parent), "--verify", f"--key={tmp_path / 'key.pub'}"]
+    assert main(command) == 0
+    assert capsys.readouterr().out == f"signed by '{tmp_path / 'key.pub'}'\n3 of 3 files are as stated\n"
+    (tmp_path / "a_onnx-1.0/net.onnx").write_text("Net")
+    assert main(command) == 1  # signed, and another file lies here
+    assert "changed" in capsys.readouterr().out
+
+
+@needs_openssl
+def test_a_statement_that_was_changed_is_not_the_signed_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever forges a file writes its digest into the statement, too: without a key nothing is seen."""
+    file = _signed(tmp_path, "ec")
+    (tmp_path / "a_onnx-1.0/net.onnx").write_text("forged")
+    digest = subprocess.check_output(["sha256sum", tmp_path / "a_onnx-1.0/net.onnx"], text=True).split()[0]
+    subjects = json.loads(file.read_text())["subject"]
+    subjects[0]["digest"]["sha256"] = digest
+    _edit(file, subject=subjects)
+    assert main([str(file), "--verify"]) == 0
+    capsys.readouterr()
+    assert main([str(file), "--verify", f"--key={tmp_path / 'key.pub'}", f"--json={tmp_path / 'out.json'}"]) == 1
+    assert "no signature" in capsys.readouterr().out
+    assert json.loads((tmp_path / "out.json").read_text())["signed"] is False
+
+
+@needs_openssl
+def test_another_key_and_a_signature_in_base64(tmp_path: Path) -> None:
+    """As cosign's bundles hold it."""
+    file = _signed(tmp_path, "ec")
+    other = tmp_path / "other"
+    _signed(other, "ec")
+    assert main([str(file), "--verify", f"--key={other / 'key.pub'}"]) == 1
+    text = tmp_path / "elsewhere.sig"
+    _openssl("base64", "-A", "-in", file.with_name("provenance.sig"), "-out", text)
+    assert main([str(file), "--verify", f"--key={tmp_path / 'key.pub'}", f"--signature={text}"]) == 0
+
+
+@needs_openssl
+@pytest.mark.skipif(shutil.which("cosign") is None, reason="no cosign")
+def test_what_cosign_signed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = _release(tmp_path)
+    monkeypatch.setenv("COSIGN_PASSWORD", "")
+    monkeypatch.chdir(tmp_path)
+    off = [f"--no-default-{part}" for part in ("rekor", "fulcio", "oidc", "tsa")]
+    for command in (
+        ["generate-key-pair"],
+        ["signing-config", "create", *off, "--out", "offline.json"],
+        [
+            "sign-blob",
+            "--yes",
+            "--key",
+            "cosign.key",
+            "--signing-config",
+            "offline.json",
+            "--bundle",
+            "made.bundle",
+            file,
+        ],
+    ):
+        subprocess.run(["cosign", *command], check=True, capture_output=True)
+    bundle = json.loads((tmp_path / "made.bundle").read_text())
+    (tmp_path / "made.sig").write_text(bundle["messageSignature"]["signature"])
+    assert main([str(file), "--verify", "--key=cosign.pub", "--signature=made.sig"]) == 0
+
+
+@needs_openssl
+def test_what_is_no_key_and_no_signature(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = _signed(tmp_path, "ec")
+    _openssl("genpkey", "-algorithm", "ED25519", "-out", tmp_path / "ed.pem")
+    _openssl("pkey", "-in", tmp_path / "ed.pem", "-pubout", "-out", tmp_path / "ed.pub")
+    for arguments, message in (
+        ([f"--key={tmp_path / 'key.pem'}"], "no public key"),
+        ([f"--key={tmp_path / 'ed.pub'}"], "Ed25519"),
+        ([f"--key={tmp_path / 'nowhere.pub'}"], "nowhere.pub"),
+        ([f"--key={tmp_path / 'key.pub'}", f"--signature={tmp_path / 'nowhere.sig'}"], "nowhere.sig"),
+        ([f"--signature={tmp_path / 'key.pub'}"], "--signature needs --key"),
+    ):
+        assert main([str(file), "--verify", *arguments]) == 2
+        assert message in capsys.readouterr().err
+    assert main([str(file), f"--key={tmp_path / 'key.pub'}"]) == 2
+    assert "--key belongs to --verify" in capsys.readouterr().err
