@@ -37,7 +37,8 @@ def model_release(
         num_batches = 100,
         num_samples = -1,
         shards = 0,
-        skip_layers = []):
+        skip_layers = [],
+        tags = []):
     """All artifacts of one model.
 
     Args:
@@ -52,6 +53,7 @@ def model_release(
       num_samples: frames to score; -1 for all.
       shards: actions that share the calibration, the analysis and the evaluations; 0: as --//bazel:shards says.
       skip_layers: layers and patterns kept in floating point.
+      tags: of every target, such as "manual" for a release that `//...` leaves alone.
     """
     seed = -1 if checkpoint else 0
     for precision, infix, engines in [("fp32", "", "_fp32"), ("fp16", "_fp16", "_fp16")]:
@@ -61,11 +63,13 @@ def model_release(
             model_config = model_config,
             precision = precision,
             seed = seed,
+            tags = tags,
             version = version,
         )
         trt_engines(
             name = name + engines + "_engines",
             onnx = ":" + name + infix + "_onnx",
+            tags = tags,
             version = version,
         )
     calibration(
@@ -77,18 +81,21 @@ def model_release(
         seed = seed,
         shards = shards,
         skip_layers = skip_layers,
+        tags = tags,
         version = version,
     )
     onnx_model(
         name = name + "_int8_onnx",
         calibration = ":" + name + "_calibration",
         precision = "int8",
+        tags = tags,
         version = version,
     )
     trt_engines(
         name = name + "_int8_engines",
         onnx = ":" + name + "_int8_onnx",
         precision_policy = "int8",
+        tags = tags,
         version = version,
     )
     made = ["_onnx", "_fp16_onnx", "_fp32_engines", "_fp16_engines", "_calibration", "_int8_onnx", "_int8_engines"]
@@ -98,6 +105,7 @@ def model_release(
                 name = "{}_{}_bundle".format(name, precision),
                 dataset = bundle_dataset,
                 onnx = ":{}_{}_onnx".format(name, precision),
+                tags = tags,
                 version = version,
             )
             made.append("_{}_bundle".format(precision))
@@ -110,6 +118,7 @@ def model_release(
                 num_samples = num_samples,
                 num_verify_samples = 5,
                 onnx = ":" + name + infix + "_onnx",
+                tags = tags,
                 version = version,
             )
             evaluation(
@@ -118,7 +127,7 @@ def model_release(
                 num_samples = num_samples,
                 onnx = ":" + name + infix + "_onnx",
                 shards = shards,
-                tags = ["manual"],
+                tags = tags + ["manual"],
                 version = version,
             )
         sensitivity(
@@ -127,16 +136,18 @@ def model_release(
             dataset = dataset,
             num_samples = num_samples,
             shards = shards,
-            tags = ["manual"],
+            tags = tags + ["manual"],
             version = version,
         )
     artifacts = [":" + name + part for part in made]
     provenance(
         name = name + "_provenance",
         artifacts = artifacts,
+        tags = tags,
         version = version,
     )
     native.filegroup(
         name = name,
         srcs = artifacts + [":" + name + "_provenance"],
+        tags = tags,
     )
