@@ -6,8 +6,7 @@ pid @work@/pid;
 error_log @work@/error.log;
 events {}
 http {
-  log_format traffic '$request_method $status $request_length $bytes_sent';
-  access_log @work@/access.log traffic;
+  access_log off;
   client_max_body_size 0;
   client_body_temp_path @work@/tmp/body;
   proxy_temp_path @work@/tmp/proxy;
