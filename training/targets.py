@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["center_targets", "gaussian_radius", "use_numpy_targets"]
+__all__ = ["center_targets", "gaussian_radii", "gaussian_radius", "use_numpy_targets"]
 
 
 def use_numpy_targets(head: Any) -> None:
@@ -91,8 +91,21 @@ def center_targets(
 
 
 def gaussian_radius(size: NDArray[np.float32], overlap: float) -> float:
-    """Largest shift of a corner, in cells, that keeps the overlap (CornerNet), with mmdet3d's choice of roots."""
-    length, width = (float(value) for value in size)
+    """`gaussian_radii` of one box (2,)."""
+    return float(gaussian_radii(np.asarray(size)[None], overlap)[0])
+
+
+def gaussian_radii(sizes: NDArray[np.float32], overlap: float) -> NDArray[np.float64]:
+    """Largest shift of a corner, in cells, that keeps the overlap (CornerNet), with mmdet3d's choice of roots.
+
+    Args:
+        sizes: (N, 2) length and width, in cells.
+        overlap: Least overlap of a shifted box.
+
+    Returns:
+        (N,).
+    """
+    length, width = sizes.astype(np.float64).T
     total, area = length + width, length * width
     # Both corners shifted the same way, both inwards, both outwards: each a quadratic in the radius.
     cases = (
@@ -101,7 +114,7 @@ def gaussian_radius(size: NDArray[np.float32], overlap: float) -> float:
         (4 * overlap, -2 * overlap * total, (overlap - 1) * area),
     )
     # CornerNet's published code divides by 2 whatever the leading coefficient; trained models rely on these radii.
-    return min((b + float(np.sqrt(b * b - 4 * a * c))) / 2 for a, b, c in cases)
+    return np.asarray(np.min([(b + np.sqrt(b * b - 4 * a * c)) / 2 for a, b, c in cases], axis=0))
 
 
 def _draw_gaussian(heatmap: NDArray[np.float32], x: int, y: int, radius: int) -> None:

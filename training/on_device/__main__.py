@@ -61,6 +61,12 @@ def _parser() -> argparse.ArgumentParser:
         default=0.2,
         help="share of frames without earlier sweeps (%(default)s)",
     )
+    parser.add_argument(
+        "--fade",
+        type=number(0.0, 1.0),
+        default=0.0,
+        help="last share of the training over which scaling, shifts and intensities fade out (%(default)s)",
+    )
     parser.add_argument("--workers", type=whole_number(1, 1024), help="processes that load; default: one a processor")
     parser.add_argument("--device", default="auto", help='"auto", "cpu" or "cuda:N" (%(default)s)')
     parser.add_argument("--seed", type=SEED, default=0)
@@ -103,10 +109,10 @@ def _train(args: argparse.Namespace, output: Path) -> None:
     if len(spec.tasks) != 1:
         raise ConfigError(f"'{args.config}' has {len(spec.tasks)} tasks; training on the device takes models of one.")
     set_determinism(args.seed)
-    torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.allow_tf32 = True
+    # Shapes are the same in every iteration; the fastest backward kernels add in no fixed order.
     torch.backends.cudnn.benchmark = device.type == "cuda"
-    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.deterministic = device.type != "cuda"
     names = args.info_file or [None] * len(args.data_root)
     parts = [
         load_frames(cfg, root, "train", name, args.workers) for root, name in zip(args.data_root, names, strict=True)
@@ -122,6 +128,7 @@ def _train(args: argparse.Namespace, output: Path) -> None:
         args.rate,
         rot_weight=args.rot_weight,
         seed=args.seed,
+        fade=args.fade,
         log_interval=args.log_interval,
     )
     lines: list[str] = []

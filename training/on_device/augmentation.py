@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -28,6 +28,19 @@ class Augmentation:
     shift_m: tuple[float, float, float] = (0.5, 0.5, 0.2)
     intensity: float = 0.2
     single_sweep: float = 0.2
+
+    def faded(self, iteration: int, total: int | None, fade: float) -> Augmentation:
+        """What is left of it where it goes down linearly over the last share `fade` of `total` iterations.
+
+        Turns and mirrors stay: a street has no preferred direction. Scale, shift and intensity end at nothing, so that
+        the last steps are taken at the sizes and heights that deployment sees; single sweeps keep their share.
+        """
+        if total is None or fade <= 0.0 or iteration < (1.0 - fade) * total:
+            return self
+        left = (total - iteration) / (fade * total)
+        x, y, z = self.shift_m
+        shift = (x * left, y * left, z * left)
+        return replace(self, scale=self.scale * left, shift_m=shift, intensity=self.intensity * left)
 
 
 @dataclass(frozen=True)
@@ -78,7 +91,7 @@ def move_points(points: torch.Tensor, frame: torch.Tensor, moves: Moves) -> tupl
         torch.from_numpy(value).to(device)
         for value in (moves.linear, moves.shift, moves.gain, moves.scale, moves.single)
     )
-    if bool(moves.single.any()):
+    if moves.single.any():
         kept = ~(single[frame] & (points[:, 4] > 1e-4))
         points, frame = points[kept], frame[kept]
     own = linear[frame]

@@ -1,4 +1,4 @@
-"""The training loop: one process, one device, bfloat16 for backbone and neck."""
+"""The training loop: one process, one device, bfloat16 for all that is dense."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ import torch
 
 from base.errors import UserError
 from models.spec import ModelSpec
-from training.on_device.augmentation import Augmentation, draw_moves, move_boxes, move_points
-from training.on_device.frames import FrameStore, unpack
-from training.on_device.losses import batch_losses, batch_targets
-from training.on_device.pillars import batch_canvas, batch_pillars
+from training.on_device.augmentation import Augmentation
+from training.on_device.batches import Batch, ahead, make_batch
+from training.on_device.encoder import PointRows, encode
+from training.on_device.frames import FrameStore
+from training.on_device.losses import batch_losses
+from training.on_device.pillars import batch_canvas
 
 __all__ = ["Progress", "Schedule", "train"]
 
@@ -40,6 +42,7 @@ class Schedule:
         clip: largest norm of the gradient.
         rot_weight: weight of the orientation's sine and cosine in the boxes' loss; the other numbers' are the config's.
         seed: of the frames' order and their augmentation.
+        fade: share of the training, its last, over which the augmentation goes down to nothing but turns and mirrors.
         log_interval: iterations.
     """
 
@@ -51,6 +54,7 @@ class Schedule:
     clip: float = 15.0
     rot_weight: float = 1.0
     seed: int = 0
+    fade: float = 0.0
     log_interval: int = 50
 
 
@@ -93,69 +97,105 @@ def train(
     torch.manual_seed(schedule.seed)
     rng = np.random.default_rng([schedule.seed, 1])
     model.train()
-    weights = torch.tensor(model.pts_bbox_head.train_cfg["code_weights"], device=device)
+    model.to(memory_format=torch.channels_last)  # as the canvas lies
+    head = model.pts_bbox_head
+    weights = torch.tensor(head.train_cfg["code_weights"], device=device)
     weights[6:8] = schedule.rot_weight
-    box_weight = float(model.pts_bbox_head.loss_bbox.loss_weight)
+    box_weight = float(head.loss_bbox.loss_weight)
+    state = _Length(schedule, device)
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=schedule.rate / 25.0, weight_decay=schedule.weight_decay, betas=(0.9, 0.99)
+        model.parameters(),
+        lr=schedule.rate / 25.0,
+        weight_decay=schedule.weight_decay,
+        betas=(0.9, 0.99),
+        fused=device.type == "cuda",
     )
-    total = schedule.iterations
     sums = torch.zeros(4, device=device)
-    since, started = 0, time.monotonic()
-    iteration, rated_at = 0, 0.0
-    while total is None or iteration < total:
-        if total is None and iteration == _WARM_UP:
-            _wait(device)
-            rated_at = time.monotonic()
-        if total is None and iteration == _WARM_UP + _RATED:
-            _wait(device)
-            each = (time.monotonic() - rated_at) / _RATED
-            left = schedule.minutes * 60.0 - (time.monotonic() - started)
-            total = iteration + max(1, int(left / each))
-            _logger.info("%.1f ms an iteration: %d iterations in %.1f minutes", 1e3 * each, total, schedule.minutes)
-        rate = _rate(iteration, total, schedule.rate)
+    since, iteration = 0, 0
+
+    def make(index: int) -> Batch:
+        moved = augmentation.faded(index, state.total, schedule.fade)
+        return make_batch(store, schedule.batch_size, rng, moved, spec, head.train_cfg, model.pts_voxel_encoder)
+
+    for batch in ahead(make, lambda: state.total, device):
+        state.look(iteration)
+        rate = _rate(iteration, state.total, schedule.rate)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        points, frames = store.draw(schedule.batch_size)
-        moves = draw_moves(rng, len(frames), augmentation)
-        boxes = [move_boxes(frame.boxes, moves, index) for index, frame in enumerate(frames)]
-        targets = batch_targets(boxes, [frame.labels for frame in frames], spec, model.pts_bbox_head.train_cfg, device)
-        which = torch.repeat_interleave(
-            torch.arange(len(points), device=device), torch.tensor([len(part) for part in points], device=device)
-        )
-        cloud, which = move_points(unpack(torch.cat(points)), which, moves)
-        heads = forward(model, cloud, which, len(points), spec)
-        heatmap_loss, box_loss = batch_losses(heads, targets, weights, box_weight)
+        heads = forward(model, batch, spec)
+        heatmap_loss, box_loss = batch_losses(heads, batch.targets, weights, box_weight)
         optimizer.zero_grad(set_to_none=True)
         loss: Any = heatmap_loss + box_loss
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), schedule.clip)
         optimizer.step()
         with torch.no_grad():
-            rot = heads["rot"].permute(0, 2, 3, 1).flatten(0, 2)[targets.cells]
-            rot_error = (rot - targets.values[:, 6:8]).abs().sum() / max(1, len(rot))
+            rot = heads["rot"].permute(0, 2, 3, 1).flatten(0, 2)[batch.targets.cells]
+            rot_error = (rot - batch.targets.values[:, 6:8]).abs().sum() / max(1, len(rot))
             sums += torch.stack([heatmap_loss.detach(), box_loss.detach(), rot_error, norm])
         iteration, since = iteration + 1, since + 1
-        if iteration % schedule.log_interval == 0 or iteration == total:
+        if iteration % schedule.log_interval == 0 or iteration == state.total:
             means = (sums / since).tolist()
             if not all(math.isfinite(value) for value in means):
                 raise UserError(f"The loss is no number after {iteration} iterations; lower --rate.")
-            report(Progress(iteration, total or 0, time.monotonic() - started, rate, *means))
+            report(Progress(iteration, state.total or 0, time.monotonic() - state.started, rate, *means))
             sums.zero_()
             since = 0
+    model.to(memory_format=torch.contiguous_format)
     return iteration
 
 
-def forward(
-    model: Any, points: torch.Tensor, frame: torch.Tensor, batch: int, spec: ModelSpec
-) -> dict[str, torch.Tensor]:
-    """Raw heads, float32, of moved points (N, 5) of `batch` frames."""
-    pillars = batch_pillars(points, frame, spec)
-    features = model.pts_voxel_encoder(pillars.points, pillars.num_points, pillars.coords)
-    canvas = batch_canvas(features, pillars.coords, batch, spec)
-    with torch.autocast(canvas.device.type, dtype=torch.bfloat16, enabled=canvas.is_cuda):
+class _Length:
+    """How many iterations a training has: what its schedule says, or what fits, once that is measured."""
+
+    def __init__(self, schedule: Schedule, device: torch.device) -> None:
+        self.total = schedule.iterations
+        self.started = time.monotonic()
+        self._minutes, self._device, self._rated_at = schedule.minutes, device, 0.0
+
+    def look(self, iteration: int) -> None:
+        """Takes the time where it is needed; called before each iteration."""
+        if self.total is not None or iteration not in (_WARM_UP, _WARM_UP + _RATED):
+            return
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        now = time.monotonic()
+        if iteration == _WARM_UP:
+            self._rated_at = now
+            return
+        each = (now - self._rated_at) / _RATED
+        self.total = iteration + max(1, int((self._minutes * 60.0 - (now - self.started)) / each))
+        _logger.info("%.1f ms an iteration: %d iterations in %.1f minutes", 1e3 * each, self.total, self._minutes)
+
+
+def forward(model: Any, batch: Batch, spec: ModelSpec) -> dict[str, torch.Tensor]:
+    """Raw heads, float32, of a batch. On a CUDA device all but each branch's last layer runs in bfloat16."""
+    return dense(model, canvas_of(model, batch, spec))
+
+
+def canvas_of(model: Any, batch: Batch, spec: ModelSpec) -> torch.Tensor:
+    """The pillars' features on their canvases, bfloat16 on a CUDA device."""
+    pillars, encoder = batch.pillars, model.pts_voxel_encoder
+    if isinstance(pillars, PointRows):
+        features = encode(encoder, pillars)
+    else:
+        features = encoder(pillars.points, pillars.num_points, pillars.coords)
+    return batch_canvas(features.bfloat16() if features.is_cuda else features, pillars.coords, batch.size, spec)
+
+
+def dense(model: Any, canvas: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Raw heads, float32, of canvases; layers before each branch's last one in bfloat16 where the canvas is."""
+    head = model.pts_bbox_head
+    (task,) = head.task_heads
+    plain = type(task).__name__ == "SeparateHead"
+    with torch.autocast(canvas.device.type, dtype=torch.bfloat16, enabled=canvas.dtype == torch.bfloat16):
         maps = model.pts_neck(model.pts_backbone(canvas))
-    ((heads,),) = model.pts_bbox_head([part.float() for part in maps])
+        if plain:
+            shared = head.shared_conv(maps[0])
+            inner = {name: getattr(task, name)[:-1](shared) for name in task.heads}
+    if plain:
+        return {name: getattr(task, name)[-1](values.float()) for name, values in inner.items()}
+    ((heads,),) = head([part.float() for part in maps])
     return {name: value.float() for name, value in heads.items()}
 
 
@@ -169,8 +209,3 @@ def _rate(iteration: int, total: int | None, highest: float) -> float:
     else:
         low, share = highest / 1e5, 1.0 - (iteration - turn) / max(1.0, total - turn)
     return low + (highest - low) * (1.0 - math.cos(math.pi * share)) / 2.0
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from models.spec import ModelSpec
-from training.targets import gaussian_radius
+from training.targets import gaussian_radii
 
 __all__ = ["BatchTargets", "batch_losses", "batch_targets"]
 
@@ -56,7 +56,7 @@ def batch_targets(
     frame, box, label, centers, cells = frame[inside], box[inside], label[inside], centers[inside], cells[inside]
     sizes = box[:, 3:5] / step / factor
     overlap, least = float(train_cfg["gaussian_overlap"]), int(train_cfg["min_radius"])
-    radius = np.array([max(least, int(gaussian_radius(size, overlap))) for size in sizes], np.int64)
+    radius = np.maximum(least, gaussian_radii(sizes, overlap).astype(np.int64))
     dims = np.log(box[:, 3:6]) if spec.norm_bbox else box[:, 3:6]
     yaw = box[:, 6:7]
     values = np.concatenate([centers - cells, box[:, 2:3], dims, np.sin(yaw), np.cos(yaw), box[:, 7:9]], axis=1)
@@ -92,7 +92,8 @@ def _draw(
     kept = (dx.abs() <= reach) & (dy.abs() <= reach)
     kept = kept & (column >= 0) & (column < width) & (row >= 0) & (row < height)
     flat = (plane * height + row) * width + column
-    heatmap.view(-1).scatter_reduce_(0, flat[kept], bell[kept], reduce="amax")
+    # What lies outside raises the first cell to zero: dropping it would wait for the device to count it.
+    heatmap.view(-1).scatter_reduce_(0, (flat * kept).flatten(), (bell * kept).flatten(), reduce="amax")
 
 
 def batch_losses(
