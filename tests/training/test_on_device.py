@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,12 +17,16 @@ from models.config import load_model_config
 from models.spec import ModelSpec
 from runtime.preprocess import voxelize
 from training.on_device.augmentation import Augmentation, Moves, draw_moves, move_boxes, move_points
+from training.on_device.batches import Batch
+from training.on_device.encoder import encode, pillar_rows
 from training.on_device.frames import PackedFrame, unpack
+from training.on_device.loop import canvas_of, dense
 from training.on_device.losses import batch_losses, batch_targets
 from training.on_device.pillars import batch_canvas, batch_pillars
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "model" / "centerpoint_t4_demo.py"
 CPU = torch.device("cpu")
+TARGETS = {"gaussian_overlap": 0.1, "min_radius": 2}
 
 
 @pytest.fixture(scope="module")
@@ -64,15 +69,14 @@ def test_losses_equal_mmdet3ds(spec: ModelSpec) -> None:
 
 
 def test_unknown_velocities_are_not_learned(spec: ModelSpec) -> None:
-    train_cfg = {"gaussian_overlap": 0.1, "min_radius": 2}
     width, height = spec.head_size
     heads = {h.name: torch.randn(1, h.channels, height, width) for h in spec.heads}
     known, labels = _boxes(np.random.default_rng(0), 40)
     unknown = known.copy()
     unknown[:, 7:9] = np.nan
     ones, without = torch.ones(10), torch.tensor([1.0] * 8 + [0.0] * 2)
-    first = batch_losses(heads, batch_targets([unknown], [labels], spec, train_cfg, CPU), ones, 1.0)
-    second = batch_losses(heads, batch_targets([known], [labels], spec, train_cfg, CPU), without, 1.0)
+    first = batch_losses(heads, batch_targets([unknown], [labels], spec, TARGETS, CPU), ones, 1.0)
+    second = batch_losses(heads, batch_targets([known], [labels], spec, TARGETS, CPU), without, 1.0)
     assert first[1].item() == pytest.approx(second[1].item(), rel=1e-6)
 
 
@@ -92,6 +96,65 @@ def test_pillars_of_a_batch_are_those_of_its_frames(spec: ModelSpec) -> None:
         np.testing.assert_array_equal(pillars.num_points[mine], alone.num_points[order])
         for (_, y, x), first in zip(alone.coords[:50], alone.points[:50, 0], strict=True):
             np.testing.assert_array_equal(canvas[index, :, y, x], first)
+
+
+def test_rows_of_points_encode_as_padded_pillars(spec: ModelSpec) -> None:
+    """mmdet3d's encoder, in training: features, gradients and running statistics."""
+    rng = np.random.default_rng(8)
+    cloud = np.column_stack([rng.normal(0, 2, (600, 2)), rng.normal(0, 1, (600, 3))]).astype(np.float32)
+    cloud[:50] = cloud[0]  # a pillar that overflows, of equal points
+    which = torch.from_numpy(np.repeat([0, 1], 300))
+    pillars = batch_pillars(torch.from_numpy(cloud), which, spec)
+    assert int(pillars.num_points.max()) == spec.max_points_per_voxel
+    peer: Any = build_model(load_model_config(CONFIG)).pts_voxel_encoder.train()
+    mine = copy.deepcopy(peer)
+    rows = pillar_rows(pillars, mine)
+    assert rows is not None
+    assert len(rows.features) == int(pillars.num_points.sum()) + len(pillars.coords)
+    wanted = peer(pillars.points.clone(), pillars.num_points, pillars.coords)
+    found = encode(mine, rows)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    pull = torch.from_numpy(rng.normal(size=tuple(wanted.shape)).astype(np.float32))
+    for features in (wanted, found):
+        (features * pull).sum().backward()
+    for (name, theirs), own in zip(peer.named_parameters(), mine.parameters(), strict=True):
+        scale = float(theirs.grad.abs().max())
+        torch.testing.assert_close(own.grad / scale, theirs.grad / scale, rtol=0, atol=2e-4, msg=name)
+    for (name, theirs), own in zip(peer.named_buffers(), mine.buffers(), strict=True):
+        torch.testing.assert_close(own, theirs, rtol=1e-5, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("change", [{"legacy": True}, {"with_distance": True}, {"mode": "avg"}])
+def test_other_encoders_keep_their_padded_pillars(spec: ModelSpec, change: dict[str, Any]) -> None:
+    cfg = load_model_config(CONFIG)
+    cfg.model.pts_voxel_encoder.update(change)
+    model: Any = build_model(cfg).train()
+    pillars = batch_pillars(torch.randn(40, 5), torch.zeros(40, dtype=torch.int64), spec)
+    assert pillar_rows(pillars, model.pts_voxel_encoder) is None
+    targets = batch_targets([np.zeros((0, 9), np.float32)], [np.zeros(0, np.int64)], spec, TARGETS, CPU)
+    assert canvas_of(model, Batch(pillars, targets, 1), spec).shape == (1, 32, *spec.grid_size)
+
+
+def test_the_dense_part_is_the_networks_own() -> None:
+    model: Any = build_model(load_model_config(CONFIG)).train()
+    canvas = torch.randn(1, 32, 32, 32, generator=torch.Generator().manual_seed(0))
+    found, half = dense(model, canvas), dense(model, canvas.bfloat16())
+    ((wanted,),) = model.pts_bbox_head(model.pts_neck(model.pts_backbone(canvas)))
+    assert found.keys() == wanted.keys()
+    for name, values in wanted.items():
+        torch.testing.assert_close(found[name], values)
+        assert half[name].dtype == torch.float32
+        assert 0 < float((half[name] - values).detach().abs().mean()) < 0.15 * float(values.detach().std())
+
+
+def test_augmentation_fades_over_the_last_share() -> None:
+    whole = Augmentation(scale=0.1, shift_m=(0.4, 0.4, 0.2), intensity=0.2)
+    assert whole.faded(79, 100, 0.2) == whole
+    assert whole.faded(99, None, 0.2) == whole
+    half = whole.faded(90, 100, 0.2)
+    assert (half.scale, half.intensity) == (pytest.approx(0.05), pytest.approx(0.1))
+    assert half.shift_m == pytest.approx((0.2, 0.2, 0.1))
+    assert (half.turn_rad, half.single_sweep) == (whole.turn_rad, whole.single_sweep)
 
 
 def test_points_stay_in_their_moved_boxes() -> None:
