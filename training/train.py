@@ -115,7 +115,8 @@ def save_release(model: Any, path: Path, meta: dict[str, Any]) -> None:
     import torch
 
     state = {
-        key: value.detach().cpu().half() if value.is_floating_point() else value.detach().cpu()
+        # However a GPU liked them laid out, the file has them in rows.
+        key: (value.detach().cpu().half() if value.is_floating_point() else value.detach().cpu()).contiguous()
         for key, value in model.state_dict().items()
     }
     # In memory first: torch's own writer does not tell a full disk from a fault.

@@ -12,15 +12,18 @@ import numpy as np
 import pytest
 import torch
 
+from base.boxes import Boxes3D
+from datasets.frames import Frame
 from models.build import build_model, load_checkpoint
 from models.config import load_model_config
 from models.spec import ModelSpec
 from runtime.preprocess import voxelize
 from training.on_device.augmentation import Augmentation, Moves, draw_moves, move_boxes, move_points
-from training.on_device.batches import Batch
-from training.on_device.encoder import encode, pillar_rows
-from training.on_device.frames import PackedFrame, unpack
-from training.on_device.loop import canvas_of, dense
+from training.on_device.batches import Batch, make_batch
+from training.on_device.dense import Dense
+from training.on_device.encoder import PointRows, encode, pillar_rows
+from training.on_device.frames import FrameStore, PackedFrame, pack, unpack
+from training.on_device.loop import canvas_of
 from training.on_device.losses import batch_losses, batch_targets
 from training.on_device.pillars import batch_canvas, batch_pillars
 
@@ -106,7 +109,8 @@ def test_rows_of_points_encode_as_padded_pillars(spec: ModelSpec) -> None:
     which = torch.from_numpy(np.repeat([0, 1], 300))
     pillars = batch_pillars(torch.from_numpy(cloud), which, spec)
     assert int(pillars.num_points.max()) == spec.max_points_per_voxel
-    peer: Any = build_model(load_model_config(CONFIG)).pts_voxel_encoder.train()
+    model: Any = build_model(load_model_config(CONFIG)).train()
+    peer = model.pts_voxel_encoder
     mine = copy.deepcopy(peer)
     rows = pillar_rows(pillars, mine)
     assert rows is not None
@@ -138,7 +142,7 @@ def test_other_encoders_keep_their_padded_pillars(spec: ModelSpec, change: dict[
 def test_the_dense_part_is_the_networks_own() -> None:
     model: Any = build_model(load_model_config(CONFIG)).train()
     canvas = torch.randn(1, 32, 32, 32, generator=torch.Generator().manual_seed(0))
-    found, half = dense(model, canvas), dense(model, canvas.bfloat16())
+    found, half = Dense(model)(canvas), Dense(model)(canvas.bfloat16())
     ((wanted,),) = model.pts_bbox_head(model.pts_neck(model.pts_backbone(canvas)))
     assert found.keys() == wanted.keys()
     for name, values in wanted.items():
@@ -152,7 +156,7 @@ def test_augmentation_fades_over_the_last_share() -> None:
     assert whole.faded(79, 100, 0.2) == whole
     assert whole.faded(99, None, 0.2) == whole
     half = whole.faded(90, 100, 0.2)
-    assert (half.scale, half.intensity) == (pytest.approx(0.05), pytest.approx(0.1))
+    assert [half.scale, half.intensity] == pytest.approx([0.05, 0.1])
     assert half.shift_m == pytest.approx((0.2, 0.2, 0.1))
     assert (half.turn_rad, half.single_sweep) == (whole.turn_rad, whole.single_sweep)
 
@@ -169,10 +173,12 @@ def test_points_stay_in_their_moved_boxes() -> None:
         # A wheel's worth ahead of the centre tells front from back.
         nose = _in_world(boxes[0], np.array([[0.5, 0.0, 0.0]]))
         points = np.column_stack([np.vstack([ahead, nose]), np.ones(51), np.zeros(51)]).astype(np.float32)
-        moved, kept = move_points(torch.from_numpy(points), torch.full((51,), index), moves)
+        clouds = [torch.zeros((0, 5))] * 6
+        clouds[index] = torch.from_numpy(points)
+        moved, kept = move_points(clouds, moves)
         box = move_boxes(boxes, moves, index)[0]
         back = _in_box(box, moved.numpy()[:, :3])
-        assert len(kept) == 51
+        assert kept.tolist() == [index] * 51
         assert np.abs(back).max() < 0.5 + 1e-4
         np.testing.assert_allclose(back[-1], [0.5, 0.0, 0.0], atol=1e-4)
         if not moves.single[index]:
@@ -196,12 +202,27 @@ def _in_box(box: np.ndarray[Any, Any], points: np.ndarray[Any, Any]) -> np.ndarr
     return np.asarray(np.column_stack(turned) / box[3:6])
 
 
-def test_single_sweeps_lose_points_with_a_time_lag_and_velocities() -> None:
-    moves = draw_moves(np.random.default_rng(0), 2, Augmentation(single_sweep=1.0))
-    points = torch.tensor([[1.0, 2.0, 0.0, 9.0, 0.0], [1.0, 2.0, 0.0, 9.0, 0.1]])
-    moved, which = move_points(points, torch.tensor([0, 1]), moves)
-    assert which.tolist() == [0]
-    assert moved[0, 4] == 0.0
+def test_single_sweeps_lose_points_with_a_time_lag_and_velocities(spec: ModelSpec) -> None:
+    near, far = np.array([[1.0, 2.0, 0.0, 9.0, 0.1], [1.0, 2.0, 0.0, 9.0, 0.0]]), np.zeros((0, 5))
+    box = np.array([[1.0, 2.0, 0.0, 4.0, 2.0, 1.5, 0.0, 3.0, 0.0]], np.float32)
+    frames = [
+        pack(
+            Frame("a", "b", 0.0, points.astype(np.float32), Boxes3D(box, np.ones(1, np.float32), np.zeros(1, np.int64)))
+        )
+        for points in (near, far)
+    ]
+    encoder: Any = build_model(load_model_config(CONFIG)).pts_voxel_encoder
+    rows = {}
+    for share in (0.0, 1.0):
+        settings = Augmentation(scale=0.0, shift_m=(0.0, 0.0, 0.0), single_sweep=share)
+        store = FrameStore([frames], [1.0], CPU, 0)
+        batch = make_batch(store, 2, np.random.default_rng(0), settings, spec, TARGETS, encoder)
+        assert isinstance(batch.pillars, PointRows)
+        rows[share] = batch.pillars.features[batch.pillars.weight[:, 0] == 1][:, 4].tolist()
+        assert torch.isnan(batch.targets.values[:, 8:]).all() == (share == 1.0)
+    assert rows[0.0] == pytest.approx([0.0, 0.1])
+    assert rows[1.0] == [0.0]
+    moves = draw_moves(np.random.default_rng(0), 1, Augmentation(single_sweep=1.0))
     assert np.isnan(move_boxes(np.ones((1, 9), np.float32), moves, 0)[0, 7:]).all()
 
 
@@ -211,7 +232,7 @@ def test_no_augmentation_changes_nothing() -> None:
         np.zeros((1, 3), np.float32), np.ones(1, np.float32), np.zeros(1, bool),
     )  # fmt: skip
     points = torch.randn(20, 5)
-    moved, _ = move_points(points, torch.zeros(20, dtype=torch.int64), still)
+    moved, _ = move_points([points], still)
     torch.testing.assert_close(moved, points)
 
 

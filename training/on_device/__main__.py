@@ -67,6 +67,12 @@ def _parser() -> argparse.ArgumentParser:
         default=0.0,
         help="last share of the training over which scaling, shifts and intensities fade out (%(default)s)",
     )
+    parser.add_argument(
+        "--capture", action="store_true", help="backbone, neck and head as CUDA graphs: fewer launches, on a GPU"
+    )
+    parser.add_argument(
+        "--save-interval", type=whole_number(1, 10_000_000), metavar="N", help="write --output every N iterations, too"
+    )
     parser.add_argument("--workers", type=whole_number(1, 1024), help="processes that load; default: one a processor")
     parser.add_argument("--device", default="auto", help='"auto", "cpu" or "cuda:N" (%(default)s)')
     parser.add_argument("--seed", type=SEED, default=0)
@@ -129,27 +135,34 @@ def _train(args: argparse.Namespace, output: Path) -> None:
         rot_weight=args.rot_weight,
         seed=args.seed,
         fade=args.fade,
+        capture=args.capture,
         log_interval=args.log_interval,
     )
     lines: list[str] = []
+    log = user_path(args.log) if args.log else output.with_suffix(".log.jsonl")
+
+    def save(iterations: int) -> dict[str, Any]:
+        meta = {
+            "model_config": Path(args.config).name,
+            "seed": args.seed,
+            "iterations": iterations,
+            "batch_size": args.batch_size,
+            "frames": sum(map(len, parts)),
+            "class_names": list(spec.class_names),
+        }
+        save_release(model, output, meta)
+        with atomic_path(log) as temporary:
+            temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return meta
 
     def report(progress: Progress) -> None:
         lines.append(json.dumps({key: _rounded(value) for key, value in asdict(progress).items()}))
         _logger.info("%s", lines[-1])
+        if args.save_interval is not None and progress.iteration % args.save_interval == 0:
+            save(progress.iteration)
 
     augmentation = Augmentation(scale=args.scale, single_sweep=args.single_sweep)
-    done = train(model.to(device), spec, store, schedule, augmentation, report)
-    meta = {
-        "model_config": Path(args.config).name,
-        "seed": args.seed,
-        "iterations": done,
-        "batch_size": args.batch_size,
-        "frames": sum(map(len, parts)),
-        "class_names": list(spec.class_names),
-    }
-    save_release(model, output, meta)
-    with atomic_path(user_path(args.log) if args.log else output.with_suffix(".log.jsonl")) as temporary:
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    meta = save(train(model.to(device), spec, store, schedule, augmentation, report))
     _logger.info("wrote %s: %s", output, json.dumps(meta, sort_keys=True))
 
 

@@ -62,11 +62,11 @@ def make_batch(
     moves = draw_moves(rng, size, augmentation)
     boxes = [move_boxes(frame.boxes, moves, index) for index, frame in enumerate(frames)]
     targets = batch_targets(boxes, [frame.labels for frame in frames], spec, train_cfg, store.device)
-    lengths = torch.tensor([len(part) for part in points])
-    which = torch.repeat_interleave(
-        torch.arange(size, device=store.device), lengths.to(store.device), output_size=int(lengths.sum())
-    )
-    cloud, which = move_points(unpack(torch.cat(points)), which, moves)
+    lengths = [
+        frame.of_last_sweep if single else len(frame.points) for frame, single in zip(frames, moves.single, strict=True)
+    ]
+    cloud = unpack(torch.cat([part[:length] for part, length in zip(points, lengths, strict=True)]))
+    cloud, which = move_points(torch.split(cloud, lengths), moves)
     pillars = batch_pillars(cloud, which, spec)
     return Batch(pillar_rows(pillars, encoder) or pillars, targets, size)
 

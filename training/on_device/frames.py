@@ -35,7 +35,7 @@ class PackedFrame:
     """One frame.
 
     Attributes:
-        points: (N, 5) int16: x, y, z, intensity and time lag in the steps above.
+        points: (N, 5) int16: x, y, z, intensity and time lag in the steps above; those without time lag first.
         boxes: (M, 9) float32 [x, y, z centre, l, w, h, yaw, vx, vy], of objects that hold a point.
         labels: (M,) int64.
     """
@@ -43,6 +43,11 @@ class PackedFrame:
     points: NDArray[np.int16]
     boxes: NDArray[np.float32]
     labels: NDArray[np.int64]
+
+    @property
+    def of_last_sweep(self) -> int:
+        """How many points have no time lag: the first ones."""
+        return int(np.count_nonzero(self.points[:, 4] <= 0))
 
 
 def pack(frame: Frame) -> PackedFrame:
@@ -58,7 +63,8 @@ def pack(frame: Frame) -> PackedFrame:
         )
     steps = np.array([XYZ_STEP_M, XYZ_STEP_M, XYZ_STEP_M, _INTENSITY_STEP, _LAG_STEP_S], np.float32)
     codes = np.rint(frame.points / steps)
-    near = (np.abs(frame.points[:, :2]) < _INT16_REACH_M).all(axis=1)
+    codes = codes[np.argsort(codes[:, 4] > 0, kind="stable")]
+    near = (np.abs(codes[:, :2]) < _INT16_REACH_M / XYZ_STEP_M).all(axis=1)
     limits = np.iinfo(np.int16)
     truth = frame.ground_truth
     seen = truth.labels >= 0

@@ -16,6 +16,7 @@ from base.errors import UserError
 from models.spec import ModelSpec
 from training.on_device.augmentation import Augmentation
 from training.on_device.batches import Batch, ahead, make_batch
+from training.on_device.dense import Dense, Heads, captured
 from training.on_device.encoder import PointRows, encode
 from training.on_device.frames import FrameStore
 from training.on_device.losses import batch_losses
@@ -43,6 +44,7 @@ class Schedule:
         rot_weight: weight of the orientation's sine and cosine in the boxes' loss; the other numbers' are the config's.
         seed: of the frames' order and their augmentation.
         fade: share of the training, its last, over which the augmentation goes down to nothing but turns and mirrors.
+        capture: the dense part's kernels as CUDA graphs, where the device is one of CUDA.
         log_interval: iterations.
     """
 
@@ -55,6 +57,7 @@ class Schedule:
     rot_weight: float = 1.0
     seed: int = 0
     fade: float = 0.0
+    capture: bool = False
     log_interval: int = 50
 
 
@@ -102,6 +105,7 @@ def train(
     weights = torch.tensor(head.train_cfg["code_weights"], device=device)
     weights[6:8] = schedule.rot_weight
     box_weight = float(head.loss_bbox.loss_weight)
+    dense = Dense(model)
     state = _Length(schedule, device)
     optimizer = torch.optim.AdamW(
         model.parameters(),
@@ -117,12 +121,17 @@ def train(
         moved = augmentation.faded(index, state.total, schedule.fade)
         return make_batch(store, schedule.batch_size, rng, moved, spec, head.train_cfg, model.pts_voxel_encoder)
 
+    network: Heads = dense
+    if schedule.capture and device.type == "cuda":
+        channels, (nx, ny) = int(model.pts_middle_encoder.in_channels), spec.grid_size
+        empty = torch.zeros((schedule.batch_size, ny, nx, channels), dtype=torch.bfloat16, device=device)
+        network = captured(dense, empty.permute(0, 3, 1, 2))
     for batch in ahead(make, lambda: state.total, device):
         state.look(iteration)
         rate = _rate(iteration, state.total, schedule.rate)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        heads = forward(model, batch, spec)
+        heads = network(canvas_of(model, batch, spec))
         heatmap_loss, box_loss = batch_losses(heads, batch.targets, weights, box_weight)
         optimizer.zero_grad(set_to_none=True)
         loss: Any = heatmap_loss + box_loss
@@ -168,11 +177,6 @@ class _Length:
         _logger.info("%.1f ms an iteration: %d iterations in %.1f minutes", 1e3 * each, self.total, self._minutes)
 
 
-def forward(model: Any, batch: Batch, spec: ModelSpec) -> dict[str, torch.Tensor]:
-    """Raw heads, float32, of a batch. On a CUDA device all but each branch's last layer runs in bfloat16."""
-    return dense(model, canvas_of(model, batch, spec))
-
-
 def canvas_of(model: Any, batch: Batch, spec: ModelSpec) -> torch.Tensor:
     """The pillars' features on their canvases, bfloat16 on a CUDA device."""
     pillars, encoder = batch.pillars, model.pts_voxel_encoder
@@ -181,22 +185,6 @@ def canvas_of(model: Any, batch: Batch, spec: ModelSpec) -> torch.Tensor:
     else:
         features = encoder(pillars.points, pillars.num_points, pillars.coords)
     return batch_canvas(features.bfloat16() if features.is_cuda else features, pillars.coords, batch.size, spec)
-
-
-def dense(model: Any, canvas: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Raw heads, float32, of canvases; layers before each branch's last one in bfloat16 where the canvas is."""
-    head = model.pts_bbox_head
-    (task,) = head.task_heads
-    plain = type(task).__name__ == "SeparateHead"
-    with torch.autocast(canvas.device.type, dtype=torch.bfloat16, enabled=canvas.dtype == torch.bfloat16):
-        maps = model.pts_neck(model.pts_backbone(canvas))
-        if plain:
-            shared = head.shared_conv(maps[0])
-            inner = {name: getattr(task, name)[:-1](shared) for name in task.heads}
-    if plain:
-        return {name: getattr(task, name)[-1](values.float()) for name, values in inner.items()}
-    ((heads,),) = head([part.float() for part in maps])
-    return {name: value.float() for name, value in heads.items()}
 
 
 def _rate(iteration: int, total: int | None, highest: float) -> float:

@@ -40,9 +40,12 @@ def batch_pillars(points: torch.Tensor, frame: torch.Tensor, spec: ModelSpec) ->
     position = torch.floor((points[:, :3] - torch.from_numpy(lower).to(device)) / torch.from_numpy(size).to(device))
     limits = torch.tensor([nx, ny, nz], device=device)
     inside = ((position >= 0) & (position < limits)).all(dim=1)
-    points, cell = points[inside], position[inside].to(torch.int64)
-    index = ((frame[inside].to(torch.int64) * nz + cell[:, 2]) * ny + cell[:, 1]) * nx + cell[:, 0]
-    index, order = torch.sort(index, stable=True)
+    cell = position.to(torch.int64)
+    index = ((frame.to(torch.int64) * nz + cell[:, 2]) * ny + cell[:, 1]) * nx + cell[:, 0]
+    # What lies outside goes to the end.
+    index, order = torch.sort(torch.where(inside, index, torch.iinfo(torch.int64).max), stable=True)
+    count = int(inside.sum())
+    index, order = index[:count], order[:count]
     is_start = torch.ones(len(index), dtype=torch.bool, device=device)
     is_start[1:] = index[1:] != index[:-1]
     starts = torch.nonzero(is_start).flatten()
