@@ -14,9 +14,9 @@ import argparse
 import copy
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from base.arguments import number, whole_number
 from base.command import add_log_level, run_command, run_main
@@ -28,6 +28,7 @@ from benchmarks.int8_accuracy_scoring import network_opener, score
 from benchmarks.int8_accuracy_variants import FP16, Variants, parse_variant
 from benchmarks.real_drive_data import INFO_FILE, convert_scans
 from benchmarks.real_drive_scores import agreement, frames_in_view, heading_errors, intervals, tables
+from eval.metrics import FrameResult
 from models.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
     from quant.stored_frames import StoredFrames
 
-__all__ = ["main"]
+__all__ = ["Detections", "main", "one_sweep", "summary"]
 
 _logger = logging.getLogger(__name__)
 
@@ -236,8 +237,15 @@ def _scored(
     return run
 
 
+class Detections(Protocol):
+    """What keeps detections by variant."""
+
+    def frames(self, method: str) -> list[FrameResult]:
+        """A variant's, beside the ground truth."""
+
+
 def summary(
-    runs: dict[str, StoredRun],
+    runs: Mapping[str, Detections],
     variants: Sequence[str],
     class_names: Sequence[str],
     view: float,

@@ -17,6 +17,7 @@ from benchmarks.real_drive import main, one_sweep, summary
 from benchmarks.real_drive_data import INFO_FILE, convert_scans, read_scan_npz
 from benchmarks.real_drive_folds import main as folds_main
 from benchmarks.real_drive_folds import parts
+from benchmarks.real_drive_pool import main as pool_main
 from benchmarks.real_drive_scores import agreement, frames_in_view, heading_errors, intervals, tables
 from datasets.frames import open_frames
 from eval.metrics import FrameResult
@@ -168,3 +169,25 @@ def test_folds_leave_neighbours_out(drive: Path, tmp_path: Path, capsys: pytest.
     assert [json.loads((again / "boxes.json").read_text())["frames"][0]["token"]] == ["drive-000007"]
     assert folds_main(["--data", str(drive), "--folds", "2", "--out", str(tmp_path / "few")]) == 2
     assert "cannot be 2 folds" in capsys.readouterr().err
+
+
+def test_parts_are_scored_as_one_drive(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    truth = [boxes([(10, 0, 0.0)], [0]) for _ in range(40)]
+    everything = StoredRun(tmp_path)
+    whole = [FrameResult(str(index), item if index % 3 else Boxes3D.empty(), item) for index, item in enumerate(truth)]
+    for number, part in enumerate((whole[:25], whole[25:])):
+        (tmp_path / f"part_{number}" / "labelled" / "detections").mkdir(parents=True)
+        run = StoredRun(tmp_path / f"part_{number}" / "labelled")
+        run.save_frames(part, ["drive"] * len(part))
+        for name in ("fp32", "fp16"):
+            run.save_detections(name, [frame.detections for frame in part])
+    arguments = ["--parts", str(tmp_path / "part_0"), str(tmp_path / "part_1"), "--resamples", "100"]
+    assert pool_main([*arguments, "--output", str(tmp_path / "out")]) == 0
+    (tmp_path / "detections").mkdir()
+    everything.save_frames(whole, ["drive"] * 40)
+    for name in ("fp32", "fp16"):
+        everything.save_detections(name, [frame.detections for frame in whole])
+    wanted = summary({"the labelled frames": everything}, ["fp32", "fp16"], CLASSES, 40.0, 5, 100)
+    assert json.loads((tmp_path / "out" / "results.json").read_text()) == wanted
+    assert pool_main(["--parts", str(tmp_path / "nothing"), "--output", str(tmp_path / "out2")]) == 2
+    assert "holds no detections of 'fp32'" in capsys.readouterr().err

@@ -1,0 +1,86 @@
+"""One score of a drive out of those of its parts, each by a model that had not seen it: cross-validation's last step.
+
+    python -m benchmarks.real_drive_pool --parts work_dirs/fold_0 work_dirs/fold_1 work_dirs/fold_2 work_dirs/fold_3 \
+        --output work_dirs/folds
+
+`--parts` are output folders of `benchmarks.real_drive`, in its order. AP of a part with few objects says little;
+of all frames together it is that of the drive.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from base.arguments import number, whole_number
+from base.command import add_log_level, run_command, run_main
+from base.errors import ConfigError
+from base.files import atomic_path, user_path, write_json
+from base.ownership import owned_folder
+from benchmarks.int8_accuracy_results import StoredRun
+from benchmarks.int8_accuracy_variants import FP16
+from benchmarks.real_drive import summary
+from benchmarks.real_drive_scores import tables
+from eval.metrics import FrameResult
+from models.config import load_model_config
+from models.spec import ModelSpec
+
+__all__ = ["PooledRun", "main"]
+
+_VARIANTS = ("fp32", FP16)
+
+
+class PooledRun:
+    """Stored runs behind one another."""
+
+    def __init__(self, parts: Sequence[StoredRun]) -> None:
+        self._parts = parts
+
+    def frames(self, method: str) -> list[FrameResult]:
+        """A variant's detections beside the ground truth, of all parts."""
+        return [frame for part in self._parts for frame in part.frames(method)]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Writes results.json and results.md; 0 when done, 2 on wrong input."""
+    parser = argparse.ArgumentParser(prog="real_drive_pool", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--parts", type=Path, nargs="+", required=True, metavar="DIR", help="of benchmarks.real_drive")
+    parser.add_argument("--config", default="configs/model/centerpoint_t4_demo.py", metavar="PY")
+    parser.add_argument(
+        "--view", type=number(1.0, 180.0), default=40.0, metavar="DEG", help="scored within ± this (%(default)s)"
+    )
+    parser.add_argument("--block", type=whole_number(1, 1000), default=5, metavar="N", help="frames drawn together")
+    parser.add_argument(
+        "--resamples", type=whole_number(0, 100_000), default=1000, metavar="N", help="of the bootstrap"
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR")
+    add_log_level(parser)
+    args = parser.parse_args(argv)
+    return run_command(lambda: _run(args), args.log_level)
+
+
+def _run(args: argparse.Namespace) -> None:
+    parts = [StoredRun(user_path(part) / "labelled") for part in args.parts]
+    for folder, part in zip(args.parts, parts, strict=True):
+        for name in _VARIANTS:
+            if not part.has(name):
+                raise ConfigError(
+                    f"'{folder}' holds no detections of '{name}'; give --output folders of benchmarks.real_drive."
+                )
+    out = user_path(args.output)
+    with owned_folder(out, "--output"):
+        spec = ModelSpec.from_config(load_model_config(user_path(args.config)))
+        pooled = PooledRun(parts)
+        results = summary(
+            {"the labelled frames": pooled}, _VARIANTS, spec.class_names, args.view, args.block, args.resamples
+        )
+        write_json(out / "results.json", results)
+        text = tables(results)
+        with atomic_path(out / "results.md") as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    print(text)  # noqa: T201
+
+
+if __name__ == "__main__":
+    run_main(main)
