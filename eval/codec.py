@@ -11,6 +11,8 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, TypeAlias, TypeGuard, TypeVar, Union, get_args, get_origin, get_type_hints
 
+import numpy as np
+
 from base.errors import DataError
 from base.messages import shown
 
@@ -28,7 +30,9 @@ _NONE: Mapping[str, type] = MappingProxyType({})
 
 
 def to_json(value: Any) -> Any:
-    """Plain JSON values: NaN becomes null, infinities the strings "inf" and "-inf", tuples lists."""
+    """Plain JSON values: NaN is null, infinities are the strings "inf" and "-inf", tuples lists; numpy is converted."""
+    if isinstance(value, np.generic):
+        return to_json(value.item())
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, dict):

@@ -188,7 +188,9 @@ def drop_impossible(
     """
     finite = np.all(np.isfinite(boxes), axis=1)
     solid = np.all(boxes[:, 3:6] > 0, axis=1)
-    dropped = BoxCounts(np.count_nonzero(candidates & ~finite), np.count_nonzero(candidates & finite & ~solid))
+    # numpy 2.5 counts in numbers of its own, which JSON does not know.
+    broken, flat = int(np.count_nonzero(candidates & ~finite)), int(np.count_nonzero(candidates & finite & ~solid))
+    dropped = BoxCounts(broken, flat)
     if dropped.broken:
         _log.warning(
             "Model '%s': %d of %d candidate boxes have a NaN or infinite number and were dropped.",
