@@ -15,7 +15,10 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +28,20 @@ from numpy.typing import NDArray
 from base.command import add_log_level, run_command, run_main
 from base.errors import ConfigError, DataError
 from base.files import atomic_dir, read_json, sha256_file, user_path, write_json
+from base.progress import progress
+from benchmarks.int8_accuracy_device import Engines, score_on_device
+from benchmarks.int8_accuracy_judged import write_judged
 from benchmarks.int8_accuracy_results import DEFAULT_RANGES_M, StoredRun, write_results
 from benchmarks.int8_accuracy_scoring import Network, network_opener, score
-from benchmarks.int8_accuracy_variants import BACKENDS, FP16, METHODS, Variants, parse_variant, variant_and_backend
+from benchmarks.int8_accuracy_variants import (
+    BACKENDS,
+    FP16,
+    METHODS,
+    Variants,
+    file_name,
+    parse_variant,
+    variant_and_backend,
+)
 from models.spec import BACKBONE_NECK_HEAD, ModelSpec
 
 if TYPE_CHECKING:
@@ -74,7 +88,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--qat-checkpoint", type=Path, metavar="PTH", help="for the variant qat")
     parser.add_argument("--backend", choices=BACKENDS, default="onnx", help="default %(default)s")
+    parser.add_argument("--gpu", default="cuda:0", metavar="CUDA", help="of the backend cuda; default %(default)s")
+    parser.add_argument(
+        "--each-layer",
+        metavar="NAME",
+        help="beside --methods, this calibration with each layer in FP16 and with each one alone in INT8",
+    )
     parser.add_argument("--resamples", type=int, default=1000, metavar="N", help="of the bootstrap")
+    parser.add_argument(
+        "--judged",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="variants whose judgements the report keeps in judged.npz.xz (see int8_accuracy_judged.py)",
+    )
     parser.add_argument("--output", type=Path, default=Path("work_dirs/int8_accuracy"), metavar="DIR")
     add_log_level(parser)
     return parser
@@ -103,13 +130,14 @@ def _run(args: argparse.Namespace) -> None:
     model = build_model(cfg)
     load_checkpoint(model, user_path(args.checkpoint))
     run = StoredRun(out)
-    waiting = [name for name in methods if not run.has(name)]
     variants = _Prepared(args, out, cfg, spec, model)
+    if args.each_layer:
+        methods += variants.of_each_layer(args.each_layer)
+    waiting = [name for name in methods if not run.has(name) and name not in run.refusals()]
     files = [variant for variant, backend in variants.asked(waiting) if backend != "pytorch"]
     if "prepare" in args.stages and files:
         _claim(out / "prepared.json", _identity(args))
-        for name in dict.fromkeys(files):
-            variants.export(name)
+        variants.export_all(list(dict.fromkeys(files)))
     if "score" in args.stages or "report" in args.stages:
         frames = open_frames(cfg, "val", args.data_root)
         count = len(frames) if args.frames == -1 else args.frames
@@ -123,13 +151,25 @@ def _run(args: argparse.Namespace) -> None:
         }
         _claim(out / "run.json", {**_identity(args), **scored})
     if "score" in args.stages and waiting:
-        openers = {name: variants.opener(name) for name in waiting}
-        score(run, openers, frames, count, model, spec, args.workers)
+        on_gpu = [
+            name for name, (_, backend) in zip(waiting, variants.asked(waiting), strict=True) if backend == "cuda"
+        ]
+        networks = {name: variants.opener(name) for name in waiting if name not in on_gpu}
+        if networks:
+            score(run, networks, frames, count, model, spec, args.workers)
+        if on_gpu:
+            engines = Engines(spec, args.gpu, frames.most_points(count)[0])
+            with closing(engines):
+                detectors = {name: partial(engines.open, variants.folder(name)) for name in on_gpu}
+                score_on_device(run, detectors, frames, count, args.workers)
     if "report" in args.stages:
+        methods = [name for name in methods if name not in run.refusals()]
         absent = [name for name in methods if not run.has(name)]
         pairs = [(a, b) for a, b in args.pair]
         if absent:
             raise DataError(f"'{out}' has no detections of {', '.join(absent)}; score them first.")
+        if args.judged:
+            write_judged(run, args.judged, spec.class_names, out / "judged.npz.xz")
         print(write_results(run, methods, spec.class_names, args.resamples, pairs, args.workers))  # noqa: T201
 
 
@@ -148,9 +188,38 @@ class _Prepared:
         """Variant and backend of each name."""
         return [variant_and_backend(name, self._args.backend) for name in names]
 
+    def of_each_layer(self, calibration: str) -> list[str]:
+        """Names of a calibration's variants with each layer in FP16, and with each one alone in INT8."""
+        layers = self._made().layers()
+        return [f"{calibration}:{kind}={layer}" for kind in ("float", "only") for layer in layers]
+
+    def export_all(self, names: Sequence[str]) -> None:
+        """Writes the files of variants; on a CPU those that differ in the choice of layers side by side."""
+        from quant.calibration.processes import in_processes
+
+        alike = [name for name in names if ":" in name and not (self._out / "models" / file_name(name)).exists()]
+        for name in names:
+            if name not in alike:
+                self.export(name)
+        if not alike:
+            return
+        self._made().calibrate(alike)
+        workers = min(self._args.workers or len(os.sched_getaffinity(0)), len(alike))
+
+        def work(share: Sequence[str]) -> Iterator[str]:
+            import torch
+
+            torch.set_num_threads(1)
+            for name in share:
+                self.export(name)
+                yield name
+
+        for _ in progress(in_processes(work, [alike[k::workers] for k in range(workers)]), "exporting", len(alike)):
+            pass
+
     def export(self, name: str) -> None:
         """Writes the files of a variant, unless they are there."""
-        folder = self._out / "models" / name
+        folder = self._out / "models" / file_name(name)
         if not folder.exists():
             with atomic_dir(folder) as temporary:
                 self._made().export(name, temporary)
@@ -167,10 +236,19 @@ class _Prepared:
         if backend == "pytorch":
             network = self._made().network(variant).eval()
             return lambda: _pytorch(network, [tensor.name for tensor in component.outputs])
-        folder = self._out / "models" / variant
+        return network_opener(self._spec, self.folder(name), backend)
+
+    def folder(self, name: str) -> Path:
+        """Where a variant's ONNX files lie.
+
+        Raises:
+            DataError: it was not prepared.
+        """
+        ((variant, _),) = self.asked([name])
+        folder = self._out / "models" / file_name(variant)
         if not folder.exists():
             raise DataError(f"'{folder}' is missing: variant '{variant}' was not prepared (--stages prepare).")
-        return network_opener(self._spec, folder, backend)
+        return folder
 
     def _made(self) -> Variants:
         if self._variants is None:

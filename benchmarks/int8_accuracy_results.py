@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import NormalDist, median
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from base.boxes import Boxes3D
-from base.files import atomic_path, write_json
+from base.files import atomic_path, read_json, write_json
 from benchmarks.int8_accuracy_tables import F1_THRESHOLD_M, tables
-from benchmarks.int8_accuracy_variants import FP16
-from eval.metrics import TOTAL, DetectionMetrics, FrameResult, evaluate_detections
-from eval.statistics import BootstrapComparison, Difference, paired_bootstrap
+from benchmarks.int8_accuracy_variants import FP16, file_name
+from eval.metrics import TOTAL, DetectionMetrics, FrameResult
+from eval.statistics import BootstrapComparison, Difference, Resampled, compare_resampled, resample
 from quant.calibration.processes import in_processes
 
 __all__ = ["DEFAULT_RANGES_M", "StoredRun", "write_results"]
@@ -48,10 +49,28 @@ class StoredRun:
                 **_columns(truth),
             )
 
-    def save_detections(self, method: str, detections: Sequence[Boxes3D]) -> None:
-        """Keeps a variant's detections, one entry per frame."""
+    def save_detections(
+        self, method: str, detections: Sequence[Boxes3D], network_ms: NDArray[np.float32] | None = None
+    ) -> None:
+        """Keeps a variant's detections, one entry per frame, and the network's time on each where it was taken."""
+        times = {} if network_ms is None else {"network_ms": network_ms}
         with atomic_path(self._path(method)) as temporary, temporary.open("wb") as stream:
-            np.savez_compressed(stream, **_columns(detections))
+            np.savez_compressed(stream, **_columns(detections), **times)
+
+    def network_ms(self, method: str) -> NDArray[np.float32] | None:
+        """A variant's time of backbone, neck and head on each frame, where it was taken."""
+        with np.load(self._path(method)) as stored:
+            return np.asarray(stored["network_ms"]) if "network_ms" in stored else None
+
+    def save_refusals(self, reasons: Mapping[str, str]) -> None:
+        """Keeps why variants do not run, beside those of before."""
+        if reasons:
+            write_json(self._folder / "refused.json", {**self.refusals(), **reasons})
+
+    def refusals(self) -> dict[str, str]:
+        """Variants that do not run -> the reason."""
+        path = self._folder / "refused.json"
+        return {str(name): str(why) for name, why in read_json(path).items()} if path.exists() else {}
 
     def frames(self, method: str) -> list[FrameResult]:
         """A variant's detections beside the ground truth."""
@@ -73,7 +92,7 @@ class StoredRun:
         return self._folder
 
     def _path(self, method: str) -> Path:
-        return self._folder / "detections" / f"{method}.npz"
+        return self._folder / "detections" / f"{file_name(method)}.npz"
 
 
 def write_results(
@@ -94,21 +113,29 @@ def write_results(
         class_names: Of the labels.
         resamples: Of the bootstrap.
         pairs: Variants to compare with each other, too.
-        workers: Processes that compare; None: one a processor.
+        workers: Processes that draw; None: one a processor.
     """
     wanted = [(FP16, method) for method in methods if method != FP16] + list(pairs)
-    scenes = run.scenes()
+    scenes, names = run.scenes(), list(dict.fromkeys((FP16, *methods)))
 
-    def work(share: Sequence[int]) -> Iterator[tuple[int, dict[str, Any]]]:
-        for index in share:
-            yield index, _compared(run, *wanted[index], class_names, scenes, resamples)
+    def work(share: Sequence[str]) -> Iterator[tuple[str, Resampled]]:
+        for name in share:
+            frames = run.frames(name)
+            yield (
+                name,
+                resample(frames, class_names, ranges_m=DEFAULT_RANGES_M, groups=scenes, num_resamples=resamples),
+            )
 
-    workers = min(workers or len(os.sched_getaffinity(0)), max(len(wanted), 1))
-    shares = [range(first, len(wanted), workers) for first in range(workers)]
-    compared = dict(work(shares[0]) if workers == 1 else in_processes(work, shares))
-    base = evaluate_detections(run.frames(FP16), class_names, ranges_m=DEFAULT_RANGES_M)
-    rows = [{"method": FP16, **_absolute(base)}]
-    rows += [{"method": wanted[index][1], **compared[index]} for index in range(len(wanted) - len(pairs))]
+    workers = min(workers or len(os.sched_getaffinity(0)), len(names))
+    shares = [names[first::workers] for first in range(workers)]
+    sides = dict(work(names) if workers == 1 else in_processes(work, shares))
+    compared = [_compared(sides[a], sides[b], a, b) for a, b in wanted]
+    base = sides[FP16].metrics
+    rows = [{"method": FP16, **_absolute(base), **_times(run, FP16)}]
+    rows += [
+        {"method": wanted[index][1], **compared[index], **_times(run, wanted[index][1])}
+        for index in range(len(wanted) - len(pairs))
+    ]
     between = [
         {"method": f"{b} against {a}", **compared[index]}
         for index, (a, b) in enumerate(wanted)
@@ -121,6 +148,8 @@ def write_results(
         "variants": rows,
         "pairs": between,
     }
+    if refused := run.refusals():
+        summary["refused"] = refused
     write_json(run.folder / "results.json", summary)
     text = tables(rows, between, class_names)
     with atomic_path(run.folder / "results.md") as temporary:
@@ -128,24 +157,19 @@ def write_results(
     return text
 
 
-def _compared(
-    run: StoredRun, first: str, second: str, class_names: Sequence[str], scenes: Sequence[str], resamples: int
-) -> dict[str, Any]:
+def _compared(first: Resampled, second: Resampled, label_a: str, label_b: str) -> dict[str, Any]:
     """Of the second variant: its AP, and its differences from the first."""
-    base, frames = run.frames(first), run.frames(second)
-    before = evaluate_detections(base, class_names, ranges_m=DEFAULT_RANGES_M)
-    after = evaluate_detections(frames, class_names, ranges_m=DEFAULT_RANGES_M)
-    comparison = paired_bootstrap(
-        base,
-        frames,
-        class_names,
-        ranges_m=DEFAULT_RANGES_M,
-        groups=scenes,
-        num_resamples=resamples,
-        label_a=first,
-        label_b=second,
-    )
-    return {**_absolute(after), **_against(comparison, before, after)}
+    comparison = compare_resampled(first, second, label_a=label_a, label_b=label_b)
+    return {**_absolute(second.metrics), **_against(comparison, first.metrics, second.metrics)}
+
+
+def _times(run: StoredRun, method: str) -> dict[str, Any]:
+    """The network's median and 90th percentile over the frames, in milliseconds, where times were taken."""
+    values = run.network_ms(method)
+    if values is None or not np.isfinite(values).all():
+        return {}
+    middle, high = np.percentile(values, (50, 90))
+    return {"network_ms": {"median": round(float(middle), 4), "p90": round(float(high), 4)}}
 
 
 def _absolute(metrics: DetectionMetrics) -> dict[str, Any]:

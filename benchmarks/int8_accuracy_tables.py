@@ -39,6 +39,22 @@ def tables(rows: Sequence[dict[str, Any]], pairs: Sequence[dict[str, Any]], clas
             ],
         ),
     ]
+    timed = [row for row in rows if "network_ms" in row]
+    if timed:
+        lines += ["", "Milliseconds of backbone, neck and head on these frames.", ""]
+        first = timed[0]["network_ms"]["median"]
+        lines += markdown_table(
+            ["", "median", "90 %", f"median of {timed[0]['method']} / median"],
+            [
+                [
+                    row["method"],
+                    _value(row["network_ms"]["median"], 3),
+                    _value(row["network_ms"]["p90"], 3),
+                    _value(first / row["network_ms"]["median"]),
+                ]
+                for row in timed
+            ],
+        )
     lines += ["", f"Confidence of the best F1 at {F1_THRESHOLD_M:g} m, and its shift against FP16.", ""]
     shifts = [[row["method"], *(_signed(row["best_score_shift"][name], 3) for name in class_names)] for row in compared]
     first = [rows[0]["method"], *(_value(rows[0]["best_score"][name], 3) for name in class_names)]

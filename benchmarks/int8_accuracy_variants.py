@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import hashlib
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from models.spec import BACKBONE_NECK_HEAD, VOXEL_ENCODER, ModelSpec
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["BACKENDS", "FP16", "METHODS", "Variant", "Variants", "parse_variant", "variant_and_backend"]
+__all__ = ["BACKENDS", "FP16", "METHODS", "Variant", "Variants", "file_name", "parse_variant", "variant_and_backend"]
 
 FP16 = "fp16"
 _CALIBRATIONS = ("max", "percentile", "mse", "entropy", "sparse_mse")
@@ -36,15 +37,20 @@ modelopt                ModelOpt's INT8_DEFAULT_CFG on the same network and fram
 qat                     the checkpoint given with --qat-checkpoint.
 
 What PTQ makes has variations, in this order: `mixed-` in front leaves the layers of --plan in FP16; behind a method of
-the second group `-percentile` (or another calibration) replaces mse; `-even` or `-odd` at the end takes every other
-calibration frame alone: two models that differ in nothing but the choice of frames. `NAME@BACKEND` is variant NAME on
-that backend instead of the command's: the same files on the same frames, so that backends can be compared.
+the second group `-percentile` (or another calibration) replaces mse; `-even` or `-odd` takes every other calibration
+frame alone: two models that differ in nothing but the choice of frames. At the end `:float=LAYERS` leaves layers in
+FP16, and `:only=LAYERS` all others, for a calibration without more: names and patterns as --skip-layers takes them,
+joined by commas. `NAME@BACKEND` is variant NAME on that backend instead of the command's: the same files on the same
+frames, so that backends can be compared.
 """
 
-BACKENDS = ("onnx", "openvino", "pytorch")
-"""What runs a variant: its ONNX files, or the PyTorch network that they were exported from."""
+BACKENDS = ("onnx", "openvino", "pytorch", "cuda")
+"""What runs a variant: its ONNX files, or the PyTorch network that they were exported from. "cuda" goes from points to
+boxes by itself, voxel encoder and decoding included."""
 
 _HALVES = ("even", "odd")
+# Of a file or folder, with what temporary ones add.
+_LONGEST_NAME = 120
 
 
 @dataclass(frozen=True)
@@ -56,12 +62,16 @@ class Variant:
         amax_method: How activations' ranges are chosen, where PTQ chooses any.
         mixed: Whether the layers of the plan stay in FP16.
         half: "even" or "odd": only every other calibration frame; None: all.
+        floating: Layers that stay in FP16, beside those of the plan.
+        only: The layers that are quantized; none: all that no other choice leaves out.
     """
 
     method: str
     amax_method: str = "mse"
     mixed: bool = False
     half: str | None = None
+    floating: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
 
 
 def variant_and_backend(name: str, default: str) -> tuple[str, str]:
@@ -82,13 +92,21 @@ def variant_and_backend(name: str, default: str) -> tuple[str, str]:
     return variant, backend or default
 
 
+def file_name(name: str) -> str:
+    """What a variant's files are called: its name; of one that is too long, its beginning and a hash of all of it."""
+    if len(name) <= _LONGEST_NAME:
+        return name
+    return f"{name[: _LONGEST_NAME - 13]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+
+
 def parse_variant(name: str) -> Variant:
     """The variant of a name.
 
     Raises:
         ConfigError: there is none; the message has the nearest names.
     """
-    mixed, rest = name.startswith("mixed-"), name.removeprefix("mixed-")
+    whole, colon, choice = name.partition(":")
+    mixed, rest = whole.startswith("mixed-"), whole.removeprefix("mixed-")
     method, *options = rest.split("-")
     half = options.pop() if options and options[-1] in _HALVES else None
     amax_method = options.pop() if options and method in _MADE_UP and options[-1] in _CALIBRATIONS else None
@@ -99,7 +117,23 @@ def parse_variant(name: str) -> Variant:
             f"Unknown variant '{name}'; variants: {', '.join(METHODS)}; of what PTQ makes also mixed-NAME, "
             f"NAME-even and NAME-odd, of {', '.join(_MADE_UP)} also NAME-percentile and the like.{hint}"
         )
-    return Variant(method, amax_method or (method if method in _CALIBRATIONS else "mse"), mixed, half)
+    floating, only = _choice(name, choice) if colon else ((), ())
+    if (only and method not in _CALIBRATIONS) or (floating and method not in (*_CALIBRATIONS, *_MADE_UP)):
+        raise ConfigError(
+            f"Variant '{name}': :float=… is for what PTQ makes, :only=… for a calibration without more: "
+            f"{', '.join(_CALIBRATIONS)}."
+        )
+    amax = amax_method or (method if method in _CALIBRATIONS else "mse")
+    return Variant(method, amax, mixed, half, floating, only)
+
+
+def _choice(name: str, choice: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Layers that stay in FP16, and those that alone do not."""
+    kind, _, value = choice.partition("=")
+    layers = tuple(value.split(","))
+    if kind not in ("float", "only") or not all(layers):
+        raise ConfigError(f"Variant '{name}': behind the colon stands float=LAYERS or only=LAYERS, joined by commas.")
+    return (layers, ()) if kind == "float" else ((), layers)
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,6 +206,20 @@ class Variants:
             return self._modelopt()
         return BackboneNeckHead(self._quantized(parse_variant(name)), self._spec)
 
+    def layers(self) -> tuple[str, ...]:
+        """The layers that calibrations quantize, in the network's order."""
+        from quant.sensitivity.layers import QuantizedLayers
+
+        plain = self._calibrated(mixed=False, half=None)
+        plain.manager.set_scales(plain.statistics, "max")
+        return QuantizedLayers(plain.model).paths
+
+    def calibrate(self, names: Sequence[str]) -> None:
+        """Runs the frames that calibrations of these variants need; forked processes then share what they saw."""
+        for variant in map(parse_variant, names):
+            if variant.method in _CALIBRATIONS:
+                self._calibrated(variant.mixed, variant.half)
+
     def export(self, name: str, folder: Path) -> None:
         """Writes the variant's ONNX files."""
         from export.onnx_export import OnnxExportSettings, export_components
@@ -195,7 +243,10 @@ class Variants:
         if variant.method in _CALIBRATIONS:
             plain = self._calibrated(variant.mixed, variant.half)
             plain.manager.set_scales(plain.statistics, variant.amax_method)
-            return copy.deepcopy(plain.model).cpu()
+            model = copy.deepcopy(plain.model).cpu()
+            if variant.floating or variant.only:
+                _switch(model, variant)
+            return model
         if variant.method == "qat":
             if self._qat_checkpoint is None:
                 raise ConfigError("The variant 'qat' needs --qat-checkpoint.")
@@ -209,7 +260,7 @@ class Variants:
             frames,
             len(frames),
             variant.amax_method,
-            skip_layers=self._plan if variant.mixed else (),
+            skip_layers=(*(self._plan if variant.mixed else ()), *variant.floating),
             method="calibrate" if equalized else variant.method,
             equalize=True if equalized else None,
         ).cpu()
@@ -267,6 +318,16 @@ class Variants:
         export_components(self._model, self._spec, whole, OnnxExportSettings())
         shutil.move(whole / f"{VOXEL_ENCODER}.onnx", folder / f"{VOXEL_ENCODER}.onnx")
         shutil.rmtree(whole)
+
+
+def _switch(model: nn.Module, variant: Variant) -> None:
+    """Switches the layers off that the variant leaves in FP16; scales of the others do not depend on it."""
+    from quant.layer_names import select
+    from quant.sensitivity.layers import QuantizedLayers
+
+    layers = QuantizedLayers(model)
+    chosen = select(variant.floating or variant.only, layers.paths, "layers")
+    layers.switch(chosen if variant.only else set(layers.paths) - chosen)
 
 
 def _in_half_precision(network: nn.Module) -> nn.Module:

@@ -27,6 +27,7 @@ from eval.metrics import (
     PERCEPTION_EVAL,
     TOTAL,
     ApPolicy,
+    DetectionMetrics,
     FrameResult,
     MatchingMode,
     MatchingRules,
@@ -35,7 +36,16 @@ from eval.metrics import (
 )
 from eval.weighted_precision import WeightedPrecision
 
-__all__ = ["BootstrapComparison", "Difference", "Verdict", "paired_bootstrap"]
+__all__ = [
+    "BootstrapComparison",
+    "Difference",
+    "Resampled",
+    "Verdict",
+    "compare_resampled",
+    "paired_bootstrap",
+    "resample",
+    "resampled_precision",
+]
 
 Verdict = Literal["better", "worse", "indistinguishable", "undefined"]
 
@@ -159,40 +169,126 @@ def paired_bootstrap(
     """
     _check_settings(policy, num_resamples, confidence)
     _check_frames(frames_a, frames_b, label_a, label_b)
-    group_of, num_groups = _group_indices(groups, len(frames_a))
-    if num_resamples and num_groups < FEW_GROUPS:
-        _logger.warning(
-            "%s against %s: an interval over %d %s is too narrow; evaluate at least %d",
-            *(label_b, label_a, num_groups, "frames" if groups is None else "groups of frames", FEW_GROUPS),
-        )
-    metrics_a, metrics_b = (
-        evaluate_detections(
+    sides = [
+        resample(
             frames,
             class_names,
             thresholds_m=thresholds_m,
             ranges_m=ranges_m,
             min_score=min_score,
             min_num_points=min_num_points,
-            rules=MatchingRules(mode, policy),
+            mode=mode,
+            policy=policy,
+            groups=groups,
+            num_resamples=num_resamples,
+            seed=seed,
         )
         for frames in (frames_a, frames_b)
+    ]
+    if num_resamples and sides[0].num_groups < FEW_GROUPS:
+        _logger.warning(
+            "%s against %s: an interval over %d %s is too narrow; evaluate at least %d",
+            *(label_b, label_a, sides[0].num_groups, "frames" if groups is None else "groups of frames", FEW_GROUPS),
+        )
+    return compare_resampled(*sides, confidence=confidence, label_a=label_a, label_b=label_b)
+
+
+@dataclass(frozen=True, eq=False)
+class Resampled:
+    """One result on many draws of its frames; two of the same frames, settings and seed are draw by draw of one choice.
+
+    Attributes:
+        metrics: On all frames.
+        num_frames: How many.
+        num_groups: What was drawn: frames, or the groups they belong to.
+        num_resamples: Draws.
+        seed: Of the draws.
+        draws: (ranges, 1 + classes, max(draws, 1)) AP, the mean over the classes first; NaN without draws.
+    """
+
+    metrics: DetectionMetrics
+    num_frames: int
+    num_groups: int
+    num_resamples: int
+    seed: int
+    draws: NDArray[np.float64]
+
+
+def resample(
+    frames: Sequence[FrameResult],
+    class_names: Sequence[str],
+    *,
+    thresholds_m: Sequence[float] = DEFAULT_THRESHOLDS_M,
+    ranges_m: Sequence[tuple[float, float]] = DEFAULT_RANGES_M,
+    min_score: float | None = None,
+    min_num_points: int = 0,
+    mode: MatchingMode = CENTER_DISTANCE_BEV,
+    policy: ApPolicy = PERCEPTION_EVAL,
+    groups: Sequence[str] | None = None,
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> Resampled:
+    """One side of `paired_bootstrap`, for results of which many pairs are compared; arguments and errors as there."""
+    group_of, num_groups = _group_indices(groups, len(frames))
+    metrics = evaluate_detections(
+        frames,
+        class_names,
+        thresholds_m=thresholds_m,
+        ranges_m=ranges_m,
+        min_score=min_score,
+        min_num_points=min_num_points,
+        rules=MatchingRules(mode, policy),
     )
     limits = [
         ObjectLimits(part.min_m, part.max_m, min_score=min_score, min_num_points=min_num_points)
-        for part in metrics_a.ranges
+        for part in metrics.ranges
     ]
-    sides = [
-        WeightedPrecision(frames, len(class_names), metrics_a.thresholds, limits, mode)
-        for frames in (frames_a, frames_b)
-    ]
-    # One row of NaN gives the shape where nothing is drawn; percentiles leave it out.
-    drawn: list[NDArray[np.float64]] = [np.full((len(limits), 1 + len(class_names), 1), math.nan)]
-    for counts in _draws(group_of, num_groups, num_resamples, seed):
-        first, second = (side.average_precision(counts, policy) for side in sides)
-        drawn.append(second - first)
-    low, high = _interval(np.concatenate(drawn, axis=2), confidence)
+    matched = WeightedPrecision(frames, len(class_names), metrics.thresholds, limits, mode)
+    draws = np.full((len(limits), 1 + len(class_names), 1), math.nan)
+    if num_resamples:
+        draws = resampled_precision(matched, group_of, num_groups, policy, num_resamples, seed)
+    return Resampled(metrics, len(frames), num_groups, num_resamples, seed, draws)
+
+
+def resampled_precision(
+    matched: WeightedPrecision,
+    group_of: NDArray[np.int64],
+    num_groups: int,
+    policy: ApPolicy = PERCEPTION_EVAL,
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> NDArray[np.float64]:
+    """AP of one result on every draw.
+
+    Args:
+        matched: The result.
+        group_of: (F,) number of each frame's group.
+        num_groups: How many there are.
+        policy: AP conventions.
+        num_resamples: Draws, at least 1.
+        seed: Of the draws.
+
+    Returns:
+        (ranges, 1 + classes, draws), the mean over the classes first.
+    """
+    blocks = [matched.average_precision(counts, policy) for counts in _draws(group_of, num_groups, num_resamples, seed)]
+    return np.concatenate(blocks, axis=2)
+
+
+def compare_resampled(
+    first: Resampled, second: Resampled, *, confidence: float = 0.95, label_a: str = "a", label_b: str = "b"
+) -> BootstrapComparison:
+    """The differences of two results of the same frames, draw by draw; arguments as for `paired_bootstrap`.
+
+    Raises:
+        DataError: they were not drawn alike.
+    """
+    drawn = [(side.num_frames, side.num_groups, side.num_resamples, side.seed) for side in (first, second)]
+    if drawn[0] != drawn[1]:
+        raise DataError(f"{label_a} and {label_b} were not drawn alike: frames, groups, draws, seed {drawn}")
+    low, high = _interval(second.draws - first.draws, confidence)
     differences = []
-    for row, (part_a, part_b) in enumerate(zip(metrics_a.ranges, metrics_b.ranges, strict=True)):
+    for row, (part_a, part_b) in enumerate(zip(first.metrics.ranges, second.metrics.ranges, strict=True)):
         values: list[tuple[str | None, float, float]] = [(None, part_a.mean_ap, part_b.mean_ap)]
         values += [(x.class_name, x.mean_ap, y.mean_ap) for x, y in zip(part_a.classes, part_b.classes, strict=True)]
         for column, (class_name, a, b) in enumerate(values):
@@ -202,7 +298,14 @@ def paired_bootstrap(
                 ends = (math.nan, math.nan)
             differences.append(Difference(part_a.name, class_name, a, b, b - a, *ends, verdict))
     return BootstrapComparison(
-        label_a, label_b, len(frames_a), num_groups, num_resamples, confidence, seed, tuple(differences)
+        label_a,
+        label_b,
+        first.num_frames,
+        first.num_groups,
+        first.num_resamples,
+        confidence,
+        first.seed,
+        tuple(differences),
     )
 
 
