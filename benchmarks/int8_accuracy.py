@@ -197,7 +197,9 @@ class _Prepared:
         """Writes the files of variants; on a CPU those that differ in the choice of layers side by side."""
         from quant.calibration.processes import in_processes
 
-        alike = [name for name in names if ":" in name and not (self._out / "models" / file_name(name)).exists()]
+        missing = [name for name in names if not (self._out / "models" / file_name(name)).exists()]
+        # A process with a GPU's driver in it is not copied.
+        alike = [name for name in missing if self._args.device == "cpu" and is_choice_of_layers(name)]
         for name in names:
             if name not in alike:
                 self.export(name)

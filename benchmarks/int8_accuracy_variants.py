@@ -20,7 +20,17 @@ from models.spec import BACKBONE_NECK_HEAD, VOXEL_ENCODER, ModelSpec
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["BACKENDS", "FP16", "METHODS", "Variant", "Variants", "file_name", "parse_variant", "variant_and_backend"]
+__all__ = [
+    "BACKENDS",
+    "FP16",
+    "METHODS",
+    "Variant",
+    "Variants",
+    "file_name",
+    "is_choice_of_layers",
+    "parse_variant",
+    "variant_and_backend",
+]
 
 FP16 = "fp16"
 _CALIBRATIONS = ("max", "percentile", "mse", "entropy", "sparse_mse")
@@ -125,6 +135,12 @@ def parse_variant(name: str) -> Variant:
         )
     amax = amax_method or (method if method in _CALIBRATIONS else "mse")
     return Variant(method, amax, mixed, half, floating, only)
+
+
+def is_choice_of_layers(name: str) -> bool:
+    """Whether a variant is a calibration of which some layers are switched off: many can share one pass over frames."""
+    variant = parse_variant(name)
+    return variant.method in _CALIBRATIONS and bool(variant.floating or variant.only)
 
 
 def _choice(name: str, choice: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
