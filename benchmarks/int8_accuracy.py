@@ -39,6 +39,7 @@ from benchmarks.int8_accuracy_variants import (
     METHODS,
     Variants,
     file_name,
+    is_choice_of_layers,
     parse_variant,
     variant_and_backend,
 )
