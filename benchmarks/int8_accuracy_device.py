@@ -40,6 +40,8 @@ __all__ = ["Engines", "score_on_device"]
 _logger = logging.getLogger(__name__)
 
 _WARM_UP = 3
+# Of `runtime.backends.base.STAGES`: backbone, neck and head.
+_STAGE = "backbone_neck_head"
 # Seconds of a run, for its log, beside the detectors' own.
 _READ, _DETECT = "waiting for frames", "detecting"
 
@@ -106,7 +108,7 @@ class _Variant:
     def detect(self, index: int, points: NDArray[np.float32]) -> None:
         found = self._detector(points)
         self.boxes[index] = found.detections
-        self.network_ms[index] = found.stages_ms.get(BACKBONE_NECK_HEAD, np.nan)
+        self.network_ms[index] = found.stages_ms[_STAGE]
 
 
 def score_on_device(
