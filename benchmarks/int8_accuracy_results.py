@@ -232,17 +232,17 @@ def _cells_summary(cells: Sequence[Difference]) -> dict[str, Any]:
     within = math.prod(normal.cdf(-_GOAL_CELL / (100.0 * error)) if error > 0.0 else 1.0 for error in errors)
     return {
         "cells": len(cells),
-        "worse_than_goal": sum(100.0 * item.difference < _GOAL_CELL for item in cells),
-        "surely_worse_than_goal": sum(100.0 * item.high < _GOAL_CELL for item in wide),
-        "surely_below_0": sum(item.verdict == "worse" for item in wide),
-        "surely_above_0": sum(item.verdict == "better" for item in wide),
+        "worse_than_goal": int(sum(100.0 * item.difference < _GOAL_CELL for item in cells)),
+        "surely_worse_than_goal": int(sum(100.0 * item.high < _GOAL_CELL for item in wide)),
+        "surely_below_0": int(sum(item.verdict == "worse" for item in wide)),
+        "surely_above_0": int(sum(item.verdict == "better" for item in wide)),
         "median_standard_error": _points(median(errors)) if errors else None,
         "equal_model_misses": round(1.0 - within, 4) if errors else None,
     }
 
 
 def _points(value: float) -> float | None:
-    return None if math.isnan(value) else round(100.0 * value, 4)
+    return None if math.isnan(value) else round(100.0 * float(value), 4)
 
 
 def _number(value: float) -> float | None:
