@@ -130,11 +130,11 @@ def agreement(base: Sequence[FrameResult], frames: Sequence[FrameResult]) -> dic
     result = comparator.result()
     shift = np.concatenate(shifts)
     return {
-        "boxes": result.num_reference,
-        "matched": result.matched,
-        "moved": result.moved,
-        "lost": result.lost,
-        "gained": result.gained,
+        "boxes": int(result.num_reference),
+        "matched": int(result.matched),
+        "moved": int(result.moved),
+        "lost": int(result.lost),
+        "gained": int(result.gained),
         "turned": turned,
         "mean_score_shift": float(shift.mean()) if len(shift) else None,
         "mean_abs_score_shift": float(np.abs(shift).mean()) if len(shift) else None,
