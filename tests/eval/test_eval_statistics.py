@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from base.boxes import Boxes3D
 from base.errors import ConfigError, DataError
 from benchmarks.bootstrap_coverage import measure_coverage, simulate_population
-from eval import statistics
+from eval import statistics, weighted_precision
 from eval.codec import from_json, to_json
 from eval.metrics import (
     CENTER_DISTANCE_BEV,
@@ -72,6 +72,13 @@ def expected_ap(frames: list[FrameResult], counts: NDArray[np.integer]) -> NDArr
     return np.array([[part.mean_ap, *(item.mean_ap for item in part.classes)] for part in metrics.ranges])
 
 
+@pytest.fixture(params=["all draws at once", "draw by draw"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few detections of a class are computed in one way, many in another."""
+    monkeypatch.setattr(weighted_precision, "_FEW", -1 if request.param == "draw by draw" else 10**9)
+
+
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("num_frames", [3, 40])
 def test_weights_are_repetitions(num_frames: int) -> None:
     frames = detector(num_frames, seed=1)
@@ -86,6 +93,7 @@ def test_weights_are_repetitions(num_frames: int) -> None:
     assert (want[0, 0] > 0.05).any()
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("scores", [[0.9, 0.8, 0.7, 0.6], [0.5, 0.5, 0.5, 0.5], [0.6, 0.7, 0.8, 0.9]])
 @pytest.mark.parametrize("pattern", range(16))
 def test_every_order_of_hits_on_the_recall_grid(scores: list[float], pattern: int) -> None:
@@ -102,6 +110,20 @@ def test_every_order_of_hits_on_the_recall_grid(scores: list[float], pattern: in
     result = WeightedPrecision([frame], 3, THRESHOLDS, [ObjectLimits(0.0, 40.0)], CENTER_DISTANCE_BEV)
     got = result.average_precision(np.ones((1, 1), np.int32), PERCEPTION_EVAL)[0, :, 0]
     np.testing.assert_allclose(got, expected_ap([frame], np.ones(1, int))[2], atol=1e-12)
+
+
+def test_draw_by_draw_on_every_recall(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to 200 ground truths drawn: recalls next to every point of the grid, on either side of what rounding makes."""
+    frames = detector(60, seed=3)
+    counts = np.random.default_rng(0).integers(0, 3, (60, 100)).astype(np.int32)
+    counts[:, 0] = 0
+    result = WeightedPrecision(frames, len(CLASSES), THRESHOLDS, [ObjectLimits(0.0, 40.0)], CENTER_DISTANCE_BEV)
+    found = []
+    for few in (-1, 10**9):
+        monkeypatch.setattr(weighted_precision, "_FEW", few)
+        found.append(result.average_precision(counts, PERCEPTION_EVAL))
+    np.testing.assert_allclose(found[0], found[1], rtol=0.0, atol=1e-13)
+    assert len(np.unique(found[0][0, 1])) > 50
 
 
 def test_a_worse_detector_is_worse_and_the_other_way_round() -> None:
