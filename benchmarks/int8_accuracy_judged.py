@@ -49,7 +49,7 @@ def write_judged(run: StoredRun, methods: Sequence[str], class_names: Sequence[s
     Raises:
         DataError: there are more than 65,536 frames.
     """
-    arrays: dict[str, NDArray[Any]] = {
+    arrays: dict[str, Any] = {
         "methods": np.array(methods),
         "classes": np.array(class_names),
         "scenes": np.array(run.scenes()),
@@ -105,8 +105,8 @@ class Judged:
         try:
             with np.load(io.BytesIO(lzma.decompress(path.read_bytes()))) as stored:
                 arrays = dict(stored)
-            names = (tuple(map(str, arrays.pop(key))) for key in ("methods", "classes", "scenes"))
-            return cls(*names, arrays)
+            methods, classes, scenes = (tuple(map(str, arrays.pop(key))) for key in ("methods", "classes", "scenes"))
+            return cls(methods, classes, scenes, arrays)
         except (lzma.LZMAError, ValueError, KeyError) as error:
             raise DataError(f"'{path}' holds no judgements: {error}") from error
 
@@ -129,7 +129,7 @@ class Judged:
     def _scored(self, method: str, name: str, index: int, threshold: int) -> ScoredDetections:
         arrays, limit = self._arrays, _NAMES[index]
         frame = arrays[f"{method}/{name}/frame"].astype(np.int64)
-        inside = np.arange(len(frame))
+        inside: NDArray[np.int64] = np.arange(len(frame))
         if index != _TOTAL:
             inside = np.flatnonzero(arrays[f"{method}/{name}/range"] == index)
         hits = np.unpackbits(arrays[f"{method}/{name}/{limit}/hits"][threshold], count=len(inside))

@@ -53,7 +53,7 @@ class StoredRun:
         self, method: str, detections: Sequence[Boxes3D], network_ms: NDArray[np.float32] | None = None
     ) -> None:
         """Keeps a variant's detections, one entry per frame, and the network's time on each where it was taken."""
-        times = {} if network_ms is None else {"network_ms": network_ms}
+        times: dict[str, Any] = {} if network_ms is None else {"network_ms": network_ms}
         with atomic_path(self._path(method)) as temporary, temporary.open("wb") as stream:
             np.savez_compressed(stream, **_columns(detections), **times)
 

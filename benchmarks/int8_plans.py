@@ -19,7 +19,7 @@ from base.errors import DataError
 from base.files import read_json, user_path, write_json
 from benchmarks.int8_accuracy_variants import FP16
 from quant.plans import Item, PlanTimes, fastest_plan
-from quant.roofline import LayerTimes
+from quant.roofline import LayerTimes, Precision
 
 __all__ = ["layer_rows", "main", "plans"]
 
@@ -67,7 +67,8 @@ def plans(rows: Sequence[dict[str, Any]], kept: Sequence[float]) -> list[tuple[s
         rows: Of `layer_rows`; a layer that the engine refuses in FP16 stays in INT8.
         kept: Shares from 0 to 1.
     """
-    items, seconds = [], {}
+    items: list[Item] = []
+    seconds: dict[str, dict[Precision, float]] = {}
     for row in rows:
         if row["ms"] is None:
             continue

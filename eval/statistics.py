@@ -244,7 +244,7 @@ def resample(
         for part in metrics.ranges
     ]
     matched = WeightedPrecision(frames, len(class_names), metrics.thresholds, limits, mode)
-    draws = np.full((len(limits), 1 + len(class_names), 1), math.nan)
+    draws: NDArray[np.float64] = np.full((len(limits), 1 + len(class_names), 1), math.nan)
     if num_resamples:
         draws = resampled_precision(matched, group_of, num_groups, policy, num_resamples, seed)
     return Resampled(metrics, len(frames), num_groups, num_resamples, seed, draws)

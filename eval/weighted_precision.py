@@ -84,7 +84,7 @@ def _precisions(items: Sequence[ScoredDetections], by_draw: NDArray[np.int32], p
         policy: AP conventions.
     """
     frame, num_ground_truth = items[0].frame, items[0].num_ground_truth
-    grid = np.linspace(0.0, 1.0, policy.num_recalls)[_first_point(policy) :]
+    grid = np.linspace(0.0, 1.0, policy.num_recalls)[_first_point(policy) :].astype(np.float64)
     found = np.empty((len(items), len(by_draw)))
     for draw, count in enumerate(by_draw):
         num_truth = int(num_ground_truth @ count)
@@ -96,7 +96,7 @@ def _precisions(items: Sequence[ScoredDetections], by_draw: NDArray[np.int32], p
             continue
         # How many hits it takes to get beyond each point. The product may have been rounded down to less than a whole
         # number, so that two steps can be missing; the quotients are the recalls themselves.
-        needed = np.floor(grid * num_truth)
+        needed: NDArray[np.float64] = np.floor(grid * num_truth)
         for _ in range(2):
             needed += needed / max(num_truth, 1) <= grid
         for row, item in enumerate(items):
