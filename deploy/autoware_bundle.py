@@ -22,7 +22,7 @@ from base.onnx_files import read_onnx
 from base.ownership import owned_name
 from export.onnx_graph import metadata
 from models.known_checks import KNOWN_CHECKS
-from models.spec import BACKBONE_NECK_HEAD, ModelSpec
+from models.spec import BACKBONE_NECK_HEAD, VOXEL_ENCODER, ModelSpec
 
 __all__ = ["main"]
 
@@ -40,9 +40,10 @@ def _parser() -> argparse.ArgumentParser:
     weights = parser.add_mutually_exclusive_group()
     weights.add_argument("--checkpoint", type=Path, help="trained weights, with --model-config")
     weights.add_argument("--quantized-checkpoint", type=Path, help="PTQ or QAT checkpoint, for an INT8 bundle")
-    parser.add_argument(
-        "--precision", choices=("fp32", "fp16"), default="fp16", help="of a float export (default fp16)"
+    weights.add_argument(
+        "--onnx-path", type=Path, metavar="DIR", help="with --model-config: ONNX files of autoware-ml's own exporter"
     )
+    parser.add_argument("--precision", choices=("fp32", "fp16"), help="of a float export (default fp16)")
     parser.add_argument(
         "--leave-out",
         nargs="+",
@@ -83,8 +84,17 @@ def _check(folder: Path) -> int:
 def _write(args: argparse.Namespace) -> int:
     if args.out is None:
         raise ConfigError("--out is missing: name the folder of the bundle.")
-    if args.leave_out and args.model_config is None:
-        raise ConfigError("--leave-out needs --model-config: classes are left out where a model is exported.")
+    if args.leave_out and (args.model_config is None or args.onnx_path is not None):
+        raise ConfigError(
+            "--leave-out needs --model-config and a checkpoint: classes are left out where a model is exported."
+        )
+    if args.onnx_path is not None and args.model_config is None:
+        raise ConfigError("--onnx-path needs --model-config: autoware-ml's files do not say all that a bundle needs.")
+    if args.onnx_path is not None and args.precision is not None:
+        raise ConfigError(
+            "--precision is of an export; the files of --onnx-path stay in theirs. Choose what the node builds with "
+            "--trt-precision."
+        )
     out = user_path(args.out)
     # Before the export and the thresholds, which take longer than the bundle.
     require_replaceable(out, _sources(args))
@@ -99,6 +109,7 @@ def _sources(args: argparse.Namespace) -> list[Path]:
         args.model_config,
         args.checkpoint,
         args.quantized_checkpoint,
+        args.onnx_path,
         args.detections,
         args.results,
     )
@@ -118,16 +129,20 @@ def _write_owned(args: argparse.Namespace) -> int:
 def _export(args: argparse.Namespace, folder: Path) -> None:
     from export.tools import export_onnx
 
-    if args.checkpoint is None and args.quantized_checkpoint is None:
+    if args.checkpoint is None and args.quantized_checkpoint is None and args.onnx_path is None:
         raise ConfigError(
-            "--model-config needs --checkpoint or --quantized-checkpoint: a vehicle needs trained weights."
+            "--model-config needs --checkpoint or --quantized-checkpoint, or --onnx-path with autoware-ml's own files: "
+            "a vehicle needs trained weights."
         )
     from models.config import load_model_config
 
     # Before the export: the config says it already.
     config = user_path(args.model_config)
-    spec = ModelSpec.from_config(load_model_config(config))
-    require_runnable(dataclasses.replace(spec, rot_y_axis_reference=True), config)
+    spec = dataclasses.replace(ModelSpec.from_config(load_model_config(config)), rot_y_axis_reference=True)
+    require_runnable(spec, config)
+    if args.onnx_path is not None:
+        _adopt(user_path(args.onnx_path), spec, folder)
+        return
     quantized = args.quantized_checkpoint is not None
     weights = (
         ["--quantized-checkpoint", str(args.quantized_checkpoint)]
@@ -138,11 +153,23 @@ def _export(args: argparse.Namespace, folder: Path) -> None:
         [
             *("--model-config", str(args.model_config)),
             *weights,
-            *("--precision", "int8" if quantized else args.precision),
+            *("--precision", "int8" if quantized else args.precision or "fp16"),
             *(("--leave-out", *args.leave_out) if args.leave_out else ()),
             *("--static-voxels", "0", "--rot-y-axis-reference", "--out", str(folder)),
         ]
     )
+
+
+def _adopt(source: Path, spec: ModelSpec, folder: Path) -> None:
+    from export.autoware_ml_onnx import THEIR_SUFFIX, adopt_their_files, holds_their_files
+
+    if not holds_their_files(source):
+        raise ConfigError(
+            f"--onnx-path is {shown_file(source)}, which does not hold {VOXEL_ENCODER}{THEIR_SUFFIX}.onnx and "
+            f"{BACKBONE_NECK_HEAD}{THEIR_SUFFIX}.onnx of autoware-ml's exporter. This project's own files go in by "
+            "--onnx-dir."
+        )
+    adopt_their_files(source, spec, folder)
 
 
 def _bundle(args: argparse.Namespace, onnx_dir: Path) -> None:

@@ -7,6 +7,7 @@ rearranged in the graph, as `export.rotation` does it to a model.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from pathlib import Path
@@ -15,7 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from base.errors import ExportError
-from base.files import atomic_path
+from base.files import atomic_path, sha256_file
+from base.messages import shown
 from base.onnx_files import read_onnx
 from base.wholeness import replacing
 from export.manifest import discard_manifest
@@ -36,6 +38,8 @@ THEIR_SUFFIX = "_centerpoint"
 _COMPONENTS = ("pts_voxel_encoder", BACKBONE_NECK_HEAD)
 _REMEDY = "Export it again with autoware-ml."
 _MAX_NOTE = 1 << 12
+# Keys of its `metainfo` that say what the model config says too.
+_TOLD = ("class_names", "point_cloud_range", "voxel_size")
 
 _logger = logging.getLogger(__name__)
 
@@ -58,7 +62,8 @@ def check_their_files(folder: Path, spec: ModelSpec) -> str:
         What the graphs compute in.
 
     Raises:
-        ExportError: a file is broken or of another model, or its last convolutions cannot be rearranged.
+        ExportError: a file is broken or of another model, says other classes, another range or other cells than the
+            config, or its last convolutions cannot be rearranged.
     """
     models = [_converted(folder, component, spec) for component in spec.components]
     return graph_precision(models[-1])
@@ -98,6 +103,7 @@ def _converted(folder: Path, component: ComponentSpec, spec: ModelSpec) -> onnx.
     path = folder / f"{component.name}{THEIR_SUFFIX}.onnx"
     shapes = {tensor.name: tensor.shape for tensor in (*component.inputs, *component.outputs)}
     model = read_onnx(path, remedy=_REMEDY, missing=_REMEDY, shapes=shapes)
+    _require_told(model, spec, path)
     notes = _notes(model)
     canonicalize_(model, component.name)
     del model.metadata_props[:]
@@ -117,9 +123,38 @@ def _converted(folder: Path, component: ComponentSpec, spec: ModelSpec) -> onnx.
             "rot_convention": "y_axis_clockwise" if spec.rot_y_axis_reference else "x_axis_counterclockwise",
             "spec": json.dumps(spec.to_dict(), sort_keys=True),
             "spec_sha256": spec.fingerprint(),
+            "weights": f"sha256 {_sha256(folder)}",
         },
     )
     return model
+
+
+def _sha256(folder: Path) -> str:
+    """Of both files together: what is made of one of them belongs to the other."""
+    digests = [sha256_file(folder / f"{name}{THEIR_SUFFIX}.onnx") for name in _COMPONENTS]
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def _require_told(model: onnx.ModelProto, spec: ModelSpec, path: Path) -> None:
+    """What a file says of itself, against the model config: shapes alone do not show classes in another order."""
+    told = {entry.key: entry.value for entry in model.metadata_props}
+    expected = (spec.class_names, spec.point_cloud_range, spec.voxel_size)
+    for key, wanted in zip(_TOLD, expected, strict=True):
+        if key not in told:
+            continue
+        found = tuple(part.strip() for part in told[key][:_MAX_NOTE].split(","))
+        if found != wanted and not _same_numbers(found, wanted):
+            raise ExportError(
+                f"'{path}' is of another model: its {key} is {', '.join(map(shown, found))}; the model config has "
+                f"{', '.join(map(str, wanted))}. Give the config that it was exported with."
+            )
+
+
+def _same_numbers(texts: tuple[str, ...], numbers: tuple[str | float, ...]) -> bool:
+    try:
+        return [float(text) for text in texts] == [float(number) for number in numbers]
+    except ValueError:
+        return False
 
 
 def _notes(model: onnx.ModelProto) -> dict[str, str]:

@@ -249,6 +249,51 @@ def test_their_onnx_files_become_engines(
     assert len(list((tmp_path / "out" / "tensorrt").glob("*.engine"))) == 2
 
 
+def test_a_bundle_of_their_onnx_files_gives_their_boxes(
+    files: Files, their_onnx: Path, bundle: Path, golden: dict[str, NDArray[Any]], tmp_path: Path
+) -> None:
+    """Without a checkpoint: the node reads the model's boxes, by the parameters of a bundle of the checkpoint."""
+    out = tmp_path / "bundle"
+    given = ["--model-config", str(files.config), "--onnx-path", str(their_onnx)]
+    assert autoware_bundle.main([*given, "--out", str(out)]) == 0
+    assert autoware_bundle.main(["--check", str(out)]) == 0
+    assert _differences(_boxes_of_the_node(out, golden), golden["bboxes_3d_0"]).max() < 1e-3
+    for name in ("ml_package.param.yaml", "detection_class_remapper.param.yaml"):
+        assert (out / name).read_text() == (bundle / name).read_text()
+    assert "not trained" not in (out / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--onnx-dir", "x", "--onnx-path", "theirs"], "--onnx-path needs --model-config"),
+        (["--model-config", "config", "--onnx-path", "theirs", "--leave-out", "car"], "--leave-out needs"),
+        (["--model-config", "config", "--onnx-path", "theirs", "--precision", "fp16"], "stay in theirs"),
+        (["--model-config", "config", "--onnx-path", "none"], "does not hold pts_voxel_encoder_centerpoint.onnx"),
+    ],
+)
+def test_what_their_onnx_files_cannot_be_given_with(
+    files: Files,
+    their_onnx: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    given: list[str],
+    message: str,
+) -> None:
+    paths = {"config": str(files.config), "theirs": str(their_onnx), "none": str(tmp_path)}
+    assert autoware_bundle.main([*(paths.get(item, item) for item in given), "--out", str(tmp_path / "out")]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()
+
+
+def _swap_classes(folder: Path) -> None:
+    """Shapes stay what they are."""
+    path = folder / f"{HEAD}_centerpoint.onnx"
+    model = onnx.load(path)
+    model.metadata_props.add(key="class_names", value="truck,car,bicycle,pedestrian")
+    onnx.save(model, path)
+
+
 def _turn_off_constants(folder: Path) -> None:
     """The weights of `dim` come from a node, so that nothing can be rearranged."""
     path = folder / f"{HEAD}_centerpoint.onnx"
@@ -263,6 +308,7 @@ def _turn_off_constants(folder: Path) -> None:
     ("replace", "change", "message"),
     [
         ({"class_names: [car, truck,": "class_names: [car,", "num_classes: 4": "num_classes: 3"}, None, "this model"),
+        ({}, _swap_classes, "its class_names is 'truck', 'car', .*; the model config has car, truck"),
         ({}, _turn_off_constants, "not from a convolution with constant weights"),
         ({}, lambda folder: (folder / f"{HEAD}_centerpoint.onnx").write_bytes(b"none"), "not a whole ONNX file"),
     ],
