@@ -4,7 +4,9 @@
         [--threads 2] [--rounds 10] [--out FILE.json]
 
 Every contender is a process of its own, with as many cores as it has threads; all are open before the first frame is
-timed, and they take turns, so that clocks and neighbours treat all alike. Ratios are medians of the ratios of a round.
+timed, and they take turns, in another order each round, so that clocks and neighbours treat all alike. A turn begins
+with frames that are not counted: a detector that runs all the time does not find caches that another one filled, nor
+threads of another that still wait for work. Ratios are medians of the ratios of a round.
 OpenVINO's integer kernels are measured on AMX, on AVX512-VNNI and on AVX2 by oneDNN's ONEDNN_MAX_CPU_ISA; ONNX Runtime
 has no such switch and runs on the best that it finds.
 """
@@ -14,6 +16,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
+import random
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -38,6 +41,7 @@ __all__ = ["CONTENDERS", "Contender", "CpuReport", "CpuRow", "main", "measure"]
 _MODEL_CONFIG = "configs/model/centerpoint_t4_demo.py"
 _ISA = "ONEDNN_MAX_CPU_ISA"
 _WARMUP = 3
+_SETTLE = 2
 
 
 @dataclass(frozen=True)
@@ -143,6 +147,8 @@ def _serve(connection: Connection, job: _Job, cores: Sequence[int], clouds: Sequ
         detector(clouds[index % len(clouds)])
     connection.send("")
     while connection.recv():
+        for index in range(_SETTLE):
+            detector(clouds[index % len(clouds)])
         frames = [detector(cloud) for cloud in clouds]
         connection.send([{**frame.stages_ms, "total": frame.total_ms} for frame in frames])
     detector.close()
@@ -183,7 +189,7 @@ def measure(
     Args:
         model_config, checkpoint: The model; without a checkpoint PyTorch has seeded weights.
         folders: Precision -> folder with both ONNX files.
-        clouds: (N, C) float32 each; a turn is one pass over them.
+        clouds: (N, C) float32 each; a turn is one pass over them, behind the first frames again.
         threads: Of each contender; it is bound to as many cores.
         rounds: Turns of each.
     """
@@ -206,10 +212,11 @@ def measure(
         else:
             ends[contender] = here
     turns: dict[Contender, list[list[dict[str, float]]]] = {contender: [] for contender in ends}
-    for number in progress(range(rounds), "rounds"):
+    shuffle = random.Random(0).shuffle
+    for _ in progress(range(rounds), "rounds"):
         order = list(ends)
-        first = number % max(len(order), 1)
-        for contender in order[first:] + order[:first]:
+        shuffle(order)
+        for contender in order:
             ends[contender].send(True)
             turns[contender].append(ends[contender].recv())
     for end in ends.values():
@@ -248,7 +255,8 @@ def _clouds(args: argparse.Namespace) -> list[NDArray[np.float32]]:
         return [source[index].points for index in range(min(len(source), args.frames))]
     from benchmarks.gpu_cloud import lidar_cloud
 
-    return [lidar_cloud(args.points, ModelSpec.from_config(cfg).point_columns)]
+    columns = ModelSpec.from_config(cfg).point_columns
+    return [lidar_cloud(args.points, columns, seed) for seed in range(args.frames)]
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -284,9 +292,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--checkpoint", help="weights of PyTorch; seeded where left out")
     parser.add_argument("--fp32", required=True, metavar="DIR", help="both ONNX files, FP32")
     parser.add_argument("--int8", required=True, metavar="DIR", help="both ONNX files, INT8")
-    parser.add_argument("--data-root", metavar="DIR", help="T4 dataset; a generated cloud where left out")
-    parser.add_argument("--frames", type=whole_number(1, 1000), default=5, help="of the dataset, default %(default)s")
-    parser.add_argument("--points", type=whole_number(1, 10**7), default=200_000, help="of a generated cloud")
+    parser.add_argument("--data-root", metavar="DIR", help="T4 dataset; generated clouds where left out")
+    parser.add_argument("--frames", type=whole_number(1, 1000), default=5, help="of a turn, default %(default)s")
+    parser.add_argument("--points", type=whole_number(1, 10**7), default=200_000, help="of each generated cloud")
     parser.add_argument("--threads", type=whole_number(1, 1024), default=2, help="default %(default)s")
     parser.add_argument("--rounds", type=whole_number(1, 10**4), default=10, help="default %(default)s")
     parser.add_argument("--out", metavar="JSON", help="where to write the results")
