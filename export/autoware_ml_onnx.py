@@ -138,7 +138,7 @@ def _sha256(folder: Path) -> str:
 def _require_told(model: onnx.ModelProto, spec: ModelSpec, path: Path) -> None:
     """What a file says of itself, against the model config: shapes alone do not show classes in another order."""
     told = {entry.key: entry.value for entry in model.metadata_props}
-    expected = (spec.class_names, spec.point_cloud_range, spec.voxel_size)
+    expected: tuple[tuple[str | float, ...], ...] = (spec.class_names, spec.point_cloud_range, spec.voxel_size)
     for key, wanted in zip(_TOLD, expected, strict=True):
         if key not in told:
             continue
