@@ -33,8 +33,10 @@ class CloudMemory:
         self, device: CudaDevice, spec: ModelSpec, capacity: int, *, points: int = 0, num_points: int = 0
     ) -> None:
         """Args:
-        points, num_points: Device memory that is there already; its own where left out.
+        points, num_points: Device memory that is there already; its own where left out. Points begin at a multiple of
+            16 bytes: kernels take them by sixteen.
         """
+        assert points % 16 == 0
         self._device, self._spec, self.capacity = device, spec, capacity
         columns = spec.point_features
         self.staging: NDArray[np.float32] = device.allocate_pinned((capacity, columns), np.float32)

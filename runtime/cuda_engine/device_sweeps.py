@@ -62,9 +62,12 @@ class DeviceSweeps:
         places = settings.num_past + 2
         self.capacity = max(1, joined.capacity // (settings.num_past + 1))
         columns = spec.point_features
+        # Numbers from one cloud to the next: each begins at a multiple of 16 bytes, as the intake wants it.
+        stride = -(-self.capacity * columns // 4) * 4
         macros = {
             "CAPACITY": joined.capacity,
             "SWEEP_CAPACITY": self.capacity,
+            "SWEEP_STRIDE": stride,
             "COLUMNS": columns,
             "LAG_COLUMN": lag_column(spec),
             "CLOSE": np.float32(settings.close_m),
@@ -75,12 +78,12 @@ class DeviceSweeps:
         names = ("sweeps_join", "sweeps_compact")
         kernels = device.compile_all(kernel_source(macros, "sweeps.cu"), names)
         self._join, self._compact = (kernels[name] for name in names)
-        self._ring = device.allocate(places * self.capacity * columns * 4)
+        self._ring = device.allocate(places * stride * 4)
         self._counts = device.allocate(places * 4)
         self._places = [
             CloudMemory(
                 device, spec, self.capacity,
-                points=self._ring + place * self.capacity * columns * 4, num_points=self._counts + place * 4,
+                points=self._ring + place * stride * 4, num_points=self._counts + place * 4,
             )
             for place in range(places)
         ]  # fmt: skip

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["check_sweeps", "drive"]
 
 
-def check_sweeps(device: CudaDevice, capacity: int = 60_000, cells: int = 64, frames: int = 25) -> str:
+def check_sweeps(device: CudaDevice, capacity: int = 60_010, cells: int = 64, frames: int = 25) -> str:
     """Streams of clouds of all sizes, with and without close points, past clouds and copies: clouds and boxes."""
     spec = engine_spec(cells, max_voxels=1000, score_threshold=0.6)
     network = CanvasAsHeads(device, spec)

@@ -1,7 +1,7 @@
 // Past clouds on the device: joined to the present one, moved into its frame, and without the points of the vehicle itself.
 //
 // Compile-time parameters, all of them defined by `runtime.cuda_engine.device_sweeps`:
-//   CAPACITY        points of the joined cloud; SWEEP_CAPACITY of one
+//   CAPACITY        points of the joined cloud; SWEEP_CAPACITY of one; SWEEP_STRIDE numbers from one cloud to the next
 //   COLUMNS         of a point, x y z first; LAG_COLUMN is the time lag's
 //   CLOSE           metres: points with |x| and |y| below it are left out
 //   JOIN_THREADS, COMPACT_THREADS   of a block of each kernel
@@ -16,14 +16,15 @@
 //   python -m runtime.cuda_engine.selfcheck --only sweeps          on a GPU, against runtime.sweeps
 //   python -m pytest tests/runtime/test_sweeps.py                  the same without one
 
-#if !defined(CAPACITY) || !defined(SWEEP_CAPACITY) || !defined(COLUMNS) || !defined(LAG_COLUMN) || !defined(CLOSE) || \
-    !defined(JOIN_THREADS) || !defined(COMPACT_THREADS) || !defined(MOVE_SLOT) || !defined(MOVE_IS_MOVED) || \
+#if !defined(CAPACITY) || !defined(SWEEP_CAPACITY) || !defined(SWEEP_STRIDE) || !defined(COLUMNS) || !defined(LAG_COLUMN) || \
+    !defined(CLOSE) || !defined(JOIN_THREADS) || !defined(COMPACT_THREADS) || !defined(MOVE_SLOT) || !defined(MOVE_IS_MOVED) || \
     !defined(MOVE_LAG) || !defined(MOVE_A) || !defined(NUM_MOVE)
 #error "sweeps.cu: a compile-time parameter is not defined"
 #endif
 
 #define ALL 0xffffffffu
 
+static_assert(SWEEP_STRIDE >= SWEEP_CAPACITY * COLUMNS && SWEEP_STRIDE % 4 == 0, "clouds begin at multiples of 16 bytes");
 static_assert(3 <= LAG_COLUMN && LAG_COLUMN < COLUMNS, "x, y and z are no time lag");
 static_assert(COMPACT_THREADS % 32 == 0 && COMPACT_THREADS <= 1024 && JOIN_THREADS <= 1024, "whole warps");
 static_assert(NUM_MOVE == MOVE_A + 1, "the first of twelve numbers is the last of those with a name");
@@ -35,7 +36,7 @@ __device__ __forceinline__ int sweep_count(const int* counts, int slot) {
 }
 
 // moves: {number of sweeps, then MOVE_SIZE doubles of each, in the order in which their points are joined}
-// ring: [slot][SWEEP_CAPACITY][COLUMNS]; counts: points of each slot
+// ring: [slot][SWEEP_STRIDE], the first of it [SWEEP_CAPACITY][COLUMNS]; counts: points of each slot
 extern "C" __global__ void __launch_bounds__(JOIN_THREADS) sweeps_join(
     const double* moves, const float* ring, const int* counts, float* points, int* count)
 {
@@ -47,7 +48,7 @@ extern "C" __global__ void __launch_bounds__(JOIN_THREADS) sweeps_join(
         const int slot = (int)move[MOVE_SLOT], number = min(sweep_count(counts, slot), CAPACITY - base);
         const float lag = (float)move[MOVE_LAG];
         const bool is_moved = move[MOVE_IS_MOVED] != 0.0;
-        const float* source = ring + (long long)slot * SWEEP_CAPACITY * COLUMNS;
+        const float* source = ring + (long long)slot * SWEEP_STRIDE;
         for (int i = first; i < number; i += threads) {
             float value[COLUMNS];
             for (int c = 0; c < COLUMNS; ++c) value[c] = source[(long long)i * COLUMNS + c];
