@@ -22,7 +22,7 @@ from base.files import user_path, write_json
 from base.progress import progress
 from benchmarks.gpu_cloud import occupied_cells, street_cloud
 from runtime.cuda.device import CudaDevice
-from runtime.cuda_engine.activity import TiledLayer
+from runtime.cuda_engine.activity import tile_words
 from runtime.cuda_engine.checks.random_plans import Architecture, random_plan
 from runtime.cuda_engine.network import DeviceNetwork
 from runtime.cuda_engine.plan import MAP_TYPES
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from runtime.cuda_engine.activity import TiledLayer
     from runtime.cuda_engine.network import Launch
 
 __all__ = ["active_tiles", "main"]
@@ -89,12 +90,9 @@ def _tune(
     new = {signature: label for signature, label in shapes.items() if signature not in found}
     network.prepare(tiling for label in new.values() for tiling in network.tilings(label))
     for signature, label in progress(new.items(), "tuning", len(new), unit="layer"):
-        reach, times = network.reach(label, reaches), []
+        times = []
         for tiling in network.tilings(label):
-            launch, layer = (
-                network.launch_of(label, tiling),
-                TiledLayer(label, reach, tiling.tile_rows, tiling.tile_columns),
-            )
+            launch, layer = network.launch_of(label, tiling), network.tiled(label, tiling, reaches)
             taken = {"all": _time_us(device, network, launch, stream)}
             for name, occupied in cells.items():
                 tiles = active_tiles(layer, occupied)
@@ -111,14 +109,14 @@ def _tune(
 
 
 def active_tiles(layer: TiledLayer, cells: NDArray[np.bool_]) -> NDArray[np.uint32]:
-    """The list that the device makes of a first frame: row << 16 | column of the tiles whose reach has a cell."""
+    """The list that the device makes of a first frame, of a layer of one part: the tiles whose reach has a cell."""
     sums = np.zeros((cells.shape[0] + 1, cells.shape[1] + 1), np.int64)
     sums[1:, 1:] = cells.cumsum(axis=0).cumsum(axis=1)
-    rows, columns = layer.tile_reaches
+    ((rows, columns),) = layer.tile_reaches
     top, bottom, left, right = rows[:, :1], rows[:, 1:] + 1, columns[:, 0], columns[:, 1] + 1
     held = sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
     row, column = np.nonzero(held)
-    return (row << 16 | column).astype(np.uint32)
+    return tile_words(row, column, 1)
 
 
 def _time_us(device: CudaDevice, network: DeviceNetwork, launch: Launch, stream: int) -> float:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from runtime.cuda_engine.arguments import TilesArguments
     from runtime.cuda_engine.reach import Reach
 
-__all__ = ["ActivitySizes", "TileActivity", "TiledLayer"]
+__all__ = ["ActivitySizes", "TileActivity", "TiledLayer", "tile_words"]
 
 _KERNELS = ("activity_mark", "activity_join", "activity_list")
 _MOST_CELLS = 8192
@@ -47,29 +47,40 @@ class TiledLayer:
 
     Attributes:
         label: Of its launch.
-        reach: Of its pixels.
+        reaches: Of its pixels, by way of each part of its input (`parts`).
         tile_rows, tile_columns: Pixels of a tile.
     """
 
     label: str
-    reach: Reach
+    reaches: tuple[Reach, ...]
     tile_rows: int
     tile_columns: int
 
     @property
     def down(self) -> int:
         """Rows of tiles."""
-        return -(-len(self.reach.rows) // self.tile_rows)
+        return -(-len(self.reaches[0].rows) // self.tile_rows)
 
     @property
     def across(self) -> int:
         """Tiles in a row of tiles."""
-        return -(-len(self.reach.columns) // self.tile_columns)
+        return -(-len(self.reaches[0].columns) // self.tile_columns)
 
     @property
-    def tile_reaches(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """(down, 2) first and last rows of the canvas of each row of tiles, and (across, 2) the columns likewise."""
-        return _of_tiles(self.reach.rows, self.tile_rows), _of_tiles(self.reach.columns, self.tile_columns)
+    def tile_reaches(self) -> tuple[tuple[NDArray[np.int64], NDArray[np.int64]], ...]:
+        """By part: (down, 2) first and last rows of the canvas of each row of tiles; (across, 2) columns likewise."""
+        return tuple(
+            (_of_tiles(reach.rows, self.tile_rows), _of_tiles(reach.columns, self.tile_columns))
+            for reach in self.reaches
+        )
+
+
+def tile_words(
+    rows: NDArray[np.int64], columns: NDArray[np.int64], parts: NDArray[np.int64] | int
+) -> NDArray[np.uint32]:
+    """Tiles as lists hold them: `tile_word` of kernels/tiles.cuh."""
+    words: NDArray[np.uint32] = (rows << 18 | columns << 4 | parts).astype(np.uint32)
+    return words
 
 
 class TileActivity:
@@ -109,7 +120,7 @@ class TileActivity:
         levels = int(tallest).bit_length()
         grid = {"GRID_X": width, "GRID_Y": height, "LEVELS": levels, "LAYERS": len(layers)}
         macros = {**grid, **definitions(self._sizes), "COUNTER_VOXELS": COUNTERS.definitions["COUNTER_VOXELS"]}
-        kernels = device.compile_all(kernel_source(macros, "overlap.cuh", "activity.cu"), _KERNELS)
+        kernels = device.compile_all(kernel_source(macros, "overlap.cuh", "tiles.cuh", "activity.cu"), _KERNELS)
         self._mark, self._join, self._list = (kernels[name] for name in _KERNELS)
         self._every: NDArray[np.uint32] = np.full(height * self._words, 0xFFFFFFFF, np.uint32)
         self._now, self._before = (device.allocate(self._every.nbytes) for _ in range(2))
@@ -120,13 +131,27 @@ class TileActivity:
         step = self._sizes.list_threads
         segments = [(index, first) for index, layer in enumerate(records) for first in range(0, int(layer[3]), step)]
         self._segments, self._num_segments = device.upload_new(np.array(segments, np.int32)), len(segments)
-        self._offsets = records[:, 4]
+        self._offsets, self._fixed = records[:, 4], records[:, 6]
+        # Until `always_read` says otherwise, all parts of a tile are read.
+        self._always = device.upload_new(np.full(max(sum(map(_fixed_bytes, layers)), 1), 0xF, np.uint8))
 
     def feed(self, label: str, tiles: TilesArguments) -> None:
         """Makes a launch compute its list instead of all tiles."""
-        index = [layer.label for layer in self.layers].index(label)
+        index = self._index(label)
         tiles.list = self._lists + int(self._offsets[index]) * 4
         tiles.count = self._counts + index * 4
+
+    def always_read(self, label: str, parts: NDArray[np.uint8], stream: int) -> None:
+        """Tells which parts a tile reads in every frame, beside those that a pillar reaches. Waits for the stream.
+
+        Args:
+            label: Of a layer of several parts.
+            parts: (down, across) a bit for each.
+        """
+        fixed = int(self._fixed[self._index(label)])
+        assert fixed >= 0
+        self._device.upload(self._always + fixed, np.ascontiguousarray(parts).reshape(-1), stream)
+        self._device.synchronize(stream)
 
     def enqueue_marks(self, pillars: int, counters: int, stream: int) -> None:
         """Puts the marking of a frame's pillars on the stream; may be captured.
@@ -148,7 +173,7 @@ class TileActivity:
         """Puts the making of the lists on the stream; may be captured. The marks are cleared."""
         sizes, joined = self._sizes, [self._now, self._before, self._table, self._counts]
         self._launch(self._join, self._words, sizes.join_threads, joined, stream)
-        listed = [self._records, self._segments, self._reaches, self._table, self._lists, self._counts]
+        listed = [self._records, self._segments, self._reaches, self._always, self._table, self._lists, self._counts]
         self._launch(self._list, self._num_segments, sizes.list_threads, listed, stream)
 
     def counts(self, stream: int) -> dict[str, tuple[int, int]]:
@@ -159,6 +184,9 @@ class TileActivity:
         pairs = zip(self.layers, values, strict=True)
         return {layer.label: (int(count), layer.down * layer.across) for layer, count in pairs}
 
+    def _index(self, label: str) -> int:
+        return [layer.label for layer in self.layers].index(label)
+
     def _launch(self, kernel: Any, blocks: int, threads: int, addresses: list[int], stream: int) -> None:
         overlap = self._device.compute_capability >= (9, 0)
         self._device.launch(kernel, blocks, threads, pointers(*addresses), stream, overlap=overlap)
@@ -166,17 +194,23 @@ class TileActivity:
     def _described(self) -> tuple[NDArray[np.uint32], NDArray[np.int32], int]:
         """Reaches of all rows and columns of tiles, the layers' records, and the most rows that one reaches."""
         reaches: list[NDArray[np.int64]] = []
-        records, filled, listed, tallest = [], 0, 0, 1
+        records, filled, listed, fixed, tallest = [], 0, 0, 0, 1
         for layer in self.layers:
-            rows, columns = layer.tile_reaches
-            records.append((filled, filled + len(rows), len(columns), len(rows) * len(columns), listed))
-            reaches += [rows, columns]
-            filled += len(rows) + len(columns)
-            listed += len(rows) * len(columns)
-            tallest = max(tallest, int((rows[:, 1] - rows[:, 0]).max()) + 1)
+            parts, tiles, always = layer.tile_reaches, layer.down * layer.across, _fixed_bytes(layer)
+            starts = filled, filled + len(parts) * layer.down
+            records.append((*starts, layer.across, tiles, listed, len(parts), fixed if always else -1))
+            reaches += [rows for rows, _ in parts] + [columns for _, columns in parts]
+            filled += len(parts) * (layer.down + layer.across)
+            listed += tiles
+            fixed += always
+            tallest = max(tallest, *(int((rows[:, 1] - rows[:, 0]).max()) + 1 for rows, _ in parts))
         pairs = np.concatenate(reaches)
         packed = (pairs[:, 1] << 16 | pairs[:, 0]).astype(np.uint32)
         return packed, np.array(records, np.int32), tallest
+
+
+def _fixed_bytes(layer: TiledLayer) -> int:
+    return layer.down * layer.across if len(layer.reaches) > 1 else 0
 
 
 def _of_tiles(reach: NDArray[np.int64], size: int) -> NDArray[np.int64]:

@@ -25,7 +25,7 @@ class ConvArguments(ctypes.Structure):
     """`Geometry` of kernels/conv_geometry.cuh."""
 
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("output", "weights", "affine")),
+        *((name, ctypes.c_void_p) for name in ("output", "weights", "affine", "background")),
         ("out_plane", ctypes.c_longlong),
         ("tiles", TilesArguments),
         *((name, ctypes.c_int) for name in ("out_pitch", "height", "width", "column_tiles", "channels")),

@@ -12,8 +12,9 @@ import numpy as np
 from runtime.cuda_engine.activity import TileActivity, TiledLayer
 from runtime.cuda_engine.arguments import ConvArguments, TilesArguments, heads_arguments
 from runtime.cuda_engine.packing import pack_conv, pack_conv_affine, pack_heads_affine, pack_hidden, pack_last
+from runtime.cuda_engine.parts import part_reaches, parts_background, with_parts
 from runtime.cuda_engine.plan import HeadsLayer
-from runtime.cuda_engine.reach import layer_reach, map_reaches
+from runtime.cuda_engine.reach import map_reaches
 from runtime.cuda_engine.sources import ARCHITECTURE, conv_source, heads_source
 from runtime.cuda_engine.tiling import (
     ConvTiling,
@@ -84,6 +85,14 @@ class DeviceMap:
         sides = blocked[:, [0, -1]], blocked[:, :, [0, -1]]
         return np.concatenate([side.ravel() for side in sides])
 
+    def read_padded(self, device: CudaDevice, stream: int, first: int, chunks: int) -> NDArray[Any]:
+        """Some chunks on the host as they lie: (chunks, height + 2, width + 2, channels of a chunk)."""
+        _, rows, columns, channels = self._shape
+        blocked = np.empty((chunks, rows, columns, channels), self.map.type)
+        device.download(blocked, self.address + first * self.plane, stream)
+        device.synchronize(stream)
+        return blocked
+
     def write(self, device: CudaDevice, stream: int, values: NDArray[Any]) -> None:
         """Sets the map from (channels, height, width) int8 codes or float16, for checks. Waits for the stream."""
         blocked = np.zeros(self._shape, self.map.type)
@@ -94,10 +103,7 @@ class DeviceMap:
         device.synchronize(stream)
 
     def _blocked(self, device: CudaDevice, stream: int) -> NDArray[Any]:
-        blocked = np.empty(self._shape, self.map.type)
-        device.download(blocked, self.address, stream)
-        device.synchronize(stream)
-        return blocked
+        return self.read_padded(device, stream, 0, self.chunks)
 
     @property
     def _shape(self) -> tuple[int, int, int, int]:
@@ -170,6 +176,8 @@ class DeviceNetwork:
         self._layers |= {heads_label(layer): layer for layer in plan.heads}
         self._kernels: dict[Tiling, Any] = {}
         chosen = {label: (tilings or {}).get(label) or self.tilings(label)[0] for label in self._layers}
+        if skips_empty:
+            chosen = {label: self._with_parts(label, tiling) for label, tiling in chosen.items()}
         self.prepare(chosen.values())
         self.launches = [self.launch_of(label, tiling) for label, tiling in chosen.items()]
         self.activity = self._skipping() if skips_empty else None
@@ -188,9 +196,11 @@ class DeviceNetwork:
             return heads_signature(layer, maps[layer.source])
         return conv_signature(layer, maps[layer.source], self.plan.target(layer))
 
-    def reach(self, label: str, reaches: dict[str, Reach]) -> Reach:
-        """Which cells of the canvas a layer's pixels depend on; `reaches` as `map_reaches` makes them."""
-        return layer_reach(self.plan, self._layers[label], reaches)
+    def tiled(self, label: str, tiling: Tiling, reaches: dict[str, Reach]) -> TiledLayer:
+        """A layer with the cells of the canvas that its tiles depend on; `reaches` as `map_reaches` makes them."""
+        parts = tiling.parts if isinstance(tiling, ConvTiling) else 1
+        found = part_reaches(self.plan, self._layers[label], parts, reaches)
+        return TiledLayer(label, found, tiling.tile_rows, tiling.tile_columns)
 
     def read_output(self, name: str, stream: int) -> NDArray[np.float32]:
         """An output of the last run on the host: (channels, height, width) float32. Waits for the stream."""
@@ -243,10 +253,8 @@ class DeviceNetwork:
 
     def _skipping(self) -> TileActivity:
         """Lists of tiles for all launches, and the background in every map: the network on an empty canvas."""
-        plan, reaches, layers = self.plan, map_reaches(self.plan), []
-        for launch in self.launches:
-            reach, tiling = self.reach(launch.label, reaches), launch.tiling
-            layers.append(TiledLayer(launch.label, reach, tiling.tile_rows, tiling.tile_columns))
+        plan, reaches = self.plan, map_reaches(self.plan)
+        layers = [self.tiled(launch.label, launch.tiling, reaches) for launch in self.launches]
         activity = TileActivity(self._device, (plan.canvas.height, plan.canvas.width), layers)
         for launch in self.launches:
             activity.feed(launch.label, launch.arguments.tiles)
@@ -258,7 +266,27 @@ class DeviceNetwork:
             for launch in self.launches:
                 self.enqueue_layer(launch, stream)
         self._device.synchronize(stream)
+        for launch in self.launches:
+            if isinstance(launch.tiling, ConvTiling) and launch.tiling.parts > 1:
+                self._leave_out(launch, launch.tiling, activity, stream)
         return activity
+
+    def _with_parts(self, label: str, tiling: Tiling) -> Tiling:
+        layer = self._layers[label]
+        if isinstance(layer, HeadsLayer) or isinstance(tiling, HeadsTiling):
+            return tiling
+        return with_parts(self.plan, layer, tiling)
+
+    def _leave_out(self, launch: Launch, tiling: ConvTiling, activity: TileActivity, stream: int) -> None:
+        """Lets a layer's tiles leave out parts of background; its input is that of an empty canvas now."""
+        conv = self._layers[launch.label]
+        assert not isinstance(conv, HeadsLayer)
+        source, target, chunks = self.maps[conv.source], self.plan.target(conv), tiling.slabs // tiling.parts
+        chunks *= tiling.slab_chunks
+        empty = (source.read_padded(self._device, stream, part * chunks, chunks) for part in range(tiling.parts))
+        background = parts_background(conv, tiling, empty, (target.height, target.width))
+        activity.always_read(launch.label, background.always, stream)
+        launch.arguments.background = self._device.upload_new(background.sums)
 
     def _image(self, tiling: Tiling) -> bytes:
         source = conv_source(tiling.macros) if isinstance(tiling, ConvTiling) else heads_source(tiling.macros)

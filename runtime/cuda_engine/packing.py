@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from runtime.cuda_engine.plan import FusedConv, HeadsLayer, PlanMap
     from runtime.cuda_engine.tiling import ConvTiling
 
-__all__ = ["pack_conv", "pack_conv_affine", "pack_heads_affine", "pack_hidden", "pack_last"]
+__all__ = ["column_channels", "pack_conv", "pack_conv_affine", "pack_heads_affine", "pack_hidden", "pack_last"]
 
 # Column of a product within 16 -> channel: thread t of a quad holds columns 2t, 2t + 1, 8 + 2t and 9 + 2t, which become
 # the neighbouring channels 4t to 4t + 3, one word of the map.
 _INT8_COLUMNS = np.array([4 * (p % 8 // 2) + 2 * (p // 8) + p % 2 for p in range(16)])
 
 
-def _column_channels(conv: FusedConv, tiling: ConvTiling) -> NDArray[np.int64]:
+def column_channels(conv: FusedConv, tiling: ConvTiling) -> NDArray[np.int64]:
     """(columns, 3) [channel, i, j] of every column of the layer, in the order of the kernel's products.
 
     Columns beyond an output's channels repeat its last one: they are computed and not stored.
@@ -41,7 +41,7 @@ def _column_channels(conv: FusedConv, tiling: ConvTiling) -> NDArray[np.int64]:
 
 def pack_conv(conv: FusedConv, tiling: ConvTiling) -> NDArray[np.uint8]:
     """Weights as bytes, [column tile][slab][tap][chunk][column][16 bytes]."""
-    channel, i, j = _column_channels(conv, tiling).T
+    channel, i, j = column_channels(conv, tiling).T
     if conv.upsample == 1:
         rows = conv.weight[channel].transpose(0, 2, 3, 1)  # (column, ky, kx, C_in)
     else:
@@ -54,7 +54,7 @@ def pack_conv(conv: FusedConv, tiling: ConvTiling) -> NDArray[np.uint8]:
 
 def pack_conv_affine(conv: FusedConv, tiling: ConvTiling, source: PlanMap, target: PlanMap) -> NDArray[np.float32]:
     """(columns, 2) float32: what a sum is multiplied by and what is added, in steps of the target where it is INT8."""
-    channel = _column_channels(conv, tiling)[:, 0]
+    channel = column_channels(conv, tiling)[:, 0]
     scale: NDArray[np.float64] = np.ones(conv.out_channels)
     if conv.weight_scale is not None:
         assert source.scale is not None

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from runtime.cuda_engine.plan import HeadsLayer, NetworkPlan
 
-__all__ = ["Reach", "layer_reach", "map_reaches"]
+__all__ = ["Reach", "layer_reach", "map_reaches", "upsampled_reach"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,12 +56,17 @@ def layer_reach(plan: NetworkPlan, layer: FusedConv | HeadsLayer, reaches: dict[
     return Reach(_convolved(source.rows, layer, target.height), _convolved(source.columns, layer, target.width))
 
 
+def upsampled_reach(plan: NetworkPlan, conv: FusedConv, reaches: dict[str, Reach]) -> Reach:
+    """Of the pixels that a convolution writes; `reaches` as for `layer_reach`."""
+    return layer_reach(plan, conv, reaches).upsampled(conv.upsample)
+
+
 def map_reaches(plan: NetworkPlan) -> dict[str, Reach]:
     """Map or output of a convolution -> its reach; the canvas' is each cell itself."""
     canvas = plan.canvas
     reaches = {canvas.name: Reach(_each(canvas.height), _each(canvas.width))}
     for conv in plan.convs:
-        found = layer_reach(plan, conv, reaches).upsampled(conv.upsample)
+        found = upsampled_reach(plan, conv, reaches)
         before = reaches.get(conv.target)
         reaches[conv.target] = before.united(found) if before else found
     return reaches

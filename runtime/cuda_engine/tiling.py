@@ -63,6 +63,8 @@ class ConvTiling:
         across: Blocks of a warpgroup that lie side by side.
         stages: Stages in flight for each group.
         resident: Whether a block keeps its column tile's weights in shared memory, else each stage brings its own.
+        parts: Of the input channels, equally wide, each of which a tile may leave out (see `parts`); 1: all are read.
+        period: Pixels along both axes after which background repeats.
     """
 
     in_int8: bool
@@ -83,6 +85,8 @@ class ConvTiling:
     across: int
     stages: int
     resident: bool
+    parts: int = 1
+    period: int = 1
 
     @property
     def tile_rows(self) -> int:

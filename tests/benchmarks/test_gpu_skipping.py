@@ -25,7 +25,7 @@ def test_a_street_activates_as_many_tiles_as_a_real_scan(sweeps: int, which: int
     reaches, cells = map_reaches(plan), occupied_cells(street_cloud(sweeps), (760, 760), 0.32)
     convs = {conv.node: conv for conv in plan.convs}
     for name, real in _REAL.items():
-        layer = TiledLayer(name, layer_reach(plan, convs[name], reaches), 8, 16)
+        layer = TiledLayer(name, (layer_reach(plan, convs[name], reaches),), 8, 16)
         share = len(active_tiles(layer, cells)) / (layer.down * layer.across)
         assert share == pytest.approx(real[which], abs=0.06), name
 

@@ -95,13 +95,14 @@ def _patch(box: NDArray[np.uint8], y: int, x: int, step: int, rows: int, columns
     return pixels.transpose(1, 2, 0, 3).reshape(rows, columns, -1)
 
 
-def _tiles(device: ModelDevice, tiles: Any) -> list[tuple[int, int]]:
-    """(row, column) of the tiles that a launch computes."""
+def _tiles(device: ModelDevice, tiles: Any) -> list[tuple[int, int, int]]:
+    """(row, column, bits of the parts that it reads) of the tiles that a launch computes."""
     if not tiles.list:
-        return [divmod(index, tiles.across) for index in range(tiles.all)]
+        return [(*divmod(index, tiles.across), 15) for index in range(tiles.all)]
     count = int(_values(device, tiles.count, np.int32, 1)[0])
     assert 0 <= count <= tiles.all
-    return [(int(tile) >> 16, int(tile) & 0xFFFF) for tile in _values(device, tiles.list, np.uint32, count)]
+    words = [int(tile) for tile in _values(device, tiles.list, np.uint32, count)]
+    return [(word >> 18, word >> 4 & 0x3FFF, word & 15) for word in words]
 
 
 def _numbers(data: NDArray[np.uint8], int8: bool) -> NDArray[np.float64]:
@@ -114,17 +115,25 @@ def _run_conv(device: ModelDevice, boxes: Boxes, g: Any, t: ConvTiling, blocks: 
     packed = _values(device, g.weights, np.uint8, g.column_tiles, t.slabs, taps, t.slab_chunks, t.n_tile, 16)
     affine = _values(device, g.affine, np.float32, g.column_tiles, t.n_tile, 2)
     assert not t.resident or blocks % g.column_tiles == 0
-    for row, column in _tiles(device, g.tiles):
+    slabs_of_part = t.slabs // t.parts
+    for row, column, parts in _tiles(device, g.tiles):
         y0, x0 = row * t.tile_rows, column * t.tile_columns
+        spans = (y0, t.tile_rows), (x0, t.tile_columns)
+        read = [slab for slab in range(t.slabs) if t.parts == 1 or parts >> (slab // slabs_of_part) & 1]
         first = x0 * t.stride - t.padding + 1, y0 * t.stride - t.padding + 1
-        box = np.concatenate([boxes.load(*first, slab * t.slab_chunks) for slab in range(t.slabs)])
+        box = np.concatenate([boxes.load(*first, slab * t.slab_chunks) for slab in read])
         left = [
             _patch(box, tap // t.kernel, tap % t.kernel, t.stride, t.tile_rows, t.tile_columns) for tap in range(taps)
         ]
         for column_tile in range(g.column_tiles):
             sums = np.zeros((t.tile_rows, t.tile_columns, t.n_tile))
+            if t.parts > 1 and len(read) < t.slabs:
+                shape = (t.parts, t.period, t.period, g.column_tiles, t.n_tile)
+                background = _values(device, g.background, np.int32, *shape)[..., column_tile, :]
+                phases = np.ix_(*((start + np.arange(size)) % t.period for start, size in spans))
+                sums += sum(background[part][phases] for part in range(t.parts) if not parts >> part & 1)
             for tap in range(taps):
-                right = packed[column_tile, :, tap].transpose(2, 0, 1, 3).reshape(t.n_tile, -1)
+                right = packed[column_tile, read, tap].transpose(2, 0, 1, 3).reshape(t.n_tile, -1)
                 sums += _numbers(left[tap], t.in_int8) @ _numbers(right, t.in_int8).T
             scale, bias = affine[column_tile].T
             # fmaf: one rounding.
@@ -168,7 +177,7 @@ def _run_heads(device: ModelDevice, boxes: Boxes, g: Any, t: HeadsTiling) -> Non
     last = _values(device, g.last, np.float16, t.branches, t.hidden // 8, t.last_tile, 8)
     affine = _values(device, g.affine, np.float32, t.branches, t.hidden, 2)
     bias = _values(device, g.bias, np.float32, t.branches, t.last_tile)
-    for row, column in _tiles(device, g.tiles):
+    for row, column, _ in _tiles(device, g.tiles):
         y0, x0 = row * t.tile_rows, column * t.tile_columns
         left = _patch(boxes.load(x0 + 1, y0 + 1, 0), 0, 0, 1, t.tile_rows, t.tile_columns)
         for branch in range(t.branches):

@@ -141,7 +141,7 @@ def test_lists_are_the_tiles_that_numpy_finds(device: EngineDevice, sizes: Activ
     """Each once, whatever the kernels' sizes; also for the last frame's pillars."""
     plan = random_plan(ARCHITECTURES["upsampled"], "int8")
     reaches, size = map_reaches(plan), (plan.canvas.height, plan.canvas.width)
-    layers = [TiledLayer(conv.node, layer_reach(plan, conv, reaches), 3, 5) for conv in plan.convs]
+    layers = [TiledLayer(conv.node, (layer_reach(plan, conv, reaches),), 3, 5) for conv in plan.convs]
     activity = TileActivity(cast(Any, device), size, layers, sizes)
     before: NDArray[np.bool_] = np.zeros(size, bool)
     random = np.random.default_rng(1)
@@ -158,13 +158,15 @@ def test_lists_are_the_tiles_that_numpy_finds(device: EngineDevice, sizes: Activ
         for layer in layers:
             activity.feed(layer.label, tiles)
             count = int(device.view(tiles.count, (1,), np.int32)[0])
-            found = [divmod(int(tile), 1 << 16) for tile in device.view(tiles.list, (count,), np.uint32)]
+            found = [
+                (int(tile) >> 18, int(tile) >> 4 & 0x3FFF) for tile in device.view(tiles.list, (count,), np.uint32)
+            ]
             assert sorted(found) == _expected(layer, now | before), layer.label
         before = now
 
 
 def _expected(layer: TiledLayer, cells: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    reach: Reach = layer.reach
+    reach: Reach = layer.reaches[0]
     found = []
     for row in range(layer.down):
         for column in range(layer.across):

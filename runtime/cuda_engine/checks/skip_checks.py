@@ -40,15 +40,21 @@ class SkippingPair:
     """The same plan twice on one device, and the same frames for both.
 
     Attributes:
-        dense, skipping: The networks.
+        dense, skipping: The networks; one and the same where no comparison is asked for.
     """
 
     def __init__(
-        self, device: CudaDevice, plan: NetworkPlan, stream: int, tilings: Mapping[str, Tiling] | None = None
+        self,
+        device: CudaDevice,
+        plan: NetworkPlan,
+        stream: int,
+        tilings: Mapping[str, Tiling] | None = None,
+        *,
+        dense: bool = True,
     ) -> None:
         self._device, self._plan, self._stream = device, plan, stream
-        self.dense = DeviceNetwork(device, plan, tilings)
         self.skipping = DeviceNetwork(device, plan, tilings, skips_empty=True)
+        self.dense = DeviceNetwork(device, plan, tilings) if dense else self.skipping
         self._pillars = device.allocate(plan.canvas.height * plan.canvas.width * 16)
         self._counters = device.allocate(COUNTERS.num_bytes)
 

@@ -19,12 +19,14 @@
 //   now, before   [GRID_Y][WORDS] a bit a cell; `now` is zero again after activity_join
 //   table         [LEVELS][GRID_Y][WORDS]
 //   layers        {rows, columns: where the reaches of its rows and columns of tiles begin; tiles in a row, in all; where its
-//                 list begins}
-//   reaches       last << 16 | first
+//                 list begins; number of its parts; where the parts that its tiles always read begin, or -1}
+//   reaches       last << 16 | first; of a layer, part after part
+//   always        a bit for each part that a tile always reads
 //   segments      {layer, first tile}
-//   lists         row << 16 | column of each active tile; counts [LAYERS], zeroed by activity_join
+//   lists         each active tile as tiles.cuh has it, with the parts that a pillar reaches; counts [LAYERS], zeroed by
+//                 activity_join
 //
-// Constraints: at most 8192 cells along y and 65,536 along x; whole warps.
+// Constraints: at most 8192 cells along y and 65,536 along x; at most four parts; whole warps.
 // Checked by
 //   python -m runtime.cuda_engine.selfcheck --only skipping        on a GPU, bit for bit against all tiles
 //   python -m pytest tests/runtime/test_cuda_engine_activity.py    the same without one
@@ -37,6 +39,7 @@
 typedef unsigned int u32;
 
 #define ALL 0xffffffffu
+#define MOST_PARTS 4
 #define WORDS ((GRID_X + 31) / 32)
 #define JOIN_ROWS ((GRID_Y + JOIN_THREADS - 1) / JOIN_THREADS)
 #define WARPS (LIST_THREADS / 32)
@@ -46,7 +49,7 @@ static_assert(LIST_THREADS % 32 == 0, "whole warps");
 static_assert(LAYERS <= JOIN_THREADS, "one block clears the counts");
 
 struct Layer {
-    int rows, columns, across, all, list;
+    int rows, columns, across, all, list, parts, always;
 };
 struct Segment {
     int layer, first;
@@ -115,7 +118,8 @@ __device__ __forceinline__ bool is_reached(const u32* table, u32 rows, u32 colum
 }
 
 extern "C" __global__ void __launch_bounds__(LIST_THREADS) activity_list(
-    const Layer* layers, const Segment* segments, const u32* reaches, const u32* table, u32* lists, int* counts)
+    const Layer* layers, const Segment* segments, const u32* reaches, const unsigned char* always, const u32* table, u32* lists,
+    int* counts)
 {
     __shared__ int sums[WARPS];
     __shared__ int place;
@@ -124,10 +128,22 @@ extern "C" __global__ void __launch_bounds__(LIST_THREADS) activity_list(
     const int tile = segment.first + threadIdx.x, lane = threadIdx.x & 31, warp = threadIdx.x / 32;
     const bool exists = tile < layer.all;
     const int row = tile / layer.across, column = tile % layer.across;
-    const u32 rows = exists ? reaches[layer.rows + row] : 0, columns = exists ? reaches[layer.columns + column] : 0;
+    const int down = layer.all / layer.across;
+    u32 rows[MOST_PARTS], columns[MOST_PARTS];
+#pragma unroll
+    for (int part = 0; part < MOST_PARTS; ++part) {
+        const bool has = exists && part < layer.parts;
+        rows[part] = has ? reaches[layer.rows + part * down + row] : 0;
+        columns[part] = has ? reaches[layer.columns + part * layer.across + column] : 0;
+    }
+    const u32 fixed = exists && layer.always >= 0 ? always[layer.always + tile] : 0;
     // Layers read their lists ahead of waiting for the layer before them: none begins until this kernel has ended.
     wait_for_previous();
-    const bool active = exists && is_reached(table, rows, columns);
+    u32 parts = 0;
+#pragma unroll
+    for (int part = 0; part < MOST_PARTS; ++part)
+        if (exists && part < layer.parts && is_reached(table, rows[part], columns[part])) parts |= 1u << part;
+    const bool active = parts != 0;
     const u32 votes = __ballot_sync(ALL, active);
     if (lane == 0) sums[warp] = __popc(votes);
     __syncthreads();
@@ -142,5 +158,5 @@ extern "C" __global__ void __launch_bounds__(LIST_THREADS) activity_list(
     }
     __syncthreads();
     if (active)
-        lists[layer.list + place + sums[warp] + __popc(votes & ((1u << lane) - 1))] = (u32)row << 16 | (u32)column;
+        lists[layer.list + place + sums[warp] + __popc(votes & ((1u << lane) - 1))] = tile_word(row, column, parts | fixed);
 }

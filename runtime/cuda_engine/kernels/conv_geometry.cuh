@@ -6,6 +6,8 @@
 //   N_TILE              output columns of a tile; a column is a channel, or (j, channel) of a transposed convolution
 //   KERNEL, STRIDE, PADDING, UPSAMPLE
 //   SLAB_CHUNKS, SLABS  16-byte chunks of input channels in a stage, and stages along K
+//   PARTS, PERIOD       of the input channels, each of which a tile may leave out: `background`, which then joins its sums,
+//                       repeats every so many pixels along both axes
 //   GROUPS, WARPGROUPS  consumer groups, each with tiles and a ring of stages of its own, and warpgroups in a group
 //   BLOCKS              blocks of 64 output pixels for each warpgroup, ACROSS of them side by side
 //   BLOCK_ROWS          rows of a block: 1 (of 64 pixels) or 8 (of 8)
@@ -34,7 +36,7 @@
 //   python -m pytest tests/runtime/test_cuda_engine_network.py     addressing without one, and that nvcc compiles it
 
 #if !defined(IN_INT8) || !defined(OUT_INT8) || !defined(OUT_DENSE) || !defined(N_TILE) || !defined(KERNEL) || !defined(STRIDE) || \
-    !defined(PADDING) || !defined(UPSAMPLE) || !defined(SLAB_CHUNKS) || !defined(SLABS) || !defined(GROUPS) || \
+    !defined(PADDING) || !defined(UPSAMPLE) || !defined(SLAB_CHUNKS) || !defined(SLABS) || !defined(PARTS) || !defined(PERIOD) || !defined(GROUPS) || \
     !defined(WARPGROUPS) || !defined(BLOCKS) || !defined(BLOCK_ROWS) || !defined(ACROSS) || !defined(STAGES) || \
     !defined(RESIDENT) || !defined(RELU) || !defined(REGISTERS) || !defined(THREADS) || !defined(SHARED_BYTES) || \
     !defined(ARGUMENT_BYTES)
@@ -61,6 +63,8 @@ static_assert(N_TILE % 16 == 0 && N_TILE <= 128 && N_TILE % UPSAMPLE == 0, "colu
 static_assert(TILE_CHANNELS % OUT_CHUNK == 0, "a tile's columns fill chunks of the target");
 static_assert(!OUT_DENSE || (UPSAMPLE == 1 && !OUT_INT8), "an output is written by a convolution, in float32");
 static_assert(SLAB_CHUNKS % 2 == 0, "K of an instruction is two chunks");
+static_assert(PARTS == 1 || IN_INT8, "sums of integers alone are the same in any order");
+static_assert(PARTS <= 4 && SLABS % PARTS == 0, "bits of a tile, and whole slabs");
 static_assert(UPSAMPLE == 1 || UPSAMPLE % 2 == 0, "a transposed convolution stores pairs of pixels");
 static_assert(STRIDE == 1 || STRIDE == 2, "what the loads are written for");
 static_assert(IN_COLS * 2 <= 256 && IN_ROWS <= 256, "a box of the copy engine");
@@ -79,6 +83,7 @@ struct Geometry {
     char* output;           // at the first chunk that the layer writes, or an output's first number
     const char* weights;    // packed
     const float4* affine;   // (scale, bias) of two columns each
+    const int* background;  // [part][y % PERIOD][x % PERIOD][column]: of a part of background; not read where PARTS is 1
     long long out_plane;    // bytes of a plane: a chunk's, or a channel's of an output
     Tiles tiles;            // of output pixels before upsampling
     int out_pitch;          // pixels of a padded row; of an output's row without padding

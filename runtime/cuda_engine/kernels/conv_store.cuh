@@ -40,6 +40,15 @@ __device__ __forceinline__ void store_tile(
     const int blocks = g.column_tiles / UPSAMPLE;
     const int first = column_tile % blocks * TILE_CHANNELS / OUT_CHUNK;
     const float4* affine = g.affine + (column_tile * N_TILE) / 2 + quad;
+#if UPSAMPLE == 1
+    // Which of this thread's pixels are in the map: the same for all columns.
+    bool inside[BLOCKS][2];
+#pragma unroll
+    for (int block = 0; block < BLOCKS; ++block)
+#pragma unroll
+        for (int half = 0; half < 2; ++half)
+            inside[block][half] = y + rows_to(block, half) < g.height && x + columns_to(block, half) < g.width;
+#endif
 #if OUT_DENSE
 #pragma unroll
     for (int j = 0; j < N_TILE / 8; ++j) {
@@ -55,7 +64,7 @@ __device__ __forceinline__ void store_tile(
 #pragma unroll
                 for (int half = 0; half < 2; ++half) {
                     const float value = fmaf((float)sums[block][j * 4 + half * 2 + i], scale, bias);
-                    if (x + columns_to(block, half) < g.width && y + rows_to(block, half) < g.height)
+                    if (inside[block][half])
                         target[rows_to(block, half) * g.out_pitch + columns_to(block, half)] = RELU ? fmaxf(value, 0.f) : value;
                 }
         }
@@ -71,9 +80,8 @@ __device__ __forceinline__ void store_tile(
         for (int block = 0; block < BLOCKS; ++block)
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
-                const u32 value = word(sums[block], j, half, pairs);
-                if (x + columns_to(block, half) < g.width && y + rows_to(block, half) < g.height)
-                    *(u32*)(target + rows_to(block, half) * pitch + columns_to(block, half) * 16) = value;
+                store_if(inside[block][half], target + rows_to(block, half) * pitch + columns_to(block, half) * 16,
+                         word(sums[block], j, half, pairs));
             }
     }
 #else
@@ -81,6 +89,15 @@ __device__ __forceinline__ void store_tile(
     // Two neighbouring output pixels are a sector of 32 bytes. Lanes of neighbouring input pixels exchange one of theirs, so
     // that each store writes whole sectors: first of the even pixels, then of the odd ones.
     const bool odd = lane & 4;
+    bool first_inside[BLOCKS][2], second_inside[BLOCKS][2];  // of the two lanes' pixels
+#pragma unroll
+    for (int block = 0; block < BLOCKS; ++block)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const bool row = y + rows_to(block, half) < g.height;
+            first_inside[block][half] = row && (x & ~1) + columns_to(block, half) < g.width;
+            second_inside[block][half] = row && (x | 1) + columns_to(block, half) < g.width;
+        }
     const int even = x & ~1, i = column_tile / blocks;
     const u32 start = first * plane + (u32)(y * UPSAMPLE + i + 1) * ((u32)g.out_pitch * 16) +
         (even * UPSAMPLE + 1 + (odd ? 1 : 0)) * 16 + quad * 4;
@@ -99,10 +116,8 @@ __device__ __forceinline__ void store_tile(
                     const u32 next = word(sums[block], j + (jj + 1) * (TILE_CHANNELS / 8), half, right);
                     const u32 other = __shfl_xor_sync(0xffffffffu, odd ? mine : next, 4);
                     char* at = target + rows_to(block, half) * pitch + columns_to(block, half) * (UPSAMPLE * 16);
-                    if (y + rows_to(block, half) < g.height) {
-                        if (even + columns_to(block, half) < g.width) *(u32*)at = odd ? other : mine;
-                        if (even + columns_to(block, half) + 1 < g.width) *(u32*)(at + UPSAMPLE * 16) = odd ? next : other;
-                    }
+                    store_if(first_inside[block][half], at, odd ? other : mine);
+                    store_if(second_inside[block][half], at + UPSAMPLE * 16, odd ? next : other);
                 }
         }
 #endif

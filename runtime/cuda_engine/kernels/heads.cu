@@ -74,7 +74,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) heads(
     const u32 hidden = shared_address(memory), last = hidden + BRANCHES * HIDDEN_BYTES;
     const u32 rings = last + BRANCHES * LAST_BYTES;
     const u32 full = shared_address(barriers), empty = full + GROUPS * STAGES * 8, loaded = empty + GROUPS * STAGES * 8;
-    const int warpgroup = threadIdx.x / 128;
+    const int warpgroup = uniform(threadIdx.x / 128);
     if (threadIdx.x == 0) {
         for (int i = 0; i < GROUPS * STAGES; ++i) {
             barrier_init(full + i * 8, 1);
@@ -101,7 +101,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) heads(
         u32 parity = 1, next = item < tiles ? tile_at(g.tiles, item) : 0;
         wait_for_previous();
         for (; item < tiles; item += gridDim.x * GROUPS) {
-            const int y = (next >> 16) * TILE_ROWS, x = (next & 0xffff) * TILE_COLUMNS;
+            const int y = tile_row(next) * TILE_ROWS, x = tile_column(next) * TILE_COLUMNS;
             // Read ahead: a list lies in device memory.
             if (item + gridDim.x * GROUPS < tiles) next = tile_at(g.tiles, item + gridDim.x * GROUPS);
             const u32 barrier = full + (group * STAGES + stage) * 8;
@@ -115,8 +115,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) heads(
     }
 
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS));
-    const int group = warpgroup, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32, quad = lane & 3;
-    const int tiles = count_tiles(g.tiles);
+    const int group = warpgroup, warp = uniform(threadIdx.x / 32 % 4), lane = threadIdx.x % 32, quad = lane & 3;
+    const int tiles = count_tiles(g.tiles), plane = g.height * g.width;
     int stage = 0, item = blockIdx.x * GROUPS + group;
     u32 parity = 0, next = item < tiles ? tile_at(g.tiles, item) : 0;
     barrier_wait(loaded, 0);
@@ -125,21 +125,34 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) heads(
         if (item + gridDim.x * GROUPS < tiles) next = tile_at(g.tiles, item + gridDim.x * GROUPS);
         const u32 source = rings + (group * STAGES + stage) * STAGE_BYTES;
         barrier_wait(full + (group * STAGES + stage) * 8, parity);
-        const int y0 = (tile >> 16) * TILE_ROWS + first_row(warp);
-        const int x0 = (tile & 0xffff) * TILE_COLUMNS + first_column(warp, lane);
-        const int pixel = y0 * g.width + x0;
+        const int y0 = tile_row(tile) * TILE_ROWS + first_row(warp);
+        const int x0 = tile_column(tile) * TILE_COLUMNS + first_column(warp, lane);
+        // Where this thread's pixels lie in a channel, and which of them are in the map: the same for all branches.
+        int places[BLOCKS][2];
+        bool inside[BLOCKS][2];
+#pragma unroll
+        for (int block = 0; block < BLOCKS; ++block)
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                const int y = y0 + rows_to(block, half), x = x0 + columns_to(block, half);
+                places[block][half] = y * g.width + x;
+                inside[block][half] = y < g.height && x < g.width;
+            }
 #pragma unroll 1
         for (int branch = 0; branch < BRANCHES; ++branch) {
             Accumulator sums[BLOCKS][HIDDEN / 2];
+            const u32 left_base = operand_base(source, PLANE);
+            const u32 right_base = operand_base(hidden + branch * HIDDEN_BYTES, HIDDEN * 16);
+            const u32 last_base = operand_base(last + branch * LAST_BYTES, LAST_TILE * 16);
             wgmma_fence();
 #pragma unroll
             for (int step = 0; step < CHUNKS / 2; ++step) {
-                const u64 b = matrix_descriptor(hidden + branch * HIDDEN_BYTES + step * 2 * HIDDEN * 16, HIDDEN * 16, 128);
+                const u64 b = operand_at(right_base, step * 2 * HIDDEN * 16, 128);
 #pragma unroll
                 for (int block = 0; block < BLOCKS; ++block)
                     multiply(sums[block],
-                             matrix_descriptor(source + step * 2 * PLANE + block_offset(block), PLANE,
-                                               BLOCK_ROWS == 1 ? 128 : ROW_BYTES), b, step > 0);
+                             operand_at(left_base, step * 2 * PLANE + block_offset(block), BLOCK_ROWS == 1 ? 128 : ROW_BYTES),
+                             b, step > 0);
             }
             wgmma_commit();
             // While the product runs: what its result is scaled by.
@@ -148,7 +161,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) heads(
 #pragma unroll
             for (int j = 0; j < HIDDEN / 8; ++j) pairs[j] = __ldg(affine + j * 4);
             const int channels = g.channels[branch];
-            float* output = g.outputs[branch] + pixel;
+            float* output = g.outputs[branch];
             float bias[LAST_TILE / 4];
 #pragma unroll
             for (int i = 0; i < LAST_TILE / 4; ++i)
@@ -171,23 +184,19 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) heads(
 #pragma unroll
                 for (int block = 0; block < BLOCKS; ++block)
                     multiply_last(results[block], left[block][step],
-                                  matrix_descriptor(last + branch * LAST_BYTES + step * 2 * LAST_TILE * 16, LAST_TILE * 16, 128),
-                                  step > 0);
+                                  operand_at(last_base, step * 2 * LAST_TILE * 16, 128), step > 0);
             wgmma_commit();
             wgmma_wait<0>();
 #pragma unroll
             for (int i = 0; i < LAST_TILE / 4; ++i) {
                 const int channel = i / 2 * 8 + quad * 2 + i % 2;
-                if (channel < channels) {
-                    float* target = output + (long long)channel * g.height * g.width;
+                float* target = output + (long long)channel * plane;
 #pragma unroll
-                    for (int block = 0; block < BLOCKS; ++block)
+                for (int block = 0; block < BLOCKS; ++block)
 #pragma unroll
-                        for (int half = 0; half < 2; ++half)
-                            if (x0 + columns_to(block, half) < g.width && y0 + rows_to(block, half) < g.height)
-                                target[rows_to(block, half) * g.width + columns_to(block, half)] =
-                                    results[block][i / 2 * 4 + half * 2 + i % 2] + bias[i];
-                }
+                    for (int half = 0; half < 2; ++half)
+                        store_if(inside[block][half] && channel < channels, target + places[block][half],
+                                 __float_as_uint(results[block][i / 2 * 4 + half * 2 + i % 2] + bias[i]));
             }
         }
         if (lane == 0) barrier_arrive(empty + (group * STAGES + stage) * 8);

@@ -67,10 +67,15 @@ __device__ __forceinline__ void box_load(u32 target, const TensorMap& map, int c
 }
 
 // Matrix descriptor without swizzle: core matrices of 8 rows x 16 bytes; `leading` is the distance of the two that are
-// neighbours along K, `stride` the distance of neighbours along M or N.
-__device__ __forceinline__ u64 matrix_descriptor(u32 address, u32 leading, u32 stride) {
-    return (u64)((address & 0x3ffff) >> 4) | ((u64)(leading >> 4) << 16) | ((u64)(stride >> 4) << 32);
+// neighbours along K, `stride` the distance of neighbours along M or N. In two steps, so that a product's own share is an
+// addition of a constant: where the operands begin, and `offset` bytes behind it.
+__device__ __forceinline__ u32 operand_base(u32 address, u32 leading) { return address >> 4 | leading >> 4 << 16; }
+__device__ __forceinline__ u64 operand_at(u32 base, u32 offset, u32 stride) {
+    return (u64)(stride >> 4) << 32 | (base + (offset >> 4));
 }
+
+// The same for all threads of a warp, said such that the compiler knows: what follows from it costs one instruction a warp.
+__device__ __forceinline__ u32 uniform(u32 value) { return __shfl_sync(0xffffffffu, value, 0); }
 
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
@@ -97,6 +102,16 @@ __device__ __forceinline__ u32 pack_halves_relu(float low, float high) {
     u32 packed;
     asm("cvt.rn.relu.f16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
     return packed;
+}
+
+// A store of 32 bits without a branch around it.
+__device__ __forceinline__ void store_if(bool valid, void* target, u32 value) {
+    asm volatile(
+        "{\n"
+        ".reg .pred p;\n"
+        "setp.ne.b32 p, %0, 0;\n"
+        "@p st.global.b32 [%1], %2;\n"
+        "}\n" ::"r"((int)valid), "l"(target), "r"(value) : "memory");
 }
 
 // Four integers to four int8 codes, saturated, the first in the low byte.
