@@ -175,7 +175,7 @@ def tables(results: dict[str, Any]) -> str:
             ]
             for name, row in rows_of.items()
         ]
-        lines += markdown_table(["", *keys, "score shift", "|score shift|"], body)
+        lines += markdown_table(["", *keys, "score shift", "size of it"], body)
     return "\n".join(lines) + "\n"
 
 
