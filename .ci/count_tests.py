@@ -1,6 +1,7 @@
 """count_tests.py STATUS LOGS TARGET…: sums up the JUnit files that a run of these targets left; fails on any failure.
 
-STATUS is the exit code of `bazel test`: a target that was killed or timed out may leave a report without a failed case.
+STATUS is the exit code of `bazel test` and of what else was checked: a target that was killed or timed out may leave a
+report without a failed case.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ def main() -> int:
             sys.stdout.write(f"ci: {target} left no report: it did not build or did not run\n")
             totals[1] += 1
     if sys.argv[1] != "0" and totals[1] == 0:
-        sys.stdout.write(f"ci: bazel ended with {sys.argv[1]} though no case failed (build, crash, time limit)\n")
+        why = "build, crash, time limit, servers"
+        sys.stdout.write(f"ci: the checks ended with {sys.argv[1]} though no case failed ({why})\n")
         totals[1] += 1
     passed, failed, skipped = totals
     sys.stdout.write(f"{passed} passed, {failed} failed" + (f", {skipped} skipped" if skipped else "") + "\n")
