@@ -60,7 +60,7 @@ unpack_debian() {
 install_buildgrid() {
   mkdir -p "$work/buildgrid/cas"
   "$environment/bin/python3.11" -m venv "$work/buildgrid/venv" &&
-    "$work/buildgrid/venv/bin/python" -m pip install --quiet --disable-pip-version-check "BuildGrid==0.4.4" 'setuptools<81' \
+    "$work/buildgrid/venv/bin/python" -m pip install --quiet --no-compile --disable-pip-version-check "BuildGrid==0.4.4" 'setuptools<81' \
       >"$work/buildgrid/log" 2>&1 || skip "BuildGrid cannot be installed here: $(tail -1 "$work/buildgrid/log")"
 }
 
