@@ -29,9 +29,11 @@ from runtime.cuda_engine.checks.skip_checks import SkippingPair
 from runtime.cuda_engine.plan import MAP_TYPES, MapType
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
+
+    from runtime.cuda_engine.network import Tiling
 
 __all__ = ["main", "table"]
 
@@ -78,13 +80,20 @@ def _run(args: argparse.Namespace) -> int:
 class _Way:
     """Networks that run at a time, each with a stream and a graph of its own."""
 
-    def __init__(self, device: CudaDevice, map_type: MapType, canvases: Sequence[NDArray[np.bool_]]) -> None:
+    def __init__(
+        self,
+        device: CudaDevice,
+        map_type: MapType,
+        canvases: Sequence[NDArray[np.bool_]],
+        tilings: Mapping[str, Tiling] | None = None,
+    ) -> None:
         self._device, self.streams, self._graphs = device, list[int](), list[Any]()
+        self.tilings: dict[str, Tiling] = {}
         for cells in canvases:
             stream = device.create_stream()
-            pair = SkippingPair(
-                device, random_plan(Architecture((cells.shape[0], cells.shape[1])), map_type), stream, dense=False
-            )
+            plan = random_plan(Architecture((cells.shape[0], cells.shape[1])), map_type)
+            pair = SkippingPair(device, plan, stream, tilings, dense=False)
+            self.tilings = {launch.label: launch.tiling for launch in pair.skipping.launches}
             pair.mark(cells)
             device.begin_capture(stream)
             pair.enqueue_marks()
@@ -102,7 +111,8 @@ def _ways(
 ) -> dict[str, tuple[_Way, Callable[[], None]]]:
     one = _Way(device, map_type, clouds[:1])
     several = _Way(device, map_type, clouds)
-    tall = _Way(device, map_type, [np.concatenate(clouds)])
+    # Cut as the single canvas is: tilings were measured for its size.
+    tall = _Way(device, map_type, [np.concatenate(clouds)], one.tilings)
 
     def after_another() -> None:
         for _ in clouds:

@@ -14,18 +14,23 @@ __all__ = ["draw"]
 _MEASURED, _ROOFLINE, _PEER = "#4477aa", "#ee8866", "#bbbbbb"
 
 
-def draw(results: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Writes `gpu_<model>_networks.png` and `gpu_<model>_layers.png`, those that there are results for.
+def draw(results: Mapping[str, Any], folder: Path, name: str = "") -> list[Path]:
+    """Writes `gpu_<name>_networks.png` and `gpu_<name>_layers.png`, those that there are results for.
+
+    Args:
+        results: Of `benchmarks.gpu`.
+        folder: Where they go.
+        name: Of the run; the model's where left out.
 
     Returns:
         The files written.
     """
     require("matplotlib", "to draw the charts").use("agg")
-    written = []
+    written, name = [], name or results["model"]
     if "networks" in results:
-        written.append(_networks(results, folder / f"gpu_{results['model']}_networks.png"))
+        written.append(_networks(results, folder / f"gpu_{name}_networks.png"))
     if results.get("layers", {}).get("precisions"):
-        written.append(_layers(results, folder / f"gpu_{results['model']}_layers.png"))
+        written.append(_layers(results, folder / f"gpu_{name}_layers.png"))
     return written
 
 

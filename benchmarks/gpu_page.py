@@ -2,7 +2,8 @@
 
     python -m benchmarks.gpu_page [--folder docs/benchmarks]
 
-Reads every `gpu_*.json` of the folder. What stands between a model's `notes` markers was written by hand and stays.
+Reads every `gpu_*.json` of the folder; a second run of a model has another name, say with the GPU's behind it. What
+stands between a run's `notes` markers was written by hand and stays.
 """
 
 from __future__ import annotations
@@ -46,8 +47,9 @@ def page(folder: Path, old: str = "") -> str:
     parts = [_HEAD]
     for path in files:
         results = read_json(path)
-        model = results["model"]
-        parts.append(report(results))
+        # The file's name: a model's, and another GPU's behind it where there are several runs of one.
+        model = path.stem.removeprefix("gpu_")
+        parts.append(report(results).replace(f"## {results['model']}\n", f"## {model}\n", 1))
         charts = [name for name in ("networks", "layers") if name in results]
         parts += [f"![{name} of {model}](gpu_{model}_{name}.png)\n" for name in charts]
         begin, end = f"<!-- notes on {model}: begin -->", f"<!-- notes on {model}: end -->"
@@ -71,7 +73,7 @@ def _write(folder: Path) -> None:
     target = folder / "gpu.md"
     text = page(folder, target.read_text(encoding="utf-8") if target.exists() else "")
     for path in sorted(folder.glob("gpu_*.json")):
-        draw(read_json(path), folder)
+        draw(read_json(path), folder, path.stem.removeprefix("gpu_"))
     with atomic_path(target) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
