@@ -62,6 +62,8 @@ def suit_openvino(model: onnx.ModelProto) -> SuitedGraph:
     blocks = [block for block in found if block is not None]
     if any(block.stride > _LARGEST_STRIDE for block in blocks):
         sizes = _sizes(result)
+        # Places are numbers in the graph: what has an open axis stays.
+        blocks = [block for block in blocks if all(sizes.get(block.node.output[0], (0,)))]
         placed = [_products_in_blocks_(graph, block, sizes) for block in blocks]
         if len(placed) == sum(node.op_type == "ConvTranspose" for node in model.graph.node):
             _join_cells_(graph, placed)
