@@ -58,7 +58,7 @@ test_dataloader = val_dataloader
 val_evaluator = dict(point_cloud_range=point_cloud_range)
 test_evaluator = val_evaluator
 
-# The recipe of the shipped checkpoint (models/zoo/centerpoint_t4_demo): one GPU, see docs/training.md.
+# For mmengine's Runner. The shipped checkpoint (models/zoo/centerpoint_t4_demo) is of `training.on_device`.
 train_cfg = dict(by_epoch=True, max_epochs=24, val_interval=24)
 optim_wrapper = dict(
     type="OptimWrapper",
