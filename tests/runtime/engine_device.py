@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.cuda_engine.checks.skip_checks import SkippingPair
+from runtime.cuda_engine.network import DeviceNetwork
+from runtime.cuda_engine.plan import NetworkPlan
 from tests.runtime.kernel_model import run_kernel, tiling_of
 from tests.runtime.recording_device import RecordingDevice
 
@@ -55,3 +58,13 @@ class EngineDevice(RecordingDevice):
             return
         source, values = arguments
         self.put(("launch", name, stream), lambda: run_kernel(self, work, grid, source, values))
+
+
+def smallest_tiles(device: EngineDevice, plan: NetworkPlan, stream: int) -> SkippingPair:
+    """A network with and without skipping, cut into the smallest tiles, so that a small map has some to skip."""
+    network = DeviceNetwork(cast(Any, device), plan)
+    small = {
+        launch.label: min(network.tilings(launch.label), key=lambda item: (item.tile_columns, item.tile_rows))
+        for launch in network.launches
+    }
+    return SkippingPair(cast(Any, device), plan, stream, small)

@@ -12,13 +12,11 @@ from numpy.typing import NDArray
 import runtime.cuda_engine.reach
 from runtime.cuda_engine.activity import ActivitySizes, TileActivity, TiledLayer
 from runtime.cuda_engine.checks.random_plans import Architecture, random_plan
-from runtime.cuda_engine.checks.skip_checks import SkippingPair
-from runtime.cuda_engine.network import DeviceNetwork
 from runtime.cuda_engine.pillar_parameters import COUNTERS
-from runtime.cuda_engine.plan import FusedConv, MapType, NetworkPlan
+from runtime.cuda_engine.plan import FusedConv, MapType
 from runtime.cuda_engine.reach import Reach, layer_reach, map_reaches
 from tests.runtime.emulated_device import EmulatedDevice
-from tests.runtime.engine_device import EngineDevice
+from tests.runtime.engine_device import EngineDevice, smallest_tiles
 
 STREAM = 1
 # Every kind of layer: strides, transposed and plain branches of the neck, a branch of half size, fused and wide heads.
@@ -45,16 +43,6 @@ def device() -> EngineDevice:
     return EngineDevice()
 
 
-def opened(device: EngineDevice, plan: NetworkPlan) -> SkippingPair:
-    """With the smallest tiles, so that a small map has some to skip."""
-    network = DeviceNetwork(cast(Any, device), plan)
-    small = {
-        launch.label: min(network.tilings(launch.label), key=lambda item: (item.tile_columns, item.tile_rows))
-        for launch in network.launches
-    }
-    return SkippingPair(cast(Any, device), plan, STREAM, small)
-
-
 def sequence(height: int, width: int) -> Iterator[tuple[str, NDArray[np.bool_]]]:
     """Empty, single cells in corners and in the middle, scattered ones, all, and empty again."""
     empty = np.zeros((height, width), bool)
@@ -75,7 +63,11 @@ def sequence(height: int, width: int) -> Iterator[tuple[str, NDArray[np.bool_]]]
 )
 def test_frames_are_those_of_all_tiles(device: EngineDevice, name: str, map_type: MapType) -> None:
     architecture = ARCHITECTURES[name]
-    pair, rng, counts = opened(device, random_plan(architecture, map_type)), np.random.default_rng(3), {}
+    pair, rng, counts = (
+        smallest_tiles(device, random_plan(architecture, map_type), STREAM),
+        np.random.default_rng(3),
+        {},
+    )
     for what, cells in sequence(*architecture.size):
         pair.run(cells, rng)
         assert pair.differing() == [], what
@@ -100,7 +92,10 @@ def test_a_reach_that_is_too_small_is_caught(
 
     right = runtime.cuda_engine.reach._convolved
     monkeypatch.setattr(runtime.cuda_engine.reach, "_convolved", convolved)
-    pair, rng = opened(device, random_plan(ARCHITECTURES["half size"], "int8")), np.random.default_rng(3)
+    pair, rng = (
+        smallest_tiles(device, random_plan(ARCHITECTURES["half size"], "int8"), STREAM),
+        np.random.default_rng(3),
+    )
     found: set[str] = set()
     for _, cells in sequence(24, 40):
         pair.run(cells, rng)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 import runtime.cuda_engine.network
 from runtime.cuda_engine.checks.random_plans import Architecture, random_plan
 from runtime.cuda_engine.checks.skip_checks import SkippingPair
-from runtime.cuda_engine.network import DeviceNetwork
 from runtime.cuda_engine.packing import column_channels
 from runtime.cuda_engine.parts import PartsBackground, parts_background, with_parts
 from runtime.cuda_engine.plan import FusedConv
 from runtime.cuda_engine.tiling import ConvTiling, conv_tilings
 from tests.runtime.emulated_device import EmulatedDevice
-from tests.runtime.engine_device import EngineDevice
+from tests.runtime.engine_device import EngineDevice, smallest_tiles
 
 STREAM = 1
 # Large enough for tiles that no border reaches, and branches of three resolutions.
@@ -35,13 +34,7 @@ def device() -> EngineDevice:
 
 
 def opened(device: EngineDevice) -> SkippingPair:
-    plan = random_plan(ARCHITECTURE, "int8")
-    network = DeviceNetwork(cast(Any, device), plan)
-    small = {
-        launch.label: min(network.tilings(launch.label), key=lambda item: (item.tile_columns, item.tile_rows))
-        for launch in network.launches
-    }
-    return SkippingPair(cast(Any, device), plan, STREAM, small)
+    return smallest_tiles(device, random_plan(ARCHITECTURE, "int8"), STREAM)
 
 
 def shared_parts(device: EngineDevice, pair: SkippingPair) -> set[int]:
