@@ -1,7 +1,7 @@
 """CenterPoint on a CPU: PyTorch, ONNX Runtime and OpenVINO, FP32 and INT8, on the instructions that newer CPUs have.
 
-    python -m benchmarks.cpu --model-config CONFIG --fp32 DIR --int8 DIR [--checkpoint FILE] [--data-root DIR]
-        [--threads 2] [--rounds 10] [--out FILE.json]
+    python -m benchmarks.cpu --model-config CONFIG --fp32 DIR --int8 DIR [--mixed DIR] [--checkpoint FILE]
+        [--data-root DIR] [--threads 2] [--rounds 10] [--out FILE.json]
 
 Every contender is a process of its own, with as many cores as it has threads; all are open before the first frame is
 timed, and they take turns, in another order each round, so that clocks and neighbours treat all alike. A turn begins
@@ -50,7 +50,7 @@ class Contender:
 
     Attributes:
         backend: "pytorch", "onnx" or "openvino".
-        precision: "fp32" or "int8".
+        precision: "fp32", "int8", or "mixed": INT8 files of which some layers stay in floating point.
         isa: Limit of oneDNN's instructions; empty for none.
     """
 
@@ -73,8 +73,10 @@ CONTENDERS = (
     Contender("openvino", "int8"),
     Contender("openvino", "int8", "AVX512_CORE_VNNI"),
     Contender("openvino", "int8", "AVX2"),
+    Contender("openvino", "mixed"),
+    Contender("openvino", "mixed", "AVX512_CORE_VNNI"),
 )
-"""In the order of the table; ratios are to the second."""
+"""In the order of the table; ratios are to the second. Those of a precision that has no files are left out."""
 _BASE = CONTENDERS[1]
 
 
@@ -188,7 +190,7 @@ def measure(
 
     Args:
         model_config, checkpoint: The model; without a checkpoint PyTorch has seeded weights.
-        folders: Precision -> folder with both ONNX files.
+        folders: Precision -> folder with both ONNX files; "mixed" may be absent.
         clouds: (N, C) float32 each; a turn is one pass over them, behind the first frames again.
         threads: Of each contender; it is bound to as many cores.
         rounds: Turns of each.
@@ -196,6 +198,7 @@ def measure(
     cores = sorted(os.sched_getaffinity(0))[:threads]
     context = multiprocessing.get_context("spawn")
     processes, ends, skipped = [], {}, {}
+    contenders = [contender for contender in contenders if contender.precision in folders]
     for contender in contenders:
         here, there = context.Pipe()
         job = _Job(contender, model_config, checkpoint, dict(folders), threads)
@@ -263,7 +266,8 @@ def _run(args: argparse.Namespace) -> int:
     from deploy.config.paths import input_path
 
     clouds = _clouds(args)
-    folders = {"fp32": input_path(args.fp32), "int8": input_path(args.int8)}
+    given = {"fp32": args.fp32, "int8": args.int8, "mixed": args.mixed}
+    folders = {precision: input_path(folder) for precision, folder in given.items() if folder}
     config = input_path(args.model_config)
     checkpoint = input_path(args.checkpoint) if args.checkpoint else None
     rows = measure(config, checkpoint, folders, clouds, threads=args.threads, rounds=args.rounds)
@@ -292,6 +296,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--checkpoint", help="weights of PyTorch; seeded where left out")
     parser.add_argument("--fp32", required=True, metavar="DIR", help="both ONNX files, FP32")
     parser.add_argument("--int8", required=True, metavar="DIR", help="both ONNX files, INT8")
+    parser.add_argument("--mixed", metavar="DIR", help="both ONNX files, INT8 with layers in floating point")
     parser.add_argument("--data-root", metavar="DIR", help="T4 dataset; generated clouds where left out")
     parser.add_argument("--frames", type=whole_number(1, 1000), default=5, help="of a turn, default %(default)s")
     parser.add_argument("--points", type=whole_number(1, 10**7), default=200_000, help="of each generated cloud")

@@ -38,6 +38,35 @@ def test_contenders_take_turns_and_one_is_skipped(onnx_dir: Path, tmp_path: Path
     assert skipped.stages_ms == {}
 
 
+def test_mixed_files_are_timed_where_they_are_named_and_left_out_elsewhere(onnx_dir: Path) -> None:
+    contenders = (Contender("onnx", "fp32"), Contender("onnx", "mixed"))
+    cloud = np.zeros((5, 5), np.float32)
+    folders = {"fp32": onnx_dir, "mixed": onnx_dir}
+    both = measure(CONFIG, None, folders, [cloud], threads=1, rounds=1, contenders=contenders)
+    assert [row.contender for row in both] == list(contenders)
+    assert all(row.stages_ms["total"] > 0 for row in both)
+    (alone,) = measure(CONFIG, None, {"fp32": onnx_dir}, [cloud], threads=1, rounds=1, contenders=contenders)
+    assert alone.contender == contenders[0]
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_the_command_hands_on_the_folders_that_it_is_given(
+    onnx_dir: Path, monkeypatch: pytest.MonkeyPatch, mixed: bool
+) -> None:
+    seen: list[dict[str, Path]] = []
+
+    def fake(_: Path, checkpoint: Path | None, folders: dict[str, Path], *__: object, **___: object) -> object:
+        assert checkpoint is None
+        seen.append(folders)
+        return (CpuRow(Contender("onnx", "fp32"), {"total": 2.0}, 1.0),)
+
+    monkeypatch.setattr("benchmarks.cpu.measure", fake)
+    folder = str(onnx_dir)
+    more = ["--mixed", folder] if mixed else []
+    assert main(["--model-config", str(CONFIG), "--fp32", folder, "--int8", folder, "--points=50", *more]) == 0
+    assert seen == [dict.fromkeys(["fp32", "int8", *(["mixed"] if mixed else [])], onnx_dir)]
+
+
 def test_the_command_writes_what_it_prints(
     onnx_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
