@@ -6,6 +6,9 @@ that is prepared or scored stays in the output folder; a run that was stopped go
     python -m benchmarks.int8_accuracy --config configs/model/centerpoint_t4_demo.py --checkpoint best.pth \
         --data-root data/t4val --calibration-data-root data/t4train --frames 200 --output work_dirs/int8_accuracy
 
+What each layer costs, and plans of mixed precision by accuracy and milliseconds, in one run on the engine:
+`--backend cuda --methods percentile --each-layer percentile --plans 0.5 0.25 0.1`.
+
 Stages can be started one by one, so that variants are prepared on a GPU, by several commands at a time, while others
 are scored: `--stages prepare --device cuda:0 --methods lidar_ptq`. What a backend costs, of one variant's files:
 `--methods percentile percentile@openvino percentile@pytorch --pair percentile percentile@openvino`.
@@ -15,40 +18,28 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Sequence
 from contextlib import closing
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from base.arguments import number
 from base.command import add_log_level, run_command, run_main
 from base.errors import ConfigError, DataError
-from base.files import atomic_dir, read_json, sha256_file, user_path, write_json
-from base.progress import progress
+from base.files import read_json, sha256_file, user_path, write_json
 from benchmarks.int8_accuracy_device import Engines, score_on_device
 from benchmarks.int8_accuracy_judged import write_judged
-from benchmarks.int8_accuracy_results import DEFAULT_RANGES_M, StoredRun, write_results
-from benchmarks.int8_accuracy_scoring import Network, network_opener, score
-from benchmarks.int8_accuracy_variants import (
-    BACKENDS,
-    FP16,
-    METHODS,
-    Variants,
-    file_name,
-    is_choice_of_layers,
-    parse_variant,
-    variant_and_backend,
-)
-from models.spec import BACKBONE_NECK_HEAD, ModelSpec
+from benchmarks.int8_accuracy_prepared import Prepared
+from benchmarks.int8_accuracy_results import DEFAULT_RANGES_M, Drawn, StoredRun, write_results
+from benchmarks.int8_accuracy_scoring import score
+from benchmarks.int8_accuracy_variants import BACKENDS, FP16, METHODS, parse_variant, variant_and_backend
+from benchmarks.int8_plans import layer_rows, plan_name, plans
+from models.spec import ModelSpec
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from quant.stored_frames import StoredFrames
+    from datasets.frames import FrameSource
 
 __all__ = ["main"]
 
@@ -95,6 +86,14 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="beside --methods, this calibration with each layer in FP16 and with each one alone in INT8",
     )
+    parser.add_argument(
+        "--plans",
+        nargs="+",
+        type=number(0.0, 1.0),
+        default=[],
+        metavar="SHARE",
+        help="then measure, too, the fastest plan whose INT8 layers cost at most this share of what all layers cost",
+    )
     parser.add_argument("--resamples", type=int, default=1000, metavar="N", help="of the bootstrap")
     parser.add_argument(
         "--judged",
@@ -115,182 +114,116 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from datasets.frames import open_frames
-    from models.build import build_model, load_checkpoint
-    from models.config import load_model_config
-
     for name in args.methods:
         parse_variant(variant_and_backend(name, args.backend)[0])
     methods = [FP16, *(name for name in args.methods if name != FP16)]
     missing = sorted({name for pair in args.pair for name in pair} - set(methods))
     if missing:
         raise ConfigError(f"--pair names {', '.join(missing)}, which --methods does not.")
-    out = user_path(args.output)
-    cfg = load_model_config(user_path(args.config))
-    spec = ModelSpec.from_config(cfg)
-    model = build_model(cfg)
-    load_checkpoint(model, user_path(args.checkpoint))
-    run = StoredRun(out)
-    variants = _Prepared(args, out, cfg, spec, model)
+    if args.plans and not (args.each_layer and set(_STAGES) <= set(args.stages)):
+        raise ConfigError("--plans chooses by what --each-layer measures, in one run of all --stages; give both.")
+    if args.plans and args.backend != "cuda":
+        raise ConfigError(f"--plans chooses by milliseconds, which --backend cuda takes; it is '{args.backend}'.")
+    if args.plans and args.each_layer not in methods:
+        raise ConfigError(f"--plans compares with all layers in INT8: name '{args.each_layer}' in --methods, too.")
+    stages = _Stages(args)
     if args.each_layer:
-        methods += variants.of_each_layer(args.each_layer)
-    waiting = [name for name in methods if not run.has(name) and name not in run.refusals()]
-    files = [variant for variant, backend in variants.asked(waiting) if backend != "pytorch"]
-    if "prepare" in args.stages and files:
-        _claim(out / "prepared.json", _identity(args))
-        variants.export_all(list(dict.fromkeys(files)))
-    if "score" in args.stages or "report" in args.stages:
-        frames = open_frames(cfg, "val", args.data_root)
+        methods += stages.prepared.of_each_layer(args.each_layer)
+    stages.run(methods)
+    if args.plans:
+        started = time.perf_counter()
+        known = [name for name in methods if name not in stages.stored.refusals()]
+        rows = layer_rows(
+            {"variants": stages.drawn.points(known), "refused": stages.stored.refusals()}, args.each_layer
+        )
+        write_json(stages.stored.folder / "layers.json", {"calibration": args.each_layer, "layers": rows})
+        chosen = [plan_name(args.each_layer, plan) for plan in plans(rows, args.plans)]
+        _logger.info("%d plans of %d layers in %.1f s", len(chosen), len(rows), time.perf_counter() - started)
+        methods += [name for name in chosen if name not in methods]
+        stages.run(methods)
+    if "report" in args.stages:
+        print(stages.report(methods))  # noqa: T201
+
+
+class _Stages:
+    """A run's stages, over variants of which some may be done; what was read or drawn once is kept."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        from models.build import build_model, load_checkpoint
+        from models.config import load_model_config
+
+        self._args = args
+        out = user_path(args.output)
+        self._cfg = load_model_config(user_path(args.config))
+        self._spec = ModelSpec.from_config(self._cfg)
+        self._model = build_model(self._cfg)
+        load_checkpoint(self._model, user_path(args.checkpoint))
+        self.stored = StoredRun(out)
+        self.prepared = Prepared(args, out, self._cfg, self._spec, self._model)
+        self.drawn = Drawn(self.stored, self._spec.class_names, args.resamples, args.workers)
+
+    def run(self, methods: Sequence[str]) -> None:
+        """Prepares and scores those of the variants that are not, as far as --stages says."""
+        args, out = self._args, self.stored.folder
+        waiting = [name for name in methods if not self.stored.has(name) and name not in self.stored.refusals()]
+        files = [variant for variant, backend in self.prepared.asked(waiting) if backend != "pytorch"]
+        if "prepare" in args.stages and files:
+            _claim(out / "prepared.json", _identity(args))
+            started = time.perf_counter()
+            self.prepared.export_all(list(dict.fromkeys(files)))
+            _logger.info("%d variants prepared in %.1f s", len(files), time.perf_counter() - started)
+        if "score" in args.stages or "report" in args.stages:
+            frames, count = self._frames
+            scored = {
+                "dataset_sha256": sha256_file(user_path(args.data_root) / "centerpoint_infos_val.pkl"),
+                "frames": count,
+                "backend": args.backend,
+                "ranges_m": [list(pair) for pair in DEFAULT_RANGES_M],
+            }
+            _claim(out / "run.json", {**_identity(args), **scored})
+            if "score" in args.stages and waiting:
+                started = time.perf_counter()
+                self._score(waiting, frames, count)
+                _logger.info("%d variants scored in %.1f s", len(waiting), time.perf_counter() - started)
+
+    @cached_property
+    def _frames(self) -> tuple[FrameSource, int]:
+        """The frames to score, and how many of them."""
+        from datasets.frames import open_frames
+
+        args = self._args
+        frames = open_frames(self._cfg, "val", args.data_root)
         count = len(frames) if args.frames == -1 else args.frames
         if not 1 <= count <= len(frames):
             raise DataError(f"--frames is {args.frames}; '{args.data_root}' has {len(frames)}.")
-        scored = {
-            "dataset_sha256": sha256_file(user_path(args.data_root) / "centerpoint_infos_val.pkl"),
-            "frames": count,
-            "backend": args.backend,
-            "ranges_m": [list(pair) for pair in DEFAULT_RANGES_M],
-        }
-        _claim(out / "run.json", {**_identity(args), **scored})
-    if "score" in args.stages and waiting:
-        on_gpu = [
-            name for name, (_, backend) in zip(waiting, variants.asked(waiting), strict=True) if backend == "cuda"
-        ]
-        networks = {name: variants.opener(name) for name in waiting if name not in on_gpu}
+        return frames, count
+
+    def _score(self, waiting: Sequence[str], frames: FrameSource, count: int) -> None:
+        args, asked = self._args, self.prepared.asked(waiting)
+        on_gpu = [name for name, (_, backend) in zip(waiting, asked, strict=True) if backend == "cuda"]
+        networks = {name: self.prepared.opener(name) for name in waiting if name not in on_gpu}
         if networks:
-            score(run, networks, frames, count, model, spec, args.workers)
+            score(self.stored, networks, frames, count, self._model, self._spec, args.workers)
         if on_gpu:
-            engines = Engines(spec, args.gpu, frames.most_points(count)[0])
+            engines = Engines(self._spec, args.gpu, frames.most_points(count)[0])
             with closing(engines):
-                detectors = {name: partial(engines.open, variants.folder(name)) for name in on_gpu}
-                score_on_device(run, detectors, frames, count, args.workers)
-    if "report" in args.stages:
+                detectors = {name: partial(engines.open, self.prepared.folder(name)) for name in on_gpu}
+                score_on_device(self.stored, detectors, frames, count, args.workers)
+
+    def report(self, methods: Sequence[str]) -> str:
+        """The tables; written into the run's folder, too."""
+        args, run = self._args, self.stored
         methods = [name for name in methods if name not in run.refusals()]
         absent = [name for name in methods if not run.has(name)]
         pairs = [(a, b) for a, b in args.pair]
         if absent:
-            raise DataError(f"'{out}' has no detections of {', '.join(absent)}; score them first.")
+            raise DataError(f"'{run.folder}' has no detections of {', '.join(absent)}; score them first.")
         if args.judged:
-            write_judged(run, args.judged, spec.class_names, out / "judged.npz.xz")
-        print(write_results(run, methods, spec.class_names, args.resamples, pairs, args.workers))  # noqa: T201
-
-
-class _Prepared:
-    """The variants of a run, their ONNX files in its folder."""
-
-    def __init__(self, args: argparse.Namespace, out: Path, cfg: Any, spec: ModelSpec, model: nn.Module) -> None:
-        self._args = args
-        self._out = out
-        self._cfg = cfg
-        self._spec = spec
-        self._model = model
-        self._variants: Variants | None = None
-
-    def asked(self, names: Sequence[str]) -> list[tuple[str, str]]:
-        """Variant and backend of each name."""
-        return [variant_and_backend(name, self._args.backend) for name in names]
-
-    def of_each_layer(self, calibration: str) -> list[str]:
-        """Names of a calibration's variants with each layer in FP16, and with each one alone in INT8."""
-        layers = self._made().layers()
-        return [f"{calibration}:{kind}={layer}" for kind in ("float", "only") for layer in layers]
-
-    def export_all(self, names: Sequence[str]) -> None:
-        """Writes the files of variants; on a CPU those that differ in the choice of layers side by side."""
-        from quant.calibration.processes import in_processes
-
-        missing = [name for name in names if not (self._out / "models" / file_name(name)).exists()]
-        # A process with a GPU's driver in it is not copied.
-        alike = [name for name in missing if self._args.device == "cpu" and is_choice_of_layers(name)]
-        for name in names:
-            if name not in alike:
-                self.export(name)
-        if not alike:
-            return
-        self._made().calibrate(alike)
-        workers = min(self._args.workers or len(os.sched_getaffinity(0)), len(alike))
-
-        def work(share: Sequence[str]) -> Iterator[str]:
-            import torch
-
-            torch.set_num_threads(1)
-            for name in share:
-                self.export(name)
-                yield name
-
-        for _ in progress(in_processes(work, [alike[k::workers] for k in range(workers)]), "exporting", len(alike)):
-            pass
-
-    def export(self, name: str) -> None:
-        """Writes the files of a variant, unless they are there."""
-        folder = self._out / "models" / file_name(name)
-        if not folder.exists():
-            with atomic_dir(folder) as temporary:
-                self._made().export(name, temporary)
-            _logger.info("%s prepared", name)
-
-    def opener(self, name: str) -> Callable[[], Network]:
-        """What opens the network of a variant on its backend, with one thread.
-
-        Raises:
-            DataError: it was not prepared.
-        """
-        (component,) = (item for item in self._spec.components if item.name == BACKBONE_NECK_HEAD)
-        ((variant, backend),) = self.asked([name])
-        if backend == "pytorch":
-            network = self._made().network(variant).eval()
-            return lambda: _pytorch(network, [tensor.name for tensor in component.outputs])
-        return network_opener(self._spec, self.folder(name), backend)
-
-    def folder(self, name: str) -> Path:
-        """Where a variant's ONNX files lie.
-
-        Raises:
-            DataError: it was not prepared.
-        """
-        ((variant, _),) = self.asked([name])
-        folder = self._out / "models" / file_name(variant)
-        if not folder.exists():
-            raise DataError(f"'{folder}' is missing: variant '{variant}' was not prepared (--stages prepare).")
-        return folder
-
-    def _made(self) -> Variants:
-        if self._variants is None:
-            from models.build import build_model
-
-            args = self._args
-            plan = _plan(user_path(args.plan)) if args.plan else ()
-            self._variants = Variants(
-                self._model,
-                self._spec,
-                self._calibration(),
-                lambda: build_model(self._cfg),
-                args.qat_checkpoint,
-                plan,
-                args.device,
-            )
-        return self._variants
-
-    def _calibration(self) -> StoredFrames:
-        """The run's calibration frames: those of an earlier start, or new ones."""
-        from quant.calibration import calibration_batches
-        from quant.stored_frames import StoredFrames
-
-        path = self._out / f"calibration_{self._args.calibrate_batches}.pt"
-        if not path.exists():
-            root, wanted = self._args.calibration_data_root or self._args.data_root, self._args.calibrate_batches
-            frames = calibration_batches(self._cfg, "train", root, wanted, model=self._model)
-            StoredFrames(frames, wanted).save(path)
-        return StoredFrames.load(path)
-
-
-def _plan(path: Path) -> tuple[str, ...]:
-    """The layers that a plan of `quant.search` leaves in FP16; of a list of layers, that list."""
-    plan = read_json(path)
-    chosen = plan.get("chosen", plan) if isinstance(plan, dict) else None
-    layers = chosen.get("skip_layers") if isinstance(chosen, dict) else None
-    if not isinstance(layers, list) or not all(isinstance(layer, str) for layer in layers):
-        raise DataError(f"'{path}' has no list 'skip_layers', nor 'chosen' with one; give the plan of quant.search.")
-    return tuple(layers)
+            write_judged(run, args.judged, self._spec.class_names, run.folder / "judged.npz.xz")
+        started = time.perf_counter()
+        text = write_results(run, methods, self._spec.class_names, args.resamples, pairs, args.workers, self.drawn)
+        _logger.info("%d variants compared in %.1f s", len(methods), time.perf_counter() - started)
+        return text
 
 
 def _identity(args: argparse.Namespace) -> dict[str, Any]:
@@ -314,16 +247,6 @@ def _claim(path: Path, mine: dict[str, Any]) -> None:
             f"'{path.parent}' holds results of another run: {', '.join(different)} differ. Give another --output, or "
             "remove it."
         )
-
-
-def _pytorch(network: nn.Module, names: Sequence[str]) -> Network:
-    import torch
-
-    def run(canvas: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-        with torch.inference_mode():
-            return dict(zip(names, (head.numpy() for head in network(torch.from_numpy(canvas))), strict=True))
-
-    return run
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from eval.metrics import TOTAL, DetectionMetrics, FrameResult
 from eval.statistics import BootstrapComparison, Difference, Resampled, compare_resampled, resample
 from quant.calibration.processes import in_processes
 
-__all__ = ["DEFAULT_RANGES_M", "StoredRun", "write_results"]
+__all__ = ["DEFAULT_RANGES_M", "Drawn", "StoredRun", "write_results"]
 
 DEFAULT_RANGES_M = ((0.0, 20.0), (20.0, 35.0), (35.0, 51.0))
 _GOAL_MAP, _GOAL_CELL = 0.1, -0.5
@@ -95,6 +95,51 @@ class StoredRun:
         return self._folder / "detections" / f"{file_name(method)}.npz"
 
 
+class Drawn:
+    """Variants' AP on all frames and on many draws of them, each computed once, however often it is asked for."""
+
+    def __init__(self, run: StoredRun, class_names: Sequence[str], resamples: int, workers: int | None = None) -> None:
+        """Prepares.
+
+        Args:
+            run: Detections of the variants.
+            class_names: Of the labels.
+            resamples: Of the bootstrap, over scenes.
+            workers: Processes that draw; None: one a processor.
+        """
+        self._run, self._class_names, self._resamples, self._workers = run, class_names, resamples, workers
+        self._sides: dict[str, Resampled] = {}
+
+    def of(self, names: Sequence[str]) -> dict[str, Resampled]:
+        """Of each variant; those that are new are drawn side by side."""
+        missing = [name for name in dict.fromkeys(names) if name not in self._sides]
+        scenes = self._run.scenes() if missing else []
+
+        def work(share: Sequence[str]) -> Iterator[tuple[str, Resampled]]:
+            for name in share:
+                yield (
+                    name,
+                    resample(
+                        self._run.frames(name),
+                        self._class_names,
+                        ranges_m=DEFAULT_RANGES_M,
+                        groups=scenes,
+                        num_resamples=self._resamples,
+                    ),
+                )
+
+        if missing:
+            workers = min(self._workers or len(os.sched_getaffinity(0)), len(missing))
+            shares = [missing[first::workers] for first in range(workers)]
+            self._sides |= dict(work(missing) if workers == 1 else in_processes(work, shares))
+        return {name: self._sides[name] for name in names}
+
+    def points(self, names: Sequence[str]) -> list[dict[str, Any]]:
+        """Rows as `results.json` has them of its variants, without differences."""
+        sides = self.of(names)
+        return [{"method": name, **_absolute(sides[name].metrics), **_times(self._run, name)} for name in names]
+
+
 def write_results(
     run: StoredRun,
     methods: Sequence[str],
@@ -102,6 +147,7 @@ def write_results(
     resamples: int,
     pairs: Sequence[tuple[str, str]] = (),
     workers: int | None = 1,
+    drawn: Drawn | None = None,
 ) -> str:
     """Compares every variant with FP16 and writes `results.json` and `results.md`; returns the tables.
 
@@ -114,24 +160,13 @@ def write_results(
         resamples: Of the bootstrap.
         pairs: Variants to compare with each other, too.
         workers: Processes that draw; None: one a processor.
+        drawn: What was drawn of this run already.
     """
     wanted = [(FP16, method) for method in methods if method != FP16] + list(pairs)
     scenes, names = run.scenes(), list(dict.fromkeys((FP16, *methods)))
-
-    def work(share: Sequence[str]) -> Iterator[tuple[str, Resampled]]:
-        for name in share:
-            frames = run.frames(name)
-            yield (
-                name,
-                resample(frames, class_names, ranges_m=DEFAULT_RANGES_M, groups=scenes, num_resamples=resamples),
-            )
-
-    workers = min(workers or len(os.sched_getaffinity(0)), len(names))
-    shares = [names[first::workers] for first in range(workers)]
-    sides = dict(work(names) if workers == 1 else in_processes(work, shares))
+    sides = (drawn or Drawn(run, class_names, resamples, workers)).of(names)
     compared = [_compared(sides[a], sides[b], a, b) for a, b in wanted]
-    base = sides[FP16].metrics
-    rows = [{"method": FP16, **_absolute(base), **_times(run, FP16)}]
+    rows = [{"method": FP16, **_absolute(sides[FP16].metrics), **_times(run, FP16)}]
     rows += [
         {"method": wanted[index][1], **compared[index], **_times(run, wanted[index][1])}
         for index in range(len(wanted) - len(pairs))

@@ -2,9 +2,10 @@
 
     python -m benchmarks.int8_plans work_dirs/layers/results.json --calibration percentile --kept 0.75 0.5 0.25 0.1
 
-prints names of variants, for `benchmarks.int8_accuracy --methods` to measure: accuracy and milliseconds of each. A
-layer's loss is the mean of what it costs alone and of what leaving it out wins, at least 0; its time is what the
-network takes longer with it in FP16. Each plan is the fastest whose losses add up to a share (`--kept`) of all.
+prints names of variants, for `benchmarks.int8_accuracy --methods` to measure: accuracy and milliseconds of each; its
+`--plans` chooses and measures them in one run. A layer's loss is the mean of what it costs alone and of what leaving
+it out wins, at least 0; its time is what the network takes longer with it in FP16. Each plan is the fastest whose
+losses add up to a share (`--kept`) of all.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from benchmarks.int8_accuracy_variants import FP16
 from quant.plans import Item, PlanTimes, fastest_plan
 from quant.roofline import LayerTimes, Precision
 
-__all__ = ["layer_rows", "main", "plans"]
+__all__ = ["layer_rows", "main", "plan_name", "plans"]
 
 
 def layer_rows(results: dict[str, Any], calibration: str) -> list[dict[str, Any]]:
@@ -82,6 +83,11 @@ def plans(rows: Sequence[dict[str, Any]], kept: Sequence[float]) -> list[tuple[s
     return [tuple(sorted(plan, key=order.index)) for plan in dict.fromkeys(found) if plan]
 
 
+def plan_name(calibration: str, plan: Sequence[str]) -> str:
+    """The variant of a calibration with the layers of a plan in FP16."""
+    return f"{calibration}:float={','.join(plan)}"
+
+
 def _median(row: dict[str, Any]) -> float:
     return float(row["network_ms"]["median"])
 
@@ -101,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.rows:
             write_json(user_path(args.rows), {"calibration": args.calibration, "layers": rows})
         for plan in plans(rows, args.kept):
-            print(f"{args.calibration}:float={','.join(plan)}")  # noqa: T201 - what the command is for
+            print(plan_name(args.calibration, plan))  # noqa: T201 - what the command is for
 
     return run_command(run, args.log_level)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,6 +17,7 @@ from base.files import atomic_path
 from base.progress import progress
 from base.untrusted import load_weights_file
 from quant.calibration.batches import CalibrationFrame, evenly_spaced
+from quant.calibration.processes import in_processes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,6 +69,42 @@ class StoredFrames(Sequence[CalibrationFrame]):
             raise DataError(
                 "Zero calibration frames: the batches are empty. Give a split with frames, or another --data-root."
             )
+
+    @classmethod
+    def read(cls, frames: Sequence[Any], count: int, workers: int | None = None) -> Self:
+        """The same frames as the constructor stores, read by several processes of one thread each.
+
+        Args:
+            frames: `CalibrationFrame`s or canvases, each made when it is asked for; on the CPU.
+            count: Frames at most, evenly spaced.
+            workers: Processes; None: one a processor. What is stored does not depend on it.
+
+        Raises:
+            DataError: no frame, or something else than a canvas.
+        """
+        chosen = evenly_spaced(len(frames), count) if count >= 1 and len(frames) else ()
+        workers = max(1, min(workers or len(os.sched_getaffinity(0)), len(chosen)))
+
+        def work(share: Sequence[int]) -> Iterator[tuple[int, str, tuple[int, ...], Any, Any]]:
+            torch.set_num_threads(1)
+            for place in share:
+                cells = _stored(frames[chosen[place]], place)
+                yield place, cells.token, tuple(cells.shape), cells.index.numpy(), cells.values.numpy()
+
+        if not chosen:
+            return cls((), count)  # which says what is wrong
+        threads = torch.get_num_threads()
+        shares = [range(first, len(chosen), workers) for first in range(workers)]
+        messages = work(shares[0]) if workers == 1 else in_processes(work, shares)
+        rows: dict[int, _Cells] = {}
+        try:
+            for place, token, shape, index, values in progress(messages, "reading calibration frames", len(chosen)):
+                rows[place] = _Cells(token, torch.Size(shape), torch.from_numpy(index), torch.from_numpy(values))
+        finally:
+            torch.set_num_threads(threads)
+        stored = cls.__new__(cls)
+        stored._frames = [rows[place] for place in range(len(chosen))]
+        return stored
 
     def save(self, path: str | Path) -> None:
         """Writes the frames; `load` reads them."""

@@ -198,3 +198,111 @@ def test_no_judgements(tmp_path: Path) -> None:
     path.write_bytes(b"nothing")
     with pytest.raises(DataError, match="holds no judgements"):
         Judged.read(path)
+
+
+LAYERS = ("pts_backbone.blocks.0.3", "pts_backbone.blocks.1.0", "pts_neck.deblocks.2.0")
+# Points of AP lost and milliseconds won with each of them in INT8, as the pretended engine has them.
+LOST = dict(zip(LAYERS, (0.5, 0.25, 0.0), strict=True))
+SAVED_MS = dict(zip(LAYERS, (0.1, 0.3, 0.2), strict=True))
+
+
+class Pretended(Detector):
+    """Finds the objects, of which it misses the share that its layers in INT8 cost."""
+
+    def __init__(self, quantized: set[str], truth: Boxes3D) -> None:
+        super().__init__(None, "pretended", "cpu", TRAINING_DECODER)  # type: ignore[arg-type]
+        self._lost, self._truth = sum(LOST[layer] for layer in quantized), truth
+        self._ms = 1.0 - sum(SAVED_MS[layer] for layer in quantized)
+
+    def detect(self, points: NDArray[np.float32]) -> Inference:
+        kept = np.arange(len(self._truth)) >= self._lost * len(self._truth)
+        found = self._truth.select(kept)
+        boxes = Boxes3D(found.boxes, np.linspace(0.9, 0.8, len(found), dtype=np.float32), found.labels)
+        return Inference(boxes, None, {"backbone_neck_head": self._ms}, 1.0, VoxelCounts())
+
+    def _release(self) -> None:
+        pass
+
+
+def test_a_search_in_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each layer both ways, then the plans by what was measured; a second run does nothing again."""
+    from benchmarks import int8_accuracy, int8_accuracy_prepared
+    from benchmarks.int8_accuracy_variants import Variants
+    from datasets.frames import open_frames
+    from datasets.synthetic.dataset_writer import DatasetConfig, generate
+    from models.config import load_model_config
+
+    data, out = tmp_path / "t4", tmp_path / "out"
+    generate(DatasetConfig({"train": 1, "val": 1}, frames_per_scene=1, seed=5, sweeps=1), data, workers=1)
+    frame = open_frames(load_model_config(Path("configs/model/centerpoint_t4_demo.py")), "val", str(data))[0]
+    seen = frame.ground_truth.labels >= 0
+    near = np.hypot(frame.ground_truth.boxes[:, 0], frame.ground_truth.boxes[:, 1]) < 50.0
+    truth = frame.ground_truth.select(seen & near)
+    asked: list[str] = []
+
+    def layers(_variants: Variants) -> tuple[str, ...]:
+        asked.append("layers")
+        return LAYERS
+
+    def export(_prepared: object, names: list[str]) -> None:
+        asked.extend(names)
+        for name in names:
+            (out / "models" / file_name(name)).mkdir(parents=True)
+
+    def opened(_engines: Engines, folder: Path) -> Detector:
+        if folder.name == "percentile:only=pts_backbone.blocks.1.0":
+            raise ExportError("no kernel")
+        variant = parse_variant(folder.name) if folder.name != "fp16" else None
+        quantized = set(variant.only or set(LAYERS) - set(variant.floating)) if variant else set()
+        return Pretended(quantized, truth)
+
+    monkeypatch.setattr(Variants, "layers", layers)
+    monkeypatch.setattr(int8_accuracy_prepared.Prepared, "export_all", export)
+    monkeypatch.setattr(Engines, "open", opened)
+    options = ["--data-root", str(data), "--calibrate-batches", "1", "--resamples", "100", "--backend", "cuda"]
+    options += ["--methods", "percentile", "--each-layer", "percentile", "--plans", "0.5", "0.4", "0", "1"]
+    options += ["--workers", "1", "--output", str(out)]
+    assert int8_accuracy.main(options) == 0
+    rows = {row["layer"]: row for row in json.loads((out / "layers.json").read_text())["layers"]}
+    assert tuple(rows) == LAYERS
+    assert rows[LAYERS[1]]["refused"] == "no kernel"
+    assert rows[LAYERS[1]]["alone"] is None
+    for layer in LAYERS:
+        assert rows[layer]["ms"] == pytest.approx(SAVED_MS[layer], abs=1e-4)
+    assert rows[LAYERS[0]]["alone"] > 20.0
+    assert rows[LAYERS[2]]["alone"] == pytest.approx(0.0)
+    results = json.loads((out / "results.json").read_text())
+    found = {row["method"]: row for row in results["variants"]}
+    # The dear layer first; where less may stay, the second one, too. All of the loss may stay: no layer, no plan.
+    first, both = f"percentile:float={LAYERS[0]}", f"percentile:float={LAYERS[0]},{LAYERS[1]}"
+    assert set(found) == {"fp16", "percentile", both, *(f"percentile:float={layer}" for layer in LAYERS)} | {
+        f"percentile:only={layer}" for layer in (LAYERS[0], LAYERS[2])
+    }
+    assert found[both]["network_ms"]["median"] == pytest.approx(0.8, abs=1e-4)
+    assert found[both]["difference"]["total"]["difference"] == pytest.approx(0.0)
+    assert found[first]["difference"]["total"]["difference"] < -5.0
+    before = len(asked)
+    assert int8_accuracy.main(options) == 0
+    assert asked[before:] == []
+    assert json.loads((out / "results.json").read_text()) == results
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--methods", "mse", "--plans", "0.5"], "give both"),
+        (["--methods", "mse", "--each-layer", "mse", "--plans", "0.5", "--stages", "report"], "give both"),
+        (["--methods", "mse", "--each-layer", "mse", "--plans", "0.5"], "which --backend cuda takes; it is 'onnx'"),
+        (
+            ["--methods", "max", "--each-layer", "mse", "--plans", "0.5", "--backend", "cuda"],
+            "name 'mse' in --methods, too",
+        ),
+    ],
+)
+def test_plans_that_cannot_be_chosen(
+    tmp_path: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from benchmarks import int8_accuracy
+
+    assert int8_accuracy.main(["--data-root", str(tmp_path), "--output", str(tmp_path / "out"), *options]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())

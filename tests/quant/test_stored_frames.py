@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from base.errors import CheckpointError
+from base.errors import CheckpointError, DataError
+from quant.calibration import CalibrationFrame
 from quant.stored_frames import StoredFrames
 
 
@@ -24,6 +25,31 @@ def test_frames_come_back(tmp_path: Path) -> None:
     assert [frame.token for frame in loaded] == ["batch 0", "batch 1"]
     assert torch.equal(loaded[0].canvas, _canvas())
     assert not loaded[1].canvas.any()
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("count", [1, 3, 5, 9])
+def test_processes_read_what_one_reads(tmp_path: Path, workers: int, count: int) -> None:
+    rng = torch.Generator().manual_seed(0)
+    canvases = [
+        torch.randn(1, 2, 3, 4, generator=rng) * (torch.rand(1, 1, 3, 4, generator=rng) < 0.4) for _ in range(7)
+    ]
+    frames = [CalibrationFrame(f"frame {index}", canvas) for index, canvas in enumerate(canvases)]
+    threads = torch.get_num_threads()
+    StoredFrames.read(frames, count, workers).save(tmp_path / "read.pt")
+    StoredFrames(frames, count).save(tmp_path / "stored.pt")
+    assert (tmp_path / "read.pt").read_bytes() == (tmp_path / "stored.pt").read_bytes()
+    assert torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_processes_tell_what_is_no_canvas(workers: int) -> None:
+    with pytest.raises(DataError, match=r"'batch 1' is \(2, 3\); a canvas"):
+        StoredFrames.read([_canvas(), torch.zeros(2, 3)], 2, workers)
+    with pytest.raises(DataError, match="the batches are empty"):
+        StoredFrames.read([], 2, workers)
+    with pytest.raises(DataError, match="num_calibration_batches is 0"):
+        StoredFrames.read([_canvas()], 0, workers)
 
 
 GOOD = ("a", (1, 2, 3, 4), torch.tensor([6]), torch.ones(2, 1))
