@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from base.command import add_log_level, run_command, run_main
 from base.files import user_path
+from datasets.synthetic.riders import DEFAULT_RIDERS, RIDERS
 from datasets.synthetic.sensors import DEFAULT_SENSOR, SENSORS
 
 
@@ -27,6 +28,12 @@ def _parser() -> argparse.ArgumentParser:
         choices=tuple(SENSORS),
         default=DEFAULT_SENSOR,
         help="spinning: 64 or 128 beams all around (--beams); others as docs/data.md says (default %(default)s)",
+    )
+    parser.add_argument(
+        "--riders",
+        choices=tuple(RIDERS),
+        default=DEFAULT_RIDERS,
+        help="plain: one build of cyclists; varied: many, for training beside real frames (default %(default)s)",
     )
     parser.add_argument(
         "--key-every", type=int, default=1, help="key frame every so many 0.1 s revolutions (default %(default)s)"
@@ -61,6 +68,7 @@ def _generate(args: argparse.Namespace) -> None:
         sweeps=args.sweeps,
         tables=args.tables,
         sensor=args.sensor,
+        riders=args.riders,
     )
     written = generate(config, user_path(args.out), args.workers, args.overwrite)
     seconds = time.monotonic() - start

@@ -20,6 +20,7 @@ from base.messages import shown
 from base.progress import progress
 from datasets.synthetic.lidar import measure, trace
 from datasets.synthetic.raycast import count_points_in_boxes
+from datasets.synthetic.riders import DEFAULT_RIDERS, RIDERS
 from datasets.synthetic.scene import CLASSES, Scene, make_scene
 from datasets.synthetic.sensors import DEFAULT_SENSOR, SENSORS, sensor_units
 from datasets.synthetic.sweeps import sweep_to_key
@@ -53,6 +54,7 @@ class DatasetConfig:
         sweeps: earlier revolutions listed with each key frame; the first key frame has them too.
         tables: also write each scene as a raw T4 dataset, under `t4/`.
         sensor: name of `datasets.synthetic.sensors`.
+        riders: name of `datasets.synthetic.riders`.
     """
 
     scenes: dict[str, int]
@@ -63,6 +65,7 @@ class DatasetConfig:
     sweeps: int = 1
     tables: bool = False
     sensor: str = DEFAULT_SENSOR
+    riders: str = DEFAULT_RIDERS
 
     def __post_init__(self) -> None:
         """Raises: ConfigError: a value out of range."""
@@ -87,6 +90,8 @@ class DatasetConfig:
             raise ConfigError(f"beams must be 64 or 128, got {self.beams}")
         if self.sensor not in SENSORS:
             raise ConfigError(f"unknown sensor {shown(self.sensor)}; there are {', '.join(SENSORS)}")
+        if self.riders not in RIDERS:
+            raise ConfigError(f"unknown riders {shown(self.riders)}; there are {', '.join(RIDERS)}")
 
 
 def _token(*parts: object) -> str:
@@ -128,7 +133,7 @@ def render_scene(config: DatasetConfig, split: str, index: int, root: Path) -> l
     world_seed, noise_seed = seeds.spawn(2)
     last = (config.frames_per_scene - 1) * config.key_every
     lead_in = config.sweeps
-    scene = make_scene(world_seed, last * period_s, lead_in * period_s)
+    scene = make_scene(world_seed, last * period_s, lead_in * period_s, config.riders)
     epoch = _EPOCH_S + 1000.0 * index + (0.0 if split == "train" else 5.0e7)
     # Only the revolutions that something refers to are rendered.
     keys = set(range(0, last + 1, config.key_every))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from datasets.synthetic.motion import Actor, AlongRoad, Motion, Occupancy
 from datasets.synthetic.primitives import LEAVES, PrimitiveTable
+from datasets.synthetic.riders import DEFAULT_RIDERS
 from datasets.synthetic.roads import LANE_WIDTH_M, Road, make_road
 from datasets.synthetic.scenery import Scenery
 from datasets.synthetic.terrain import EDGE_LINE_M, Terrain, make_terrain
@@ -121,8 +122,13 @@ def _make_roads(rng: np.random.Generator) -> list[Road]:
     return roads
 
 
-def make_scene(seed: np.random.SeedSequence, duration_s: float, lead_in_s: float = 0.0) -> Scene:
-    """Draw a scene that lasts from `-lead_in_s` to `duration_s`; the same seed gives the same scene."""
+def make_scene(
+    seed: np.random.SeedSequence, duration_s: float, lead_in_s: float = 0.0, riders: str = DEFAULT_RIDERS
+) -> Scene:
+    """Draw a scene that lasts from `-lead_in_s` to `duration_s`; the same seed gives the same scene.
+
+    `riders` is one of `datasets.synthetic.riders.RIDERS`.
+    """
     rng = np.random.default_rng(seed)
     roads = _make_roads(rng)
     main = roads[0]
@@ -146,7 +152,7 @@ def make_scene(seed: np.random.SeedSequence, duration_s: float, lead_in_s: float
 
     occupancy = Occupancy(duration_s + lead_in_s)
     occupancy.claim(ego, 5.0, 2.0, clearance=1.0)
-    traffic = Traffic(rng, terrain, occupancy)
+    traffic = Traffic(rng, terrain, occupancy, riders)
     for _, center, size, shares in yards:
         traffic.fill_yard(center, size, shares)
     main_span = (_EGO_START_S - 125.0, _EGO_START_S + 135.0)

@@ -8,8 +8,9 @@ from collections.abc import Callable
 import numpy as np
 
 from datasets.synthetic.motion import Actor, AlongRoad, Motion, Occupancy, Parked, Straight
-from datasets.synthetic.people import make_bicycle, make_parked_bicycle, make_pedestrian
+from datasets.synthetic.people import make_parked_bicycle, make_pedestrian
 from datasets.synthetic.primitives import Shape
+from datasets.synthetic.riders import DEFAULT_RIDERS, RIDERS
 from datasets.synthetic.roads import LANE_WIDTH_M, PARKING_WIDTH_M, Road
 from datasets.synthetic.terrain import Terrain
 from datasets.synthetic.vehicles import make_bus, make_car, make_truck
@@ -20,8 +21,11 @@ VEHICLES: dict[str, Callable[[np.random.Generator], Shape]] = {"car": make_car, 
 class Traffic:
     """Places actors one after another; what does not fit is left out."""
 
-    def __init__(self, rng: np.random.Generator, terrain: Terrain, occupancy: Occupancy) -> None:
+    def __init__(
+        self, rng: np.random.Generator, terrain: Terrain, occupancy: Occupancy, riders: str = DEFAULT_RIDERS
+    ) -> None:
         self.rng = rng
+        self._make_rider = RIDERS[riders]
         self.terrain = terrain
         self.occupancy = occupancy
         self.actors: list[Actor] = []
@@ -123,7 +127,7 @@ class Traffic:
             s = near_s + float(rng.normal(5.0, 42.0))
             motion = AlongRoad(road, s, lateral, direction, speed, float(rng.normal(0.0, 0.04)))
             state = "cycle_state.with_rider"
-            self._place("bicycle", make_bicycle(rng), motion, (state,))
+            self._place("bicycle", self._make_rider(rng), motion, (state,))
 
     def add_pedestrians(self, road: Road, groups: int, near_s: float) -> None:
         """Pedestrians alone or in groups: walking on the pavement, standing, crossing."""

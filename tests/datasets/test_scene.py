@@ -11,6 +11,7 @@ from datasets.synthetic.lidar import Lidar, beam_elevations, measure, trace
 from datasets.synthetic.motion import AlongRoad, Occupancy, Parked, Straight
 from datasets.synthetic.people import make_bicycle, make_pedestrian
 from datasets.synthetic.primitives import CYLINDER, METAL, PrimitiveTable, Shape
+from datasets.synthetic.riders import make_varied_rider
 from datasets.synthetic.roads import make_road
 from datasets.synthetic.scene import BOX_MARGIN_M, CLASSES, Scene, make_scene
 from datasets.synthetic.vehicles import make_bus, make_car, make_truck
@@ -46,6 +47,7 @@ def test_beams_of_an_unknown_unit() -> None:
         (make_truck, (4.5, 12.1), (1.8, 2.9), (1.9, 4.0)),
         (make_bus, (6.8, 12.7), (2.1, 2.9), (2.6, 4.0)),
         (make_bicycle, (1.5, 2.0), (0.45, 0.75), (1.45, 2.0)),
+        (make_varied_rider, (1.5, 2.1), (0.4, 0.85), (1.3, 2.1)),
         (lambda rng: make_pedestrian(rng, True), (0.2, 1.4), (0.3, 1.1), (1.0, 2.3)),
     ],
 )
@@ -231,3 +233,24 @@ def test_centering_moves_cylinders_at_both_ends() -> None:
     moved = shape.centered()
     assert moved.kinds == [CYLINDER]
     np.testing.assert_allclose(moved.params[0][:7], [-1.0, 0.0, 0.5, 1.0, 0.0, 0.5, 0.5])
+
+
+def test_varied_riders_are_drawn_where_they_are_asked_for(scene: Scene) -> None:
+    def wheels(of: Scene) -> set[float]:
+        """Opacities of what most beams pass on a bicycle with a rider: its spokes."""
+        riders = [a.shape for a in of.actors if a.class_name == "bicycle" and not a.ignored]
+        assert len(riders) > 3
+        return {m.opacity for shape in riders for m in shape.materials if m.opacity < 0.4}
+
+    varied = [make_scene(np.random.SeedSequence(11), 1.0, 0.1, riders="varied") for _ in range(2)]
+    assert wheels(scene) == {0.35}
+    assert len(wheels(varied[0])) > 3
+    np.testing.assert_array_equal(varied[0].table.params, varied[1].table.params)
+    # A lean of 5 to 58 degrees: heads from right above the hip to far ahead of it.
+    ahead = []
+    for seed in range(100):
+        shape = make_varied_rider(np.random.default_rng(seed))
+        tops = [bound[5] for bound in shape.bounds]
+        head = shape.bounds[int(np.argmax(tops))]
+        ahead.append((head[0] + head[3]) / 2)
+    assert max(ahead) - min(ahead) > 0.4

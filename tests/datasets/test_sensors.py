@@ -70,3 +70,8 @@ def test_units_of_one_vehicle_have_rings_of_their_own(scene: Scene) -> None:
 def test_unknown_sensors_are_named() -> None:
     with pytest.raises(ConfigError, match=f"unknown sensor 'lidar9'; there are {', '.join(SENSORS)}"):
         DatasetConfig({"val": 1}, 1, sensor="lidar9")
+
+
+def test_unknown_riders() -> None:
+    with pytest.raises(ConfigError, match="unknown riders 'none'; there are plain, varied"):
+        DatasetConfig({"val": 1}, 1, riders="none")

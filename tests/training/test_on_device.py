@@ -263,6 +263,19 @@ def test_the_command_trains(street: Path, tmp_path: Path) -> None:
     assert output.stat().st_size < 12e6
 
 
+def test_the_command_puts_objects_into_frames(street: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from training.on_device.__main__ import main
+
+    options = [str(CONFIG), "--data-root", str(street), "--iterations", "1", "--batch-size", "2", "--device", "cpu"]
+    options += ["--workers", "1", "--log-interval", "1"]
+    losses = {}
+    for name, more in (("plain", []), ("pasted", ["--paste", "car=5", "pedestrian=5"])):
+        assert main([*options, *more, "--output", str(tmp_path / f"{name}.pth")]) == 0
+        losses[name] = json.loads((tmp_path / f"{name}.log.jsonl").read_text())["heatmap_loss"]
+    assert losses["pasted"] != losses["plain"]
+    assert "objects to put into frames" in caplog.text
+
+
 def test_shares_are_one_for_each_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from training.on_device.__main__ import main
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from base.ownership import owned_file
 from models.known_checks import KNOWN_CHECKS
 
 _logger = logging.getLogger(__name__)
+
+_MOST_PASTED = 50
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -68,6 +71,13 @@ def _parser() -> argparse.ArgumentParser:
         help="last share of the training over which scaling, shifts and intensities fade out (%(default)s)",
     )
     parser.add_argument(
+        "--paste",
+        nargs="+",
+        default=[],
+        metavar="CLASS=N",
+        help="put up to N objects of a class, of any of the frames, into every frame (datasets of one sensor)",
+    )
+    parser.add_argument(
         "--capture", action="store_true", help="backbone, neck and head as CUDA graphs: fewer launches, on a GPU"
     )
     parser.add_argument(
@@ -107,6 +117,7 @@ def _train(args: argparse.Namespace, output: Path) -> None:
     from training.on_device.augmentation import Augmentation
     from training.on_device.frames import FrameStore, load_frames
     from training.on_device.loop import Progress, Schedule, train
+    from training.on_device.pasting import ObjectBank
     from training.train import save_release
 
     device = _device(args.device)
@@ -114,6 +125,7 @@ def _train(args: argparse.Namespace, output: Path) -> None:
     spec = ModelSpec.from_config(cfg)
     if len(spec.tasks) != 1:
         raise ConfigError(f"'{args.config}' has {len(spec.tasks)} tasks; training on the device takes models of one.")
+    wanted = _wanted(args.paste, spec.class_names)
     set_determinism(args.seed)
     torch.backends.cudnn.allow_tf32 = True
     # Shapes are the same in every iteration; the fastest backward kernels add in no fixed order.
@@ -162,8 +174,24 @@ def _train(args: argparse.Namespace, output: Path) -> None:
             save(progress.iteration)
 
     augmentation = Augmentation(scale=args.scale, single_sweep=args.single_sweep)
-    meta = save(train(model.to(device), spec, store, schedule, augmentation, report))
+    bank = ObjectBank(parts, wanted, device, args.seed) if wanted else None
+    if bank is not None:
+        _logger.info("%d objects to put into frames", len(bank))
+    meta = save(train(model.to(device), spec, store, schedule, augmentation, report, bank))
     _logger.info("wrote %s: %s", output, json.dumps(meta, sort_keys=True))
+
+
+def _wanted(entries: Sequence[str], class_names: Sequence[str]) -> dict[int, int]:
+    """Label -> number, of `--paste`."""
+    wanted: dict[int, int] = {}
+    for entry in entries:
+        name, _, count = entry.partition("=")
+        if name not in class_names or not count.isdecimal() or not 1 <= int(count) <= _MOST_PASTED:
+            raise ConfigError(
+                f"--paste has '{entry}'; give CLASS=N, N from 1 to {_MOST_PASTED}, of: {', '.join(class_names)}."
+            )
+        wanted[class_names.index(name)] = int(count)
+    return wanted
 
 
 def _rounded(value: float) -> float:

@@ -16,6 +16,7 @@ from training.on_device.augmentation import Augmentation, draw_moves, move_boxes
 from training.on_device.encoder import PointRows, pillar_rows
 from training.on_device.frames import FrameStore, unpack
 from training.on_device.losses import BatchTargets, batch_targets
+from training.on_device.pasting import Drawn, ObjectBank
 from training.on_device.pillars import BatchPillars, batch_pillars
 
 __all__ = ["Batch", "ahead", "make_batch"]
@@ -46,6 +47,7 @@ def make_batch(
     spec: ModelSpec,
     train_cfg: Mapping[str, Any],
     encoder: Any,
+    bank: ObjectBank | None = None,
 ) -> Batch:
     """Draws `size` frames, moves them, and makes their pillars and targets, all on the store's device.
 
@@ -57,15 +59,19 @@ def make_batch(
         spec: The model's.
         train_cfg: Of its head.
         encoder: The model's, which tells how it wants its pillars.
+        bank: Of objects to put into frames; None: none.
     """
-    points, frames = store.draw(size)
+    points, stored = store.draw(size)
+    frames = [Drawn.of(frame, part) for frame, part in zip(stored, points, strict=True)]
+    if bank is not None:
+        frames = [bank.add_to(frame, rng) for frame in frames]
     moves = draw_moves(rng, size, augmentation)
     boxes = [move_boxes(frame.boxes, moves, index) for index, frame in enumerate(frames)]
     targets = batch_targets(boxes, [frame.labels for frame in frames], spec, train_cfg, store.device)
     lengths = [
         frame.of_last_sweep if single else len(frame.points) for frame, single in zip(frames, moves.single, strict=True)
     ]
-    cloud = unpack(torch.cat([part[:length] for part, length in zip(points, lengths, strict=True)]))
+    cloud = unpack(torch.cat([frame.points[:length] for frame, length in zip(frames, lengths, strict=True)]))
     cloud, which = move_points(torch.split(cloud, lengths), moves)
     pillars = batch_pillars(cloud, which, spec)
     return Batch(pillar_rows(pillars, encoder) or pillars, targets, size)

@@ -20,6 +20,7 @@ from training.on_device.dense import Dense, Heads, captured
 from training.on_device.encoder import PointRows, encode
 from training.on_device.frames import FrameStore
 from training.on_device.losses import batch_losses
+from training.on_device.pasting import ObjectBank
 from training.on_device.pillars import batch_canvas
 
 __all__ = ["Progress", "Schedule", "train"]
@@ -82,6 +83,7 @@ def train(
     schedule: Schedule,
     augmentation: Augmentation,
     report: Callable[[Progress], None],
+    bank: ObjectBank | None = None,
 ) -> int:
     """Trains in place; returns the iterations done.
 
@@ -92,6 +94,7 @@ def train(
         schedule: How long.
         augmentation: How frames are changed.
         report: Called every `schedule.log_interval` iterations, and at the end.
+        bank: Of objects that are put into frames; None: none.
 
     Raises:
         UserError: the loss is no number any more.
@@ -119,7 +122,7 @@ def train(
 
     def make(index: int) -> Batch:
         moved = augmentation.faded(index, state.total, schedule.fade)
-        return make_batch(store, schedule.batch_size, rng, moved, spec, head.train_cfg, model.pts_voxel_encoder)
+        return make_batch(store, schedule.batch_size, rng, moved, spec, head.train_cfg, model.pts_voxel_encoder, bank)
 
     network: Heads = dense
     if schedule.capture and device.type == "cuda":
