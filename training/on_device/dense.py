@@ -8,9 +8,19 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["Dense", "Heads", "captured"]
+__all__ = ["Dense", "Heads", "can_capture", "canvas_dtype", "captured"]
 
 Heads = Callable[[torch.Tensor], dict[str, torch.Tensor]]
+
+
+def can_capture(device: torch.device) -> bool:
+    """Whether a device has graphs."""
+    return device.type == "cuda"
+
+
+def canvas_dtype(device: torch.device) -> torch.dtype:
+    """In which number format canvases lie on a device."""
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
 class Dense(nn.Module):

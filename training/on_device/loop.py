@@ -16,7 +16,7 @@ from base.errors import UserError
 from models.spec import ModelSpec
 from training.on_device.augmentation import Augmentation
 from training.on_device.batches import Batch, ahead, make_batch
-from training.on_device.dense import Dense, Heads, captured
+from training.on_device.dense import Dense, Heads, can_capture, canvas_dtype, captured
 from training.on_device.encoder import PointRows, encode
 from training.on_device.frames import FrameStore
 from training.on_device.losses import batch_losses
@@ -125,9 +125,9 @@ def train(
         return make_batch(store, schedule.batch_size, rng, moved, spec, head.train_cfg, model.pts_voxel_encoder, bank)
 
     network: Heads = dense
-    if schedule.capture and device.type == "cuda":
+    if schedule.capture and can_capture(device):
         channels, (nx, ny) = int(model.pts_middle_encoder.in_channels), spec.grid_size
-        empty = torch.zeros((schedule.batch_size, ny, nx, channels), dtype=torch.bfloat16, device=device)
+        empty = torch.zeros((schedule.batch_size, ny, nx, channels), dtype=canvas_dtype(device), device=device)
         network = captured(dense, empty.permute(0, 3, 1, 2))
     for batch in ahead(make, lambda: state.total, device):
         state.look(iteration)
@@ -187,7 +187,7 @@ def canvas_of(model: Any, batch: Batch, spec: ModelSpec) -> torch.Tensor:
         features = encode(encoder, pillars)
     else:
         features = encoder(pillars.points, pillars.num_points, pillars.coords)
-    return batch_canvas(features.bfloat16() if features.is_cuda else features, pillars.coords, batch.size, spec)
+    return batch_canvas(features.to(canvas_dtype(features.device)), pillars.coords, batch.size, spec)
 
 
 def _rate(iteration: int, total: int | None, highest: float) -> float:
