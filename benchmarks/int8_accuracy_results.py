@@ -36,6 +36,10 @@ class StoredRun:
         """Whether a variant is done."""
         return self._path(method).is_file()
 
+    def variants(self) -> list[str]:
+        """Those that are done, by name; of a name too long for a file its beginning and a hash."""
+        return sorted(path.stem for path in (self._folder / "detections").glob("*.npz"))
+
     def save_frames(self, frames: Sequence[FrameResult], scenes: Sequence[str]) -> None:
         """Keeps tokens, scenes and ground truth."""
         truth = [frame.ground_truth for frame in frames]

@@ -207,10 +207,12 @@ def _calibration(
 
     count = args.calibrate_batches
     if (folder / "centerpoint_infos_train.pkl").is_file():
-        return StoredFrames(calibration_batches(cfg, "train", str(folder), count, model=model), count)
+        return StoredFrames.read(
+            calibration_batches(cfg, "train", str(folder), count, model=model), count, args.workers
+        )
     converted = convert_scans(folder, out / "data" / f"calibration-{source}", list(cfg.class_names), source)
     frames = calibration_batches(one_sweep(cfg), "val", str(converted), count, model=model, info_file=INFO_FILE)
-    return StoredFrames(frames, count)
+    return StoredFrames.read(frames, count, args.workers)
 
 
 def _scored(

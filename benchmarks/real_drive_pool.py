@@ -3,8 +3,8 @@
     python -m benchmarks.real_drive_pool --parts work_dirs/fold_0 work_dirs/fold_1 work_dirs/fold_2 work_dirs/fold_3 \
         --output work_dirs/folds
 
-`--parts` are output folders of `benchmarks.real_drive`, in its order. AP of a part with few objects says little;
-of all frames together it is that of the drive.
+`--parts` are output folders of `benchmarks.real_drive`, in its order; what all of them hold is told, INT8 and
+unlabelled scans too. AP of a part with few objects says little; of all frames together it is that of the drive.
 """
 
 from __future__ import annotations
@@ -61,20 +61,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> None:
-    parts = [StoredRun(user_path(part) / "labelled") for part in args.parts]
+    folders = [user_path(part) for part in args.parts]
+    parts = [StoredRun(folder / "labelled") for folder in folders]
     for folder, part in zip(args.parts, parts, strict=True):
         for name in _VARIANTS:
             if not part.has(name):
                 raise ConfigError(
                     f"'{folder}' holds no detections of '{name}'; give --output folders of benchmarks.real_drive."
                 )
+    others = [StoredRun(folder / "unlabelled") for folder in folders if (folder / "unlabelled").is_dir()]
+    kept = [set(part.variants()) for part in (*parts, *(others if len(others) == len(parts) else ()))]
+    variants = [*_VARIANTS, *sorted(set.intersection(*kept) - set(_VARIANTS))]
+    runs = {"the labelled frames": PooledRun(parts)}
+    if len(others) == len(parts) and all(set(_VARIANTS) <= names for names in kept):
+        runs["the unlabelled scans, each by every part's model"] = PooledRun(others)
     out = user_path(args.output)
     with owned_folder(out, "--output"):
         spec = ModelSpec.from_config(load_model_config(user_path(args.config)))
-        pooled = PooledRun(parts)
-        results = summary(
-            {"the labelled frames": pooled}, _VARIANTS, spec.class_names, args.view, args.block, args.resamples
-        )
+        results = summary(runs, variants, spec.class_names, args.view, args.block, args.resamples)
         write_json(out / "results.json", results)
         text = tables(results)
         with atomic_path(out / "results.md") as temporary:

@@ -191,3 +191,30 @@ def test_parts_are_scored_as_one_drive(tmp_path: Path, capsys: pytest.CaptureFix
     assert json.loads((tmp_path / "out" / "results.json").read_text()) == wanted
     assert pool_main(["--parts", str(tmp_path / "nothing"), "--output", str(tmp_path / "out2")]) == 2
     assert "holds no detections of 'fp32'" in capsys.readouterr().err
+
+
+def test_parts_are_told_in_int8_and_on_other_scans(tmp_path: Path) -> None:
+    """What every part holds is pooled; what one alone holds is left out."""
+    name, alone = "mse (generated)", "percentile (generated)"
+    for number, count in enumerate((6, 4)):
+        for kind, objects in (("labelled", 2), ("unlabelled", 0)):
+            (tmp_path / f"part_{number}" / kind / "detections").mkdir(parents=True)
+            run = StoredRun(tmp_path / f"part_{number}" / kind)
+            found = boxes([(10, 0, 0.0), (20, 3, 0.0)], [0, 0], [0.9, 0.8])
+            truth = found if objects else Boxes3D.empty()
+            run.save_frames(
+                [FrameResult(f"{number}-{i}", Boxes3D.empty(), truth) for i in range(count)], ["drive"] * count
+            )
+            for variant in ("fp32", "fp16"):
+                run.save_detections(variant, [found] * count)
+            run.save_detections(name, [found.select(np.array([True, number == 0]))] * count)
+            if number == 0:
+                run.save_detections(alone, [found] * count)
+    arguments = ["--parts", str(tmp_path / "part_0"), str(tmp_path / "part_1"), "--resamples", "0"]
+    assert pool_main([*arguments, "--output", str(tmp_path / "out")]) == 0
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert set(results["variants"]) == {"fp32", "fp16", name}
+    assert set(results["agreement"]) == {"the labelled frames", "the unlabelled scans, each by every part's model"}
+    for rows in results["agreement"].values():
+        assert (rows[name]["boxes"], rows[name]["matched"], rows[name]["lost"], rows[name]["gained"]) == (20, 16, 4, 0)
+    assert results["against"][name]["car"]["value"] < -10.0
