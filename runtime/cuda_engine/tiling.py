@@ -223,7 +223,7 @@ class HeadsTiling:
     @property
     def shared_bytes(self) -> int:
         """Dynamic shared memory of a block."""
-        weights = self.chunks * self.hidden * 16 + self.hidden * self.last_tile * 2
+        weights = self.chunks * self.hidden * 16 + self.hidden * self.last_tile * 2 + self.hidden * 8
         return self.branches * weights + self.groups * self.stages * self.chunks * self.blocks * _BLOCK * 16
 
     @property

@@ -33,11 +33,12 @@
 #define STAGE_BYTES (CHUNKS * PLANE)
 #define HIDDEN_BYTES (CHUNKS * HIDDEN * 16)
 #define LAST_BYTES (HIDDEN * LAST_TILE * 2)
+#define SCALE_BYTES (HIDDEN * 8)
 #define ROW_BYTES (TILE_COLUMNS * 16)
 
 static_assert(CHUNKS % 2 == 0 && HIDDEN % 16 == 0 && LAST_TILE % 8 == 0, "whole products");
 static_assert(THREADS == GROUPS * 128 + 128, "the consumers and one warpgroup that loads");
-static_assert(SHARED_BYTES == BRANCHES * (HIDDEN_BYTES + LAST_BYTES) + GROUPS * STAGES * STAGE_BYTES,
+static_assert(SHARED_BYTES == BRANCHES * (HIDDEN_BYTES + LAST_BYTES + SCALE_BYTES) + GROUPS * STAGES * STAGE_BYTES,
               "the host allocates what is used");
 static_assert(GROUPS * 128 * REGISTERS + 128 * 24 <= 65536 && REGISTERS % 8 == 0, "registers of a multiprocessor");
 
@@ -66,13 +67,66 @@ __device__ __forceinline__ constexpr u32 block_offset(int block)
     return block / ACROSS * BLOCK_ROWS * ROW_BYTES + block % ACROSS * BLOCK_COLUMNS * 16;
 }
 
+// The first product of a branch: a block's pixels by the branch's weights.
+__device__ __forceinline__ void multiply_hidden(Accumulator (&sums)[HIDDEN / 2], u32 source, u32 weights, int block)
+{
+    const u32 left = operand_base(source, PLANE), right = operand_base(weights, HIDDEN * 16);
+#pragma unroll
+    for (int step = 0; step < CHUNKS / 2; ++step)
+        multiply(sums, operand_at(left, step * 2 * PLANE + block_offset(block), BLOCK_ROWS == 1 ? 128 : ROW_BYTES),
+                 operand_at(right, step * 2 * HIDDEN * 16, 128), step > 0);
+}
+
+// Scale, bias and ReLU, and the result as the left operand of the branch's last product.
+__device__ __forceinline__ void activate(
+    u32 (&left)[HIDDEN / 16][4], const Accumulator (&sums)[HIDDEN / 2], u32 scales, int branch, int quad)
+{
+    const u32 pairs = scales + branch * (HIDDEN * 8) + quad * 16;
+#pragma unroll
+    for (int j = 0; j < HIDDEN / 8; ++j) {
+        const float4 pair = shared_float4(pairs + j * 64);
+#pragma unroll
+        for (int half = 0; half < 2; ++half)
+            left[j / 2][j % 2 * 2 + half] = pack_halves_relu(fmaf((float)sums[j * 4 + half * 2], pair.x, pair.y),
+                                                             fmaf((float)sums[j * 4 + half * 2 + 1], pair.z, pair.w));
+    }
+}
+
+__device__ __forceinline__ void multiply_branch(
+    float (&results)[LAST_TILE / 2], const u32 (&left)[HIDDEN / 16][4], u32 last, int branch)
+{
+    const u32 right = operand_base(last + branch * LAST_BYTES, LAST_TILE * 16);
+#pragma unroll
+    for (int step = 0; step < HIDDEN / 16; ++step)
+        multiply_last(results, left[step], operand_at(right, step * 2 * LAST_TILE * 16, 128), step > 0);
+}
+
+// A block's results of a branch: `place` of this thread's first pixel in a channel, and which of the block's are in the map.
+__device__ __forceinline__ void store_results(
+    const float (&results)[LAST_TILE / 2], const Heads& g, int branch, int block, int place, const bool (&inside)[2],
+    int quad)
+{
+    const int plane = g.height * g.width, channels = g.channels[branch];
+    float* output = g.outputs[branch];
+#pragma unroll
+    for (int i = 0; i < LAST_TILE / 4; ++i) {
+        const int channel = i / 2 * 8 + quad * 2 + i % 2;
+        const float bias = __ldg(g.bias + branch * LAST_TILE + channel);
+        float* target = output + (long long)channel * plane + place;
+#pragma unroll
+        for (int half = 0; half < 2; ++half)
+            store_if(inside[half] && channel < channels, target + (rows_to(block, half) * g.width + columns_to(block, half)),
+                     __float_as_uint(results[i / 2 * 4 + half * 2 + i % 2] + bias));
+    }
+}
+
 extern "C" __global__ void __launch_bounds__(THREADS, 1) heads(
     const __grid_constant__ TensorMap input, const __grid_constant__ Heads g)
 {
     extern __shared__ __align__(128) char memory[];
     __shared__ __align__(8) u64 barriers[GROUPS * STAGES * 2 + 1];
     const u32 hidden = shared_address(memory), last = hidden + BRANCHES * HIDDEN_BYTES;
-    const u32 rings = last + BRANCHES * LAST_BYTES;
+    const u32 scales = last + BRANCHES * LAST_BYTES, rings = scales + BRANCHES * SCALE_BYTES;
     const u32 full = shared_address(barriers), empty = full + GROUPS * STAGES * 8, loaded = empty + GROUPS * STAGES * 8;
     const int warpgroup = uniform(threadIdx.x / 128);
     if (threadIdx.x == 0) {
@@ -92,9 +146,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) heads(
         // One thread for each group: an instruction loads a whole tile.
         if (group >= GROUPS || lane > 0) return;
         if (group == 0) {
-            barrier_expect(loaded, BRANCHES * (HIDDEN_BYTES + LAST_BYTES));
+            barrier_expect(loaded, BRANCHES * (HIDDEN_BYTES + LAST_BYTES + SCALE_BYTES));
             bulk_load(hidden, g.hidden, BRANCHES * HIDDEN_BYTES, loaded);
             bulk_load(last, g.last, BRANCHES * LAST_BYTES, loaded);
+            bulk_load(scales, g.affine, BRANCHES * SCALE_BYTES, loaded);
         }
         const int tiles = count_tiles(g.tiles);
         int stage = 0, item = blockIdx.x * GROUPS + group;
@@ -116,7 +171,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) heads(
 
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS));
     const int group = warpgroup, warp = uniform(threadIdx.x / 32 % 4), lane = threadIdx.x % 32, quad = lane & 3;
-    const int tiles = count_tiles(g.tiles), plane = g.height * g.width;
+    const int tiles = count_tiles(g.tiles);
     int stage = 0, item = blockIdx.x * GROUPS + group;
     u32 parity = 0, next = item < tiles ? tile_at(g.tiles, item) : 0;
     barrier_wait(loaded, 0);
@@ -127,79 +182,66 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) heads(
         barrier_wait(full + (group * STAGES + stage) * 8, parity);
         const int y0 = tile_row(tile) * TILE_ROWS + first_row(warp);
         const int x0 = tile_column(tile) * TILE_COLUMNS + first_column(warp, lane);
-        // Where this thread's pixels lie in a channel, and which of them are in the map: the same for all branches.
-        int places[BLOCKS][2];
+        // Where this thread's first pixel lies in a channel, and which of its pixels are in the map: the same for all branches.
+        const int place = y0 * g.width + x0;
         bool inside[BLOCKS][2];
 #pragma unroll
         for (int block = 0; block < BLOCKS; ++block)
 #pragma unroll
-            for (int half = 0; half < 2; ++half) {
-                const int y = y0 + rows_to(block, half), x = x0 + columns_to(block, half);
-                places[block][half] = y * g.width + x;
-                inside[block][half] = y < g.height && x < g.width;
-            }
-#pragma unroll 1
-        for (int branch = 0; branch < BRANCHES; ++branch) {
-            Accumulator sums[BLOCKS][HIDDEN / 2];
-            const u32 left_base = operand_base(source, PLANE);
-            const u32 right_base = operand_base(hidden + branch * HIDDEN_BYTES, HIDDEN * 16);
-            const u32 last_base = operand_base(last + branch * LAST_BYTES, LAST_TILE * 16);
-            wgmma_fence();
+            for (int half = 0; half < 2; ++half)
+                inside[block][half] = y0 + rows_to(block, half) < g.height && x0 + columns_to(block, half) < g.width;
+        // Blocks take turns: while one block's sums become its left operand, the tensor cores work on the other's. A turn
+        // puts two groups of products on their way, the last of its branch and the first of the next one.
+        Accumulator sums[BLOCKS][HIDDEN / 2];
+        float results[BLOCKS][LAST_TILE / 2];
+        u32 left[BLOCKS][HIDDEN / 16][4];
+        wgmma_fence();
 #pragma unroll
-            for (int step = 0; step < CHUNKS / 2; ++step) {
-                const u64 b = operand_at(right_base, step * 2 * HIDDEN * 16, 128);
-#pragma unroll
-                for (int block = 0; block < BLOCKS; ++block)
-                    multiply(sums[block],
-                             operand_at(left_base, step * 2 * PLANE + block_offset(block), BLOCK_ROWS == 1 ? 128 : ROW_BYTES),
-                             b, step > 0);
-            }
+        for (int block = 0; block < BLOCKS; ++block) {
+            multiply_hidden(sums[block], source, hidden, block);
             wgmma_commit();
-            // While the product runs: what its result is scaled by.
-            const float4* affine = g.affine + branch * (HIDDEN / 2) + quad;
-            float4 pairs[HIDDEN / 8];
+        }
+#if BRANCHES > 1
 #pragma unroll
-            for (int j = 0; j < HIDDEN / 8; ++j) pairs[j] = __ldg(affine + j * 4);
-            const int channels = g.channels[branch];
-            float* output = g.outputs[branch];
-            float bias[LAST_TILE / 4];
-#pragma unroll
-            for (int i = 0; i < LAST_TILE / 4; ++i)
-                bias[i] = __ldg(g.bias + branch * LAST_TILE + i / 2 * 8 + quad * 2 + i % 2);
-            wgmma_wait<0>();
-            u32 left[BLOCKS][HIDDEN / 16][4];
-#pragma unroll
-            for (int block = 0; block < BLOCKS; ++block)
-#pragma unroll
-                for (int j = 0; j < HIDDEN / 8; ++j)
-#pragma unroll
-                    for (int half = 0; half < 2; ++half)
-                        left[block][j / 2][j % 2 * 2 + half] = pack_halves_relu(
-                            fmaf((float)sums[block][j * 4 + half * 2], pairs[j].x, pairs[j].y),
-                            fmaf((float)sums[block][j * 4 + half * 2 + 1], pairs[j].z, pairs[j].w));
-            float results[BLOCKS][LAST_TILE / 2];
+        for (int block = 0; block < BLOCKS; ++block) {
+            if (block == 0) wgmma_wait<BLOCKS - 1>(); else wgmma_wait<BLOCKS>();
+            activate(left[block], sums[block], scales, 0, quad);
             wgmma_fence();
-#pragma unroll
-            for (int step = 0; step < HIDDEN / 16; ++step)
-#pragma unroll
-                for (int block = 0; block < BLOCKS; ++block)
-                    multiply_last(results[block], left[block][step],
-                                  operand_at(last_base, step * 2 * LAST_TILE * 16, 128), step > 0);
+            multiply_branch(results[block], left[block], last, 0);
             wgmma_commit();
-            wgmma_wait<0>();
+            multiply_hidden(sums[block], source, hidden + HIDDEN_BYTES, block);
+            wgmma_commit();
+        }
 #pragma unroll
-            for (int i = 0; i < LAST_TILE / 4; ++i) {
-                const int channel = i / 2 * 8 + quad * 2 + i % 2;
-                float* target = output + (long long)channel * plane;
+        for (int branch = 1; branch < BRANCHES - 1; ++branch) {
 #pragma unroll
-                for (int block = 0; block < BLOCKS; ++block)
-#pragma unroll
-                    for (int half = 0; half < 2; ++half)
-                        store_if(inside[block][half] && channel < channels, target + places[block][half],
-                                 __float_as_uint(results[block][i / 2 * 4 + half * 2 + i % 2] + bias[i]));
+            for (int block = 0; block < BLOCKS; ++block) {
+                wgmma_wait<2 * (BLOCKS - 1)>();
+                store_results(results[block], g, branch - 1, block, place, inside[block], quad);
+                activate(left[block], sums[block], scales, branch, quad);
+                wgmma_fence();
+                multiply_branch(results[block], left[block], last, branch);
+                wgmma_commit();
+                multiply_hidden(sums[block], source, hidden + (branch + 1) * HIDDEN_BYTES, block);
+                wgmma_commit();
             }
         }
+#endif
+#pragma unroll
+        for (int block = 0; block < BLOCKS; ++block) {
+            if (block == 0) wgmma_wait<(BRANCHES > 1 ? 2 : 1) * (BLOCKS - 1)>(); else wgmma_wait<1>();
+            if (BRANCHES > 1) store_results(results[block], g, BRANCHES - 2, block, place, inside[block], quad);
+            activate(left[block], sums[block], scales, BRANCHES - 1, quad);
+            wgmma_fence();
+            multiply_branch(results[block], left[block], last, BRANCHES - 1);
+            wgmma_commit();
+        }
+        // No product reads the map's pixels any more.
         if (lane == 0) barrier_arrive(empty + (group * STAGES + stage) * 8);
         if (++stage == STAGES) { stage = 0; parity ^= 1; }
+        wgmma_wait<0>();
+#pragma unroll
+        for (int block = 0; block < BLOCKS; ++block)
+            store_results(results[block], g, BRANCHES - 1, block, place, inside[block], quad);
     }
 }

@@ -91,6 +91,14 @@ __device__ __forceinline__ void load_matrices(u32 (&registers)[4], u32 address) 
                  : "r"(address));
 }
 
+// Four floats of shared memory.
+__device__ __forceinline__ float4 shared_float4(u32 address) {
+    float4 value;
+    asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(value.x), "=f"(value.y), "=f"(value.z), "=f"(value.w) : "r"(address));
+    return value;
+}
+
 // Two floats to two halves, the first in the low bits.
 __device__ __forceinline__ u32 pack_halves(float low, float high) {
     u32 packed;
