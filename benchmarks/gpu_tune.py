@@ -97,7 +97,7 @@ def _tune(
             for name, occupied in cells.items():
                 tiles = active_tiles(layer, occupied)
                 launch.arguments.tiles.list = device.upload_new(np.append(tiles, np.uint32(0)))
-                launch.arguments.tiles.count = device.upload_new(np.array([len(tiles)], np.int32))
+                launch.arguments.tiles.counts = device.upload_new(np.array([len(tiles), 0], np.int32))
                 taken[name] = _time_us(device, network, launch, stream)
             times.append((sum(_WEIGHTS[name] * time for name, time in taken.items()), taken, tiling))
         _, best, tiling = min(times, key=lambda item: item[0])

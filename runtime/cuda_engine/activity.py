@@ -15,6 +15,7 @@ import numpy as np
 from base.errors import ConfigError
 from runtime.cuda.device import pointers
 from runtime.cuda_engine.macros import definitions, kernel_source
+from runtime.cuda_engine.parts import MOST_PARTS
 from runtime.cuda_engine.pillar_parameters import COUNTERS
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ __all__ = ["ActivitySizes", "TileActivity", "TiledLayer", "tile_words"]
 
 _KERNELS = ("activity_mark", "activity_join", "activity_list")
 _MOST_CELLS = 8192
+# Of a layer: tiles from the front of its list and from its back, int32 each.
+_COUNT_BYTES = 8
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ def tile_words(
     rows: NDArray[np.int64], columns: NDArray[np.int64], parts: NDArray[np.int64] | int
 ) -> NDArray[np.uint32]:
     """Tiles as lists hold them: `tile_word` of kernels/tiles.cuh."""
-    words: NDArray[np.uint32] = (rows << 18 | columns << 4 | parts).astype(np.uint32)
+    words: NDArray[np.uint32] = (rows << 14 + MOST_PARTS | columns << MOST_PARTS | parts).astype(np.uint32)
     return words
 
 
@@ -119,7 +122,8 @@ class TileActivity:
         reaches, records, tallest = self._described()
         levels = int(tallest).bit_length()
         grid = {"GRID_X": width, "GRID_Y": height, "LEVELS": levels, "LAYERS": len(layers)}
-        macros = {**grid, **definitions(self._sizes), "COUNTER_VOXELS": COUNTERS.definitions["COUNTER_VOXELS"]}
+        macros = {**grid, **definitions(self._sizes), "MOST_PARTS": MOST_PARTS}
+        macros |= {"COUNTER_VOXELS": COUNTERS.definitions["COUNTER_VOXELS"]}
         kernels = device.compile_all(kernel_source(macros, "overlap.cuh", "tiles.cuh", "activity.cu"), _KERNELS)
         self._mark, self._join, self._list = (kernels[name] for name in _KERNELS)
         self._every: NDArray[np.uint32] = np.full(height * self._words, 0xFFFFFFFF, np.uint32)
@@ -127,19 +131,19 @@ class TileActivity:
         self._table = device.allocate(levels * self._every.nbytes)
         self._records, self._reaches = device.upload_new(records), device.upload_new(reaches)
         self._lists = device.allocate(sum(layer.down * layer.across for layer in layers) * 4)
-        self._counts = device.allocate(len(layers) * 4)
+        self._counts = device.allocate(len(layers) * _COUNT_BYTES)
         step = self._sizes.list_threads
         segments = [(index, first) for index, layer in enumerate(records) for first in range(0, int(layer[3]), step)]
         self._segments, self._num_segments = device.upload_new(np.array(segments, np.int32)), len(segments)
         self._offsets, self._fixed = records[:, 4], records[:, 6]
         # Until `always_read` says otherwise, all parts of a tile are read.
-        self._always = device.upload_new(np.full(max(sum(map(_fixed_bytes, layers)), 1), 0xF, np.uint8))
+        self._always = device.upload_new(np.full(max(sum(map(_fixed_bytes, layers)), 1), (1 << MOST_PARTS) - 1, np.uint8))
 
     def feed(self, label: str, tiles: TilesArguments) -> None:
         """Makes a launch compute its list instead of all tiles."""
         index = self._index(label)
         tiles.list = self._lists + int(self._offsets[index]) * 4
-        tiles.count = self._counts + index * 4
+        tiles.counts = self._counts + index * _COUNT_BYTES
 
     def always_read(self, label: str, parts: NDArray[np.uint8], stream: int) -> None:
         """Tells which parts a tile reads in every frame, beside those that a pillar reaches. Waits for the stream.
@@ -178,10 +182,10 @@ class TileActivity:
 
     def counts(self, stream: int) -> dict[str, tuple[int, int]]:
         """Layer -> (active tiles of the last run, all tiles). Waits for the stream."""
-        values: NDArray[np.int32] = np.zeros(len(self.layers), np.int32)
+        values: NDArray[np.int32] = np.zeros((len(self.layers), 2), np.int32)
         self._device.download(values, self._counts, stream)
         self._device.synchronize(stream)
-        pairs = zip(self.layers, values, strict=True)
+        pairs = zip(self.layers, values.sum(axis=1), strict=True)
         return {layer.label: (int(count), layer.down * layer.across) for layer, count in pairs}
 
     def _index(self, label: str) -> int:

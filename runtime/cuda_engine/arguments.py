@@ -13,10 +13,10 @@ __all__ = ["ConvArguments", "TilesArguments", "heads_arguments"]
 
 
 class TilesArguments(ctypes.Structure):
-    """`Tiles` of kernels/tiles.cuh: `list` and `count` are 0 where all tiles are computed."""
+    """`Tiles` of kernels/tiles.cuh: `list` and `counts` are 0 where all tiles are computed."""
 
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("list", "count")),
+        *((name, ctypes.c_void_p) for name in ("list", "counts")),
         *((name, ctypes.c_int) for name in ("across", "all")),
     ]
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MOST_PARTS", "PartsBackground", "part_reaches", "parts_background", "with_parts"]
 
-# Bits of a tile's word; see kernels/tiles.cuh.
+# Bits of a tile's word: a definition of kernels/tiles.cuh.
 MOST_PARTS = 4
 # Constants of a layer stay near the multiprocessors: 64 of each column and part at most.
 _MOST_PERIOD = 8

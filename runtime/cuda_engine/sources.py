@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from runtime.cuda_engine.arguments import ConvArguments, heads_arguments
 from runtime.cuda_engine.macros import kernel_source
+from runtime.cuda_engine.parts import MOST_PARTS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -66,5 +67,5 @@ def product(name: str, columns: int, *, int8: bool, registers: bool = False) -> 
 
 def _source(macros: Mapping[str, int], argument_bytes: int, products: tuple[str, ...], files: tuple[str, ...]) -> str:
     common = ("overlap.cuh", "hopper.cuh", "tiles.cuh", "blocks.cuh")
-    head = kernel_source({**macros, "ARGUMENT_BYTES": argument_bytes}, *common)
+    head = kernel_source({**macros, "ARGUMENT_BYTES": argument_bytes, "MOST_PARTS": MOST_PARTS}, *common)
     return "\n".join([head, *products, kernel_source({}, *files)])

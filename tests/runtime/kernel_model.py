@@ -95,14 +95,20 @@ def _patch(box: NDArray[np.uint8], y: int, x: int, step: int, rows: int, columns
     return pixels.transpose(1, 2, 0, 3).reshape(rows, columns, -1)
 
 
+def listed_words(device: ModelDevice, tiles: Any) -> list[int]:
+    """The words of a list in the order in which kernels take them: from its front, then from its back."""
+    front, back = (int(count) for count in _values(device, tiles.counts, np.int32, 2))
+    assert min(front, back) >= 0
+    assert front + back <= tiles.all
+    words = [int(word) for word in _values(device, tiles.list, np.uint32, tiles.all)]
+    return words[:front] + words[tiles.all - back :][::-1]
+
+
 def _tiles(device: ModelDevice, tiles: Any) -> list[tuple[int, int, int]]:
     """(row, column, bits of the parts that it reads) of the tiles that a launch computes."""
     if not tiles.list:
         return [(*divmod(index, tiles.across), 15) for index in range(tiles.all)]
-    count = int(_values(device, tiles.count, np.int32, 1)[0])
-    assert 0 <= count <= tiles.all
-    words = [int(tile) for tile in _values(device, tiles.list, np.uint32, count)]
-    return [(word >> 18, word >> 4 & 0x3FFF, word & 15) for word in words]
+    return [(word >> 18, word >> 4 & 0x3FFF, word & 15) for word in listed_words(device, tiles)]
 
 
 def _numbers(data: NDArray[np.uint8], int8: bool) -> NDArray[np.float64]:

@@ -17,6 +17,7 @@ from runtime.cuda_engine.plan import FusedConv, MapType
 from runtime.cuda_engine.reach import Reach, layer_reach, map_reaches
 from tests.runtime.emulated_device import EmulatedDevice
 from tests.runtime.engine_device import EngineDevice, smallest_tiles
+from tests.runtime.kernel_model import listed_words
 
 STREAM = 1
 # Every kind of layer: strides, transposed and plain branches of the neck, a branch of half size, fused and wide heads.
@@ -152,10 +153,8 @@ def test_lists_are_the_tiles_that_numpy_finds(device: EngineDevice, sizes: Activ
         activity.enqueue(STREAM)
         for layer in layers:
             activity.feed(layer.label, tiles)
-            count = int(device.view(tiles.count, (1,), np.int32)[0])
-            found = [
-                (int(tile) >> 18, int(tile) >> 4 & 0x3FFF) for tile in device.view(tiles.list, (count,), np.uint32)
-            ]
+            tiles.all = layer.down * layer.across
+            found = [(word >> 18, word >> 4 & 0x3FFF) for word in listed_words(device, tiles)]
             assert sorted(found) == _expected(layer, now | before), layer.label
         before = now
 

@@ -7,13 +7,15 @@
 //   LAYERS           of the network
 //   MARK_THREADS, JOIN_THREADS, LIST_THREADS   of a block of each kernel
 //   COUNTER_VOXELS   which counter is the number of pillars
+//   MOST_PARTS       of a layer's input (tiles.cuh)
 //
 // Three kernels, in this order on one stream; a frame that marks nothing may leave out the first.
 //   activity_mark   a bit for each pillar; any number of blocks
 //   activity_join   one block for each word of a row: this frame's cells or the last one's, and for every level the OR of
 //                   2^level rows from each row on, so that any rectangle is two reads a word
 //   activity_list   one block for each segment of LIST_THREADS tiles of a layer: tests them and writes the active ones
-//                   down. Segments of a layer follow each other as they come, which no result depends on.
+//                   down, those that read every part from the front of the list and the others from its end. Segments of
+//                   a layer follow each other as they come, which no result depends on.
 //
 // Buffers:
 //   now, before   [GRID_Y][WORDS] a bit a cell; `now` is zero again after activity_join
@@ -23,10 +25,10 @@
 //   reaches       last << 16 | first; of a layer, part after part
 //   always        a bit for each part that a tile always reads
 //   segments      {layer, first tile}
-//   lists         each active tile as tiles.cuh has it, with the parts that a pillar reaches; counts [LAYERS], zeroed by
-//                 activity_join
+//   lists         each active tile as tiles.cuh has it, with the parts that a pillar reaches; counts [LAYERS] of both ends,
+//                 zeroed by activity_join
 //
-// Constraints: at most 8192 cells along y and 65,536 along x; at most four parts; whole warps.
+// Constraints: at most 8192 cells along y and 65,536 along x; whole warps.
 // Checked by
 //   python -m runtime.cuda_engine.selfcheck --only skipping        on a GPU, bit for bit against all tiles
 //   python -m pytest tests/runtime/test_cuda_engine_activity.py    the same without one
@@ -39,7 +41,6 @@
 typedef unsigned int u32;
 
 #define ALL 0xffffffffu
-#define MOST_PARTS 4
 #define WORDS ((GRID_X + 31) / 32)
 #define JOIN_ROWS ((GRID_Y + JOIN_THREADS - 1) / JOIN_THREADS)
 #define WARPS (LIST_THREADS / 32)
@@ -66,13 +67,13 @@ extern "C" __global__ void __launch_bounds__(MARK_THREADS) activity_mark(const u
     }
 }
 
-extern "C" __global__ void __launch_bounds__(JOIN_THREADS) activity_join(u32* now, u32* before, u32* table, int* counts)
+extern "C" __global__ void __launch_bounds__(JOIN_THREADS) activity_join(u32* now, u32* before, u32* table, TileCounts* counts)
 {
     __shared__ u32 column[GRID_Y];
     const int word = blockIdx.x;
     begin_with_next();
     wait_for_previous();
-    if (word == 0 && threadIdx.x < LAYERS) counts[threadIdx.x] = 0;
+    if (word == 0 && threadIdx.x < LAYERS) counts[threadIdx.x] = TileCounts{0, 0};
     u32 mine[JOIN_ROWS];
     for (int i = 0; i < JOIN_ROWS; ++i) {
         const int y = i * JOIN_THREADS + threadIdx.x;
@@ -119,10 +120,9 @@ __device__ __forceinline__ bool is_reached(const u32* table, u32 rows, u32 colum
 
 extern "C" __global__ void __launch_bounds__(LIST_THREADS) activity_list(
     const Layer* layers, const Segment* segments, const u32* reaches, const unsigned char* always, const u32* table, u32* lists,
-    int* counts)
+    TileCounts* counts)
 {
-    __shared__ int sums[WARPS];
-    __shared__ int place;
+    __shared__ int sums[2][WARPS], places[2];  // of the front and of the back
     const Segment segment = segments[blockIdx.x];
     const Layer layer = layers[segment.layer];
     const int tile = segment.first + threadIdx.x, lane = threadIdx.x & 31, warp = threadIdx.x / 32;
@@ -143,20 +143,25 @@ extern "C" __global__ void __launch_bounds__(LIST_THREADS) activity_list(
 #pragma unroll
     for (int part = 0; part < MOST_PARTS; ++part)
         if (exists && part < layer.parts && is_reached(table, rows[part], columns[part])) parts |= 1u << part;
-    const bool active = parts != 0;
-    const u32 votes = __ballot_sync(ALL, active);
-    if (lane == 0) sums[warp] = __popc(votes);
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        int total = 0;
-        for (int i = 0; i < WARPS; ++i) {
-            const int found = sums[i];
-            sums[i] = total;
-            total += found;
-        }
-        place = total ? atomicAdd(counts + segment.layer, total) : 0;
+    const bool active = parts != 0, light = active && (parts | fixed) != (1u << layer.parts) - 1;
+    parts |= fixed;
+    const u32 fronts = __ballot_sync(ALL, active && !light), backs = __ballot_sync(ALL, light);
+    if (lane == 0) {
+        sums[0][warp] = __popc(fronts);
+        sums[1][warp] = __popc(backs);
     }
     __syncthreads();
-    if (active)
-        lists[layer.list + place + sums[warp] + __popc(votes & ((1u << lane) - 1))] = tile_word(row, column, parts | fixed);
+    if (threadIdx.x < 2) {
+        int total = 0;
+        for (int i = 0; i < WARPS; ++i) {
+            const int found = sums[threadIdx.x][i];
+            sums[threadIdx.x][i] = total;
+            total += found;
+        }
+        TileCounts* mine = counts + segment.layer;
+        places[threadIdx.x] = total ? atomicAdd(threadIdx.x ? &mine->back : &mine->front, total) : 0;
+    }
+    __syncthreads();
+    const int place = places[light] + sums[light][warp] + __popc((light ? backs : fronts) & ((1u << lane) - 1));
+    if (active) lists[layer.list + (light ? layer.all - 1 - place : place)] = tile_word(row, column, parts);
 }

@@ -45,6 +45,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) conv(
     const u32 weights = shared_address(memory);
     const u32 full = shared_address(barriers), empty = full + GROUPS * STAGES * 8, loaded = empty + GROUPS * STAGES * 8;
     const int warpgroup = uniform(threadIdx.x / 128);
+    const TileCounts counts = count_tiles(g.tiles);
     if (threadIdx.x == 0) {
         for (int i = 0; i < GROUPS * STAGES; ++i) {
             barrier_init(full + i * 8, 1);
@@ -60,6 +61,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) conv(
     const int lanes = RESIDENT ? gridDim.x / g.column_tiles : gridDim.x;
     const int fixed = RESIDENT ? blockIdx.x % g.column_tiles : 0;
     const int first = RESIDENT ? blockIdx.x / g.column_tiles : blockIdx.x;
+    const int items = (counts.front + counts.back) * (RESIDENT ? 1 : g.column_tiles);
+    // Nothing to do: no weights either. The kernel still ends after the one before it.
+    if (first * GROUPS >= items) {
+        wait_for_previous();
+        return;
+    }
 
     if (warpgroup == CONSUMERS) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
@@ -72,16 +79,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) conv(
                 bulk_load(weights + slab * SLAB_WEIGHT_BYTES,
                           g.weights + ((long long)fixed * SLABS + slab) * SLAB_WEIGHT_BYTES, SLAB_WEIGHT_BYTES, loaded);
         }
-        const int items = count_tiles(g.tiles) * (RESIDENT ? 1 : g.column_tiles);
         const u32 ring = weights + RESIDENT_BYTES + group * STAGES * STAGE_PITCH;
         int stage = 0, item = first * GROUPS + group;
-        u32 parity = 1, next = item < items ? tile_at(g.tiles, RESIDENT ? item : item / g.column_tiles) : 0;
+        u32 parity = 1, next = item < items ? tile_at(g.tiles, counts, RESIDENT ? item : item / g.column_tiles) : 0;
         wait_for_previous();
         for (; item < items; item += lanes * GROUPS) {
             const u32 tile = next;
             const int column_tile = RESIDENT ? fixed : item % g.column_tiles, following = item + lanes * GROUPS;
             // Read ahead: a list lies in device memory.
-            if (following < items) next = tile_at(g.tiles, RESIDENT ? following : following / g.column_tiles);
+            if (following < items) next = tile_at(g.tiles, counts, RESIDENT ? following : following / g.column_tiles);
             const int y = tile_row(tile) * TILE_ROWS, x = tile_column(tile) * TILE_COLUMNS;
             for (int slab = 0; slab < SLABS; ++slab) {
                 if (is_left_out(tile, slab)) continue;
@@ -104,15 +110,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) conv(
     const int warp = uniform(threadIdx.x / 32 % 4), lane = threadIdx.x % 32;
     const u32 ring = weights + RESIDENT_BYTES + group * STAGES * STAGE_PITCH;
     const u32 my_rows = part * PART_ROWS * STRIDE * (IN_COLS * 16);
-    const int items = count_tiles(g.tiles) * (RESIDENT ? 1 : g.column_tiles);
     Accumulator sums[BLOCKS][N_TILE / 2];
     int stage = 0, item = first * GROUPS + group;
-    u32 parity = 0, next = item < items ? tile_at(g.tiles, RESIDENT ? item : item / g.column_tiles) : 0;
+    u32 parity = 0, next = item < items ? tile_at(g.tiles, counts, RESIDENT ? item : item / g.column_tiles) : 0;
     if (RESIDENT) barrier_wait(loaded, 0);
     for (; item < items; item += lanes * GROUPS) {
         const u32 tile = next;
         const int column_tile = RESIDENT ? fixed : item % g.column_tiles, following = item + lanes * GROUPS;
-        if (following < items) next = tile_at(g.tiles, RESIDENT ? following : following / g.column_tiles);
+        if (following < items) next = tile_at(g.tiles, counts, RESIDENT ? following : following / g.column_tiles);
         int done = 0;  // slabs
         for (int slab = 0; slab < SLABS; ++slab) {
             if (is_left_out(tile, slab)) continue;

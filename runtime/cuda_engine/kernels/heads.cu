@@ -129,6 +129,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) heads(
     const u32 scales = last + BRANCHES * LAST_BYTES, rings = scales + BRANCHES * SCALE_BYTES;
     const u32 full = shared_address(barriers), empty = full + GROUPS * STAGES * 8, loaded = empty + GROUPS * STAGES * 8;
     const int warpgroup = uniform(threadIdx.x / 128);
+    const TileCounts counts = count_tiles(g.tiles);
     if (threadIdx.x == 0) {
         for (int i = 0; i < GROUPS * STAGES; ++i) {
             barrier_init(full + i * 8, 1);
@@ -139,6 +140,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) heads(
     }
     __syncthreads();
     begin_with_next();
+
+    const int tiles = counts.front + counts.back;
+    // Nothing to do: no weights either. The kernel still ends after the one before it.
+    if (blockIdx.x * GROUPS >= tiles) {
+        wait_for_previous();
+        return;
+    }
 
     if (warpgroup == GROUPS) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
@@ -151,14 +159,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) heads(
             bulk_load(last, g.last, BRANCHES * LAST_BYTES, loaded);
             bulk_load(scales, g.affine, BRANCHES * SCALE_BYTES, loaded);
         }
-        const int tiles = count_tiles(g.tiles);
         int stage = 0, item = blockIdx.x * GROUPS + group;
-        u32 parity = 1, next = item < tiles ? tile_at(g.tiles, item) : 0;
+        u32 parity = 1, next = item < tiles ? tile_at(g.tiles, counts, item) : 0;
         wait_for_previous();
         for (; item < tiles; item += gridDim.x * GROUPS) {
             const int y = tile_row(next) * TILE_ROWS, x = tile_column(next) * TILE_COLUMNS;
             // Read ahead: a list lies in device memory.
-            if (item + gridDim.x * GROUPS < tiles) next = tile_at(g.tiles, item + gridDim.x * GROUPS);
+            if (item + gridDim.x * GROUPS < tiles) next = tile_at(g.tiles, counts, item + gridDim.x * GROUPS);
             const u32 barrier = full + (group * STAGES + stage) * 8;
             const u32 target = rings + (group * STAGES + stage) * STAGE_BYTES;
             barrier_wait(empty + (group * STAGES + stage) * 8, parity);
@@ -171,13 +178,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) heads(
 
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS));
     const int group = warpgroup, warp = uniform(threadIdx.x / 32 % 4), lane = threadIdx.x % 32, quad = lane & 3;
-    const int tiles = count_tiles(g.tiles);
     int stage = 0, item = blockIdx.x * GROUPS + group;
-    u32 parity = 0, next = item < tiles ? tile_at(g.tiles, item) : 0;
+    u32 parity = 0, next = item < tiles ? tile_at(g.tiles, counts, item) : 0;
     barrier_wait(loaded, 0);
     for (; item < tiles; item += gridDim.x * GROUPS) {
         const u32 tile = next;
-        if (item + gridDim.x * GROUPS < tiles) next = tile_at(g.tiles, item + gridDim.x * GROUPS);
+        if (item + gridDim.x * GROUPS < tiles) next = tile_at(g.tiles, counts, item + gridDim.x * GROUPS);
         const u32 source = rings + (group * STAGES + stage) * STAGE_BYTES;
         barrier_wait(full + (group * STAGES + stage) * 8, parity);
         const int y0 = tile_row(tile) * TILE_ROWS + first_row(warp);
