@@ -124,7 +124,7 @@ class TileActivity:
         grid = {"GRID_X": width, "GRID_Y": height, "LEVELS": levels, "LAYERS": len(layers)}
         macros = {**grid, **definitions(self._sizes), "MOST_PARTS": MOST_PARTS}
         macros |= {"COUNTER_VOXELS": COUNTERS.definitions["COUNTER_VOXELS"]}
-        kernels = device.compile_all(kernel_source(macros, "overlap.cuh", "tiles.cuh", "activity.cu"), _KERNELS)
+        kernels = device.compile_all(kernel_source(macros, "intrinsics.cuh", "overlap.cuh", "tiles.cuh", "activity.cu"), _KERNELS)
         self._mark, self._join, self._list = (kernels[name] for name in _KERNELS)
         self._every: NDArray[np.uint32] = np.full(height * self._words, 0xFFFFFFFF, np.uint32)
         self._now, self._before = (device.allocate(self._every.nbytes) for _ in range(2))

@@ -214,6 +214,19 @@ static inline unsigned __ballot_sync(unsigned, bool vote) {
     emulator::warp_barrier();
     return votes;
 }
+static inline unsigned __match_any_sync(unsigned, unsigned value) {
+    unsigned alike = 0;
+    for (int lane = 0; lane < 32; ++lane) alike |= (unsigned)(emulator::exchange(value, lane) == value) << lane;
+    return alike;
+}
+static inline unsigned __reduce_or_sync(unsigned mask, unsigned value) {
+    unsigned bits = 0;
+    for (int lane = 0; lane < 32; ++lane) {
+        const unsigned other = emulator::exchange(value, lane);
+        if (mask >> lane & 1) bits |= other;
+    }
+    return bits;
+}
 static inline bool __any_sync(unsigned mask, bool vote) { return __ballot_sync(mask, vote) != 0; }
 
 template <class T, class U>
@@ -264,6 +277,8 @@ static inline T max(T a, T b) {
 }
 
 // In place of kernels/intrinsics.cuh.
+static inline void store_kept(unsigned* target, unsigned value) { *target = value; }
+static inline int add_kept(int* target, int value) { return atomicAdd(target, value); }
 static inline unsigned half_bits(float value) {
     const _Float16 half = (_Float16)value;
     unsigned short bits;

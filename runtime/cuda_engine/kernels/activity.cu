@@ -28,7 +28,7 @@
 //   lists         each active tile as tiles.cuh has it, with the parts that a pillar reaches; counts [LAYERS] of both ends,
 //                 zeroed by activity_join
 //
-// Constraints: at most 8192 cells along y and 65,536 along x; whole warps.
+// Constraints: compute capability 8.0; at most 8192 cells along y and 65,536 along x; whole warps.
 // Checked by
 //   python -m runtime.cuda_engine.selfcheck --only skipping        on a GPU, bit for bit against all tiles
 //   python -m pytest tests/runtime/test_cuda_engine_activity.py    the same without one
@@ -61,9 +61,13 @@ extern "C" __global__ void __launch_bounds__(MARK_THREADS) activity_mark(const u
     begin_with_next();
     wait_for_previous();
     const int count = counters[COUNTER_VOXELS], threads = gridDim.x * MARK_THREADS;
-    for (int i = blockIdx.x * MARK_THREADS + threadIdx.x; i < count; i += threads) {
-        const u32 place = pillars[i].w;  // row << 16 | column
-        atomicOr(now + (place >> 16) * WORDS + (place & 0xffffu) / 32, 1u << (place & 31));
+    // Whole warps: neighbours often share a word, and one of them writes for all.
+    for (int begin = blockIdx.x * MARK_THREADS + threadIdx.x / 32 * 32; begin < count; begin += threads) {
+        const int i = begin + (threadIdx.x & 31);
+        const u32 place = i < count ? pillars[i].w : 0;  // row << 16 | column
+        const u32 word = i < count ? (place >> 16) * WORDS + (place & 0xffffu) / 32 : ALL;
+        const u32 alike = __match_any_sync(ALL, word), bits = __reduce_or_sync(alike, 1u << (place & 31));
+        if (i < count && (threadIdx.x & 31) == __ffs(alike) - 1) atomicOr(now + word, bits);
     }
 }
 
@@ -159,9 +163,9 @@ extern "C" __global__ void __launch_bounds__(LIST_THREADS) activity_list(
             total += found;
         }
         TileCounts* mine = counts + segment.layer;
-        places[threadIdx.x] = total ? atomicAdd(threadIdx.x ? &mine->back : &mine->front, total) : 0;
+        places[threadIdx.x] = total ? add_kept(threadIdx.x ? &mine->back : &mine->front, total) : 0;
     }
     __syncthreads();
     const int place = places[light] + sums[light][warp] + __popc((light ? backs : fronts) & ((1u << lane) - 1));
-    if (active) lists[layer.list + (light ? layer.all - 1 - place : place)] = tile_word(row, column, parts);
+    if (active) store_kept(lists + layer.list + (light ? layer.all - 1 - place : place), tile_word(row, column, parts));
 }

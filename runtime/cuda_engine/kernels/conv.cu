@@ -45,6 +45,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) conv(
     const u32 weights = shared_address(memory);
     const u32 full = shared_address(barriers), empty = full + GROUPS * STAGES * 8, loaded = empty + GROUPS * STAGES * 8;
     const int warpgroup = uniform(threadIdx.x / 128);
+    // Resident: a block keeps one column tile and goes over pixels. Else column tiles of the same pixels follow each other.
+    const int lanes = RESIDENT ? gridDim.x / g.column_tiles : gridDim.x;
+    const int fixed = RESIDENT ? blockIdx.x % g.column_tiles : 0;
+    const int first = RESIDENT ? blockIdx.x / g.column_tiles : blockIdx.x;
+    // Items go round the blocks before a block's next group gets one: the last ones are on as many multiprocessors as can be.
+    const int group = warpgroup == CONSUMERS ? uniform(threadIdx.x / 32) - CONSUMERS * 4 : warpgroup / WARPGROUPS;
+    int item = first + lanes * group;
+    const u32 guess = guess_tile(g.tiles, RESIDENT ? item : item / g.column_tiles);
     const TileCounts counts = count_tiles(g.tiles);
     if (threadIdx.x == 0) {
         for (int i = 0; i < GROUPS * STAGES; ++i) {
@@ -57,22 +65,17 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) conv(
     __syncthreads();
     begin_with_next();
 
-    // Resident: a block keeps one column tile and goes over pixels. Else column tiles of the same pixels follow each other.
-    const int lanes = RESIDENT ? gridDim.x / g.column_tiles : gridDim.x;
-    const int fixed = RESIDENT ? blockIdx.x % g.column_tiles : 0;
-    const int first = RESIDENT ? blockIdx.x / g.column_tiles : blockIdx.x;
     const int items = (counts.front + counts.back) * (RESIDENT ? 1 : g.column_tiles);
     // Nothing to do: no weights either. The kernel still ends after the one before it.
-    if (first * GROUPS >= items) {
+    if (first >= items) {
         wait_for_previous();
         return;
     }
 
     if (warpgroup == CONSUMERS) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
-        const int group = threadIdx.x / 32 - CONSUMERS * 4, lane = threadIdx.x % 32;
         // One thread for each group: an instruction loads all that a stage needs.
-        if (group >= GROUPS || lane > 0) return;
+        if (group >= GROUPS || threadIdx.x % 32 > 0) return;
         if (RESIDENT && group == 0) {
             barrier_expect(loaded, RESIDENT_BYTES);
             for (int slab = 0; slab < SLABS; ++slab)
@@ -80,8 +83,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) conv(
                           g.weights + ((long long)fixed * SLABS + slab) * SLAB_WEIGHT_BYTES, SLAB_WEIGHT_BYTES, loaded);
         }
         const u32 ring = weights + RESIDENT_BYTES + group * STAGES * STAGE_PITCH;
-        int stage = 0, item = first * GROUPS + group;
-        u32 parity = 1, next = item < items ? tile_at(g.tiles, counts, RESIDENT ? item : item / g.column_tiles) : 0;
+        int stage = 0;
+        u32 parity = 1, next = item < items ? first_tile(g.tiles, counts, RESIDENT ? item : item / g.column_tiles, guess) : 0;
         wait_for_previous();
         for (; item < items; item += lanes * GROUPS) {
             const u32 tile = next;
@@ -106,13 +109,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) conv(
     }
 
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS));
-    const int group = warpgroup / WARPGROUPS, part = warpgroup % WARPGROUPS;
+    const int part = warpgroup % WARPGROUPS;
     const int warp = uniform(threadIdx.x / 32 % 4), lane = threadIdx.x % 32;
     const u32 ring = weights + RESIDENT_BYTES + group * STAGES * STAGE_PITCH;
     const u32 my_rows = part * PART_ROWS * STRIDE * (IN_COLS * 16);
     Accumulator sums[BLOCKS][N_TILE / 2];
-    int stage = 0, item = first * GROUPS + group;
-    u32 parity = 0, next = item < items ? tile_at(g.tiles, counts, RESIDENT ? item : item / g.column_tiles) : 0;
+    int stage = 0;
+    u32 parity = 0, next = item < items ? first_tile(g.tiles, counts, RESIDENT ? item : item / g.column_tiles, guess) : 0;
     if (RESIDENT) barrier_wait(loaded, 0);
     for (; item < items; item += lanes * GROUPS) {
         const u32 tile = next;

@@ -37,6 +37,7 @@
 #define ROW_BYTES (TILE_COLUMNS * 16)
 
 static_assert(CHUNKS % 2 == 0 && HIDDEN % 16 == 0 && LAST_TILE % 8 == 0, "whole products");
+static_assert(BLOCKS <= 2, "turns of two");
 static_assert(THREADS == GROUPS * 128 + 128, "the consumers and one warpgroup that loads");
 static_assert(SHARED_BYTES == BRANCHES * (HIDDEN_BYTES + LAST_BYTES + SCALE_BYTES) + GROUPS * STAGES * STAGE_BYTES,
               "the host allocates what is used");
@@ -92,18 +93,24 @@ __device__ __forceinline__ void activate(
     }
 }
 
+// The last product of a branch, small enough for each warp's own instructions: its 16 pixels of a block.
 __device__ __forceinline__ void multiply_branch(
-    float (&results)[LAST_TILE / 2], const u32 (&left)[HIDDEN / 16][4], u32 last, int branch)
+    float (&results)[LAST_TILE / 8][4], const u32 (&left)[HIDDEN / 16][4], u32 last, int branch, int lane)
 {
-    const u32 right = operand_base(last + branch * LAST_BYTES, LAST_TILE * 16);
+    const u32 mine = last + branch * LAST_BYTES + ((lane / 8 & 1) * LAST_TILE + lane % 8) * 16;
 #pragma unroll
-    for (int step = 0; step < HIDDEN / 16; ++step)
-        multiply_last(results, left[step], operand_at(right, step * 2 * LAST_TILE * 16, 128), step > 0);
+    for (int tile = 0; tile < LAST_TILE / 8; ++tile)
+#pragma unroll
+        for (int step = 0; step < HIDDEN / 16; ++step) {
+            u32 right[2];
+            load_two_matrices(right, mine + (step * 2 * LAST_TILE + tile * 8) * 16);
+            multiply_warp(results[tile], left[step], right, step > 0);
+        }
 }
 
 // A block's results of a branch: `place` of this thread's first pixel in a channel, and which of the block's are in the map.
 __device__ __forceinline__ void store_results(
-    const float (&results)[LAST_TILE / 2], const Heads& g, int branch, int block, int place, const bool (&inside)[2],
+    const float (&results)[LAST_TILE / 8][4], const Heads& g, int branch, int block, int place, const bool (&inside)[2],
     int quad)
 {
     const int plane = g.height * g.width, channels = g.channels[branch];
@@ -116,7 +123,7 @@ __device__ __forceinline__ void store_results(
 #pragma unroll
         for (int half = 0; half < 2; ++half)
             store_if(inside[half] && channel < channels, target + (rows_to(block, half) * g.width + columns_to(block, half)),
-                     __float_as_uint(results[i / 2 * 4 + half * 2 + i % 2] + bias));
+                     __float_as_uint(results[i / 2][half * 2 + i % 2] + bias));
     }
 }
 
@@ -129,6 +136,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) heads(
     const u32 scales = last + BRANCHES * LAST_BYTES, rings = scales + BRANCHES * SCALE_BYTES;
     const u32 full = shared_address(barriers), empty = full + GROUPS * STAGES * 8, loaded = empty + GROUPS * STAGES * 8;
     const int warpgroup = uniform(threadIdx.x / 128);
+    // Tiles go round the blocks before a block's next group gets one: the last ones are on as many multiprocessors as can be.
+    const int group = warpgroup == GROUPS ? uniform(threadIdx.x / 32) - GROUPS * 4 : warpgroup;
+    int item = blockIdx.x + gridDim.x * group;
+    const u32 guess = guess_tile(g.tiles, item);
     const TileCounts counts = count_tiles(g.tiles);
     if (threadIdx.x == 0) {
         for (int i = 0; i < GROUPS * STAGES; ++i) {
@@ -143,24 +154,23 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) heads(
 
     const int tiles = counts.front + counts.back;
     // Nothing to do: no weights either. The kernel still ends after the one before it.
-    if (blockIdx.x * GROUPS >= tiles) {
+    if (blockIdx.x >= tiles) {
         wait_for_previous();
         return;
     }
 
     if (warpgroup == GROUPS) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
-        const int group = threadIdx.x / 32 - GROUPS * 4, lane = threadIdx.x % 32;
         // One thread for each group: an instruction loads a whole tile.
-        if (group >= GROUPS || lane > 0) return;
+        if (group >= GROUPS || threadIdx.x % 32 > 0) return;
         if (group == 0) {
             barrier_expect(loaded, BRANCHES * (HIDDEN_BYTES + LAST_BYTES + SCALE_BYTES));
             bulk_load(hidden, g.hidden, BRANCHES * HIDDEN_BYTES, loaded);
             bulk_load(last, g.last, BRANCHES * LAST_BYTES, loaded);
             bulk_load(scales, g.affine, BRANCHES * SCALE_BYTES, loaded);
         }
-        int stage = 0, item = blockIdx.x * GROUPS + group;
-        u32 parity = 1, next = item < tiles ? tile_at(g.tiles, counts, item) : 0;
+        int stage = 0;
+        u32 parity = 1, next = item < tiles ? first_tile(g.tiles, counts, item, guess) : 0;
         wait_for_previous();
         for (; item < tiles; item += gridDim.x * GROUPS) {
             const int y = tile_row(next) * TILE_ROWS, x = tile_column(next) * TILE_COLUMNS;
@@ -177,9 +187,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) heads(
     }
 
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS));
-    const int group = warpgroup, warp = uniform(threadIdx.x / 32 % 4), lane = threadIdx.x % 32, quad = lane & 3;
-    int stage = 0, item = blockIdx.x * GROUPS + group;
-    u32 parity = 0, next = item < tiles ? tile_at(g.tiles, counts, item) : 0;
+    const int warp = uniform(threadIdx.x / 32 % 4), lane = threadIdx.x % 32, quad = lane & 3;
+    int stage = 0;
+    u32 parity = 0, next = item < tiles ? first_tile(g.tiles, counts, item, guess) : 0;
     barrier_wait(loaded, 0);
     for (; item < tiles; item += gridDim.x * GROUPS) {
         const u32 tile = next;
@@ -196,58 +206,32 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) heads(
 #pragma unroll
             for (int half = 0; half < 2; ++half)
                 inside[block][half] = y0 + rows_to(block, half) < g.height && x0 + columns_to(block, half) < g.width;
-        // Blocks take turns: while one block's sums become its left operand, the tensor cores work on the other's. A turn
-        // puts two groups of products on their way, the last of its branch and the first of the next one.
+        // Blocks take turns: while one block's sums become results, the tensor cores work on the other's.
         Accumulator sums[BLOCKS][HIDDEN / 2];
-        float results[BLOCKS][LAST_TILE / 2];
-        u32 left[BLOCKS][HIDDEN / 16][4];
         wgmma_fence();
 #pragma unroll
         for (int block = 0; block < BLOCKS; ++block) {
             multiply_hidden(sums[block], source, hidden, block);
             wgmma_commit();
         }
-#if BRANCHES > 1
 #pragma unroll
-        for (int block = 0; block < BLOCKS; ++block) {
-            if (block == 0) wgmma_wait<BLOCKS - 1>(); else wgmma_wait<BLOCKS>();
-            activate(left[block], sums[block], scales, 0, quad);
-            wgmma_fence();
-            multiply_branch(results[block], left[block], last, 0);
-            wgmma_commit();
-            multiply_hidden(sums[block], source, hidden + HIDDEN_BYTES, block);
-            wgmma_commit();
-        }
-#pragma unroll
-        for (int branch = 1; branch < BRANCHES - 1; ++branch) {
+        for (int branch = 0; branch < BRANCHES; ++branch)
 #pragma unroll
             for (int block = 0; block < BLOCKS; ++block) {
-                wgmma_wait<2 * (BLOCKS - 1)>();
-                store_results(results[block], g, branch - 1, block, place, inside[block], quad);
-                activate(left[block], sums[block], scales, branch, quad);
-                wgmma_fence();
-                multiply_branch(results[block], left[block], last, branch);
-                wgmma_commit();
-                multiply_hidden(sums[block], source, hidden + (branch + 1) * HIDDEN_BYTES, block);
-                wgmma_commit();
+                if (branch < BRANCHES - 1 || block == 0) wgmma_wait<BLOCKS - 1>(); else wgmma_wait<0>();
+                u32 left[HIDDEN / 16][4];
+                activate(left, sums[block], scales, branch, quad);
+                if (branch < BRANCHES - 1) {
+                    wgmma_fence();
+                    multiply_hidden(sums[block], source, hidden + (branch + 1) * HIDDEN_BYTES, block);
+                    wgmma_commit();
+                }
+                float results[LAST_TILE / 8][4];
+                multiply_branch(results, left, last, branch, lane);
+                store_results(results, g, branch, block, place, inside[block], quad);
             }
-        }
-#endif
-#pragma unroll
-        for (int block = 0; block < BLOCKS; ++block) {
-            if (block == 0) wgmma_wait<(BRANCHES > 1 ? 2 : 1) * (BLOCKS - 1)>(); else wgmma_wait<1>();
-            if (BRANCHES > 1) store_results(results[block], g, BRANCHES - 2, block, place, inside[block], quad);
-            activate(left[block], sums[block], scales, BRANCHES - 1, quad);
-            wgmma_fence();
-            multiply_branch(results[block], left[block], last, BRANCHES - 1);
-            wgmma_commit();
-        }
         // No product reads the map's pixels any more.
         if (lane == 0) barrier_arrive(empty + (group * STAGES + stage) * 8);
         if (++stage == STAGES) { stage = 0; parity ^= 1; }
-        wgmma_wait<0>();
-#pragma unroll
-        for (int block = 0; block < BLOCKS; ++block)
-            store_results(results[block], g, BRANCHES - 1, block, place, inside[block], quad);
     }
 }

@@ -46,11 +46,15 @@ __device__ __forceinline__ void barrier_wait(u32 barrier, u32 parity) {
         "}\n" ::"r"(barrier), "r"(parity) : "memory");
 }
 
-// Contiguous global memory to shared memory; both ends and the size are multiples of 16 bytes.
+// Contiguous global memory to shared memory; both ends and the size are multiples of 16 bytes. For weights: what every frame
+// reads is the last that leaves the L2 cache.
 __device__ __forceinline__ void bulk_load(u32 target, const void* source, u32 bytes, u32 barrier) {
     asm volatile(
-        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(target),
-        "l"(source), "r"(bytes), "r"(barrier) : "memory");
+        "{\n"
+        ".reg .b64 kept;\n"
+        "createpolicy.fractional.L2::evict_last.b64 kept, 1.0;\n"
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], kept;\n"
+        "}\n" ::"r"(target), "l"(source), "r"(bytes), "r"(barrier) : "memory");
 }
 
 // A map as the copy engine knows it, made by the host: [chunk][row][two elements of 8 bytes for each pixel].
@@ -97,6 +101,20 @@ __device__ __forceinline__ float4 shared_float4(u32 address) {
     asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
                  : "=f"(value.x), "=f"(value.y), "=f"(value.z), "=f"(value.w) : "r"(address));
     return value;
+}
+
+// Two of them; lanes from 16 on give no address.
+__device__ __forceinline__ void load_two_matrices(u32 (&registers)[2], u32 address) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
+                 : "=r"(registers[0]), "=r"(registers[1]) : "r"(address));
+}
+
+// A warp's own product of 16 x 16 by 16 x 8 float16, added to its sums or, for add = 0, assigned. Operands lie as a warpgroup's.
+__device__ __forceinline__ void multiply_warp(float (&sums)[4], const u32 (&left)[4], const u32 (&right)[2], bool add) {
+    if (!add) sums[0] = sums[1] = sums[2] = sums[3] = 0.f;
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+                 : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+                 : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]), "r"(right[0]), "r"(right[1]));
 }
 
 // Two floats to two halves, the first in the low bits.

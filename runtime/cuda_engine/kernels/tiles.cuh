@@ -55,3 +55,13 @@ __device__ __forceinline__ unsigned int tile_at(const Tiles tiles, const TileCou
     const int place = index < counts.front ? index : tiles.all - 1 - (index - counts.front);
     return ((const volatile unsigned int*)tiles.list)[place];
 }
+
+// What `tile_at` gives where an index is counted from the front: read before the counts are known, so that both reads of
+// device memory take the time of one.
+__device__ __forceinline__ unsigned int guess_tile(const Tiles tiles, int index) {
+    return tiles.list && index < tiles.all ? ((const volatile unsigned int*)tiles.list)[index] : 0;
+}
+
+__device__ __forceinline__ unsigned int first_tile(const Tiles tiles, const TileCounts counts, int index, unsigned int guess) {
+    return tiles.list && index < counts.front ? guess : tile_at(tiles, counts, index);
+}
