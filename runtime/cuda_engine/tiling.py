@@ -180,8 +180,8 @@ class HeadsTiling:
         blocks: Blocks of 64 pixels in a tile.
         block_rows: Rows of a block: 1 (of 64 pixels) or 8 (of 8).
         across: Blocks that lie side by side.
-        stages: In flight for each group.
-        groups: Warpgroups that compute, each with tiles of its own.
+        stages: In flight.
+        groups: Warpgroups that compute, each of them some branches of every tile.
     """
 
     in_int8: bool
@@ -224,7 +224,7 @@ class HeadsTiling:
     def shared_bytes(self) -> int:
         """Dynamic shared memory of a block."""
         weights = self.chunks * self.hidden * 16 + self.hidden * self.last_tile * 2 + self.hidden * 8
-        return self.branches * weights + self.groups * self.stages * self.chunks * self.blocks * _BLOCK * 16
+        return self.branches * weights + self.stages * self.chunks * self.blocks * _BLOCK * 16
 
     @property
     def choice(self) -> dict[str, int | bool]:
@@ -249,8 +249,9 @@ def _macros(tiling: ConvTiling | HeadsTiling, registers: int) -> dict[str, int]:
 
 # (groups, blocks, rows of a block, blocks side by side), the best on an H200 first.
 _HEAD_SHAPES = tuple(
-    (groups, blocks, *form) for form in ((1, 1), (8, 1)) for groups, blocks in ((3, 2), (2, 2), (4, 1), (3, 1))
+    (groups, blocks, *form) for form in ((8, 1), (1, 1)) for groups, blocks in ((3, 1), (2, 2), (3, 2), (2, 1))
 )
+_HEAD_STAGES = 6
 
 
 def heads_tilings(heads: HeadsLayer, source: PlanMap) -> tuple[HeadsTiling, ...]:
@@ -278,7 +279,7 @@ def heads_tilings(heads: HeadsLayer, source: PlanMap) -> tuple[HeadsTiling, ...]
             blocks,
             block_rows,
             across,
-            3,
+            _HEAD_STAGES,
             groups,
         )
         for groups, blocks, block_rows, across in _HEAD_SHAPES

@@ -6,7 +6,7 @@
 //   CHUNKS        16-byte chunks of its channels
 //   HIDDEN        channels between the two convolutions of a branch
 //   LAST_TILE     outputs of a branch, rounded up to a multiple of 8
-//   BRANCHES, STAGES, GROUPS, REGISTERS (of a consumer's thread)
+//   BRANCHES, STAGES, GROUPS (of consumers, which share the branches), REGISTERS (of a consumer's thread)
 //   BLOCKS        blocks of 64 pixels of a tile, ACROSS of them side by side; BLOCK_ROWS: 1 (of 64 pixels) or 8 (of 8)
 //   THREADS, SHARED_BYTES, ARGUMENT_BYTES   of a launch, and of `Heads`, as the host has them
 // Hidden weights are packed [branch][chunk][HIDDEN][16 bytes], last ones [branch][chunk of 8][LAST_TILE][8 float16].
@@ -35,11 +35,17 @@
 #define LAST_BYTES (HIDDEN * LAST_TILE * 2)
 #define SCALE_BYTES (HIDDEN * 8)
 #define ROW_BYTES (TILE_COLUMNS * 16)
+#define SLOTS ((BRANCHES + GROUPS - 1) / GROUPS)  // branches of a group
+#define TURNS (SLOTS * BLOCKS)
+// What a thread has room for beside its sums, its left operand and places: scales of all its branches, their last weights too.
+#define ROOM (REGISTERS - BLOCKS * HIDDEN / 2 - HIDDEN / 4 - 36)
+#define SCALES (SLOTS * HIDDEN / (IN_INT8 ? 2 : 4))
+#define HOLDS_SCALES (SCALES <= ROOM)
+#define HOLDS_LAST (SCALES + SLOTS * HIDDEN * LAST_TILE / 64 <= ROOM)
 
 static_assert(CHUNKS % 2 == 0 && HIDDEN % 16 == 0 && LAST_TILE % 8 == 0, "whole products");
-static_assert(BLOCKS <= 2, "turns of two");
 static_assert(THREADS == GROUPS * 128 + 128, "the consumers and one warpgroup that loads");
-static_assert(SHARED_BYTES == BRANCHES * (HIDDEN_BYTES + LAST_BYTES + SCALE_BYTES) + GROUPS * STAGES * STAGE_BYTES,
+static_assert(SHARED_BYTES == BRANCHES * (HIDDEN_BYTES + LAST_BYTES + SCALE_BYTES) + STAGES * STAGE_BYTES,
               "the host allocates what is used");
 static_assert(GROUPS * 128 * REGISTERS + 128 * 24 <= 65536 && REGISTERS % 8 == 0, "registers of a multiprocessor");
 
@@ -78,34 +84,61 @@ __device__ __forceinline__ void multiply_hidden(Accumulator (&sums)[HIDDEN / 2],
                  operand_at(right, step * 2 * HIDDEN * 16, 128), step > 0);
 }
 
-// Scale, bias and ReLU, and the result as the left operand of the branch's last product.
-__device__ __forceinline__ void activate(
-    u32 (&left)[HIDDEN / 16][4], const Accumulator (&sums)[HIDDEN / 2], u32 scales, int branch, int quad)
+// What a thread's two columns of each eight are multiplied by and what is added: of float16 only the latter.
+struct Scales {
+    float4 pairs[IN_INT8 ? HIDDEN / 8 : 1];
+    float2 biases[IN_INT8 ? 1 : HIDDEN / 8];
+};
+
+__device__ __forceinline__ void load_scales(Scales& scales, u32 address, int branch, int quad)
 {
-    const u32 pairs = scales + branch * (HIDDEN * 8) + quad * 16;
+    const u32 mine = address + branch * SCALE_BYTES + quad * 16;
 #pragma unroll
     for (int j = 0; j < HIDDEN / 8; ++j) {
-        const float4 pair = shared_float4(pairs + j * 64);
-#pragma unroll
-        for (int half = 0; half < 2; ++half)
-            left[j / 2][j % 2 * 2 + half] = pack_halves_relu(fmaf((float)sums[j * 4 + half * 2], pair.x, pair.y),
-                                                             fmaf((float)sums[j * 4 + half * 2 + 1], pair.z, pair.w));
+        const float4 pair = shared_float4(mine + j * 64);
+        if (IN_INT8) scales.pairs[j] = pair;
+        else scales.biases[j] = make_float2(pair.y, pair.w);
     }
 }
 
-// The last product of a branch, small enough for each warp's own instructions: its 16 pixels of a block.
-__device__ __forceinline__ void multiply_branch(
-    float (&results)[LAST_TILE / 8][4], const u32 (&left)[HIDDEN / 16][4], u32 last, int branch, int lane)
+// Scale, bias and ReLU, and the result as the left operand of the branch's last product.
+__device__ __forceinline__ void activate(
+    u32 (&left)[HIDDEN / 16][4], const Accumulator (&sums)[HIDDEN / 2], const Scales& scales)
 {
-    const u32 mine = last + branch * LAST_BYTES + ((lane / 8 & 1) * LAST_TILE + lane % 8) * 16;
+#pragma unroll
+    for (int j = 0; j < HIDDEN / 8; ++j)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const float low = (float)sums[j * 4 + half * 2], high = (float)sums[j * 4 + half * 2 + 1];
+            left[j / 2][j % 2 * 2 + half] = IN_INT8
+                ? pack_halves_relu(fmaf(low, scales.pairs[j].x, scales.pairs[j].y), fmaf(high, scales.pairs[j].z, scales.pairs[j].w))
+                : pack_halves_relu(low + scales.biases[j].x, high + scales.biases[j].y);
+        }
+}
+
+// The last product of a branch, small enough for each warp's own instructions: its 16 pixels of a block.
+struct Last {
+    u32 matrices[LAST_TILE / 8][HIDDEN / 16][2];
+};
+
+__device__ __forceinline__ void load_last(Last& right, u32 address, int branch, int lane)
+{
+    const u32 mine = address + branch * LAST_BYTES + ((lane / 8 & 1) * LAST_TILE + lane % 8) * 16;
 #pragma unroll
     for (int tile = 0; tile < LAST_TILE / 8; ++tile)
 #pragma unroll
-        for (int step = 0; step < HIDDEN / 16; ++step) {
-            u32 right[2];
-            load_two_matrices(right, mine + (step * 2 * LAST_TILE + tile * 8) * 16);
-            multiply_warp(results[tile], left[step], right, step > 0);
-        }
+        for (int step = 0; step < HIDDEN / 16; ++step)
+            load_two_matrices(right.matrices[tile][step], mine + (step * 2 * LAST_TILE + tile * 8) * 16);
+}
+
+__device__ __forceinline__ void multiply_last(
+    float (&results)[LAST_TILE / 8][4], const u32 (&left)[HIDDEN / 16][4], const Last& right)
+{
+#pragma unroll
+    for (int tile = 0; tile < LAST_TILE / 8; ++tile)
+#pragma unroll
+        for (int step = 0; step < HIDDEN / 16; ++step)
+            multiply_warp(results[tile], left[step], right.matrices[tile][step], step > 0);
 }
 
 // A block's results of a branch: `place` of this thread's first pixel in a channel, and which of the block's are in the map.
@@ -131,20 +164,17 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) heads(
     const __grid_constant__ TensorMap input, const __grid_constant__ Heads g)
 {
     extern __shared__ __align__(128) char memory[];
-    __shared__ __align__(8) u64 barriers[GROUPS * STAGES * 2 + 1];
+    __shared__ __align__(8) u64 barriers[STAGES * 2 + 1];
     const u32 hidden = shared_address(memory), last = hidden + BRANCHES * HIDDEN_BYTES;
-    const u32 scales = last + BRANCHES * LAST_BYTES, rings = scales + BRANCHES * SCALE_BYTES;
-    const u32 full = shared_address(barriers), empty = full + GROUPS * STAGES * 8, loaded = empty + GROUPS * STAGES * 8;
-    const int warpgroup = uniform(threadIdx.x / 128);
-    // Tiles go round the blocks before a block's next group gets one: the last ones are on as many multiprocessors as can be.
-    const int group = warpgroup == GROUPS ? uniform(threadIdx.x / 32) - GROUPS * 4 : warpgroup;
-    int item = blockIdx.x + gridDim.x * group;
-    const u32 guess = guess_tile(g.tiles, item);
+    const u32 scales = last + BRANCHES * LAST_BYTES, ring = scales + BRANCHES * SCALE_BYTES;
+    const u32 full = shared_address(barriers), empty = full + STAGES * 8, loaded = empty + STAGES * 8;
+    const int group = uniform(threadIdx.x / 128);
+    const u32 guess = guess_tile(g.tiles, blockIdx.x);
     const TileCounts counts = count_tiles(g.tiles);
     if (threadIdx.x == 0) {
-        for (int i = 0; i < GROUPS * STAGES; ++i) {
+        for (int i = 0; i < STAGES; ++i) {
             barrier_init(full + i * 8, 1);
-            barrier_init(empty + i * 8, 4);
+            barrier_init(empty + i * 8, GROUPS * 4);
         }
         barrier_init(loaded, 1);
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
@@ -153,34 +183,30 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) heads(
     begin_with_next();
 
     const int tiles = counts.front + counts.back;
+    int item = blockIdx.x, stage = 0;
     // Nothing to do: no weights either. The kernel still ends after the one before it.
-    if (blockIdx.x >= tiles) {
+    if (item >= tiles) {
         wait_for_previous();
         return;
     }
+    u32 next = first_tile(g.tiles, counts, item, guess);
 
-    if (warpgroup == GROUPS) {
+    if (group == GROUPS) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
-        // One thread for each group: an instruction loads a whole tile.
-        if (group >= GROUPS || threadIdx.x % 32 > 0) return;
-        if (group == 0) {
-            barrier_expect(loaded, BRANCHES * (HIDDEN_BYTES + LAST_BYTES + SCALE_BYTES));
-            bulk_load(hidden, g.hidden, BRANCHES * HIDDEN_BYTES, loaded);
-            bulk_load(last, g.last, BRANCHES * LAST_BYTES, loaded);
-            bulk_load(scales, g.affine, BRANCHES * SCALE_BYTES, loaded);
-        }
-        int stage = 0;
-        u32 parity = 1, next = item < tiles ? first_tile(g.tiles, counts, item, guess) : 0;
+        if (threadIdx.x != GROUPS * 128) return;  // one thread: an instruction loads a whole tile
+        barrier_expect(loaded, BRANCHES * (HIDDEN_BYTES + LAST_BYTES + SCALE_BYTES));
+        bulk_load(hidden, g.hidden, BRANCHES * HIDDEN_BYTES, loaded);
+        bulk_load(last, g.last, BRANCHES * LAST_BYTES, loaded);
+        bulk_load(scales, g.affine, BRANCHES * SCALE_BYTES, loaded);
+        u32 parity = 1;
         wait_for_previous();
-        for (; item < tiles; item += gridDim.x * GROUPS) {
+        for (; item < tiles; item += gridDim.x) {
             const int y = tile_row(next) * TILE_ROWS, x = tile_column(next) * TILE_COLUMNS;
             // Read ahead: a list lies in device memory.
-            if (item + gridDim.x * GROUPS < tiles) next = tile_at(g.tiles, counts, item + gridDim.x * GROUPS);
-            const u32 barrier = full + (group * STAGES + stage) * 8;
-            const u32 target = rings + (group * STAGES + stage) * STAGE_BYTES;
-            barrier_wait(empty + (group * STAGES + stage) * 8, parity);
-            barrier_expect(barrier, STAGE_BYTES);
-            box_load(target, input, x + 1, y + 1, 0, barrier);
+            if (item + gridDim.x < tiles) next = tile_at(g.tiles, counts, item + gridDim.x);
+            barrier_wait(empty + stage * 8, parity);
+            barrier_expect(full + stage * 8, STAGE_BYTES);
+            box_load(ring + stage * STAGE_BYTES, input, x + 1, y + 1, 0, full + stage * 8);
             if (++stage == STAGES) { stage = 0; parity ^= 1; }
         }
         return;
@@ -188,50 +214,60 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) heads(
 
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS));
     const int warp = uniform(threadIdx.x / 32 % 4), lane = threadIdx.x % 32, quad = lane & 3;
-    int stage = 0;
-    u32 parity = 0, next = item < tiles ? first_tile(g.tiles, counts, item, guess) : 0;
+    // Groups share a tile: each has branches of its own, whose scales and weights stay in its registers. Where branches do not
+    // go round, the last one is computed twice, to the same numbers.
+    int branches[SLOTS];
+    Scales held_scales[SLOTS];
+    Last held_last[SLOTS];
     barrier_wait(loaded, 0);
-    for (; item < tiles; item += gridDim.x * GROUPS) {
-        const u32 tile = next;
-        if (item + gridDim.x * GROUPS < tiles) next = tile_at(g.tiles, counts, item + gridDim.x * GROUPS);
-        const u32 source = rings + (group * STAGES + stage) * STAGE_BYTES;
-        barrier_wait(full + (group * STAGES + stage) * 8, parity);
-        const int y0 = tile_row(tile) * TILE_ROWS + first_row(warp);
-        const int x0 = tile_column(tile) * TILE_COLUMNS + first_column(warp, lane);
+#pragma unroll
+    for (int slot = 0; slot < SLOTS; ++slot) {
+        branches[slot] = min(group * SLOTS + slot, BRANCHES - 1);
+        if (HOLDS_SCALES) load_scales(held_scales[slot], scales, branches[slot], quad);
+        if (HOLDS_LAST) load_last(held_last[slot], last, branches[slot], lane);
+    }
+    u32 parity = 0;
+    for (; item < tiles; item += gridDim.x) {
+        const u32 tile = next, source = ring + stage * STAGE_BYTES;
+        if (item + gridDim.x < tiles) next = tile_at(g.tiles, counts, item + gridDim.x);
+        const int y = tile_row(tile) * TILE_ROWS + first_row(warp);
+        const int x = tile_column(tile) * TILE_COLUMNS + first_column(warp, lane);
         // Where this thread's first pixel lies in a channel, and which of its pixels are in the map: the same for all branches.
-        const int place = y0 * g.width + x0;
+        const int place = y * g.width + x;
         bool inside[BLOCKS][2];
 #pragma unroll
         for (int block = 0; block < BLOCKS; ++block)
 #pragma unroll
             for (int half = 0; half < 2; ++half)
-                inside[block][half] = y0 + rows_to(block, half) < g.height && x0 + columns_to(block, half) < g.width;
+                inside[block][half] = y + rows_to(block, half) < g.height && x + columns_to(block, half) < g.width;
+        barrier_wait(full + stage * 8, parity);
         // Blocks take turns: while one block's sums become results, the tensor cores work on the other's.
         Accumulator sums[BLOCKS][HIDDEN / 2];
         wgmma_fence();
 #pragma unroll
         for (int block = 0; block < BLOCKS; ++block) {
-            multiply_hidden(sums[block], source, hidden, block);
+            multiply_hidden(sums[block], source, hidden + branches[0] * HIDDEN_BYTES, block);
             wgmma_commit();
         }
 #pragma unroll
-        for (int branch = 0; branch < BRANCHES; ++branch)
-#pragma unroll
-            for (int block = 0; block < BLOCKS; ++block) {
-                if (branch < BRANCHES - 1 || block == 0) wgmma_wait<BLOCKS - 1>(); else wgmma_wait<0>();
-                u32 left[HIDDEN / 16][4];
-                activate(left, sums[block], scales, branch, quad);
-                if (branch < BRANCHES - 1) {
-                    wgmma_fence();
-                    multiply_hidden(sums[block], source, hidden + (branch + 1) * HIDDEN_BYTES, block);
-                    wgmma_commit();
-                }
-                float results[LAST_TILE / 8][4];
-                multiply_branch(results, left, last, branch, lane);
-                store_results(results, g, branch, block, place, inside[block], quad);
+        for (int turn = 0; turn < TURNS; ++turn) {
+            const int slot = turn / BLOCKS, block = turn % BLOCKS, branch = branches[slot];
+            if (turn + BLOCKS <= TURNS) wgmma_wait<BLOCKS - 1>(); else wgmma_wait<0>();
+            u32 left[HIDDEN / 16][4];
+            if (!HOLDS_SCALES) load_scales(held_scales[slot], scales, branch, quad);
+            activate(left, sums[block], held_scales[slot]);
+            if (slot + 1 < SLOTS) {
+                wgmma_fence();
+                multiply_hidden(sums[block], source, hidden + branches[slot + 1] * HIDDEN_BYTES, block);
+                wgmma_commit();
+            } else if (block == BLOCKS - 1 && lane == 0) {
+                barrier_arrive(empty + stage * 8);  // no product reads the map's pixels any more
             }
-        // No product reads the map's pixels any more.
-        if (lane == 0) barrier_arrive(empty + (group * STAGES + stage) * 8);
+            if (!HOLDS_LAST) load_last(held_last[slot], last, branch, lane);
+            float results[LAST_TILE / 8][4];
+            multiply_last(results, left, held_last[slot]);
+            store_results(results, g, branch, block, place, inside[block], quad);
+        }
         if (++stage == STAGES) { stage = 0; parity ^= 1; }
     }
 }
