@@ -41,7 +41,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) conv(
     const __grid_constant__ TensorMap input, const __grid_constant__ Geometry g)
 {
     extern __shared__ __align__(128) char memory[];
-    __shared__ __align__(8) u64 barriers[GROUPS * STAGES * 2 + 1];
+    __shared__ __align__(8) u64 barriers[GROUPS * STAGES * 2 + SLABS];
     const u32 weights = shared_address(memory);
     const u32 full = shared_address(barriers), empty = full + GROUPS * STAGES * 8, loaded = empty + GROUPS * STAGES * 8;
     const int warpgroup = uniform(threadIdx.x / 128);
@@ -59,7 +59,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) conv(
             barrier_init(full + i * 8, 1);
             barrier_init(empty + i * 8, WARPGROUPS * 4);  // one arrival of each warp
         }
-        barrier_init(loaded, 1);
+        for (int slab = 0; slab < SLABS; ++slab) barrier_init(loaded + slab * 8, 1);
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
     __syncthreads();
@@ -76,12 +76,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) conv(
         asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
         // One thread for each group: an instruction loads all that a stage needs.
         if (group >= GROUPS || threadIdx.x % 32 > 0) return;
-        if (RESIDENT && group == 0) {
-            barrier_expect(loaded, RESIDENT_BYTES);
-            for (int slab = 0; slab < SLABS; ++slab)
+        if (RESIDENT && group == 0)
+            for (int slab = 0; slab < SLABS; ++slab) {
+                barrier_expect(loaded + slab * 8, SLAB_WEIGHT_BYTES);
                 bulk_load(weights + slab * SLAB_WEIGHT_BYTES,
-                          g.weights + ((long long)fixed * SLABS + slab) * SLAB_WEIGHT_BYTES, SLAB_WEIGHT_BYTES, loaded);
-        }
+                          g.weights + ((long long)fixed * SLABS + slab) * SLAB_WEIGHT_BYTES, SLAB_WEIGHT_BYTES,
+                          loaded + slab * 8);
+            }
         const u32 ring = weights + RESIDENT_BYTES + group * STAGES * STAGE_PITCH;
         int stage = 0;
         u32 parity = 1, next = item < items ? first_tile(g.tiles, counts, RESIDENT ? item : item / g.column_tiles, guess) : 0;
@@ -116,7 +117,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) conv(
     Accumulator sums[BLOCKS][N_TILE / 2];
     int stage = 0;
     u32 parity = 0, next = item < items ? first_tile(g.tiles, counts, RESIDENT ? item : item / g.column_tiles, guess) : 0;
-    if (RESIDENT) barrier_wait(loaded, 0);
     for (; item < items; item += lanes * GROUPS) {
         const u32 tile = next;
         const int column_tile = RESIDENT ? fixed : item % g.column_tiles, following = item + lanes * GROUPS;
@@ -127,6 +127,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) conv(
             const bool begun = PARTS > 1 ? done > 0 : slab > 0;
             const u32 source = ring + stage * STAGE_PITCH;
             const u32 operand = RESIDENT ? weights + slab * SLAB_WEIGHT_BYTES : source + IN_BYTES;
+            // Weights come slab by slab beside a block's first tile.
+            if (RESIDENT) barrier_wait(loaded + slab * 8, 0);
             barrier_wait(full + (group * STAGES + stage) * 8, parity);
             const u32 right = operand_base(operand, N_TILE * 16);
 #if STRIDE == 1
@@ -187,4 +189,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) conv(
         if (PARTS > 1) add_background(sums, g, tile, y0, x0, column_tile, warp, lane);
         store_tile(sums, g, y0, x0, column_tile, warp, lane);
     }
+#if RESIDENT && PARTS > 1
+    // Tiles may have left some out: a block does not end before all that it asked for has come.
+    for (int slab = 0; slab < SLABS; ++slab) barrier_wait(loaded + slab * 8, 0);
+#endif
 }
