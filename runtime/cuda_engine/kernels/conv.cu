@@ -45,14 +45,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) conv(
     const u32 weights = shared_address(memory);
     const u32 full = shared_address(barriers), empty = full + GROUPS * STAGES * 8, loaded = empty + GROUPS * STAGES * 8;
     const int warpgroup = uniform(threadIdx.x / 128);
-    // Resident: a block keeps one column tile and goes over pixels. Else column tiles of the same pixels follow each other.
-    const int lanes = RESIDENT ? gridDim.x / g.column_tiles : gridDim.x;
-    const int fixed = RESIDENT ? blockIdx.x % g.column_tiles : 0;
-    const int first = RESIDENT ? blockIdx.x / g.column_tiles : blockIdx.x;
-    // Items go round the blocks before a block's next group gets one: the last ones are on as many multiprocessors as can be.
-    const int group = warpgroup == CONSUMERS ? uniform(threadIdx.x / 32) - CONSUMERS * 4 : warpgroup / WARPGROUPS;
-    int item = first + lanes * group;
-    const u32 guess = guess_tile(g.tiles, RESIDENT ? item : item / g.column_tiles);
     const TileCounts counts = count_tiles(g.tiles);
     if (threadIdx.x == 0) {
         for (int i = 0; i < GROUPS * STAGES; ++i) {
@@ -62,6 +54,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) conv(
         for (int slab = 0; slab < SLABS; ++slab) barrier_init(loaded + slab * 8, 1);
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
+    // Resident: a block keeps one column tile and goes over pixels. Else column tiles of the same pixels follow each other.
+    const int lanes = RESIDENT ? gridDim.x / g.column_tiles : gridDim.x;
+    const int fixed = RESIDENT ? blockIdx.x % g.column_tiles : 0;
+    const int first = RESIDENT ? blockIdx.x / g.column_tiles : blockIdx.x;
+    // Items go round the blocks before a block's next group gets one: the last ones are on as many multiprocessors as can be.
+    const int group = warpgroup == CONSUMERS ? uniform(threadIdx.x / 32) - CONSUMERS * 4 : warpgroup / WARPGROUPS;
+    int item = first + lanes * group;
+    const u32 guess = guess_tile(g.tiles, RESIDENT ? item : item / g.column_tiles);
     __syncthreads();
     begin_with_next();
 

@@ -134,11 +134,16 @@ __device__ __forceinline__ void load_last(Last& right, u32 address, int branch, 
 __device__ __forceinline__ void multiply_last(
     float (&results)[LAST_TILE / 8][4], const u32 (&left)[HIDDEN / 16][4], const Last& right)
 {
+    // Two sums, so that half as many products wait for each other.
+    float odd[LAST_TILE / 8][4] = {};
 #pragma unroll
-    for (int tile = 0; tile < LAST_TILE / 8; ++tile)
+    for (int tile = 0; tile < LAST_TILE / 8; ++tile) {
 #pragma unroll
         for (int step = 0; step < HIDDEN / 16; ++step)
-            multiply_warp(results[tile], left[step], right.matrices[tile][step], step > 0);
+            multiply_warp(step % 2 ? odd[tile] : results[tile], left[step], right.matrices[tile][step], step > 1);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) results[tile][i] += odd[tile][i];
+    }
 }
 
 // A block's results of a branch: `place` of this thread's first pixel in a channel, and which of the block's are in the map.
@@ -169,8 +174,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) heads(
     const u32 scales = last + BRANCHES * LAST_BYTES, ring = scales + BRANCHES * SCALE_BYTES;
     const u32 full = shared_address(barriers), empty = full + STAGES * 8, loaded = empty + STAGES * 8;
     const int group = uniform(threadIdx.x / 128);
-    const u32 guess = guess_tile(g.tiles, blockIdx.x);
     const TileCounts counts = count_tiles(g.tiles);
+    const u32 guess = guess_tile(g.tiles, blockIdx.x);
     if (threadIdx.x == 0) {
         for (int i = 0; i < STAGES; ++i) {
             barrier_init(full + i * 8, 1);
@@ -243,6 +248,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) heads(
         barrier_wait(full + stage * 8, parity);
         // Blocks take turns: while one block's sums become results, the tensor cores work on the other's.
         Accumulator sums[BLOCKS][HIDDEN / 2];
+        float results[LAST_TILE / 8][4];
         wgmma_fence();
 #pragma unroll
         for (int block = 0; block < BLOCKS; ++block) {
@@ -264,10 +270,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) heads(
                 barrier_arrive(empty + stage * 8);  // no product reads the map's pixels any more
             }
             if (!HOLDS_LAST) load_last(held_last[slot], last, branch, lane);
-            float results[LAST_TILE / 8][4];
+            // What the turn before has found is there by now.
+            const int past = turn - 1;
+            if (turn > 0) store_results(results, g, branches[past / BLOCKS], past % BLOCKS, place, inside[past % BLOCKS], quad);
             multiply_last(results, left, held_last[slot]);
-            store_results(results, g, branch, block, place, inside[block], quad);
         }
+        store_results(results, g, branches[SLOTS - 1], BLOCKS - 1, place, inside[BLOCKS - 1], quad);
         if (++stage == STAGES) { stage = 0; parity ^= 1; }
     }
 }

@@ -112,7 +112,7 @@ __device__ __forceinline__ void load_two_matrices(u32 (&registers)[2], u32 addre
 // A warp's own product of 16 x 16 by 16 x 8 float16, added to its sums or, for add = 0, assigned. Operands lie as a warpgroup's.
 __device__ __forceinline__ void multiply_warp(float (&sums)[4], const u32 (&left)[4], const u32 (&right)[2], bool add) {
     if (!add) sums[0] = sums[1] = sums[2] = sums[3] = 0.f;
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
                  : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
                  : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]), "r"(right[0]), "r"(right[1]));
 }
