@@ -124,7 +124,9 @@ class TileActivity:
         grid = {"GRID_X": width, "GRID_Y": height, "LEVELS": levels, "LAYERS": len(layers)}
         macros = {**grid, **definitions(self._sizes), "MOST_PARTS": MOST_PARTS}
         macros |= {"COUNTER_VOXELS": COUNTERS.definitions["COUNTER_VOXELS"]}
-        kernels = device.compile_all(kernel_source(macros, "intrinsics.cuh", "overlap.cuh", "tiles.cuh", "activity.cu"), _KERNELS)
+        kernels = device.compile_all(
+            kernel_source(macros, "intrinsics.cuh", "overlap.cuh", "tiles.cuh", "activity.cu"), _KERNELS
+        )
         self._mark, self._join, self._list = (kernels[name] for name in _KERNELS)
         self._every: NDArray[np.uint32] = np.full(height * self._words, 0xFFFFFFFF, np.uint32)
         self._now, self._before = (device.allocate(self._every.nbytes) for _ in range(2))
@@ -137,7 +139,8 @@ class TileActivity:
         self._segments, self._num_segments = device.upload_new(np.array(segments, np.int32)), len(segments)
         self._offsets, self._fixed = records[:, 4], records[:, 6]
         # Until `always_read` says otherwise, all parts of a tile are read.
-        self._always = device.upload_new(np.full(max(sum(map(_fixed_bytes, layers)), 1), (1 << MOST_PARTS) - 1, np.uint8))
+        fixed, every = max(sum(map(_fixed_bytes, layers)), 1), (1 << MOST_PARTS) - 1
+        self._always = device.upload_new(np.full(fixed, every, np.uint8))
 
     def feed(self, label: str, tiles: TilesArguments) -> None:
         """Makes a launch compute its list instead of all tiles."""
