@@ -23,6 +23,7 @@ from runtime import open_backend, open_detector
 from runtime.backends.base import Backend, BackendOutput
 from runtime.counts import BoxCounts
 from runtime.cuda.device import CudaDevice
+from runtime.cuda_engine.activity import TileActivity
 from runtime.cuda_engine.checks.cases import clumped_cloud, engine_spec, random_weights
 from runtime.cuda_engine.checks.random_plans import Architecture, random_plan
 from runtime.cuda_engine.checks.reference import run_plan
@@ -261,6 +262,28 @@ def test_the_gpu_machines_command_finds_twice_the_radius(bench: Bench) -> None:
     assert found.reasons[0] == ()
     assert found.reasons[1][0].startswith("frame 'frame-0': ")
     assert "missing: " in found.reasons[1][0]
+
+
+def test_the_gpu_machines_command_sees_a_frame_that_skipping_changed(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `python -m benchmarks.skipping_boxes` does on a GPU."""
+    from benchmarks.skipping_boxes import SkippingBoxes, compare
+
+    precision = "int8" if bench.map_type == "int8" else "fp16"
+
+    def found() -> SkippingBoxes:
+        return compare(lambda skips: bench.open(skips_empty=skips), bench.frames(), num_frames=2, precision=precision)
+
+    right = found()
+    assert right.equal
+    assert right.frames == 2
+    assert right.boxes > 0
+    # Tiles of the layers know of no pillar: nothing but background is left.
+    monkeypatch.setattr(TileActivity, "enqueue_marks", lambda *_: None)
+    wrong = found()
+    assert not wrong.equal
+    assert wrong.differing == (0, 1)
 
 
 def test_one_graph_a_frame(bench: Bench) -> None:
