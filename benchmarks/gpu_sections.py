@@ -14,6 +14,7 @@ from base.lazy import require
 from benchmarks.gpu_cloud import lidar_cloud
 from benchmarks.gpu_end_to_end import Mmdet3dPredict, OurFrame, points_to_boxes
 from benchmarks.gpu_engine import CachingDevice, Engine, layer_times, relative_errors, throughput
+from benchmarks.gpu_frames import FrameEngine, frames_section, kinds_of_frames
 from benchmarks.gpu_layers import device_of, layer_rows
 from benchmarks.gpu_peers import PEERS, PeerInputs, exact_outputs, prepare_peer
 from benchmarks.gpu_timing import Contender, EventClock, Timing, host_clock, interleave, ratio
@@ -164,6 +165,16 @@ class Bench:
                 self.skip(f"cuda-{precision}", reason)
         return self._engines
 
+    def frame_engines(self) -> dict[str, FrameEngine]:
+        """Precision -> the same engine, skipping empty tiles, on frames of several kinds."""
+        height, width = self.canvas.shape[2:]
+        frames = kinds_of_frames((height, width), float(self.spec.voxel_size[0]))
+        canvas = self.canvas[0].cpu().numpy()
+        return {
+            precision: FrameEngine.load(self.device, self.stream, self.plan(precision), canvas, frames)
+            for precision in self.engines()
+        }
+
     def skip(self, key: str, reason: BaseException) -> None:
         """Notes why a contender does not run."""
         _logger.info("%s: SKIPPED, %s", key, reason)
@@ -211,12 +222,16 @@ def measure_networks(bench: Bench, results: dict[str, Any]) -> None:
                 continue
             contenders.append(Contender(key, PEERS[key].label, run))
             _logger.info("%s is ready", key)
+        frames = bench.frame_engines()
+        skipping = [item for key, engine in frames.items() for item in engine.contenders(key, OURS[key])]
         clock = EventClock(bench.device, bench.stream, settings.runs)
         timings = interleave(
-            contenders, clock, rounds=settings.rounds, runs=settings.runs, limit_s=settings.peer_limit_s
+            [*contenders, *skipping], clock, rounds=settings.rounds, runs=settings.runs, limit_s=settings.peer_limit_s
         )
     results["machine"] = to_json(MachineInfo.current())
-    results["networks"] = {**_timed(timings), "relative_errors": errors}
+    every = {contender.key: timings[contender.key] for contender in contenders}
+    results["networks"] = {**_timed(every), "relative_errors": errors}
+    results["frames"] = frames_section(frames, timings)
 
 
 def measure_layers(bench: Bench, results: dict[str, Any]) -> None:

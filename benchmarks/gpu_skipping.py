@@ -20,7 +20,7 @@ from base.arguments import whole_number
 from base.command import EXIT_FAILED, EXIT_PASSED, add_log_level, run_command, run_main
 from base.files import user_path, write_json
 from base.tables import text_table
-from benchmarks.gpu_cloud import lidar_cloud, occupied_cells, street_cloud
+from benchmarks.gpu_frames import kinds_of_frames
 from benchmarks.gpu_timing import EventClock
 from runtime.cuda.device import CudaDevice
 from runtime.cuda_engine.checks.random_plans import Architecture, random_plan
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> int:
     rows, gpu = [], ""
     for model, (architecture, cell_m) in _MODELS.items():
-        frames = _frames(architecture.size, cell_m, args.clouds)
+        frames = kinds_of_frames(architecture.size, cell_m, args.clouds)
         for map_type in MAP_TYPES:
             # A device of its own for each network: its memory is freed with it.
             device = CudaDevice.open(args.device)
@@ -80,17 +80,6 @@ def _run(args: argparse.Namespace) -> int:
     write_json(user_path(args.out), results)
     sys.stdout.write(table(results) + "\n")
     return EXIT_PASSED if all(row["equal"] for row in rows) else EXIT_FAILED
-
-
-def _frames(size: tuple[int, int], cell_m: float, clouds: Sequence[Path]) -> dict[str, NDArray[np.bool_]]:
-    frames = {
-        "empty": np.zeros(size, bool),
-        "street, one sweep": occupied_cells(street_cloud(1), size, cell_m),
-        "street, ten sweeps": occupied_cells(street_cloud(10), size, cell_m),
-        "ground everywhere": occupied_cells(lidar_cloud(), size, cell_m),
-        "full": np.ones(size, bool),
-    }
-    return frames | {path.stem: occupied_cells(np.load(path), size, cell_m) for path in clouds}
 
 
 def _measure(

@@ -23,6 +23,8 @@ def report(results: Mapping[str, Any], level: int = 2) -> str:
     lines = [f"{marks} {results['model']}", "", *_run(results), ""]
     if "networks" in results:
         lines += [f"{marks}# Backbone, neck and head", "", *_networks(results["networks"]), ""]
+    if results.get("frames", {}).get("timings"):
+        lines += [f"{marks}# Frames of several kinds, empty tiles skipped", "", *_frames(results["frames"]), ""]
     layers = results.get("layers", {}).get("precisions", {})
     for precision, section in sorted(layers.items(), reverse=True):  # INT8 first
         lines += [f"{marks}# Layers, {precision.upper()}", "", *_layers(section, results["layers"]), ""]
@@ -75,6 +77,25 @@ def _networks(section: Mapping[str, Any]) -> list[str]:
     ]
     best = _best_half(section)
     return [*text, "", *best] if best else text
+
+
+def _frames(section: Mapping[str, Any]) -> list[str]:
+    others, ratios = section["labels"], section["ratios"]
+    facts = {item["key"]: item for item in section["frames"]}
+    rows = []
+    for timing in section["timings"]:
+        shares = list(facts[timing["key"]]["shares"].values())
+        tiles = f"{min(shares):.2f} to {max(shares):.2f}"
+        found = {item["slower"]: item for item in ratios if item["faster"] == timing["key"]}
+        times = [f"{found[key]['median']:.2f} [{found[key]['low']:.2f}, {found[key]['high']:.2f}]" for key in others]
+        rows.append([*_timing(timing), f"{facts[timing['key']]['pillars']:,}", tiles, *times])
+    heads = ["", "p50 ms", "p99 ms", "runs", "pillars", "active tiles of a layer", *others.values()]
+    return [
+        "In the same turns as the table above, lists included; the columns on the right say how many times as long "
+        "those take who compute all tiles. Streets activate as many tiles as real scans do.",
+        "",
+        *markdown_table(heads, rows),
+    ]
 
 
 def _best_half(section: Mapping[str, Any]) -> list[str]:

@@ -284,6 +284,14 @@ def test_all_sections_and_the_page(bench: Any, tmp_path: Path, monkeypatch: pyte
     assert [item["key"] for item in results["networks"]["timings"]] == [
         "cuda-int8", "cuda-fp16", "torch-tf32", "torch-fp16",
     ]  # fmt: skip
+    # Half of the tiles are active but on an empty canvas: peers and all tiles are compared with each frame.
+    frames = results["frames"]
+    assert [item["key"] for item in frames["timings"][:2]] == ["cuda-int8, empty", "cuda-int8, street, one sweep"]
+    assert len(frames["timings"]) == 10
+    every = {item["faster"]: item["median"] for item in frames["ratios"] if item["slower"] == "cuda-int8"}
+    assert every["cuda-int8, street, ten sweeps"] == every["cuda-int8, full"] == pytest.approx(2.0)
+    assert every["cuda-int8, empty"] == pytest.approx(100.0)
+    assert {share for item in frames["frames"] for share in item["shares"].values()} == {0.0, 0.5}
     keys = [item["key"] for item in results["end_to_end"]["timings"]]
     assert keys == ["cuda-int8", "cuda-fp16", "mmdet3d", "mmdet3d-amp"]
     boxes = results["end_to_end"]["boxes"]
