@@ -22,7 +22,7 @@ from datasets.synthetic.lidar import measure, trace
 from datasets.synthetic.raycast import count_points_in_boxes
 from datasets.synthetic.riders import DEFAULT_RIDERS, RIDERS
 from datasets.synthetic.scene import CLASSES, Scene, make_scene
-from datasets.synthetic.sensors import DEFAULT_SENSOR, SENSORS, sensor_units
+from datasets.synthetic.sensors import DEFAULT_SENSOR, SENSORS, sensor_rig
 from datasets.synthetic.sweeps import sweep_to_key
 from datasets.synthetic.tables import write_splits, write_tables
 
@@ -127,13 +127,13 @@ def _instances(scene: Scene, time_s: float, points: NDArray[np.float32]) -> tupl
 def render_scene(config: DatasetConfig, split: str, index: int, root: Path) -> list[dict[str, Any]]:
     """Write a scene's point files under `root/lidar` and return the infos of its key frames."""
     name = f"{split}_{index:04d}"
-    units = sensor_units(config.sensor, config.beams)
-    period_s = units[0].period_s
+    rig = sensor_rig(config.sensor, config.beams)
+    period_s = rig.units[0].period_s
     seeds = np.random.SeedSequence(config.seed, spawn_key=(SPLITS.index(split), index))
     world_seed, noise_seed = seeds.spawn(2)
     last = (config.frames_per_scene - 1) * config.key_every
     lead_in = config.sweeps
-    scene = make_scene(world_seed, last * period_s, lead_in * period_s, config.riders)
+    scene = make_scene(world_seed, last * period_s, lead_in * period_s, config.riders, rig.surroundings)
     epoch = _EPOCH_S + 1000.0 * index + (0.0 if split == "train" else 5.0e7)
     # Only the revolutions that something refers to are rendered.
     keys = set(range(0, last + 1, config.key_every))
@@ -147,11 +147,16 @@ def render_scene(config: DatasetConfig, split: str, index: int, root: Path) -> l
         stream = np.random.SeedSequence(noise_seed.entropy, spawn_key=(*noise_seed.spawn_key, tick + lead_in))
         key, rng = int(stream.generate_state(1, np.uint64)[0]), np.random.default_rng(stream)
         # Each unit's beams pass leaves and windows by chances of their own.
-        parts = [measure(unit, scene, trace(unit, scene, time_s, key + i), rng) for i, unit in enumerate(units)]
+        parts = [
+            measure(unit, scene, trace(unit, scene, time_s, key + i, rig.carrier), rng)
+            for i, unit in enumerate(rig.units)
+        ]
         points = parts[0] if len(parts) == 1 else np.concatenate(parts)
         path = f"lidar/{name}_{tick + lead_in:05d}.bin"
         (root / path).write_bytes(points.tobytes())  # numpy's own `tofile` does not say why it fails
         pose = scene.ego_pose(time_s)
+        if rig.flat_poses:
+            pose[2, 3] = 0.0
         token = _token(config.seed, name, "cloud", tick)
         clouds[tick] = {"timestamp": round(epoch + time_s, 6), "path": path, "pose": pose, "token": token}
         if tick not in keys:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from datasets.synthetic.carrier import Carrier
 from datasets.synthetic.raycast import GROUND, NO_HIT, cast_ground, cast_primitives
 from datasets.synthetic.scene import Scene
 
@@ -17,6 +18,8 @@ MOUNT_M = (0.9, 0.0, 2.0)
 """Sensor position in `base_link` (on the ground below the rear axle, x forward, y left, z up); no rotation."""
 
 SPIN_PERIOD_S = 0.1
+OWN_VEHICLE = -3
+"""In place of a primitive's index, as `GROUND` and `NO_HIT`."""
 
 
 def beam_elevations(beams: int) -> Array:
@@ -53,6 +56,9 @@ class Lidar:
         half_view_rad: points farther than this from straight ahead are left out; None: none are.
         first_ring: number of the lowest beam, where several units make one cloud.
         dark: share of points whose intensity is reported as 0.
+        near_m: up to here returns are the darker, the nearer they are.
+        speckle: standard deviation of an intensity's logarithm.
+        beam_bias_m: (B,) what each beam measures too much, the same in every scan; None: nothing.
         intensity_of: from strength and depth to 0..255: (gain, power, metres at which a third is left).
     """
 
@@ -71,6 +77,9 @@ class Lidar:
     first_ring: int = 0
     dark: float = 0.0
     intensity_of: tuple[float, float, float] = (160.0, 1.0, 150.0)
+    near_m: float = 4.0
+    speckle: float = 0.25
+    beam_bias_m: Array | None = None
 
     @staticmethod
     def with_beams(beams: int) -> Lidar:
@@ -93,8 +102,9 @@ class Returns:
 
     Attributes:
         depth: (B, N) metres, large where nothing was hit.
-        hit: (B, N) primitive index, `GROUND` or `NO_HIT`.
+        hit: (B, N) primitive index, `GROUND`, `OWN_VEHICLE` or `NO_HIT`.
         cosine: (B, N) cosine of the angle of incidence.
+        reflectivity, gaps: (B, N) of bodies' materials; the ground's are not in it.
         directions: (B, N, 3) rays in the world.
         origin: (3,) the sensor in the world.
     """
@@ -102,12 +112,18 @@ class Returns:
     depth: Array
     hit: NDArray[np.int64]
     cosine: Array
+    reflectivity: Array
+    gaps: Array
     directions: Array
     origin: Array
 
 
-def trace(lidar: Lidar, scene: Scene, time_s: float, key: int) -> Returns:
-    """Cast all rays of the sweep at `time_s` (the world stands still during a sweep: motion-compensated points)."""
+def trace(lidar: Lidar, scene: Scene, time_s: float, key: int, carrier: Carrier | None = None) -> Returns:
+    """Cast all rays of the sweep at `time_s` (the world stands still during a sweep: motion-compensated points).
+
+    Args:
+        carrier: the vehicle below the unit; None: nothing stands in the way of its rays.
+    """
     ego = scene.ego_pose(time_s)
     rotation, origin = ego[:3, :3].copy(), ego[:3, :3] @ np.array(lidar.mount_m) + ego[:3, 3]
     directions = lidar.directions() @ rotation.T
@@ -124,7 +140,14 @@ def trace(lidar: Lidar, scene: Scene, time_s: float, key: int) -> Returns:
         terrain.height, terrain.kerb_distance, terrain.x0, terrain.y0, terrain.cell, terrain.kerb, terrain.kerb_ramp,
         terrain.max_slope, origin, directions, lidar.max_range_m, depth, hit, cosine,
     )  # fmt: skip
-    return Returns(depth, hit, cosine, directions, origin)
+    reflectivity, gaps, met = np.zeros(shape), np.zeros(shape), hit >= 0
+    reflectivity[met], gaps[met] = table.reflectivity[hit[met]], table.gaps[hit[met]]
+    if carrier is not None:
+        own = carrier.hits(lidar.directions(), lidar.elevations, lidar.azimuth_offsets, lidar.mount_m)
+        hit[own.hit] = OWN_VEHICLE if carrier.reported else NO_HIT
+        depth[own.hit], cosine[own.hit] = own.depth[own.hit], own.cosine[own.hit]
+        reflectivity[own.hit], gaps[own.hit] = own.reflectivity[own.hit], 0.0
+    return Returns(depth, hit, cosine, reflectivity, gaps, directions, origin)
 
 
 def measure(lidar: Lidar, scene: Scene, returns: Returns, rng: np.random.Generator) -> NDArray[np.float32]:
@@ -144,24 +167,28 @@ def measure(lidar: Lidar, scene: Scene, returns: Returns, rng: np.random.Generat
     depth, hit, cosine = depth[seen], hit[seen], returns.cosine.T[seen]
     rays = returns.directions.transpose(1, 0, 2)[seen]
     ground = hit == GROUND
-    reflectivity = np.empty(len(hit))
-    reflectivity[~ground] = scene.table.reflectivity[hit[~ground]]
+    reflectivity = returns.reflectivity.T[seen]
     spot = returns.origin + depth[ground, None] * rays[ground]
     reflectivity[ground], roughness = scene.ground_texture(spot)
     # Rough surfaces send some light back even at grazing incidence.
     strength = reflectivity * (0.10 + 0.90 * cosine)
+    gaps = returns.gaps.T[seen]
+    if gaps.any():  # else nothing is drawn: scenes without such materials are what they were
+        strength *= rng.random(shape)[seen] ** gaps
     survives = 1.0 / (1.0 + (lidar.threshold * depth**2 / strength) ** 3)
     kept = (luck[seen] < survives) & (lost[seen] >= lidar.dropout)
     measured = depth + lidar.range_sigma_m * noise[seen]
+    if lidar.beam_bias_m is not None:
+        measured += lidar.beam_bias_m[beam]
     # Grass and gravel stand up: the beam stops a little before the mean surface.
     lift = np.zeros(len(hit))
     lift[ground] = np.abs(roughness * rough[seen][ground])
     measured -= np.minimum(lift / np.maximum(np.abs(rays[:, 2]), 0.05), 0.6)
     measured = np.round(measured / lidar.range_step_m) * lidar.range_step_m
-    near = np.minimum(1.0, depth / 4.0)
+    near = np.minimum(1.0, depth / lidar.near_m)
     brightness, power, reach = lidar.intensity_of
     strength = strength if power == 1.0 else strength**power
-    intensity = brightness * strength * near * np.exp(-depth / reach) * np.exp(0.25 * gain[seen])
+    intensity = brightness * strength * near * np.exp(-depth / reach) * np.exp(lidar.speckle * gain[seen])
     directions = lidar.directions().transpose(1, 0, 2)[seen]
     points = np.empty((len(hit), 5), dtype=np.float32)
     points[:, :3] = measured[:, None] * directions + np.array(lidar.mount_m)

@@ -33,10 +33,12 @@ class Material:
     Attributes:
         reflectivity: share of the light sent back at normal incidence (1 = white, above 1 = retro-reflector).
         opacity: chance that a beam stops here; the rest goes on (glass, spokes, wire fence).
+        gaps: u ** gaps of a beam's light, u uniform in 0..1, meets something: all of it at 0, less among leaves.
     """
 
     reflectivity: float
     opacity: float = 1.0
+    gaps: float = 0.0
 
 
 GLASS = Material(0.10, 0.45)
@@ -150,6 +152,7 @@ class PrimitiveTable:
     body: NDArray[np.int64]
     reflectivity: Array
     opacity: Array
+    gaps: Array
 
     @staticmethod
     def from_shapes(shapes: list[Shape]) -> PrimitiveTable:
@@ -162,4 +165,5 @@ class PrimitiveTable:
             body=np.array([i for i, s in enumerate(shapes) for _ in s.kinds], dtype=np.int64),
             reflectivity=np.array([m.reflectivity for m in materials], dtype=np.float64),
             opacity=np.array([m.opacity for m in materials], dtype=np.float64),
+            gaps=np.array([m.gaps for m in materials], dtype=np.float64),
         )

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from datasets.synthetic.hinterland import add_hinterland
 from datasets.synthetic.motion import Actor, AlongRoad, Motion, Occupancy
 from datasets.synthetic.primitives import LEAVES, PrimitiveTable
 from datasets.synthetic.riders import DEFAULT_RIDERS
 from datasets.synthetic.roads import LANE_WIDTH_M, Road, make_road
 from datasets.synthetic.scenery import Scenery
+from datasets.synthetic.surroundings import STREETS, Surroundings
 from datasets.synthetic.terrain import EDGE_LINE_M, Terrain, make_terrain
 from datasets.synthetic.traffic import Traffic
 
@@ -23,7 +25,6 @@ BOX_MARGIN_M = 0.03
 """Added to every face of a box: a tight box would lose half of the points on its faces to range noise."""
 
 _EGO_START_S = 210.0
-_HALF_SIZE_M = 165.0
 
 
 @dataclass(frozen=True)
@@ -123,11 +124,17 @@ def _make_roads(rng: np.random.Generator) -> list[Road]:
 
 
 def make_scene(
-    seed: np.random.SeedSequence, duration_s: float, lead_in_s: float = 0.0, riders: str = DEFAULT_RIDERS
+    seed: np.random.SeedSequence,
+    duration_s: float,
+    lead_in_s: float = 0.0,
+    riders: str = DEFAULT_RIDERS,
+    place: Surroundings = STREETS,
 ) -> Scene:
     """Draw a scene that lasts from `-lead_in_s` to `duration_s`; the same seed gives the same scene.
 
-    `riders` is one of `datasets.synthetic.riders.RIDERS`.
+    Args:
+        riders: one of `datasets.synthetic.riders.RIDERS`.
+        place: what kind of streets, and what stands beyond them.
     """
     rng = np.random.default_rng(seed)
     roads = _make_roads(rng)
@@ -148,29 +155,34 @@ def make_scene(
     ego_speed = 0.0 if rng.random() < 0.15 else float(rng.uniform(2.0, 14.0))
     lane = int(rng.integers(0, main.lanes))
     ego = AlongRoad(main, _EGO_START_S, (lane + 0.5) * LANE_WIDTH_M, 1, ego_speed)
-    terrain = make_terrain(rng, roads, [y[0] for y in yards], ego.pose(duration_s / 2)[:2], _HALF_SIZE_M)
+    terrain = make_terrain(
+        rng, roads, [y[0] for y in yards], ego.pose(duration_s / 2)[:2], place.half_size_m, place.hills
+    )
 
     occupancy = Occupancy(duration_s + lead_in_s)
     occupancy.claim(ego, 5.0, 2.0, clearance=1.0)
     traffic = Traffic(rng, terrain, occupancy, riders)
     for _, center, size, shares in yards:
         traffic.fill_yard(center, size, shares)
-    main_span = (_EGO_START_S - 125.0, _EGO_START_S + 135.0)
+    main_span = (_EGO_START_S + 5.0 - place.reach_m, _EGO_START_S + 5.0 + place.reach_m)
     for i, road in enumerate(roads):
         span = main_span if i == 0 else (35.0, 305.0)
         near = _EGO_START_S if i == 0 else road.length / 2
         if rng.random() < 0.4:
             traffic.add_bicycle_rack(road, near + float(rng.uniform(-30.0, 30.0)), bool(rng.random() < 0.5))
-        traffic.add_pedestrians(road, int(rng.integers(9, 18)) if i == 0 else int(rng.integers(3, 8)), near)
-        traffic.add_cyclists(road, int(rng.integers(7, 14)) if i == 0 else int(rng.integers(1, 4)), near)
+        groups = int(rng.integers(9, 18)) if i == 0 else int(rng.integers(3, 8))
+        traffic.add_pedestrians(road, round(groups * place.users), near)
+        cyclists = int(rng.integers(7, 14)) if i == 0 else int(rng.integers(1, 4))
+        traffic.add_cyclists(road, round(cyclists * place.users), near)
         speed = ego_speed if i == 0 else float(rng.choice([0.0, rng.uniform(3.0, 11.0)]))
-        traffic.fill_lanes(road, speed, float(rng.uniform(12.0, 32.0)), span)
-        traffic.fill_parking_strips(road, float(rng.uniform(0.3, 0.8)), span)
-    scenery = Scenery(rng, terrain, occupancy)
+        traffic.fill_lanes(road, speed, float(rng.uniform(*place.gap_m)), span, place.traffic)
+        traffic.fill_parking_strips(road, float(rng.uniform(*place.parked)), span)
+    scenery = Scenery(rng, terrain, occupancy, place)
     for i, road in enumerate(roads):
         span = main_span if i == 0 else (35.0, 305.0)
         scenery.line_with_furniture(road, span)
-        scenery.line_with_buildings(road, span, float(rng.uniform(0.35, 0.9)))
+        scenery.line_with_buildings(road, span, float(rng.uniform(*place.built)))
+    add_hinterland(scenery, place)
     bodies = scenery.bodies
     base = terrain.elevation([b[1] for b in bodies], [b[2] for b in bodies])
     fixed = np.array([[x, y, z, yaw] for (_, x, y, yaw), z in zip(bodies, base, strict=True)]).reshape(-1, 4)

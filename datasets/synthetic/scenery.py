@@ -7,8 +7,9 @@ import math
 import numpy as np
 
 from datasets.synthetic.motion import Occupancy, Parked
-from datasets.synthetic.primitives import BARK, CONCRETE, GLASS, METAL, WIRE, Material, Shape
+from datasets.synthetic.primitives import BARK, CONCRETE, GLASS, LEAVES, METAL, WIRE, Material, Shape
 from datasets.synthetic.roads import Road
+from datasets.synthetic.surroundings import STREETS, Surroundings
 from datasets.synthetic.terrain import Terrain
 
 Body = tuple[Shape, float, float, float]
@@ -38,13 +39,13 @@ def make_building(rng: np.random.Generator, front: float, depth: float) -> Shape
     return shape
 
 
-def make_tree(rng: np.random.Generator) -> Shape:
-    """A trunk and a crown of leaves; sometimes a young tree between stakes."""
+def make_tree(rng: np.random.Generator, size: float = 1.0, leaves: Material = LEAVES) -> Shape:
+    """A trunk and a crown of leaves, `size` times the usual; sometimes a young tree between stakes."""
     shape = Shape()
-    trunk = float(rng.uniform(1.4, 3.0))
+    trunk = float(rng.uniform(1.4, 3.0)) * size
     radius = float(rng.uniform(0.06, 0.25))
     shape.cylinder((0.0, 0.0, -0.2), (float(rng.normal(0, 0.1)), float(rng.normal(0, 0.1)), trunk + 0.8), radius, BARK)
-    crown = float(rng.uniform(1.0, 2.8))
+    crown = float(rng.uniform(1.0, 2.8)) * size
     for _ in range(int(rng.integers(2, 5))):
         center = (
             float(rng.normal(0, crown * 0.35)),
@@ -56,20 +57,21 @@ def make_tree(rng: np.random.Generator) -> Shape:
             crown * float(rng.uniform(0.6, 1.0)),
             crown * float(rng.uniform(0.5, 0.9)),
         )
-        shape.foliage(center, radii, float(rng.uniform(0.5, 1.8)))
+        shape.foliage(center, radii, float(rng.uniform(0.5, 1.8)), leaves)
     return shape
 
 
-def make_bush(rng: np.random.Generator) -> Shape:
+def make_bush(rng: np.random.Generator, leaves: Material = LEAVES) -> Shape:
     """A round bush or a piece of hedge."""
     shape = Shape()
     if rng.random() < 0.5:
         r = float(rng.uniform(0.3, 0.9))
-        shape.foliage((0.0, 0.0, r * 0.8), (r, r * float(rng.uniform(0.7, 1.1)), r * float(rng.uniform(0.8, 1.3))), 4.0)
+        radii = (r, r * float(rng.uniform(0.7, 1.1)), r * float(rng.uniform(0.8, 1.3)))
+        shape.foliage((0.0, 0.0, r * 0.8), radii, 4.0, leaves)
     else:
         for i in range(int(rng.integers(3, 9))):
             z = float(rng.uniform(0.4, 0.7))
-            shape.foliage((0.8 * i, 0.0, z), (0.7, 0.4, z + 0.1), 5.0)
+            shape.foliage((0.8 * i, 0.0, z), (0.7, 0.4, z + 0.1), 5.0, leaves)
     return shape
 
 
@@ -148,11 +150,17 @@ def make_container(rng: np.random.Generator) -> Shape:
 class Scenery:
     """Lines roads with bodies that stand still."""
 
-    def __init__(self, rng: np.random.Generator, terrain: Terrain, occupancy: Occupancy) -> None:
+    def __init__(
+        self, rng: np.random.Generator, terrain: Terrain, occupancy: Occupancy, place: Surroundings = STREETS
+    ) -> None:
+        self.place = place
         self.rng = rng
         self.terrain = terrain
         self.occupancy = occupancy
         self.bodies: list[Body] = []
+
+    def _tree(self) -> Shape:
+        return make_tree(self.rng, self.place.crowns, self.place.leaves)
 
     def _stand(
         self, shape: Shape, road: Road, s: float, left: bool, beyond: float, size: float, turn: float = 0.0
@@ -172,7 +180,7 @@ class Scenery:
         for left in (True, False):
             sign = 1 if left else -1
             s = span[0] + float(rng.uniform(0.0, 10.0))
-            setback = float(rng.uniform(0.3, 5.0))
+            setback = float(rng.uniform(*self.place.setback_m))
             while s < span[1]:
                 front = float(rng.uniform(8.0, 26.0))
                 depth = float(rng.uniform(8.0, 15.0))
@@ -189,8 +197,8 @@ class Scenery:
                     self.bodies.append((self._plot_edge(front), x, y, yaw))
                     for _ in range(int(rng.integers(1, 7))):
                         around = back + float(rng.uniform(1.0, depth))
-                        maker = make_tree if rng.random() < 0.6 else make_bush
-                        self._stand(maker(rng), road, s + float(rng.uniform(0.0, front)), left, around, 0.8)
+                        plant = self._tree() if rng.random() < 0.6 else make_bush(rng, self.place.leaves)
+                        self._stand(plant, road, s + float(rng.uniform(0.0, front)), left, around, 0.8)
                 s += front + (float(rng.uniform(1.0, 6.0)) if rng.random() < 0.5 else 0.3)
 
     def _plot_edge(self, front: float) -> Shape:
@@ -206,7 +214,7 @@ class Scenery:
                 shape.cylinder((post, 0.02, 0.0), (post, 0.02, 1.8), 0.04, METAL)
         elif kind == 2:
             for cx in np.arange(x[0] + 0.5, x[1] - 0.5, 0.9):
-                shape.foliage((float(cx), 0.3, 0.7), (0.75, 0.45, 0.75), 5.0)
+                shape.foliage((float(cx), 0.3, 0.7), (0.75, 0.45, 0.75), 5.0, self.place.leaves)
         else:
             shape.box(x, (0.0, 0.3), (-0.5, 0.25), CONCRETE)
         return shape
@@ -221,14 +229,16 @@ class Scenery:
             while s < span[1]:
                 jitter = s + float(rng.normal(0.0, 0.5))
                 if trees and rng.random() < 0.8:
-                    self._stand(make_tree(rng), road, jitter, left, 0.8, 0.7, float(rng.uniform(-math.pi, math.pi)))
+                    self._stand(self._tree(), road, jitter, left, 0.8, 0.7, float(rng.uniform(-math.pi, math.pi)))
                 if rng.random() < 0.5:
                     self._stand(make_furniture(rng), road, s + 3.0, left, float(rng.uniform(0.5, 3.5)), 0.6)
                 if rng.random() < 0.25:
                     turn = math.pi if rng.random() < 0.5 else 0.0
                     self._stand(make_sign(rng), road, s + 5.0, left, 0.5, 0.2, turn)
                 if rng.random() < 0.25:
-                    self._stand(make_bush(rng), road, s + 2.0, left, float(rng.uniform(1.0, 4.0)), 0.8)
+                    self._stand(
+                        make_bush(rng, self.place.leaves), road, s + 2.0, left, float(rng.uniform(1.0, 4.0)), 0.8
+                    )
                 if rng.random() < 0.06:
                     self._stand(make_shelter(rng), road, s + 4.0, left, 1.6, 3.0)
                 if rng.random() < 0.08:

@@ -63,9 +63,18 @@ class Terrain:
 
 
 def make_terrain(
-    rng: np.random.Generator, roads: list[Road], yards: list[Array], center: tuple[float, float], half_size: float
+    rng: np.random.Generator,
+    roads: list[Road],
+    yards: list[Array],
+    center: tuple[float, float],
+    half_size: float,
+    hills: float = 1.0,
 ) -> Terrain:
-    """Hills from a slope and a few long waves; `yards` are convex paved polygons (k, 2), counter-clockwise."""
+    """Hills from a slope and a few long waves; `yards` are convex paved polygons (k, 2), counter-clockwise.
+
+    Args:
+        hills: multiplies slope and waves.
+    """
     x0, y0 = center[0] - half_size, center[1] - half_size
     axis = np.asarray(np.arange(round(2 * half_size / CELL_M) + 1) * CELL_M, dtype=np.float64)
     gx, gy = np.meshgrid(x0 + axis, y0 + axis)
@@ -77,6 +86,7 @@ def make_terrain(
         amplitude = float(rng.uniform(0.0006, 0.0019)) * wave
         along = np.cos(heading) * gx + np.sin(heading) * gy
         height = height + amplitude * np.sin(2.0 * np.pi * along / wave + phase)
+    height = height * hills
     distance = np.full_like(height, 30.0)
     for road in roads:
         distance = np.minimum(distance, road.edge_distance(x0 + axis, y0 + axis, reach=30.0))

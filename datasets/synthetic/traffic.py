@@ -43,8 +43,12 @@ class Traffic:
         name = str(self.rng.choice(list(VEHICLES), p=shares))
         return name, VEHICLES[name](self.rng)
 
-    def fill_lanes(self, road: Road, speed: float, mean_gap: float, span: tuple[float, float]) -> None:
-        """Vehicles one behind the other in every lane; each lane has its own speed near `speed`."""
+    def fill_lanes(
+        self, road: Road, speed: float, mean_gap: float, span: tuple[float, float], shares: tuple[float, float, float]
+    ) -> None:
+        """Vehicles, `shares` of them cars, trucks and buses, one behind the other in every lane, each lane at
+        its own speed near `speed`.
+        """
         rng = self.rng
         for direction in (1, -1):
             for lane in range(road.lanes):
@@ -52,7 +56,7 @@ class Traffic:
                 lateral = direction * (lane + 0.5) * LANE_WIDTH_M
                 s = span[0] + float(rng.uniform(0.0, mean_gap))
                 while s < span[1]:
-                    name, shape = self._vehicle((0.60, 0.22, 0.18))
+                    name, shape = self._vehicle(shares)
                     length = float(shape.extent()[1][0]) * 2
                     offset = lateral + float(rng.normal(0.0, 0.15))
                     motion = AlongRoad(
