@@ -10,9 +10,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ELEVATION_EDGES_DEG", "RANGE_EDGES_M", "Scan", "TileLayer", "active_tiles", "layers_of", "scan_facts"]
+__all__ = [
+    "ELEVATION_EDGES_DEG",
+    "FAR_EDGES_M",
+    "RANGE_EDGES_M",
+    "Scan",
+    "TileLayer",
+    "active_tiles",
+    "layers_of",
+    "scan_facts",
+]
 
 RANGE_EDGES_M = (0, 10, 20, 30, 40, 50)
+FAR_EDGES_M = (50, 75, 100, 150, 200)
 ELEVATION_EDGES_DEG = tuple(range(-31, 17))
 _HEIGHT_EDGES_M = (-10.0, -0.3, 0.3, 1.0, 2.0, 3.0, 10.0)
 _TILE = (8, 16)
@@ -156,8 +166,10 @@ def _of_scan(
     return {
         "points": np.array(float(len(points))),
         "points_by_range": np.histogram(distance, RANGE_EDGES_M)[0].astype(float),
+        "points_far": np.histogram(distance, FAR_EDGES_M)[0].astype(float),
         "pillars": np.array(float(canvas.sum())),
         "pillars_by_range": np.histogram(away, RANGE_EDGES_M)[0].astype(float),
+        "pillars_far": np.histogram(away, FAR_EDGES_M)[0].astype(float),
         "tiles": np.array(list(active_tiles(canvas, layers).values())),
         "height_shares": np.histogram(points[distance < RANGE_EDGES_M[-1], 2], _HEIGHT_EDGES_M)[0]
         / max(1, int((distance < RANGE_EDGES_M[-1]).sum())),

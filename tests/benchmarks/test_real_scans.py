@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ import torch
 
 from benchmarks.real_scans import main
 from benchmarks.scan_facts import Scan, active_tiles, layers_of, scan_facts
+from benchmarks.scan_sets import generated_scans, real_scans
+from benchmarks.scan_table import figures, spread, table
 from models.config import load_model_config
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "model" / "centerpoint_t4_demo.py"
@@ -98,3 +101,69 @@ def test_the_command_compares(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert (out / "scans.png").read_bytes().startswith(b"\x89PNG")
     assert main([*arguments[:1], str(tmp_path / "like" / "lidar"), *arguments[2:]]) == 2
     assert "neither labels.json nor .npz" in capsys.readouterr().err
+
+
+def test_half_numbers_turned_are_the_same_scan(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    ahead_left = rng.integers(-60, 60, (400, 2)) / 2.0  # exact in float16
+    z, intensity = rng.integers(-8, 40, 400) / 4.0, rng.integers(0, 256, 400).astype(float)
+    right_ahead = np.column_stack([-ahead_left[:, 1], ahead_left[:, 0], z, intensity, np.zeros(400)])
+    (tmp_path / "half.bin").write_bytes(right_ahead.astype("<f2").tobytes())
+    (scan,) = real_scans(tmp_path / "half.bin", 1.84, 60, turned=True, half=True)
+    far = np.hypot(*ahead_left.T) > 2.5  # the vehicle itself is left out
+    np.testing.assert_array_equal(scan.points[:, :2], ahead_left[far])
+    np.testing.assert_allclose(scan.points[:, 2], z[far] + 1.84, rtol=1e-6)
+    np.testing.assert_array_equal(scan.points[:, 3], intensity[far])
+
+
+def test_half_numbers_cut_off_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "half.bin").write_bytes(bytes(25))
+    arguments = [
+        "--real",
+        str(tmp_path / "half.bin"),
+        "--half",
+        "--generated",
+        str(tmp_path),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert main(arguments) == 2
+    assert "25 bytes, not a multiple of 10" in capsys.readouterr().err
+
+
+def test_joined_sweeps_lie_on_one_street(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Standing things are where the key frame has them: where sweeps are joined with poses that have a height."""
+    from datasets.synthetic import DatasetConfig, generate
+
+    generate(DatasetConfig({"val": 1}, 1, sweeps=2, sensor="kitti_full", seed=3), tmp_path / "like", workers=1)
+    (one,) = generated_scans(tmp_path / "like", 1.73, 1)
+    (three,) = generated_scans(tmp_path / "like", 1.73, 1, sweeps=2)
+    assert len(three.points) > 2.8 * len(one.points)
+    np.testing.assert_array_equal(three.points[: len(one.points)], one.points)
+    facts = [scan_facts([scan], 180.0, RANGE, 0.32, []) for scan in (one, three)]
+    assert facts[1]["roughness_m"][0] < 1.5 * facts[0]["roughness_m"][0]
+    arguments = [
+        "--real",
+        str(tmp_path / "like" / "lidar" / "val_0000_00002.bin"),
+        "--generated",
+        str(tmp_path / "like"),
+    ]
+    assert main([*arguments, "--sweeps", "3", "--out", str(tmp_path / "out")]) == 2
+    assert "lists 2 earlier sweeps, 3 are to be joined" in capsys.readouterr().err
+
+
+def test_the_table_says_what_lies_inside() -> None:
+    def facts(count: int) -> dict[str, Any]:
+        points = np.column_stack([np.full(count, 5.0), np.zeros(count), np.zeros(count), np.full(count, 9.0)])
+        return scan_facts([Scan(points.astype(np.float32), 1.7, *NOTHING)], 180.0, RANGE, 0.32, [])
+
+    scans = [facts(count) for count in range(100, 201)]
+    spreads = spread(scans)
+    assert spreads["points a scan"] == pytest.approx((105.0, 195.0))
+    assert spreads["intensity 50 %"] == (9.0, 9.0)
+    assert "roughness of the ground, m, 0–10 m" not in spreads  # one place is no plane
+    text = table(facts(104), facts(150), spreads).splitlines()
+    assert "| points a scan | 104 | 150 | 1.44 | 105 to 195 | no |" in text
+    assert any(line.startswith("| intensity 50 % | 9 | 9 | 1.00 |") and line.endswith("| yes |") for line in text)
+    assert not any("75–100 m" in line for line in text)  # nobody has anything there
+    assert figures(scans[0])["points, 0–10 m"] == 100.0
