@@ -34,6 +34,7 @@ class Scene:
     Attributes:
         actors: labelled objects; body `i` of `table` is `actors[i]`, scenery follows.
         fixed_poses: (scenery, 4) `[x, y, z, yaw]`.
+        brightness: of the ground, as a multiple of the usual one.
     """
 
     terrain: Terrain
@@ -42,6 +43,7 @@ class Scene:
     table: PrimitiveTable
     fixed_poses: Array
     ego: Motion
+    brightness: float = 1.0
 
     def ego_pose(self, time_s: float) -> Array:
         """`base_link` to world, (4, 4): on the ground, pitched and rolled with it."""
@@ -99,7 +101,7 @@ class Scene:
         marking = (edge > EDGE_LINE_M[0]) & (edge < EDGE_LINE_M[1])
         # Patches of older and newer surface, a few metres across.
         patch = np.sin(0.7 * spots[:, 0] + 1.3 * np.sin(0.31 * spots[:, 1])) * np.sin(0.53 * spots[:, 1])
-        return np.where(marking, 0.75, reflectivity * (1.0 + 0.2 * patch)), roughness
+        return np.where(marking, 0.75, self.brightness * reflectivity * (1.0 + 0.2 * patch)), roughness
 
 
 def _make_roads(rng: np.random.Generator) -> list[Road]:
@@ -187,4 +189,5 @@ def make_scene(
     base = terrain.elevation([b[1] for b in bodies], [b[2] for b in bodies])
     fixed = np.array([[x, y, z, yaw] for (_, x, y, yaw), z in zip(bodies, base, strict=True)]).reshape(-1, 4)
     table = PrimitiveTable.from_shapes([a.shape for a in traffic.actors] + [b[0] for b in bodies])
-    return Scene(terrain, tuple(roads), tuple(traffic.actors), table, fixed, ego)
+    brightness = float(rng.uniform(*place.ground))
+    return Scene(terrain, tuple(roads), tuple(traffic.actors), table, fixed, ego, brightness)

@@ -82,7 +82,7 @@ def _hdl64(half_view_rad: float | None) -> Rig:
             half_view_rad=half_view_rad,
             first_ring=32 * block,
             # Calibrated reflectances: bright, and nearly the same at all distances and angles.
-            intensity_of=(228.0, 0.4, 400.0),
+            intensity_of=(160.0, 0.3, 400.0),
             dark=0.12,
         )
         for block, (lowest, highest, above) in enumerate(((-25.0, -9.0, 0.12), (-8.7, 1.94, 0.20)))
@@ -109,11 +109,11 @@ def _nuscenes(_beams: int) -> Rig:
         range_sigma_m=0.006,
         range_step_m=0.002,
         dropout=0.01,
-        threshold=_seen_at(80.0),
+        threshold=_seen_at(70.0),
         mount_m=(0.0, 0.0, 1.84),
         period_s=0.05,
         # Calibrated: as bright far away as near.
-        intensity_of=(120.0, 0.65, math.inf),
+        intensity_of=(122.0, 0.65, math.inf),
         near_m=8.0,
         speckle=0.6,
     )

@@ -19,6 +19,7 @@ class Surroundings:
         setback_m: from the pavement to the buildings, from and to.
         crowns: size of trees, as a multiple of the usual ones.
         leaves: of their crowns.
+        ground: brightness of asphalt, pavement and grass, as a multiple of the usual one, from and to.
         users: pedestrians and cyclists, as a multiple of the usual number.
         parked: share of parking places taken, from and to.
         traffic: shares of cars, trucks and buses among what drives.
@@ -33,6 +34,7 @@ class Surroundings:
     setback_m: tuple[float, float] = (0.3, 5.0)
     crowns: float = 1.0
     leaves: Material = LEAVES
+    ground: tuple[float, float] = (1.0, 1.0)
     users: float = 1.0
     parked: tuple[float, float] = (0.3, 0.8)
     traffic: tuple[float, float, float] = (0.60, 0.22, 0.18)
@@ -44,12 +46,12 @@ class Surroundings:
 
 
 # A beam that meets leaves meets gaps as well: less of its light comes back than from a leaf.
-_SPARSE = Material(0.15, gaps=2.0)
+_SPARSE = Material(0.13, gaps=1.2)
 
 STREETS = Surroundings()
 SUBURB = Surroundings(
-    built=(0.5, 0.95),
-    setback_m=(0.3, 3.5),
+    built=(0.6, 1.0),
+    setback_m=(0.2, 3.0),
     crowns=1.5,
     leaves=_SPARSE,
     users=0.6,
@@ -65,6 +67,7 @@ CITY = Surroundings(
     setback_m=(1.0, 12.0),
     crowns=2.2,
     leaves=_SPARSE,
+    ground=(0.5, 1.6),
     users=0.5,
     parked=(0.05, 0.55),
     traffic=(0.84, 0.11, 0.05),
@@ -78,6 +81,7 @@ ARTERIAL = Surroundings(
     setback_m=(1.0, 12.0),
     crowns=1.8,
     leaves=_SPARSE,
+    ground=(0.5, 1.6),
     users=0.8,
     parked=(0.05, 0.55),
     traffic=(0.72, 0.20, 0.08),
