@@ -88,7 +88,7 @@ def _car(
 def small_hatchback(unit_z_m: float) -> Shape:
     """Renault Zoe, 4.08 x 1.73 m (nuScenes' vehicle): its unit stands 0.94 m ahead of the rear axle, at `unit_z_m`.
 
-    Wheelbase 2.59 m, overhangs 0.84 m ahead and 0.66 m behind; a rack for cameras stands on the roof.
+    Wheelbase 2.59 m, overhangs 0.84 m ahead and 0.66 m behind; cameras stand on the roof's front corners.
     """
     shape = _car(-1.60, 2.49, 0.865, (1.35, 1.04, 0.84), (-0.95, 0.45, unit_z_m - 0.35))
     for side in (-1.0, 1.0):

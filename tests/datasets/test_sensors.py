@@ -184,3 +184,13 @@ def test_poses_without_height_part_joined_sweeps_by_the_climb(tmp_path: Path) ->
             flat = key[:3, :3].T @ np.array([0.0, 0.0, oldest[2, 3] - key[2, 3]])
             expected = climbs[-1] - (flat[2] if name == "nuscenes" else 0.0)
             assert shifts[-1] == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_rigs_bytes_do_not_depend_on_workers(tmp_path: Path) -> None:
+    found = []
+    for workers in (1, 3):
+        out = tmp_path / str(workers)
+        generate(DatasetConfig({"val": 3}, 1, sweeps=1, sensor="nuscenes"), out, workers=workers)
+        found.append({path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()})
+    assert len(found[0]) == 3 * 2 + 1
+    assert found[0] == found[1]
