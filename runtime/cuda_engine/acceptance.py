@@ -9,8 +9,9 @@ from models.spec import BACKBONE_NECK_HEAD, VOXEL_ENCODER
 from runtime.backends.base import component_paths
 from runtime.cuda_engine.decode_parameters import DECODE_SIZES, DecodeModel
 from runtime.cuda_engine.from_onnx import plan_from_onnx
+from runtime.cuda_engine.heads_tiling import heads_tilings
 from runtime.cuda_engine.pillar_parameters import PillarModel
-from runtime.cuda_engine.tiling import conv_tilings, heads_tilings
+from runtime.cuda_engine.tiling import conv_tilings
 from runtime.pillar_weights import PillarWeights
 
 if TYPE_CHECKING:

@@ -11,19 +11,13 @@ import numpy as np
 
 from runtime.cuda_engine.activity import TileActivity, TiledLayer
 from runtime.cuda_engine.arguments import ConvArguments, TilesArguments, heads_arguments
+from runtime.cuda_engine.heads_tiling import HeadsTiling, heads_signature, heads_tilings
 from runtime.cuda_engine.packing import pack_conv, pack_conv_affine, pack_heads_affine, pack_hidden, pack_last
 from runtime.cuda_engine.parts import part_reaches, parts_background, with_parts
 from runtime.cuda_engine.plan import HeadsLayer
 from runtime.cuda_engine.reach import map_reaches
 from runtime.cuda_engine.sources import ARCHITECTURE, conv_source, heads_source
-from runtime.cuda_engine.tiling import (
-    ConvTiling,
-    HeadsTiling,
-    conv_signature,
-    conv_tilings,
-    heads_signature,
-    heads_tilings,
-)
+from runtime.cuda_engine.tiling import ConvTiling, conv_signature, conv_tilings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -13,23 +13,26 @@ from base.files import read_json
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from runtime.cuda_engine.plan import FusedConv, HeadsLayer, PlanMap
+    from runtime.cuda_engine.heads_tiling import HeadsTiling
+    from runtime.cuda_engine.plan import FusedConv, PlanMap
 
 __all__ = [
+    "BLOCK",
+    "REGISTERS",
+    "SHARED_BYTES",
     "ConvTiling",
-    "HeadsTiling",
     "conv_signature",
     "conv_tilings",
-    "heads_signature",
-    "heads_tilings",
+    "measured_choices",
+    "tiling_macros",
 ]
 
 # Pixels of a block: the M of every wgmma instruction.
-_BLOCK = 64
+BLOCK = 64
 # (blocks of a warpgroup, rows of a block, blocks side by side): a row of 64 pixels or 8 x 8.
 _SHAPES = ((1, 1, 1), (2, 1, 1), (4, 1, 1), (1, 8, 1), (2, 8, 2), (2, 8, 1), (4, 8, 2))
 # Shared memory of a block on compute capability 9.0, less what the barriers take.
-_SHARED_BYTES = 227 * 1024 - 1024
+SHARED_BYTES = 227 * 1024 - 1024
 _MAX_STAGES = 6
 # Pixels of a row that one instruction loads: 256 elements of 8 bytes.
 _MOST_COLUMNS = 128
@@ -37,7 +40,7 @@ _MOST_COLUMNS = 128
 _CONSUMERS = ((2, 1), (3, 1), (4, 1), (1, 2))
 # Warpgroups that compute -> registers of their threads (with the loading warpgroup's 24 below 65,536 in all), and how
 # many of these accumulators may take.
-_REGISTERS = {2: 240, 3: 160, 4: 112}
+REGISTERS = {2: 240, 3: 160, 4: 112}
 _ACCUMULATORS = {2: 128, 3: 96, 4: 64}
 # Multiprocessors that estimates assume; an H100 SXM and an H200 have 132.
 _BLOCKS = 132
@@ -96,7 +99,7 @@ class ConvTiling:
     @property
     def tile_columns(self) -> int:
         """Output pixels of a tile's row."""
-        return self.across * _BLOCK // self.block_rows
+        return self.across * BLOCK // self.block_rows
 
     def column_tiles(self, conv: FusedConv) -> int:
         """Tiles of columns of a layer; an output's last one may reach beyond its channels."""
@@ -143,7 +146,7 @@ class ConvTiling:
     @property
     def macros(self) -> dict[str, int]:
         """Definitions for the kernel's source."""
-        return _macros(self, _REGISTERS[self.groups * self.warpgroups])
+        return tiling_macros(self, REGISTERS[self.groups * self.warpgroups])
 
 
 def conv_tilings(conv: FusedConv, source: PlanMap, target: PlanMap) -> tuple[ConvTiling, ...]:
@@ -152,7 +155,7 @@ def conv_tilings(conv: FusedConv, source: PlanMap, target: PlanMap) -> tuple[Con
     Raises:
         ConfigError: the kernel cannot compute the layer; the message names its node.
     """
-    measured = _measured().get(conv_signature(conv, source, target))
+    measured = measured_choices().get(conv_signature(conv, source, target))
     found = sorted(
         _tilings(conv, source, target),
         key=lambda tiling: (tiling.choice != measured, _estimated_cycles(tiling, conv, target)),
@@ -167,77 +170,7 @@ def conv_tilings(conv: FusedConv, source: PlanMap, target: PlanMap) -> tuple[Con
     return tuple(found[:_CANDIDATES])
 
 
-@dataclass(frozen=True)
-class HeadsTiling:
-    """How kernels/heads.cu is compiled.
-
-    Attributes:
-        in_int8: Type of the shared map, else float16.
-        chunks: 16-byte chunks of its channels.
-        hidden: Channels between the two convolutions of a branch.
-        last_tile: Outputs of a branch, rounded up to a multiple of 8.
-        branches: Number of them.
-        blocks: Blocks of 64 pixels in a tile.
-        block_rows: Rows of a block: 1 (of 64 pixels) or 8 (of 8).
-        across: Blocks that lie side by side.
-        stages: In flight.
-        groups: Warpgroups that compute, each of them some branches of every tile.
-    """
-
-    in_int8: bool
-    chunks: int
-    hidden: int
-    last_tile: int
-    branches: int
-    blocks: int
-    block_rows: int
-    across: int
-    stages: int
-    groups: int
-
-    @property
-    def tile_rows(self) -> int:
-        """Rows of a tile."""
-        return self.blocks // self.across * self.block_rows
-
-    @property
-    def tile_columns(self) -> int:
-        """Pixels of a tile's row."""
-        return self.across * _BLOCK // self.block_rows
-
-    @property
-    def in_rows(self) -> int:
-        """Input rows that a tile reads."""
-        return self.tile_rows
-
-    @property
-    def in_columns(self) -> int:
-        """Input pixels of a row that a tile reads."""
-        return self.tile_columns
-
-    @property
-    def threads(self) -> int:
-        """Of a block: the consumers and one warpgroup that loads."""
-        return (self.groups + 1) * 128
-
-    @property
-    def shared_bytes(self) -> int:
-        """Dynamic shared memory of a block."""
-        weights = self.chunks * self.hidden * 16 + self.hidden * self.last_tile * 2 + self.hidden * 8
-        return self.branches * weights + self.stages * self.chunks * self.blocks * _BLOCK * 16
-
-    @property
-    def choice(self) -> dict[str, int | bool]:
-        """What is free to choose."""
-        return {name: getattr(self, name) for name in ("groups", "blocks", "block_rows", "across")}
-
-    @property
-    def macros(self) -> dict[str, int]:
-        """Definitions for the kernel's source."""
-        return _macros(self, _REGISTERS[self.groups])
-
-
-def _macros(tiling: ConvTiling | HeadsTiling, registers: int) -> dict[str, int]:
+def tiling_macros(tiling: ConvTiling | HeadsTiling, registers: int) -> dict[str, int]:
     """The tiling's fields, and what both the launch and the kernel take from it."""
     return {
         **{field.name.upper(): int(getattr(tiling, field.name)) for field in fields(tiling)},
@@ -247,48 +180,6 @@ def _macros(tiling: ConvTiling | HeadsTiling, registers: int) -> dict[str, int]:
     }
 
 
-# (groups, blocks, rows of a block, blocks side by side), the best on an H200 first.
-_HEAD_SHAPES = tuple(
-    (groups, blocks, *form) for form in ((8, 1), (1, 1)) for groups, blocks in ((3, 1), (2, 2), (3, 2), (2, 1))
-)
-_HEAD_STAGES = 6
-
-
-def heads_tilings(heads: HeadsLayer, source: PlanMap) -> tuple[HeadsTiling, ...]:
-    """Every tiling worth timing for the heads, the one to take without timing first.
-
-    Raises:
-        ConfigError: the kernel cannot compute them.
-    """
-    hidden = {len(branch.hidden_bias) for branch in heads.branches}
-    chunks, rest = divmod(source.channels, 16 if source.type == "int8" else 8)
-    if len(hidden) != 1 or next(iter(hidden)) % 16 or rest or chunks % 2:
-        raise ConfigError(
-            f"ONNX node '{heads.branches[0].hidden_node}': the 'cuda' backend wants head branches of one number of "
-            f"hidden channels, a multiple of 16 (found {sorted(hidden)}), on a map whose channels are a multiple of "
-            f"32 (int8) or 16 (float16; found {source.channels}). Use the onnx or tensorrt backend for this model."
-        )
-    last_tile = -(-max(len(branch.last_bias) for branch in heads.branches) // 8) * 8
-    found = [
-        HeadsTiling(
-            source.type == "int8",
-            chunks,
-            next(iter(hidden)),
-            last_tile,
-            len(heads.branches),
-            blocks,
-            block_rows,
-            across,
-            _HEAD_STAGES,
-            groups,
-        )
-        for groups, blocks, block_rows, across in _HEAD_SHAPES
-    ]
-    measured = _measured().get(heads_signature(heads, source))
-    found.sort(key=lambda tiling: tiling.choice != measured)
-    return tuple(tiling for tiling in found if tiling.shared_bytes <= _SHARED_BYTES)
-
-
 def conv_signature(conv: FusedConv, source: PlanMap, target: PlanMap) -> str:
     """Names what the speed of a layer depends on."""
     kernel = f"k{conv.kernel}s{conv.stride}" if conv.upsample == 1 else f"u{conv.upsample}"
@@ -296,15 +187,9 @@ def conv_signature(conv: FusedConv, source: PlanMap, target: PlanMap) -> str:
     return f"{source.type}>{target.type} {conv.in_channels}>{conv.out_channels} {kernel} {size}"
 
 
-def heads_signature(heads: HeadsLayer, source: PlanMap) -> str:
-    """Names what the speed of the heads depends on."""
-    hidden = len(heads.branches[0].hidden_bias)
-    return f"heads {source.type} {source.channels}>{len(heads.branches)}x{hidden} {source.height}x{source.width}"
-
-
 @cache
-def _measured() -> dict[str, dict[str, int | bool]]:
-    """Signature -> the fastest choice, as `tune` measured it."""
+def measured_choices() -> dict[str, dict[str, int | bool]]:
+    """Signature of a layer -> the fastest choice, as `benchmarks.gpu_tune` measured it."""
     table: dict[str, dict[str, int | bool]] = read_json(Path(__file__).with_name("tilings.json"))["tilings"]
     return table
 
@@ -353,7 +238,7 @@ def _tilings(conv: FusedConv, source: PlanMap, target: PlanMap) -> Iterator[Conv
 
 def _with_stages(tiling: ConvTiling) -> ConvTiling | None:
     """As many stages as shared memory holds, or None where two do not fit."""
-    free = _SHARED_BYTES - (tiling.slabs * tiling.slab_weight_bytes if tiling.resident else 0)
+    free = SHARED_BYTES - (tiling.slabs * tiling.slab_weight_bytes if tiling.resident else 0)
     stages = min(_MAX_STAGES, free // (tiling.groups * tiling.stage_bytes))
     return replace(tiling, stages=stages) if stages >= 2 else None
 

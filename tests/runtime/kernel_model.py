@@ -12,8 +12,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.cuda_engine.heads_tiling import HeadsTiling
 from runtime.cuda_engine.network import Launch
-from runtime.cuda_engine.tiling import ConvTiling, HeadsTiling
+from runtime.cuda_engine.tiling import ConvTiling
 
 
 class ModelDevice(Protocol):

@@ -16,9 +16,10 @@ from runtime.cuda_engine.checks.pillar_checks import PillarBench
 from runtime.cuda_engine.checks.random_plans import Architecture, random_plan
 from runtime.cuda_engine.decode_parameters import COUNTS, DECODE_SIZES, HEADER, DecodeModel, DecodeSizes
 from runtime.cuda_engine.detections import DetectionKernels
+from runtime.cuda_engine.heads_tiling import heads_tilings
 from runtime.cuda_engine.macros import Words, definitions, kernel_source
 from runtime.cuda_engine.pillar_parameters import COUNTERS, PILLAR_SIZES, TOTALS, PillarModel, PillarSizes
-from runtime.cuda_engine.tiling import conv_tilings, heads_tilings
+from runtime.cuda_engine.tiling import conv_tilings
 from tests.runtime.emulated_device import EmulatedDevice
 
 
