@@ -42,20 +42,24 @@ def layer_rows(results: dict[str, Any], calibration: str) -> list[dict[str, Any]
     rows = {row["method"]: row for row in results["variants"]}
     refused = results.get("refused", {})
     prefix = f"{calibration}:float="
-    names = [name.removeprefix(prefix) for name in (*rows, *refused) if name.startswith(prefix) and "," not in name]
+    # What is not there alone in INT8, too, is a choice of layers that somebody named, such as a whole block.
+    alone_of = f"{calibration}:only="
+    layers = {name.removeprefix(alone_of) for name in (*rows, *refused) if name.startswith(alone_of)}
+    names = [name.removeprefix(prefix) for name in (*rows, *refused) if name.startswith(prefix)]
+    names = [name for name in names if name in layers]
     if calibration not in rows or not names:
         raise DataError(f"The results hold no '{calibration}' with each layer in FP16: run int8_accuracy --each-layer.")
     everything = rows[calibration]
     found = []
     for name in names:
-        alone, without = rows.get(f"{calibration}:only={name}"), rows.get(prefix + name)
+        alone, without = rows.get(alone_of + name), rows.get(prefix + name)
         found.append(
             {
                 "layer": name,
                 "alone": None if alone is None else rows[FP16]["map"]["total"] - alone["map"]["total"],
                 "without": None if without is None else without["map"]["total"] - everything["map"]["total"],
                 "ms": None if without is None else _median(without) - _median(everything),
-                "refused": refused.get(prefix + name) or refused.get(f"{calibration}:only={name}"),
+                "refused": refused.get(prefix + name) or refused.get(alone_of + name),
             }
         )
     return found

@@ -141,6 +141,8 @@ def test_plans_by_hand() -> None:
             row("mse:only=b", 89.7, 0.9),
             row("mse:float=b", 88.1, 0.8),
             row("mse:only=c", 90.2, 0.9),
+            row("mse:float=all", 90.0, 0.51),  # of somebody's own choice: no layer
+            row("mse:float=a,b", 90.0, 0.51),
         ],
         "refused": {"mse:float=c": "no"},
     }
@@ -252,6 +254,8 @@ def test_a_search_in_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     def opened(_engines: Engines, folder: Path) -> Detector:
         if folder.name == "percentile:only=pts_backbone.blocks.1.0":
             raise ExportError("no kernel")
+        if folder.name == block:
+            return Pretended(set(LAYERS[1:]), truth)
         variant = parse_variant(folder.name) if folder.name != "fp16" else None
         quantized = set(variant.only or set(LAYERS) - set(variant.floating)) if variant else set()
         return Pretended(quantized, truth)
@@ -260,7 +264,8 @@ def test_a_search_in_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(int8_accuracy_prepared.Prepared, "export_all", export)
     monkeypatch.setattr(Engines, "open", opened)
     options = ["--data-root", str(data), "--calibrate-batches", "1", "--resamples", "100", "--backend", "cuda"]
-    options += ["--methods", "percentile", "--each-layer", "percentile", "--plans", "0.5", "0.4", "0", "1"]
+    block = "percentile:float=pts_backbone.blocks.0"
+    options += ["--methods", "percentile", block, "--each-layer", "percentile", "--plans", "0.5", "0.4", "0", "1"]
     options += ["--workers", "1", "--output", str(out)]
     assert int8_accuracy.main(options) == 0
     rows = {row["layer"]: row for row in json.loads((out / "layers.json").read_text())["layers"]}
@@ -275,7 +280,7 @@ def test_a_search_in_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     found = {row["method"]: row for row in results["variants"]}
     # The dear layer first; where less may stay, the second one, too. All of the loss may stay: no layer, no plan.
     first, both = f"percentile:float={LAYERS[0]}", f"percentile:float={LAYERS[0]},{LAYERS[1]}"
-    assert set(found) == {"fp16", "percentile", both, *(f"percentile:float={layer}" for layer in LAYERS)} | {
+    assert set(found) == {"fp16", "percentile", block, both, *(f"percentile:float={layer}" for layer in LAYERS)} | {
         f"percentile:only={layer}" for layer in (LAYERS[0], LAYERS[2])
     }
     assert found[both]["network_ms"]["median"] == pytest.approx(0.8, abs=1e-4)
