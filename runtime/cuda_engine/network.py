@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from runtime.cuda_engine.plan import FusedConv, NetworkPlan, PlanMap
     from runtime.cuda_engine.reach import Reach
 
-__all__ = ["DeviceMap", "DeviceNetwork", "Launch", "channels_per_chunk", "heads_label"]
+__all__ = ["DeviceMap", "DeviceNetwork", "Launch", "Tiling", "channels_per_chunk", "heads_label"]
 
 Tiling = ConvTiling | HeadsTiling
 
@@ -67,6 +67,20 @@ class DeviceMap:
         sizes = (2 * self.pitch, self.map.height + 2, self.chunks - skipped)
         address = self.address + skipped * self.plane
         return device.tensor_map(address, sizes, (self.pitch * 16, self.plane), (2 * columns, rows, chunks))
+
+    def stored_boxes(self, device: CudaDevice, conv: FusedConv, tiling: ConvTiling) -> ctypes.Array[Any]:
+        """The tensor map of the boxes that a layer's staged results are: its own chunks, without a border.
+
+        Boxes are of rows of one number modulo the upsampling: [chunk][row // upsample][row % upsample][column].
+        """
+        per_chunk, upsample = channels_per_chunk(self.map), conv.upsample
+        skipped, row = conv.target_channel // per_chunk, self.pitch * 16
+        sizes = (2 * self.map.width, upsample, self.map.height // upsample, conv.out_channels // per_chunk)
+        rows, columns, channels = tiling.stored_box
+        box = (2 * columns * upsample, 1, rows, channels // per_chunk)
+        # The first pixel lies behind a row and a pixel of border.
+        address = self.address + skipped * self.plane + row + 16
+        return device.tensor_map(address, sizes, (row, upsample * row, self.plane), box)
 
     def read(self, device: CudaDevice, stream: int) -> NDArray[Any]:
         """The map on the host, for checks: (channels, height, width), int8 codes or float16. Waits for the stream."""
@@ -117,6 +131,7 @@ class Launch:
         label: ONNX node of the layer; `heads_label` for several branches at once.
         source: Tensor map of what it reads.
         tiling: How it is cut.
+        target: Tensor map of what it writes, where its results are staged.
     """
 
     label: str
@@ -125,6 +140,13 @@ class Launch:
     source: ctypes.Array[Any]
     arguments: ctypes.Structure
     tiling: Tiling
+    target: ctypes.Array[Any] | None = None
+
+    @property
+    def values(self) -> tuple[Any, ...]:
+        """What the kernel is given."""
+        maps = (self.source,) if self.target is None else (self.source, self.target)
+        return (*maps, self.arguments)
 
 
 def heads_label(layer: HeadsLayer) -> str:
@@ -218,7 +240,7 @@ class DeviceNetwork:
     def launch_of(self, label: str, tiling: Tiling) -> Launch:
         """Packs a layer's weights for a tiling and fixes its arguments."""
         self.prepare([tiling])
-        layer = self._layers[label]
+        layer, target = self._layers[label], None
         if isinstance(layer, HeadsLayer):
             assert isinstance(tiling, HeadsTiling)
             arguments, blocks = self._heads_arguments(layer, tiling)
@@ -227,8 +249,10 @@ class DeviceNetwork:
             assert isinstance(tiling, ConvTiling)
             arguments, blocks = self._conv_arguments(layer, tiling)
             first_channel, chunks = layer.source_channel, tiling.slab_chunks
+            if tiling.staged:
+                target = self.maps[layer.target].stored_boxes(self._device, layer, tiling)
         source = self.maps[layer.source].boxes(self._device, first_channel, chunks, tiling.in_rows, tiling.in_columns)
-        return Launch(label, self._kernels[tiling], blocks, source, arguments, tiling)
+        return Launch(label, self._kernels[tiling], blocks, source, arguments, tiling, target)
 
     def enqueue(self, stream: int) -> None:
         """Puts the whole network on a stream."""
@@ -241,7 +265,7 @@ class DeviceNetwork:
         """Puts one layer on a stream."""
         tiling = launch.tiling
         self._device.launch(
-            launch.kernel, launch.blocks, tiling.threads, [launch.source, launch.arguments], stream,
+            launch.kernel, launch.blocks, tiling.threads, launch.values, stream,
             shared_bytes=tiling.shared_bytes, overlap=True,
         )  # fmt: skip
 

@@ -14,9 +14,27 @@ if TYPE_CHECKING:
 
 __all__ = ["column_channels", "pack_conv", "pack_conv_affine", "pack_heads_affine", "pack_hidden", "pack_last"]
 
-# Column of a product within 16 -> channel: thread t of a quad holds columns 2t, 2t + 1, 8 + 2t and 9 + 2t, which become
-# the neighbouring channels 4t to 4t + 3, one word of the map.
-_INT8_COLUMNS = np.array([4 * (p % 8 // 2) + 2 * (p // 8) + p % 2 for p in range(16)])
+
+def _word_columns(per_chunk: int, words: int) -> NDArray[np.int64]:
+    """(words * per_chunk, 2) [j, channel within its chunk] of the columns that a thread's neighbouring words come from.
+
+    Thread t of a quad holds columns 2t and 2t + 1 of every eight. Four columns (INT8) or two (float16) of a chunk's
+    make one of its words, and its `words` of so many chunks are neighbours among the words of `words` pixels in one.
+    """
+    column = np.arange(words * per_chunk)
+    within = column % per_chunk
+    word = within % 8 // 2 * words + column // per_chunk
+    value = within // 8 * 2 + within % 2
+    return np.stack([word // 4, word % 4 * (per_chunk // 4) + value], axis=1)
+
+
+def _row_channels(per_chunk: int) -> NDArray[np.int64]:
+    """(per_chunk,): the channel within its chunk of each row of a product.
+
+    Of sixteen, rows p and p + 8 are one element of a transposition, of which a thread gets two neighbours.
+    """
+    row = np.arange(per_chunk)
+    return row if per_chunk == 8 else 2 * (row % 8) + row // 8
 
 
 def column_channels(conv: FusedConv, tiling: ConvTiling) -> NDArray[np.int64]:
@@ -24,19 +42,24 @@ def column_channels(conv: FusedConv, tiling: ConvTiling) -> NDArray[np.int64]:
 
     Columns beyond an output's channels repeat its last one: they are computed and not stored.
     """
-    per_pixel = tiling.n_tile // conv.upsample
-    columns_in_all = tiling.column_tiles(conv) * tiling.n_tile // conv.upsample**2
-    channels = np.minimum(np.arange(columns_in_all), conv.out_channels - 1).reshape(-1, per_pixel)
-    if tiling.out_int8:
-        channels = channels.reshape(len(channels), -1, 16)[:, :, _INT8_COLUMNS].reshape(len(channels), per_pixel)
-    columns = [
-        (channel, i, j)
-        for i in range(conv.upsample)
-        for block in channels
-        for j in range(conv.upsample)
-        for channel in block
-    ]
-    return np.array(columns)
+    upsample, per_chunk = conv.upsample, 16 if tiling.out_int8 else 8
+    per_pixel = tiling.n_tile // upsample
+    columns_in_all = tiling.column_tiles(conv) * tiling.n_tile // upsample**2
+    channels = np.minimum(np.arange(columns_in_all), conv.out_channels - 1)
+    if tiling.out_dense:
+        return np.stack([channels, np.zeros_like(channels), np.zeros_like(channels)], axis=1)
+    chunks = channels.reshape(-1, per_pixel // per_chunk, per_chunk)
+    if tiling.staged and not tiling.channels_as_rows:
+        # Pixels of a chunk together: a thread's words are neighbours.
+        j, within = _word_columns(per_chunk, upsample).T
+        channel, js = chunks[:, :, within], np.broadcast_to(j, (*chunks.shape[:2], len(j)))
+    else:
+        within = _row_channels(per_chunk) if tiling.channels_as_rows else _word_columns(per_chunk, 1)[:, 1]
+        shape = (len(chunks), upsample, *chunks.shape[1:])
+        channel = np.broadcast_to(chunks[:, None, :, within], shape)
+        js = np.broadcast_to(np.arange(upsample)[:, None, None], shape)
+    i = np.repeat(np.arange(upsample), channel.size)
+    return np.stack([np.tile(channel.ravel(), upsample), i, np.tile(js.ravel(), upsample)], axis=1)
 
 
 def pack_conv(conv: FusedConv, tiling: ConvTiling) -> NDArray[np.uint8]:

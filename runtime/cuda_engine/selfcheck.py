@@ -34,11 +34,13 @@ from runtime.cuda_engine.checks.pillar_checks import (
 )
 from runtime.cuda_engine.checks.skip_checks import check_skipping
 from runtime.cuda_engine.checks.sweep_checks import check_sweeps
+from runtime.cuda_engine.checks.tiling_checks import check_tilings
 
 __all__ = ["CHECKS", "main"]
 
 CHECKS: dict[str, Callable[[CudaDevice], str]] = {
     "layers": check_layers,
+    "tilings": check_tilings,
     "intake": check_intake,
     "sweeps": check_sweeps,
     "pillars, limits": check_special_clouds,

@@ -19,13 +19,15 @@ ARCHITECTURE = "sm_90a"
 
 
 def conv_source(macros: Mapping[str, int]) -> str:
-    """Kernel `conv` of kernels/conv.cu for one tiling."""
-    columns, int8 = macros["N_TILE"], bool(macros["IN_INT8"])
+    """Kernel `conv` for one tiling: of kernels/conv_rows.cu with channels as rows, else of kernels/conv.cu."""
+    as_rows, int8 = macros["CHANNELS_AS_ROWS"], bool(macros["IN_INT8"])
+    columns = macros["BLOCK_ROWS"] * 8 if as_rows else macros["N_TILE"]
     products = (
         product("multiply", columns, int8=int8),
         product("multiply_registers", columns, int8=int8, registers=True),
     )
-    files = ("conv_geometry.cuh", "conv_store.cuh", "conv.cu")
+    kernel = ("conv_rows_store.cuh", "conv_rows.cu") if as_rows else ("conv_store.cuh", "conv.cu")
+    files = (*(() if as_rows else ("blocks.cuh",)), "conv_geometry.cuh", "conv_ring.cuh", *kernel)
     return _source(macros, ctypes.sizeof(ConvArguments), products, files)
 
 
@@ -35,7 +37,7 @@ def heads_source(macros: Mapping[str, int]) -> str:
         product("multiply", macros["HIDDEN"], int8=bool(macros["IN_INT8"])),
         product("multiply_last", macros["LAST_TILE"], int8=False, registers=True),
     )
-    return _source(macros, ctypes.sizeof(heads_arguments(macros["BRANCHES"])), products, ("heads.cu",))
+    return _source(macros, ctypes.sizeof(heads_arguments(macros["BRANCHES"])), products, ("blocks.cuh", "heads.cu"))
 
 
 def product(name: str, columns: int, *, int8: bool, registers: bool = False) -> str:
@@ -66,6 +68,6 @@ def product(name: str, columns: int, *, int8: bool, registers: bool = False) -> 
 
 
 def _source(macros: Mapping[str, int], argument_bytes: int, products: tuple[str, ...], files: tuple[str, ...]) -> str:
-    common = ("overlap.cuh", "hopper.cuh", "tiles.cuh", "blocks.cuh")
+    common = ("overlap.cuh", "hopper.cuh", "tiles.cuh")
     head = kernel_source({**macros, "ARGUMENT_BYTES": argument_bytes, "MOST_PARTS": MOST_PARTS}, *common)
     return "\n".join([head, *products, kernel_source({}, *files)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,12 +26,15 @@ __all__ = [
     "conv_tilings",
     "measured_choices",
     "tiling_macros",
+    "tilings_of_same_sums",
 ]
 
-# Pixels of a block: the M of every wgmma instruction.
+# Rows of a product, the M of every wgmma instruction: pixels of a block, or channels.
 BLOCK = 64
 # (blocks of a warpgroup, rows of a block, blocks side by side): a row of 64 pixels or 8 x 8.
 _SHAPES = ((1, 1, 1), (2, 1, 1), (4, 1, 1), (1, 8, 1), (2, 8, 2), (2, 8, 1), (4, 8, 2))
+# The same with channels as rows: 8 pixels x so many rows are the columns of a product.
+_ROW_SHAPES = ((1, 8, 1), (2, 8, 2), (1, 12, 1), (1, 16, 1), (2, 16, 2), (1, 24, 1), (1, 32, 1))
 # Shared memory of a block on compute capability 9.0, less what the barriers take.
 SHARED_BYTES = 227 * 1024 - 1024
 _MAX_STAGES = 6
@@ -42,10 +46,16 @@ _CONSUMERS = ((2, 1), (3, 1), (4, 1), (1, 2))
 # many of these accumulators may take.
 REGISTERS = {2: 240, 3: 160, 4: 112}
 _ACCUMULATORS = {2: 128, 3: 96, 4: 64}
+# What a thread with weights needs besides them and its sums.
+_OTHER_REGISTERS = 32
 # Multiprocessors that estimates assume; an H100 SXM and an H200 have 132.
 _BLOCKS = 132
-# Tilings of a layer that are worth compiling and timing.
+# Cuts of a layer that are worth compiling and timing, of each form: channels as columns or rows, weights in registers.
 _CANDIDATES = 20
+# Columns of a tile: what an instruction multiplies by. Accumulators of the widest leave room for two groups.
+_COLUMNS = (*range(16, 129, 16), 256)
+# Of these, how many an output has at most.
+_MOST_OUTPUTS = 128
 
 
 @dataclass(frozen=True)
@@ -55,19 +65,25 @@ class ConvTiling:
     Attributes:
         in_int8, out_int8: Types of the maps, else float16.
         out_dense: Whether it writes an output, which is dense and float32.
-        n_tile: Columns of a tile: output channels, or (j, channel) of a transposed convolution.
+        n_tile: Columns of a tile: output channels, or (j, channel) of a transposed convolution. With channels as rows:
+            its output channels, 64 for a warpgroup.
         kernel, stride, padding, upsample, relu: Of the layer.
         slab_chunks: 16-byte chunks of input channels that a stage holds.
         slabs: Stages along the input channels.
         groups: Consumer groups with tiles of their own (2: one computes while the other writes).
         warpgroups: Warpgroups in a group, which share each stage.
-        blocks: Blocks of 64 output pixels for each warpgroup.
-        block_rows: Rows of a block: 1 (of 64 pixels) or 8 (of 8).
+        blocks: Blocks of output pixels for each warpgroup.
+        block_rows: Rows of a block: 1 (of 64 pixels) or 8 (of 8); with channels as rows 8 to 32 (of 8).
         across: Blocks of a warpgroup that lie side by side.
         stages: Stages in flight for each group.
-        resident: Whether a block keeps its column tile's weights in shared memory, else each stage brings its own.
+        resident: Whether a block keeps its column tile's weights, else each stage brings its own.
         parts: Of the input channels, equally wide, each of which a tile may leave out (see `parts`); 1: all are read.
         period: Pixels along both axes after which background repeats.
+        staged: Whether results go through shared memory and the copy engine, else threads store words of the map.
+        ordered: Whether warpgroups multiply in turn, else whenever they can.
+        channels_as_rows: Whether channels are the rows of a product and pixels its columns, else the reverse.
+        register_weights: With channels as rows, whether weights that a block keeps are in registers, else in shared
+            memory.
     """
 
     in_int8: bool
@@ -90,16 +106,47 @@ class ConvTiling:
     resident: bool
     parts: int = 1
     period: int = 1
+    staged: bool = False
+    ordered: bool = False
+    channels_as_rows: bool = False
+    register_weights: bool = False
 
     @property
     def tile_rows(self) -> int:
         """Output rows of a tile."""
-        return self.warpgroups * self.blocks // self.across * self.block_rows
+        rows = self.blocks // self.across * self.block_rows
+        return rows if self.channels_as_rows else self.warpgroups * rows
 
     @property
     def tile_columns(self) -> int:
         """Output pixels of a tile's row."""
+        if self.channels_as_rows:
+            # Warpgroups that have the same channels lie side by side.
+            return self.warpgroups * BLOCK // self.n_tile * self.across * 8
         return self.across * BLOCK // self.block_rows
+
+    @property
+    def stored_box(self) -> tuple[int, int, int]:
+        """Rows, pixels of a row and channels, before upsampling, of what a warp stores at once where it is staged."""
+        if self.channels_as_rows:
+            return self.blocks // self.across * self.block_rows, self.across * 8, 16
+        rows, columns = (self.blocks, 16) if self.block_rows == 1 else (2, self.across * 8)
+        return rows, columns, self.n_tile // self.upsample
+
+    @property
+    def product_columns(self) -> int:
+        """Columns of a product, which has 64 rows and 32 bytes of K."""
+        return self.block_rows * 8 if self.channels_as_rows else self.n_tile
+
+    @property
+    def accumulators(self) -> int:
+        """Registers of a thread that hold sums."""
+        return self.blocks * self.product_columns // 2
+
+    @property
+    def weight_registers(self) -> int:
+        """Registers of a thread that hold weights."""
+        return self.slabs * self.kernel**2 * self.slab_chunks * 2 if self.register_weights else 0
 
     def column_tiles(self, conv: FusedConv) -> int:
         """Tiles of columns of a layer; an output's last one may reach beyond its channels."""
@@ -129,19 +176,36 @@ class ConvTiling:
     @property
     def shared_bytes(self) -> int:
         """Dynamic shared memory of a block."""
-        resident = self.slabs * self.slab_weight_bytes if self.resident else 0
-        return resident + self.groups * self.stages * self.stage_bytes
+        return self.kept_bytes + self.groups * self.stages * self.stage_bytes
+
+    @property
+    def kept_bytes(self) -> int:
+        """Of these, what is no stage: weights that stay, and results on their way."""
+        resident = self.slabs * self.slab_weight_bytes if self.resident and not self.register_weights else 0
+        results = self.threads_that_compute * self.accumulators * (1 if self.out_int8 else 2)
+        return resident + (results if self.staged else 0)
+
+    @property
+    def threads_that_compute(self) -> int:
+        """Of a block."""
+        return self.groups * self.warpgroups * 128
 
     @property
     def threads(self) -> int:
-        """Of a block: the consumers and one warpgroup that loads."""
-        return (self.groups * self.warpgroups + 1) * 128
+        """Of a block: those that compute and one warpgroup that loads."""
+        return self.threads_that_compute + 128
 
     @property
     def choice(self) -> dict[str, int | bool]:
-        """What is free to choose for a layer; with the layer it gives the tiling again."""
+        """What is free to choose for a layer; with the layer it gives the tiling again. Flags where they are set."""
         names = ("n_tile", "slab_chunks", "groups", "warpgroups", "blocks", "block_rows", "across")
-        return {name: getattr(self, name) for name in names}
+        flags = ("staged", "ordered", "channels_as_rows", "register_weights")
+        return {name: getattr(self, name) for name in (*names, *(flag for flag in flags if getattr(self, flag)))}
+
+    @property
+    def cut(self) -> ConvTiling:
+        """What it has in common with those that differ only in how they store and take turns."""
+        return replace(self, staged=False, ordered=False, stages=0)
 
     @property
     def macros(self) -> dict[str, int]:
@@ -156,9 +220,16 @@ def conv_tilings(conv: FusedConv, source: PlanMap, target: PlanMap) -> tuple[Con
         ConfigError: the kernel cannot compute the layer; the message names its node.
     """
     measured = measured_choices().get(conv_signature(conv, source, target))
+    by_estimate = sorted(_tilings(conv, source, target), key=lambda tiling: _estimated_cycles(tiling, conv, target))
+    cuts: dict[tuple[bool, bool], set[ConvTiling]] = {}
+    for tiling in by_estimate:
+        of_form = cuts.setdefault((tiling.channels_as_rows, tiling.register_weights), set())
+        if len(of_form) < _CANDIDATES:
+            of_form.add(tiling.cut)
+    kept: set[ConvTiling] = set().union(*cuts.values())
     found = sorted(
-        _tilings(conv, source, target),
-        key=lambda tiling: (tiling.choice != measured, _estimated_cycles(tiling, conv, target)),
+        (tiling for tiling in by_estimate if tiling.cut in kept or tiling.choice == measured),
+        key=lambda tiling: tiling.choice != measured,
     )
     if not found:
         raise ConfigError(
@@ -167,7 +238,17 @@ def conv_tilings(conv: FusedConv, source: PlanMap, target: PlanMap) -> tuple[Con
             f"stride {conv.stride}). Input channels must be a multiple of 32 (int8) or 16 (float16), outputs of 16 or "
             "8 (an output any number). Use the onnx or tensorrt backend for this model."
         )
-    return tuple(found[:_CANDIDATES])
+    return tuple(found)
+
+
+def tilings_of_same_sums(tiling: ConvTiling) -> tuple[ConvTiling, ...]:
+    """The same products in the same order, stored and taking turns in other ways: results are equal bit for bit."""
+    found = [
+        _with_stages(replace(tiling, staged=staged, ordered=ordered))
+        for staged, ordered in product((False, True), repeat=2)
+        if (staged, ordered) != (tiling.staged, tiling.ordered)
+    ]
+    return tuple(fitted for fitted in found if fitted is not None and _is_sensible(fitted))
 
 
 def tiling_macros(tiling: ConvTiling | HeadsTiling, registers: int) -> dict[str, int]:
@@ -199,8 +280,8 @@ def _tilings(conv: FusedConv, source: PlanMap, target: PlanMap) -> Iterator[Conv
     chunks, rest = divmod(conv.in_channels, 16 if in_int8 else 8)
     if rest or chunks % 2 or (target.is_output and conv.upsample > 1):
         return
-    widest = min(-(-conv.out_channels // 16) * 16, 128)
-    for n_tile in [widest] if target.is_output else range(16, 129, 16):
+    widest = min(-(-conv.out_channels // 16) * 16, _MOST_OUTPUTS)
+    for n_tile in [widest] if target.is_output else _COLUMNS:
         per_pixel, rest = divmod(n_tile, conv.upsample)
         whole = target.is_output or conv.out_channels % per_pixel == 0
         if rest or per_pixel % (16 if out_int8 else 8) or not whole:
@@ -208,60 +289,96 @@ def _tilings(conv: FusedConv, source: PlanMap, target: PlanMap) -> Iterator[Conv
         for slab_chunks in (2, 4, 8, 16):
             if chunks % slab_chunks:
                 continue
-            for blocks, block_rows, across in _SHAPES:
-                for groups, warpgroups in _CONSUMERS:
-                    tiling = ConvTiling(
-                        in_int8=in_int8,
-                        out_int8=out_int8,
-                        out_dense=target.is_output,
-                        n_tile=n_tile,
-                        kernel=conv.kernel if conv.upsample == 1 else 1,
-                        stride=conv.stride,
-                        padding=conv.padding,
-                        upsample=conv.upsample,
-                        relu=conv.relu,
-                        slab_chunks=slab_chunks,
-                        slabs=chunks // slab_chunks,
-                        groups=groups,
-                        warpgroups=warpgroups,
-                        blocks=blocks,
-                        block_rows=block_rows,
-                        across=across,
-                        stages=2,
-                        # Streamed weights pay where two warpgroups share them.
-                        resident=warpgroups == 1,
-                    )
-                    fitted = _with_stages(tiling)
-                    if fitted is not None and _is_sensible(fitted):
-                        yield fitted
+            uncut = ConvTiling(
+                in_int8=in_int8,
+                out_int8=out_int8,
+                out_dense=target.is_output,
+                n_tile=n_tile,
+                kernel=conv.kernel if conv.upsample == 1 else 1,
+                stride=conv.stride,
+                padding=conv.padding,
+                upsample=conv.upsample,
+                relu=conv.relu,
+                slab_chunks=slab_chunks,
+                slabs=chunks // slab_chunks,
+                groups=1,
+                warpgroups=1,
+                blocks=1,
+                block_rows=1,
+                across=1,
+                stages=2,
+                resident=True,
+            )
+            for tiling in (*_with_columns(uncut), *_with_rows(uncut)):
+                fitted = _with_stages(tiling)
+                if fitted is not None and _is_sensible(fitted):
+                    yield fitted
+
+
+def _with_columns(uncut: ConvTiling) -> Iterator[ConvTiling]:
+    """A layer cut by channels as columns."""
+    for blocks, block_rows, across in _SHAPES:
+        for groups, warpgroups in _CONSUMERS:
+            for staged, ordered in product((False, True), repeat=2):
+                # Streamed weights pay where two warpgroups share them.
+                yield replace(
+                    uncut, groups=groups, warpgroups=warpgroups, blocks=blocks, block_rows=block_rows, across=across,
+                    resident=warpgroups == 1, staged=staged, ordered=ordered,
+                )  # fmt: skip
+
+
+def _with_rows(uncut: ConvTiling) -> Iterator[ConvTiling]:
+    """A layer cut by channels as rows, where the kernel can: of each form with weights in registers, too."""
+    if uncut.stride > 1 or uncut.upsample > 1 or uncut.out_dense or uncut.n_tile % BLOCK:
+        return
+    for blocks, block_rows, across in _ROW_SHAPES:
+        for groups, warpgroups in _CONSUMERS:
+            if warpgroups * BLOCK % uncut.n_tile:
+                continue
+            in_registers = (False, True) if warpgroups == 1 and uncut.slabs == 1 else (False,)
+            for register_weights, staged, ordered in product(in_registers, (False, True), (False, True)):
+                yield replace(
+                    uncut, groups=groups, warpgroups=warpgroups, blocks=blocks, block_rows=block_rows, across=across,
+                    resident=warpgroups == 1, channels_as_rows=True, register_weights=register_weights,
+                    staged=staged, ordered=ordered,
+                )  # fmt: skip
 
 
 def _with_stages(tiling: ConvTiling) -> ConvTiling | None:
     """As many stages as shared memory holds, or None where two do not fit."""
-    free = SHARED_BYTES - (tiling.slabs * tiling.slab_weight_bytes if tiling.resident else 0)
-    stages = min(_MAX_STAGES, free // (tiling.groups * tiling.stage_bytes))
+    stages = min(_MAX_STAGES, (SHARED_BYTES - tiling.kept_bytes) // (tiling.groups * tiling.stage_bytes))
     return replace(tiling, stages=stages) if stages >= 2 else None
 
 
 def _is_sensible(tiling: ConvTiling) -> bool:
     if tiling.in_columns > _MOST_COLUMNS:
         return False
+    if (tiling.staged and not _can_stage(tiling)) or (tiling.ordered and tiling.stride > 1 and tiling.warpgroups > 1):
+        return False
     consumers = tiling.groups * tiling.warpgroups
-    if tiling.blocks * tiling.n_tile // 2 > _ACCUMULATORS[consumers]:
+    if tiling.accumulators > _ACCUMULATORS[consumers]:
+        return False
+    if tiling.accumulators + tiling.weight_registers + _OTHER_REGISTERS > REGISTERS[consumers]:
         return False
     # A stage is worth its two barriers from a few hundred cycles of products on.
     steps = tiling.kernel**2 * tiling.slab_chunks // 2
     if steps > 36:
         return False
-    # The left operand of a strided convolution goes through registers: two sets of four for each block.
-    return tiling.stride == 1 or tiling.blocks * (tiling.n_tile // 2 + 8) <= _ACCUMULATORS[consumers] + 16
+    # The left operand of a strided convolution goes through registers: three sets of four for each block.
+    return tiling.stride == 1 or tiling.blocks * (tiling.n_tile // 2 + 12) <= _ACCUMULATORS[consumers] + 24
+
+
+def _can_stage(tiling: ConvTiling) -> bool:
+    """Maps alone; a thread stores its words of up to four pixels at once."""
+    return not tiling.out_dense and tiling.upsample in (1, 2, 4)
 
 
 def _estimated_cycles(tiling: ConvTiling, conv: FusedConv, target: PlanMap) -> float:
     """Cycles of the busiest block: the longer of products and loads, times its number of tiles.
 
     A 64 x n product with 32 bytes of K takes n / 2 cycles of the tensor cores, and at least as long as shared memory
-    needs for its operands (128 bytes a cycle). Its loads come at about 24 bytes a cycle while all blocks load.
+    needs for its operands (128 bytes a cycle, of which most are reached). Its loads come at about 24 bytes a cycle
+    while all blocks load.
     """
     height, width = target.height // conv.upsample, target.width // conv.upsample
     tiles = -(-width // tiling.tile_columns) * -(-height // tiling.tile_rows)
@@ -270,13 +387,14 @@ def _estimated_cycles(tiling: ConvTiling, conv: FusedConv, target: PlanMap) -> f
     items = tiles if tiling.resident else tiles * column_tiles
     per_block = -(-items // (lanes * tiling.groups)) * tiling.groups
     steps = tiling.kernel**2 * tiling.slab_chunks // 2 * tiling.slabs * tiling.warpgroups * tiling.blocks
-    products = steps * max(tiling.n_tile / 2, (2048 + 32 * tiling.n_tile) / 128)
+    columns = tiling.product_columns
+    products = steps * max(columns / 2, ((0 if tiling.register_weights else 2048) + 32 * columns) / 110)
     loads = tiling.slabs * tiling.stage_bytes / 24
     target_bytes = 1 if tiling.out_int8 else 4 if tiling.out_dense else 2
-    stores = tiling.tile_rows * tiling.tile_columns * tiling.n_tile * target_bytes / 12
+    # Whole rows of a box take the second level cache less time than words do.
+    stores = tiling.tile_rows * tiling.tile_columns * tiling.n_tile * target_bytes / (20 if tiling.staged else 12)
     # A group waits for its products and then converts its sums; the others compute meanwhile.
-    accumulators = tiling.blocks * tiling.n_tile // 2
-    serial = products + 60 * tiling.slabs + 600 + 10 * accumulators
-    busy = max(products, loads + stores, 8 * accumulators * tiling.warpgroups, serial / tiling.groups)
+    serial = products + 60 * tiling.slabs + 600 + 10 * tiling.accumulators
+    busy = max(products, loads + stores, 8 * tiling.accumulators * tiling.warpgroups, serial / tiling.groups)
     # With few stages a load is waited for.
     return per_block * (busy + loads / (tiling.stages - 1))

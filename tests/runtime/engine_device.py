@@ -45,7 +45,7 @@ class EngineDevice(RecordingDevice):
     def tensor_map(
         self, address: int, sizes: Sequence[int], strides: Sequence[int], box: Sequence[int]
     ) -> ctypes.Array[ctypes.c_uint64]:
-        """The description itself, for `kernel_model`: address, three sizes, two strides, three sizes of the box."""
+        """The description itself, for `kernel_model`: address, sizes, strides, and sizes of the box."""
         return (ctypes.c_uint64 * 16)(address, *sizes, *strides, *box)
 
     def allow_shared(self, kernel: Any, num_bytes: int) -> None:
@@ -56,8 +56,7 @@ class EngineDevice(RecordingDevice):
         if name not in ("conv", "heads"):
             super().launch(kernel, grid, threads, arguments, stream, **options)
             return
-        source, values = arguments
-        self.put(("launch", name, stream), lambda: run_kernel(self, work, grid, source, values))
+        self.put(("launch", name, stream), lambda: run_kernel(self, work, grid, arguments))
 
 
 def smallest_tiles(device: EngineDevice, plan: NetworkPlan, stream: int) -> SkippingPair:

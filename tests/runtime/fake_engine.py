@@ -139,7 +139,7 @@ class FakeDevice:
     def tensor_map(
         self, address: int, sizes: Sequence[int], strides: Sequence[int], box: Sequence[int]
     ) -> ctypes.Array[ctypes.c_uint64]:
-        """The description itself, for `kernel_model`: address, three sizes, two strides, three sizes of the box."""
+        """The description itself, for `kernel_model`: address, sizes, strides, and sizes of the box."""
         return (ctypes.c_uint64 * 16)(address, *sizes, *strides, *box)
 
     def allow_shared(self, kernel: str, num_bytes: int) -> None:

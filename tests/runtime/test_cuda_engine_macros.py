@@ -120,7 +120,7 @@ def test_a_source_that_lacks_a_macro_does_not_compile(files: str) -> None:
 def test_the_encoder_stands_behind_the_pillars() -> None:
     for before, after in (
         ("pillars.cu", "decoration.cu"), ("decoration.cu", "pfn.cu"), ("pfn.cu", "encode.cu"),
-        ("conv_geometry.cuh", "conv.cu"),
+        ("conv_geometry.cuh", "conv.cu"), ("conv_geometry.cuh", "conv_rows.cu"), ("conv_geometry.cuh", "conv_ring.cuh"),
     ):  # fmt: skip
         assert f"{after}: {before} must stand before it" in errors_of({}, after)
 

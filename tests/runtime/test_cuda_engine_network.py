@@ -47,13 +47,18 @@ WIDE_HEADS = Architecture(
 )
 
 
-def open_network(plan: NetworkPlan) -> tuple[FakeDevice, DeviceNetwork]:
+def open_network(plan: NetworkPlan, *, staged: bool | None = None) -> tuple[FakeDevice, DeviceNetwork]:
+    """With the best tilings, or the best ones of those that are staged or not."""
     device = FakeDevice(cast(ModelSpec, None))
-    return device, DeviceNetwork(cast(CudaDevice, device), plan)
+    tilings: dict[str, ConvTiling] = {}
+    for conv in plan.convs if staged is not None else ():
+        found = conv_tilings(conv, plan.maps[conv.source], plan.target(conv))
+        tilings[conv.node] = next(tiling for tiling in found if tiling.staged == (staged and not tiling.out_dense))
+    return device, DeviceNetwork(cast(CudaDevice, device), plan, tilings)
 
 
-def filled(plan: NetworkPlan) -> tuple[FakeDevice, DeviceNetwork]:
-    device, network = open_network(plan)
+def filled(plan: NetworkPlan, *, staged: bool | None = None) -> tuple[FakeDevice, DeviceNetwork]:
+    device, network = open_network(plan, staged=staged)
     rng = np.random.default_rng(5)
     canvas = plan.canvas
     values = np.abs(rng.normal(0, 1, (canvas.channels, canvas.height, canvas.width)))
@@ -62,11 +67,13 @@ def filled(plan: NetworkPlan) -> tuple[FakeDevice, DeviceNetwork]:
     return device, network
 
 
+@pytest.mark.parametrize("staged", [False, True])
 @pytest.mark.parametrize("map_type", TYPES)
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_every_layer_computes_the_plan(name: str, map_type: MapType) -> None:
-    device, network = filled(random_plan(ARCHITECTURES[name], map_type))
+def test_every_layer_computes_the_plan(name: str, map_type: MapType, staged: bool) -> None:
+    device, network = filled(random_plan(ARCHITECTURES[name], map_type), staged=staged)
     for launch in network.launches:
+        assert (launch.target is not None) == (isinstance(launch.tiling, ConvTiling) and launch.tiling.staged)
         run_launch(device, launch)
     agreements = compare_layers(cast(CudaDevice, device), network, 1)
     assert [item for item in agreements if not item.passed] == []
@@ -85,12 +92,62 @@ def test_every_tiling_gives_the_same_map(map_type: MapType) -> None:
         channels = slice(conv.target_channel, conv.target_channel + conv.out_channels)
         kept = device.memory[target.address].copy()
         expected = target.read(cast(CudaDevice, device), 1)[channels]
-        for tiling in network.tilings(conv.node)[1:6]:
+        tilings = [tiling for tiling in network.tilings(conv.node) if isinstance(tiling, ConvTiling)]
+        ways = {staged: [tiling for tiling in tilings if tiling.staged == staged][:5] for staged in (False, True)}
+        for tiling in [*ways[False], *ways[True]]:
             device.memory[target.address][:] = 0
             run_launch(device, network.launch_of(conv.node, tiling))
             found = target.read(cast(CudaDevice, device), 1)[channels]
             np.testing.assert_array_equal(found, expected, err_msg=str(tiling))
         device.memory[target.address][:] = kept
+
+
+# 64 channels and more, kernels of 1 and 3, and a type that changes on the way.
+OF_64 = Architecture((20, 44), channels=(64,), depths=(1,), strides=(1,), neck_channels=128, upsamples=(1,))
+HALVES_BETWEEN = Architecture(
+    (20, 28), channels=(64,), depths=(0,), strides=(1,), upsamples=(1,), heads=(("reg", 2),), head_kernel=3
+)
+
+
+@pytest.mark.parametrize("map_type", TYPES)
+@pytest.mark.parametrize("architecture", [OF_64, HALVES_BETWEEN], ids=["64", "halves between"])
+def test_channels_as_rows_give_the_same_map(
+    architecture: Architecture, map_type: MapType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.cuda_engine.tiling._CANDIDATES", 1000)
+    device, network = filled(random_plan(architecture, map_type))
+    for launch in network.launches:
+        run_launch(device, launch)
+    forms = set()
+    for conv in network.plan.convs:
+        if conv.target not in network.maps:
+            continue
+        result = network.maps[conv.target]
+        channels = slice(conv.target_channel, conv.target_channel + conv.out_channels)
+        kept = device.memory[result.address].copy()
+        expected = result.read(cast(CudaDevice, device), 1)[channels]
+        found = {
+            (
+                tiling.register_weights,
+                tiling.n_tile,
+                tiling.warpgroups,
+                tiling.staged,
+                tiling.block_rows,
+                tiling.across,
+            ): (tiling)
+            for tiling in network.tilings(conv.node)
+            if isinstance(tiling, ConvTiling) and tiling.channels_as_rows
+        }
+        forms |= {form[:4] for form in found}
+        for tiling in found.values():
+            device.memory[result.address][:] = 0
+            run_launch(device, network.launch_of(conv.node, tiling))
+            read = result.read(cast(CudaDevice, device), 1)[channels]
+            np.testing.assert_array_equal(read, expected, err_msg=str(tiling))
+        device.memory[result.address][:] = kept
+    # Weights in registers, in shared memory and streamed; two warpgroups that share pixels or channels.
+    ways = ((True, 64, 1), (False, 64, 1), (False, 64, 2), (False, 128, 2))
+    assert forms >= {(*way, staged) for way in ways for staged in (False, True)}
 
 
 @pytest.mark.parametrize("map_type", TYPES)
@@ -105,7 +162,12 @@ def test_tilings_stay_within_the_hardware(name: str, map_type: MapType) -> None:
             assert tiling.shared_bytes <= 227 * 1024 - 1024
             consumers = tiling.groups * tiling.warpgroups
             assert (consumers * tiling.macros["REGISTERS"] + 24) * 128 <= 65536
-            assert tiling.blocks * tiling.n_tile // 2 < tiling.macros["REGISTERS"] - 30
+            columns = tiling.block_rows * 8 if tiling.channels_as_rows else tiling.n_tile
+            held = tiling.blocks * columns // 2
+            if tiling.register_weights:
+                # 32 bytes of K of 16 rows are four registers of a warp.
+                held += tiling.kernel**2 * tiling.slabs * tiling.slab_chunks // 2 * 4
+            assert held < tiling.macros["REGISTERS"] - 30
             assert tiling.slabs * tiling.slab_chunks * (16 if tiling.in_int8 else 8) == conv.in_channels
 
 

@@ -21,6 +21,7 @@ from runtime.cuda_engine.checks.random_plans import Architecture, random_plan
 from runtime.cuda_engine.frame import DeviceFrame, FrameResult
 from runtime.cuda_engine.network import DeviceNetwork
 from runtime.cuda_engine.plan import MAP_TYPES, MapType
+from runtime.cuda_engine.tiling import ConvTiling, tilings_of_same_sums
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -54,7 +55,7 @@ _NETWORK = "backbone_neck_head"
 
 def check_layers(device: CudaDevice) -> str:
     """Every layer of every architecture in INT8 and FP16 against the plan's arithmetic."""
-    stream, shares, compared = device.create_stream(), [], 0
+    stream, shares, compared, twice = device.create_stream(), [], 0, 0
     for name, architecture in _ARCHITECTURES.items():
         for map_type in MAP_TYPES:
             plan = random_plan(architecture, map_type)
@@ -75,8 +76,35 @@ def check_layers(device: CudaDevice) -> str:
                 compared += 1
                 if agreement.in_steps:
                     shares.append(agreement.equal_share)
+            twice += _check_same_sums(device, network, stream)
             _check_borders(device, network, stream)
-    return f"{compared} layers and outputs; INT8 codes at least {min(shares):.5%} equal, borders zero"
+    return (
+        f"{compared} layers and outputs; INT8 codes at least {min(shares):.5%} equal, borders zero; {twice} layers "
+        "equal when stored or taking turns in another way"
+    )
+
+
+def _check_same_sums(device: CudaDevice, network: DeviceNetwork, stream: int) -> int:
+    """Runs layers once more in other ways, into maps of other numbers; returns how often."""
+    count = 0
+    for launch in network.launches:
+        others = tilings_of_same_sums(launch.tiling) if isinstance(launch.tiling, ConvTiling) else ()
+        conv = next((conv for conv in network.plan.convs if conv.node == launch.label), None)
+        if conv is None or conv.target in network.outputs:
+            continue
+        target = network.maps[conv.target]
+        channels = slice(conv.target_channel, conv.target_channel + conv.out_channels)
+        before = target.read(device, stream)
+        for other in others:
+            expected = ~before if before.dtype == np.int8 else before + np.float16(1)
+            target.write(device, stream, expected)
+            expected[channels] = before[channels]
+            network.enqueue_layer(network.launch_of(launch.label, other), stream)
+            if not np.array_equal(target.read(device, stream), expected) or target.read_border(device, stream).any():
+                raise AssertionError(f"'{launch.label}' writes something else as {other} than as {launch.tiling}")
+            count += 1
+        target.write(device, stream, before)
+    return count
 
 
 def check_special_frames(device: CudaDevice) -> str:

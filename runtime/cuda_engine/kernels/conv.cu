@@ -1,16 +1,12 @@
-// The kernel of kernels/conv_geometry.cuh, which has its parameters, arguments and constraints and stands before it.
+// The kernel of conv_geometry.cuh with channels as columns: X x W, a product's rows being 64 pixels. Parameters, arguments
+// and constraints stand there.
 //
-// One warp for each consumer group keeps a ring of stages in shared memory full; the groups multiply and store.
+// Groups multiply and store what conv_ring.cuh loads.
 // Checked by: as conv_geometry.cuh
 
 #if !defined(TAPS)
 #error "conv.cu: conv_geometry.cuh must stand before it"
 #endif
-
-__device__ __forceinline__ bool is_left_out(u32 tile, int slab)
-{
-    return PARTS > 1 && !reads_part(tile, slab / (SLABS / PARTS));
-}
 
 // Adds what the parts that a tile leaves out come to, all of them background.
 __device__ __forceinline__ void add_background(
@@ -38,101 +34,66 @@ __device__ __forceinline__ void add_background(
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) conv(
-    const __grid_constant__ TensorMap input, const __grid_constant__ Geometry g)
+    const __grid_constant__ TensorMap input,
+#if STAGED
+    const __grid_constant__ TensorMap target,  // the layer's chunks without a border: [chunk][row / UPSAMPLE][row % UPSAMPLE][column]
+#endif
+    const __grid_constant__ Geometry g)
 {
     extern __shared__ __align__(128) char memory[];
-    __shared__ __align__(8) u64 barriers[GROUPS * STAGES * 2 + SLABS];
-    const u32 weights = shared_address(memory);
-    const u32 full = shared_address(barriers), empty = full + GROUPS * STAGES * 8, loaded = empty + GROUPS * STAGES * 8;
+    __shared__ __align__(8) u64 barriers[BARRIERS];
     const int warpgroup = uniform(threadIdx.x / 128);
     const TileCounts counts = count_tiles(g.tiles);
-    if (threadIdx.x == 0) {
-        for (int i = 0; i < GROUPS * STAGES; ++i) {
-            barrier_init(full + i * 8, 1);
-            barrier_init(empty + i * 8, WARPGROUPS * 4);  // one arrival of each warp
-        }
-        for (int slab = 0; slab < SLABS; ++slab) barrier_init(loaded + slab * 8, 1);
-        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-    }
-    // Resident: a block keeps one column tile and goes over pixels. Else column tiles of the same pixels follow each other.
-    const int lanes = RESIDENT ? gridDim.x / g.column_tiles : gridDim.x;
-    const int fixed = RESIDENT ? blockIdx.x % g.column_tiles : 0;
-    const int first = RESIDENT ? blockIdx.x / g.column_tiles : blockIdx.x;
-    // Items go round the blocks before a block's next group gets one: the last ones are on as many multiprocessors as can be.
+    const Ring ring = set_up(memory, barriers);
+    const Share share = my_share(g, counts);
     const int group = warpgroup == CONSUMERS ? uniform(threadIdx.x / 32) - CONSUMERS * 4 : warpgroup / WARPGROUPS;
-    int item = first + lanes * group;
-    const u32 guess = guess_tile(g.tiles, RESIDENT ? item : item / g.column_tiles);
+    int item = share.first + share.lanes * group;
+    const u32 guess = guess_of(g, item);
     __syncthreads();
     begin_with_next();
-
-    const int items = (counts.front + counts.back) * (RESIDENT ? 1 : g.column_tiles);
     // Nothing to do: no weights either. The kernel still ends after the one before it.
-    if (first >= items) {
+    if (share.first >= share.items) {
         wait_for_previous();
         return;
     }
 
     if (warpgroup == CONSUMERS) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
-        // One thread for each group: an instruction loads all that a stage needs.
-        if (group >= GROUPS || threadIdx.x % 32 > 0) return;
-        if (RESIDENT && group == 0)
-            for (int slab = 0; slab < SLABS; ++slab) {
-                barrier_expect(loaded + slab * 8, SLAB_WEIGHT_BYTES);
-                bulk_load(weights + slab * SLAB_WEIGHT_BYTES,
-                          g.weights + ((long long)fixed * SLABS + slab) * SLAB_WEIGHT_BYTES, SLAB_WEIGHT_BYTES,
-                          loaded + slab * 8);
-            }
-        const u32 ring = weights + RESIDENT_BYTES + group * STAGES * STAGE_PITCH;
-        int stage = 0;
-        u32 parity = 1, next = item < items ? first_tile(g.tiles, counts, RESIDENT ? item : item / g.column_tiles, guess) : 0;
-        wait_for_previous();
-        for (; item < items; item += lanes * GROUPS) {
-            const u32 tile = next;
-            const int column_tile = RESIDENT ? fixed : item % g.column_tiles, following = item + lanes * GROUPS;
-            // Read ahead: a list lies in device memory.
-            if (following < items) next = tile_at(g.tiles, counts, RESIDENT ? following : following / g.column_tiles);
-            const int y = tile_row(tile) * TILE_ROWS, x = tile_column(tile) * TILE_COLUMNS;
-            for (int slab = 0; slab < SLABS; ++slab) {
-                if (is_left_out(tile, slab)) continue;
-                const u32 barrier = full + (group * STAGES + stage) * 8, target = ring + stage * STAGE_PITCH;
-                barrier_wait(empty + (group * STAGES + stage) * 8, parity);
-                barrier_expect(barrier, STAGE_BYTES);
-                box_load(target, input, x * STRIDE - PADDING + 1, y * STRIDE - PADDING + 1, slab * SLAB_CHUNKS, barrier);
-                if (!RESIDENT)
-                    bulk_load(target + IN_BYTES,
-                              g.weights + ((long long)column_tile * SLABS + slab) * SLAB_WEIGHT_BYTES,
-                              SLAB_WEIGHT_BYTES, barrier);
-                if (++stage == STAGES) { stage = 0; parity ^= 1; }
-            }
-        }
+        if (group < GROUPS && threadIdx.x % 32 == 0) load_stages(input, g, ring, share, group, item, guess);
         return;
     }
 
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS));
     const int part = warpgroup % WARPGROUPS;
     const int warp = uniform(threadIdx.x / 32 % 4), lane = threadIdx.x % 32;
-    const u32 ring = weights + RESIDENT_BYTES + group * STAGES * STAGE_PITCH;
+    const u32 stages = ring.stages + group * STAGES * STAGE_PITCH;
     const u32 my_rows = part * PART_ROWS * STRIDE * (IN_COLS * 16);
+#if STAGED
+    const u32 boxes = ring.stages + GROUPS * STAGES * STAGE_PITCH + (warpgroup * 4 + warp) * (BOX_BYTES / 4);
+    StoredColumns columns = stored_columns(g, share.fixed);
+#endif
     Accumulator sums[BLOCKS][N_TILE / 2];
     int stage = 0;
-    u32 parity = 0, next = item < items ? first_tile(g.tiles, counts, RESIDENT ? item : item / g.column_tiles, guess) : 0;
-    for (; item < items; item += lanes * GROUPS) {
+    u32 parity = 0, turn = warpgroup == 0, next = first_tile_of(g, share, item, guess);
+    for (; item < share.items; item += share.lanes * GROUPS) {
         const u32 tile = next;
-        const int column_tile = RESIDENT ? fixed : item % g.column_tiles, following = item + lanes * GROUPS;
-        if (following < items) next = tile_at(g.tiles, counts, RESIDENT ? following : following / g.column_tiles);
+        const int column_tile = column_tile_of(g, share, item), following = item + share.lanes * GROUPS;
+        if (following < share.items) next = tile_of(g, share, following);
+        // A group that has a tile follows one that had one: turns go on.
+        if (ORDERED && WARPGROUPS == 1) take_turn(ring, warpgroup, turn);
         int done = 0;  // slabs
         for (int slab = 0; slab < SLABS; ++slab) {
             if (is_left_out(tile, slab)) continue;
             const bool begun = PARTS > 1 ? done > 0 : slab > 0;
-            const u32 source = ring + stage * STAGE_PITCH;
-            const u32 operand = RESIDENT ? weights + slab * SLAB_WEIGHT_BYTES : source + IN_BYTES;
+            const u32 source = stages + stage * STAGE_PITCH;
+            const u32 operand = RESIDENT ? ring.weights + slab * SLAB_WEIGHT_BYTES : source + IN_BYTES;
             // Weights come slab by slab beside a block's first tile.
-            if (RESIDENT) barrier_wait(loaded + slab * 8, 0);
-            barrier_wait(full + (group * STAGES + stage) * 8, parity);
+            if (RESIDENT) barrier_wait(ring.loaded + slab * 8, 0);
+            barrier_wait(ring.full + (group * STAGES + stage) * 8, parity);
             const u32 right = operand_base(operand, N_TILE * 16);
 #if STRIDE == 1
             const u32 left = operand_base(source + my_rows, PLANE);
+            if (ORDERED && WARPGROUPS > 1) take_turn(ring, warpgroup, turn);
             wgmma_fence();
 #pragma unroll
             for (int tap = 0; tap < TAPS; ++tap)
@@ -147,50 +108,79 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) conv(
                     }
                 }
             wgmma_commit();
+            if (ORDERED && WARPGROUPS > 1 && lane == 0) pass_turn(ring, warpgroup);
             // The product of the stage before has ended: its buffer is free.
             wgmma_wait<1>();
             if (begun && lane == 0)
-                barrier_arrive(empty + (group * STAGES + (stage == 0 ? STAGES - 1 : stage - 1)) * 8);
+                barrier_arrive(ring.empty + (group * STAGES + (stage == 0 ? STAGES - 1 : stage - 1)) * 8);
 #else
             // Neighbouring output pixels lie two input pixels apart, which no descriptor describes: the left operand goes
-            // through registers. Two sets of them, so that loading one overlaps multiplying by the other.
-            u32 left[2][BLOCKS][4];
-            const u32 matrix = lane / 8, eight = warp * 2 + (matrix & 1), pixel = lane % 8 * (STRIDE * 16);
-            const u32 mine = source + my_rows + (matrix >> 1) * PLANE + pixel +
+            // through registers. Three sets of them: one is loaded while two products read theirs or wait for them.
+            // Of eight pixels 32 bytes apart, four lie in the banks of the other four. Where planes are an odd number of
+            // pixels, the other half of K lies in the other banks: lanes load that one first for the last four pixels.
+            constexpr int STEPS = TAPS * (SLAB_CHUNKS / 2);
+            constexpr bool EXCHANGES = IN_ROWS * IN_COLS % 2;
+            u32 left[3][BLOCKS][4];
+            const u32 matrix = lane / 8, eight = warp * 2 + (matrix & 1), pixel = lane % 8;
+            const u32 half_of_k = EXCHANGES ? (matrix >> 1) ^ (pixel >> 2) : matrix >> 1;
+            const u32 mine = source + my_rows + half_of_k * PLANE + pixel * (STRIDE * 16) +
                 eight * (STRIDE * 16 * (BLOCK_ROWS == 1 ? 8 : IN_COLS));
+            const auto load = [&](int step) {
+                const u32 place = mine + step % (SLAB_CHUNKS / 2) * 2 * PLANE;
 #pragma unroll
-            for (int tap = 0; tap < TAPS; ++tap)
+                for (int block = 0; block < BLOCKS; ++block)
+                    load_matrices(left[step % 3][block], place + in_offset(block, step / (SLAB_CHUNKS / 2)));
+            };
+            load(0);
 #pragma unroll
-                for (int step = 0; step < SLAB_CHUNKS / 2; ++step) {
-                    const int set = (tap * (SLAB_CHUNKS / 2) + step) & 1;
-                    const u64 b = operand_at(right, (tap * SLAB_CHUNKS + step * 2) * (N_TILE * 16), 128);
+            for (int step = 0; step < STEPS; ++step) {
+                if (step + 1 < STEPS) load(step + 1);
 #pragma unroll
-                    for (int block = 0; block < BLOCKS; ++block)
-                        load_matrices(left[set][block], mine + step * 2 * PLANE + in_offset(block, tap));
-                    wgmma_fence();
+                for (int block = 0; block < BLOCKS; ++block) exchange_halves(left[step % 3][block], EXCHANGES && lane >= 16);
+                const u64 b = operand_at(
+                    right, (step / (SLAB_CHUNKS / 2) * SLAB_CHUNKS + step % (SLAB_CHUNKS / 2) * 2) * (N_TILE * 16), 128);
+                wgmma_fence();
 #pragma unroll
-                    for (int block = 0; block < BLOCKS; ++block)
-                        multiply_registers(sums[block], left[set][block], b, begun || tap + step > 0);
-                    wgmma_commit();
-                    wgmma_wait<1>();
-                }
-            wgmma_wait<0>();
-            if (lane == 0) barrier_arrive(empty + (group * STAGES + stage) * 8);
+                for (int block = 0; block < BLOCKS; ++block)
+                    multiply_registers(sums[block], left[step % 3][block], b, begun || step > 0);
+                wgmma_commit();
+                wgmma_wait<1>();
+            }
+            // The last product may go on where its operands are no part of the stage and of none of the next one's sets.
+            if (!RESIDENT || STEPS % 3 != 0) wgmma_wait<0>();
+            if (lane == 0) barrier_arrive(ring.empty + (group * STAGES + stage) * 8);
 #endif
             if (++stage == STAGES) { stage = 0; parity ^= 1; }
             if (PARTS > 1) ++done;
         }
-#if STRIDE == 1
+        if (ORDERED && WARPGROUPS == 1 && lane == 0) pass_turn(ring, warpgroup);
         wgmma_wait<0>();
+#if STRIDE == 1
         if ((PARTS == 1 || done > 0) && lane == 0)
-            barrier_arrive(empty + (group * STAGES + (stage == 0 ? STAGES - 1 : stage - 1)) * 8);
+            barrier_arrive(ring.empty + (group * STAGES + (stage == 0 ? STAGES - 1 : stage - 1)) * 8);
 #endif
         const int y0 = tile_row(tile) * TILE_ROWS + part * PART_ROWS, x0 = tile_column(tile) * TILE_COLUMNS;
         if (PARTS > 1) add_background(sums, g, tile, y0, x0, column_tile, warp, lane);
+#if STAGED
+        // The boxes are free once the copy engine has read the ones before.
+        if (lane == 0) wait_for_sources();
+        __syncwarp();
+        stage_tile(sums, g, column_tile, lane, boxes);
+        fence_for_copies();
+        __syncwarp();
+        if (!RESIDENT) columns = stored_columns(g, column_tile);
+        if (lane == 0) store_boxes(target, columns, y0, x0, warp, boxes);
+#else
         store_tile(sums, g, y0, x0, column_tile, warp, lane);
+#endif
     }
+#if STAGED
+    // The next kernel sees what is done when this one ends.
+    if (lane == 0) wait_for_stores();
+#endif
 #if RESIDENT && PARTS > 1
     // Tiles may have left some out: a block does not end before all that it asked for has come.
-    for (int slab = 0; slab < SLABS; ++slab) barrier_wait(loaded + slab * 8, 0);
+    if (RESIDENT_BYTES)
+        for (int slab = 0; slab < SLABS; ++slab) barrier_wait(ring.loaded + slab * 8, 0);
 #endif
 }

@@ -1,6 +1,7 @@
 // What follows a convolution's sums, in registers: scale, bias, ReLU, rounding, and the stores. Parameters as in conv.cu.
 //
-// A warp's store is eight pixels of 16 bytes: a half of its part of a block (blocks.cuh).
+// STAGED: a warp's codes go to shared memory, in the map's own layout, and the copy engine stores them as boxes and leaves
+// out what is not in the map. Else a warp's store is eight pixels of 16 bytes: a half of its part of a block (blocks.cuh).
 
 // (scale, bias) of the columns that make one word of a thread: four codes of an INT8 map or two halves.
 struct Affine {
@@ -31,6 +32,82 @@ __device__ __forceinline__ u32 word(const Accumulator (&sums)[N_TILE / 2], int j
 }
 #endif
 
+#if STAGED
+// Where a column tile's results go: rows of the target of one number modulo UPSAMPLE, and chunks from one on.
+struct StoredColumns {
+    int phase, chunk;
+};
+
+// Said to be the same for all threads, so that a loop does not divide for each of its tiles.
+__device__ __forceinline__ StoredColumns stored_columns(const Geometry& g, int column_tile)
+{
+    const int blocks = g.column_tiles / UPSAMPLE;
+    const int phase = UPSAMPLE > 1 ? uniform(column_tile / blocks) : 0;
+    return {phase, (column_tile - phase * blocks) * (TILE_CHANNELS / OUT_CHUNK)};
+}
+
+// A warp's boxes [chunk][row][column][16 bytes]: its pixels of blocks of 64 lie side by side, of blocks of 8 x 8 in two rows
+// for each row of blocks.
+#define BOXES (BLOCK_ROWS == 1 ? 1 : BLOCKS / ACROSS)
+#define BOX_ROW ((BLOCK_ROWS == 1 ? 16 : ACROSS * 8) * UPSAMPLE * 16)
+#define BOX_CHUNK ((BLOCK_ROWS == 1 ? BLOCKS : 2) * BOX_ROW)
+#define BOX_PITCH (TILE_CHANNELS / OUT_CHUNK * BOX_CHUNK)
+
+static_assert(BLOCK_ROWS == 8 || ACROSS == 1, "a warp's pixels are a box");
+static_assert(BOXES * BOX_PITCH * 4 == BOX_BYTES, "boxes of four warps");
+
+// From a warp's first pixel to a half of a block, in its boxes.
+__device__ __forceinline__ constexpr u32 place_in_boxes(int block, int half)
+{
+    return BLOCK_ROWS == 1 ? block * BOX_ROW + half * 8 * (UPSAMPLE * 16)
+                           : block / ACROSS * BOX_PITCH + half * BOX_ROW + block % ACROSS * 8 * (UPSAMPLE * 16);
+}
+
+// Writes a warp's part of its warpgroup's blocks as boxes to shared memory, from where the copy engine takes them. What eight
+// pixels have of a chunk is a matrix of 8 x 16 bytes, and several are stored at once: of several chunks, or of the UPSAMPLE
+// pixels that each one becomes. There, columns are ordered such that a thread's words of one chunk are neighbours: all that a
+// warp stores is contiguous. No two threads want one bank either way.
+__device__ __forceinline__ void stage_tile(
+    const Accumulator (&sums)[BLOCKS][N_TILE / 2], const Geometry& g, int column_tile, int lane, u32 boxes)
+{
+    constexpr int CHUNKS = TILE_CHANNELS / OUT_CHUNK;
+    constexpr int WORDS = UPSAMPLE > 1 ? UPSAMPLE : CHUNKS % 4 == 0 ? 4 : CHUNKS % 2 == 0 ? 2 : 1;
+    const float4* affine = g.affine + (column_tile * N_TILE) / 2 + (lane & 3);
+    const u32 mine = boxes + (UPSAMPLE > 1 ? lane / 4 * (UPSAMPLE * 16) + (lane & 3) * (UPSAMPLE * 4)
+                                           : lane % 8 * 16 + lane / 8 % WORDS * BOX_CHUNK);
+#pragma unroll
+    for (int first = 0; first < N_TILE / OUT_CHUNK; first += WORDS) {
+        Affine pairs[WORDS];
+#pragma unroll
+        for (int i = 0; i < WORDS; ++i) pairs[i] = load_affine(affine, (first + i) * (OUT_CHUNK / 8));
+#pragma unroll
+        for (int block = 0; block < BLOCKS; ++block)
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                u32 words[WORDS];
+#pragma unroll
+                for (int i = 0; i < WORDS; ++i) words[i] = word(sums[block], (first + i) * (OUT_CHUNK / 8), half, pairs[i]);
+                const u32 target = mine + first / UPSAMPLE * BOX_CHUNK + place_in_boxes(block, half);
+#if UPSAMPLE > 1
+                store_words(target, words);
+#else
+                store_matrices(target, words);
+#endif
+            }
+    }
+}
+
+// One thread has the copy engine store a warp's boxes; (y0, x0) is the first pixel of its warpgroup.
+__device__ __forceinline__ void store_boxes(
+    const TensorMap& target, const StoredColumns& columns, int y0, int x0, int warp, u32 boxes)
+{
+    const int y = y0 + first_row(warp), x = x0 + first_column(warp, 0);
+#pragma unroll
+    for (int box = 0; box < BOXES; ++box)
+        box_store(target, x * UPSAMPLE, columns.phase, y + box * BLOCK_ROWS, columns.chunk, boxes + box * BOX_PITCH);
+}
+
+#else
 // Writes a warpgroup's blocks, whose first pixel is (y0, x0). Offsets are 32 bits wide: a map is smaller than 4 GB.
 __device__ __forceinline__ void store_tile(
     const Accumulator (&sums)[BLOCKS][N_TILE / 2], const Geometry& g, int y0, int x0, int column_tile, int warp, int lane)
@@ -122,3 +199,4 @@ __device__ __forceinline__ void store_tile(
         }
 #endif
 }
+#endif

@@ -70,6 +70,31 @@ __device__ __forceinline__ void box_load(u32 target, const TensorMap& map, int c
             target), "l"(&map), "r"(column * 2), "r"(row), "r"(chunk), "r"(barrier) : "memory");
 }
 
+// The other way: a box of [chunk][row][column][16 bytes] from shared memory into a map whose rows are told apart by their
+// number modulo some number, `phase`; what lies outside of the map is not written.
+__device__ __forceinline__ void box_store(const TensorMap& map, int column, int phase, int row, int chunk, u32 source) {
+    asm volatile(
+        "cp.async.bulk.tensor.4d.global.shared::cta.tile.bulk_group [%0, {%1, %2, %3, %4}], [%5];" ::"l"(&map),
+        "r"(column * 2), "r"(phase), "r"(row), "r"(chunk), "r"(source) : "memory");
+    asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
+
+// Until the stores of this thread have read their sources, and until they are done.
+__device__ __forceinline__ void wait_for_sources() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
+__device__ __forceinline__ void wait_for_stores() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
+
+// Makes what this thread wrote to shared memory visible to copies that begin once the others know that it has.
+__device__ __forceinline__ void fence_for_copies() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+// Neighbouring words of 32 bits to shared memory; the address is a multiple of their size.
+__device__ __forceinline__ void store_words(u32 target, const u32 (&words)[2]) {
+    asm volatile("st.shared.v2.b32 [%0], {%1, %2};" ::"r"(target), "r"(words[0]), "r"(words[1]) : "memory");
+}
+__device__ __forceinline__ void store_words(u32 target, const u32 (&words)[4]) {
+    asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(target), "r"(words[0]), "r"(words[1]), "r"(words[2]),
+                 "r"(words[3]) : "memory");
+}
+
 // Matrix descriptor without swizzle: core matrices of 8 rows x 16 bytes; `leading` is the distance of the two that are
 // neighbours along K, `stride` the distance of neighbours along M or N. In two steps, so that a product's own share is an
 // addition of a constant: where the operands begin, and `offset` bytes behind it.
@@ -93,6 +118,43 @@ __device__ __forceinline__ void load_matrices(u32 (&registers)[4], u32 address) 
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(registers[0]), "=r"(registers[1]), "=r"(registers[2]), "=r"(registers[3])
                  : "r"(address));
+}
+
+// The halves of K of a left operand of four matrices, where a lane has loaded the second one first.
+__device__ __forceinline__ void exchange_halves(u32 (&registers)[4], bool exchanged) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+        const u32 first = registers[i];
+        registers[i] = exchanged ? registers[i + 2] : first;
+        registers[i + 2] = exchanged ? first : registers[i + 2];
+    }
+}
+
+// The other way: lane l has word l % 4 of row l / 4 of each matrix. Where there are fewer than four, the first lanes' addresses count.
+__device__ __forceinline__ void store_matrices(u32 address, const u32 (&registers)[1]) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x1.shared.b16 [%0], {%1};" ::"r"(address), "r"(registers[0]) : "memory");
+}
+__device__ __forceinline__ void store_matrices(u32 address, const u32 (&registers)[2]) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x2.shared.b16 [%0], {%1, %2};" ::"r"(address), "r"(registers[0]),
+                 "r"(registers[1]) : "memory");
+}
+__device__ __forceinline__ void store_matrices(u32 address, const u32 (&registers)[4]) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(registers[0]),
+                 "r"(registers[1]), "r"(registers[2]), "r"(registers[3]) : "memory");
+}
+
+// The same, each matrix transposed: lane l has elements 2 (l % 4) and 2 (l % 4) + 1, of 16 bits, of row l / 4, and a row that is
+// stored is a column of these.
+__device__ __forceinline__ void store_transposed(u32 address, const u32 (&registers)[4]) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(registers[0]),
+                 "r"(registers[1]), "r"(registers[2]), "r"(registers[3]) : "memory");
+}
+
+// A word of global memory that nobody writes, read here and kept: the compiler may not read it again where it is used.
+__device__ __forceinline__ u32 load_word(const void* source) {
+    u32 word;
+    asm volatile("ld.global.nc.b32 %0, [%1];" : "=r"(word) : "l"(source));
+    return word;
 }
 
 // Four floats of shared memory.
@@ -146,4 +208,12 @@ __device__ __forceinline__ u32 pack_codes(int a, int b, int c, int d) {
     asm("cvt.pack.sat.s8.s32.b32 %0, %1, %2, %3;" : "=r"(high) : "r"(d), "r"(c), "r"(0));
     asm("cvt.pack.sat.s8.s32.b32 %0, %1, %2, %3;" : "=r"(packed) : "r"(b), "r"(a), "r"(high));
     return packed;
+}
+
+// Transposes 8 x 8 elements of 16 bits: lane l gives elements 2 (l % 4) and 2 (l % 4) + 1 of row l / 4, and gets those of column
+// l / 4.
+__device__ __forceinline__ u32 transpose(u32 pair) {
+    u32 result;
+    asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(result) : "r"(pair));
+    return result;
 }
