@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,17 +25,19 @@ from benchmarks.gpu_cloud import occupied_cells, street_cloud
 from runtime.cuda.device import CudaDevice
 from runtime.cuda_engine.activity import tile_words
 from runtime.cuda_engine.checks.random_plans import Architecture, random_plan
-from runtime.cuda_engine.network import DeviceNetwork
+from runtime.cuda_engine.network import DeviceNetwork, Tiling
 from runtime.cuda_engine.plan import MAP_TYPES
 from runtime.cuda_engine.reach import map_reaches
+from runtime.cuda_engine.tiling import ConvTiling
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from runtime.cuda_engine.activity import TiledLayer
     from runtime.cuda_engine.network import Launch
+    from runtime.cuda_engine.reach import Reach
 
 __all__ = ["active_tiles", "main"]
 
@@ -47,6 +50,8 @@ _MODELS = {
     ),
 }  # fmt: skip
 _LAUNCHES, _ROUNDS = 12, 3
+# Of a layer's cuts, so many are timed in every way to store and to take turns.
+_REFINED = 6
 # Ten sweeps, one, and all tiles: what a microsecond of each counts.
 _WEIGHTS = {"ten": 1.0, "one": 0.3, "all": 0.5}
 
@@ -55,6 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Tunes and writes the file; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_tune", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--times", type=Path, help="JSON file for the times of every tiling")
+    parser.add_argument(
+        "--models", nargs="+", choices=sorted(_MODELS), default=sorted(_MODELS), help="whose layers (all)"
+    )
     parser.add_argument("--device", type=whole_number(0, 1023), default=0, help="index of the CUDA device")
     add_log_level(parser)
     args = parser.parse_args(arguments)
@@ -62,9 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _tune_all(args: argparse.Namespace) -> None:
-    found: dict[str, dict[str, int | bool]] = {}
+    found: dict[str, list[_Timed]] = {}
     gpu = ""
-    for architecture, cell_m in _MODELS.values():
+    for architecture, cell_m in (_MODELS[model] for model in args.models):
         cells = {
             name: occupied_cells(street_cloud(sweeps), architecture.size, cell_m)
             for name, sweeps in (("one", 1), ("ten", 10))
@@ -75,7 +84,10 @@ def _tune_all(args: argparse.Namespace) -> None:
             gpu = device.name
             _tune(device, DeviceNetwork(device, random_plan(architecture, map_type)), cells, found)
             device.close()
-    write_json(user_path(args.out), {"gpu": gpu, "tilings": dict(sorted(found.items()))})
+    tilings = {signature: times[0].tiling.choice for signature, times in sorted(found.items())}
+    write_json(user_path(args.out), {"gpu": gpu, "tilings": tilings})
+    if args.times is not None:
+        write_json(user_path(args.times), {name: [item.row for item in times] for name, times in found.items()})
     sys.stdout.write(f"{len(found)} layer shapes on {gpu}\n")
 
 
@@ -83,29 +95,87 @@ def _tune(
     device: CudaDevice,
     network: DeviceNetwork,
     cells: dict[str, NDArray[np.bool_]],
-    found: dict[str, dict[str, int | bool]],
+    found: dict[str, list[_Timed]],
 ) -> None:
+    """Adds the tilings of each new shape, the best one first."""
     stream, reaches = device.create_stream(), map_reaches(network.plan)
     shapes = {network.signature(launch.label): launch.label for launch in network.launches}
     new = {signature: label for signature, label in shapes.items() if signature not in found}
-    network.prepare(tiling for label in new.values() for tiling in network.tilings(label))
+    network.prepare(tiling for label in new.values() for tiling in _first_ways(network.tilings(label)))
     for signature, label in progress(new.items(), "tuning", len(new), unit="layer"):
-        times = []
-        for tiling in network.tilings(label):
-            launch, layer = network.launch_of(label, tiling), network.tiled(label, tiling, reaches)
-            taken = {"all": _time_us(device, network, launch, stream)}
-            for name, occupied in cells.items():
-                tiles = active_tiles(layer, occupied)
-                launch.arguments.tiles.list = device.upload_new(np.append(tiles, np.uint32(0)))
-                launch.arguments.tiles.counts = device.upload_new(np.array([len(tiles), 0], np.int32))
-                taken[name] = _time_us(device, network, launch, stream)
-            times.append((sum(_WEIGHTS[name] * time for name, time in taken.items()), taken, tiling))
-        _, best, tiling = min(times, key=lambda item: item[0])
-        found[signature] = tiling.choice
+
+        def timed(tiling: Tiling, label: str = label) -> _Timed:
+            return _time_tiling(device, network, network.launch_of(label, tiling), reaches, cells, stream)
+
+        times = sorted(map(timed, _first_ways(network.tilings(label))), key=lambda item: item.cost)
+        others = [*_other_ways(network.tilings(label), [item.tiling for item in times[:_REFINED]])]
+        network.prepare(others)
+        times = sorted([*times, *map(timed, others)], key=lambda item: item.cost)
+        best = times[0]
+        found[signature] = times
         said = ", ".join(
-            f"{name} {best[name]:.1f} us (fastest {min(item[1][name] for item in times):.1f})" for name in best
+            f"{name} {taken:.1f} us (fastest {min(item.taken[name] for item in times):.1f})"
+            for name, taken in best.taken.items()
         )
-        sys.stdout.write(f"{signature}: {said}, {tiling.choice}\n")
+        sys.stdout.write(f"{signature}: {said}, {best.tiling.choice}\n")
+
+
+@dataclass(frozen=True)
+class _Timed:
+    """A tiling with its microseconds by what is computed, and what they count together."""
+
+    tiling: Tiling
+    taken: dict[str, float]
+
+    @property
+    def cost(self) -> float:
+        return sum(_WEIGHTS[name] * time for name, time in self.taken.items())
+
+    @property
+    def row(self) -> dict[str, Any]:
+        return {**{name: round(time, 2) for name, time in self.taken.items()}, **self.tiling.choice}
+
+
+def _first_ways(tilings: Iterable[Tiling]) -> list[Tiling]:
+    """Each cut in one way: by the copy engine and by turns where it can; what is no convolution has one way."""
+    ways: dict[Tiling, Tiling] = {}
+    for tiling in tilings:
+        cut = tiling.cut if isinstance(tiling, ConvTiling) else tiling
+        if cut not in ways or _way(tiling) > _way(ways[cut]):
+            ways[cut] = tiling
+    return list(ways.values())
+
+
+def _other_ways(tilings: Iterable[Tiling], timed: Sequence[Tiling]) -> Iterator[Tiling]:
+    """The ways of the cuts of some tilings, without these."""
+    cuts = {tiling.cut for tiling in timed if isinstance(tiling, ConvTiling)}
+    for tiling in tilings:
+        if isinstance(tiling, ConvTiling) and tiling.cut in cuts and tiling not in timed:
+            yield tiling
+
+
+def _way(tiling: Tiling) -> tuple[bool, bool]:
+    return (tiling.ordered, tiling.staged) if isinstance(tiling, ConvTiling) else (False, False)
+
+
+def _time_tiling(
+    device: CudaDevice,
+    network: DeviceNetwork,
+    launch: Launch,
+    reaches: dict[str, Reach],
+    cells: dict[str, NDArray[np.bool_]],
+    stream: int,
+) -> _Timed:
+    taken = {"all": _time_us(device, network, launch, stream)}
+    for name, occupied in cells.items():
+        tiles = active_tiles(network.tiled(launch.label, launch.tiling, reaches), occupied)
+        # As long as the list of all tiles: kernels may read ahead of its end.
+        words: NDArray[np.uint32] = np.zeros(launch.arguments.tiles.all, np.uint32)
+        words[: len(tiles)] = tiles
+        launch.arguments.tiles.list = device.upload_new(words)
+        launch.arguments.tiles.counts = device.upload_new(np.array([len(tiles), 0], np.int32))
+        taken[name] = _time_us(device, network, launch, stream)
+    return _Timed(launch.tiling, taken)
 
 
 def active_tiles(layer: TiledLayer, cells: NDArray[np.bool_]) -> NDArray[np.uint32]:
