@@ -61,13 +61,21 @@ def loss_lines(summaries: Sequence[EvaluationSummary]) -> list[str]:
 
 
 def judge_losses(summary: EvaluationSummary) -> Iterator[Finding]:
-    """What of an evaluation means nothing, or less than it seems, because of what did not enter the network."""
+    """What of an evaluation means nothing, or less than it seems: what did not enter the network or leave it."""
     inputs, frames = summary.inputs, summary.num_frames
     place = f"evaluate {summary.backend}"
     if inputs.frames_without_points:
         value = f"{inputs.frames_without_points} of {frames} frames have no point in the model's range"
         remedy = "Their objects count as missed. Check the point files, their unit and their frame."
         yield Finding(KNOWN_CHECKS["frames-without-points"], place, value, remedy=remedy)
+    firsts = [item.thresholds[0] for item in summary.metrics.total.classes if item.thresholds]
+    objects = sum(first.num_ground_truth for first in firsts)
+    if objects and not sum(first.num_detections for first in firsts):
+        value = f"no box in any of {frames} frames, which have {objects} objects"
+        remedy = (
+            "Score the checkpoint with --backend pytorch, too: if that finds boxes, the files or the device are wrong."
+        )
+        yield Finding(KNOWN_CHECKS["no-boxes"], place, value, remedy=remedy)
     if inputs.dropped_voxels:
         kept = round(inputs.mean_voxels * frames)
         yield dropped_pillars(place, inputs.dropped_voxels, kept)

@@ -100,6 +100,12 @@ _ROWS = (
         "warning",
     ),
     Check(
+        "no-boxes",
+        "An evaluation finds a box in at least one frame where there are objects. A model that is not trained finds "
+        "none; of any other, files, runtime or device are at fault.",
+        "warning",
+    ),
+    Check(
         "dropped-pillars",
         "No frame has more pillars than the model takes (`max_voxels`); evaluation.gates.max_dropped_pillars_share "
         "says how many may be lost before a run fails.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,19 @@ def test_sound_clouds_are_told_nothing_of(data: Path, model: list[str], tmp_path
     told = {item.check for item in read_results(tmp_path / "out/results.json").checks}
     assert told == {"class-without-ground-truth"}, "within 5 m of the vehicle there are not all classes"
     assert err.count("WARNING") == 1
+
+
+def test_a_network_that_finds_nothing_is_told(data: Path, model: list[str], tmp_path: Path, run: Run) -> None:
+    """As files from a broken export, or a device that fails without a word."""
+    checkpoint = torch.load(model[1].removeprefix("--checkpoint="), weights_only=True)
+    (bias,) = (name for name in checkpoint["state_dict"] if name.endswith("task_heads.0.heatmap.1.bias"))
+    checkpoint["state_dict"][bias].fill_(-20.0)
+    torch.save(checkpoint, tmp_path / "blind.pth")
+    where = (f"--checkpoint={tmp_path / 'blind.pth'}", f"--data-root={data}", f"--out={tmp_path / 'out'}")
+    code, _, err = run(evaluate, model[0], "--backend=pytorch", "--device=cpu", *where)
+    assert code == 0, err
+    assert re.search(r"no box in any of 2 frames, which have \d+ objects", err)
+    assert "no-boxes" in {item.check for item in read_results(tmp_path / "out/results.json").checks}
 
 
 def test_calibration_looks_at_clouds_too(data: Path, model: list[str], tmp_path: Path, run: Run) -> None:
