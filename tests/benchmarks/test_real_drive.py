@@ -12,6 +12,7 @@ import pytest
 
 from base.boxes import Boxes3D
 from base.errors import DataError
+from benchmarks import real_drive_cross
 from benchmarks.int8_accuracy_results import StoredRun
 from benchmarks.real_drive import main, one_sweep, summary
 from benchmarks.real_drive_data import INFO_FILE, convert_scans, read_scan_npz
@@ -218,3 +219,93 @@ def test_parts_are_told_in_int8_and_on_other_scans(tmp_path: Path) -> None:
     for rows in results["agreement"].values():
         assert (rows[name]["boxes"], rows[name]["matched"], rows[name]["lost"], rows[name]["gained"]) == (20, 16, 4, 0)
     assert results["against"][name]["car"]["value"] < -10.0
+
+
+MODULES = {"on_device": "training.on_device", "real_drive": "benchmarks.real_drive"}
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str]]]:
+    """What the cross-validation starts; folds and pool are run, training and scores pretended."""
+    started: list[tuple[str, list[str]]] = []
+
+    def start(module: str, options: list[object], log: Path) -> None:
+        words = [str(option) for option in options]
+        started.append((module, words))
+        output = Path(words[words.index("--out" if module.endswith("folds") else "--output") + 1])
+        if module == "benchmarks.real_drive_folds":
+            assert folds_main(words) == 0
+        elif module == "training.on_device":
+            output.write_text("weights")
+        elif module == "benchmarks.real_drive":
+            (output / "labelled" / "detections").mkdir(parents=True)
+            run = StoredRun(output / "labelled")
+            truth = boxes([(12, 1.9, 0.0)], [0])
+            run.save_frames([FrameResult(output.parent.name, Boxes3D.empty(), truth)], ["drive"])
+            for name in ("fp32", "fp16"):
+                run.save_detections(name, [truth])
+        else:
+            assert pool_main(words) == 0
+
+    monkeypatch.setattr(real_drive_cross, "start", start)
+    return started
+
+
+def test_cross_validation_in_one_command(
+    drive: Path, tmp_path: Path, steps: list[tuple[str, list[str]]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "cross"
+    options = ["--data", str(drive), "--generated", str(tmp_path / "like"), "--folds", "2", "--gap", "0"]
+    options += ["--calibration", "real=scans", "--methods", "mse", "mixed-mse", "--resamples", "0", "--workers", "4"]
+    assert real_drive_cross.main([*options, "--output", str(out)]) == 0
+    assert sorted(module for module, _ in steps) == sorted(
+        [
+            "benchmarks.real_drive_folds",
+            *2 * ["training.on_device", "benchmarks.real_drive"],
+            "benchmarks.real_drive_pool",
+        ]
+    )
+    assert "| fp32 | 100.0 |" in capsys.readouterr().out
+    pooled = json.loads((out / "pool" / "results.json").read_text())
+    assert (pooled["frames"], pooled["objects"]) == (2, {"car": 2})
+    for module, words in steps:
+        if module == "training.on_device":
+            fold = Path(words[words.index("--output") + 1]).parent.name
+            trained = words[words.index("--data-root") + 1 : words.index("--info-file")]
+            assert trained == [str(out / "folds" / fold / "train"), str(tmp_path / "like")]
+            assert words[-len(real_drive_cross.RECIPE) :] == list(real_drive_cross.RECIPE)
+            assert words[words.index("--workers") + 1] == "2"
+        if module == "benchmarks.real_drive":
+            fold = Path(words[words.index("--output") + 1]).parent.name
+            assert words[words.index("--data") + 1] == str(out / "folds" / fold / "test")
+            assert words[words.index("--checkpoint") + 1] == str(out / fold / "tuned.pth")
+            assert words[words.index("--methods") + 1 :][:2] == ["mse", "mixed-mse"]
+            assert words[words.index("--calibration") + 1] == "real=scans"
+    # Every frame is scored by a model that was not trained on it.
+    for fold in ("fold_0", "fold_1"):
+        cfg = load_model_config(CONFIG)
+        frames = open_frames(cfg, "train", str(out / "folds" / fold / "train"), INFO_FILE)
+        scored = json.loads((out / "folds" / fold / "test" / "labels.json").read_text())
+        seen = {int(frames[index].token.rpartition("-")[2]) for index in range(len(frames))}
+        assert seen.isdisjoint(row["frame"] for row in scored)
+    assert real_drive_cross.main([*options, "--output", str(out), "--", "--rate", "1e-3"]) == 2
+    assert "recipe differ" in capsys.readouterr().err
+
+
+def test_own_options_replace_the_recipe(drive: Path, tmp_path: Path, steps: list[tuple[str, list[str]]]) -> None:
+    options = ["--data", str(drive), "--generated", str(tmp_path), "--folds", "2", "--gap", "0", "--resamples", "0"]
+    assert (
+        real_drive_cross.main([*options, "--output", str(tmp_path / "x"), "--", "--rate", "1e-3", "--fade", "0"]) == 0
+    )
+    trained = [words for module, words in steps if module == "training.on_device"]
+    assert all(words[-4:] == ["--rate", "1e-3", "--fade", "0"] for words in trained)
+    assert not any("--paste" in words for words in trained)
+
+
+def test_a_step_that_fails_says_why(tmp_path: Path) -> None:
+    from base.errors import ConfigError
+
+    log = tmp_path / "step.log"
+    with pytest.raises(ConfigError, match=r"real_drive_folds ended with exit code 2; .*step\.log"):
+        real_drive_cross.start("benchmarks.real_drive_folds", ["--data", tmp_path, "--out", tmp_path / "out"], log)
+    assert "labels.json" in log.read_text()

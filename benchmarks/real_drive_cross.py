@@ -1,0 +1,155 @@
+"""Cross-validation on a real drive in one command: folds, a fine-tuning for each, their scores, and those of the drive.
+
+    python -m benchmarks.real_drive_cross --data data/kitti_drive --unlabelled data/kitti_unlabelled \
+        --generated data/like_kitti --calibration generated=data/like_kitti real=data/kitti_unlabelled \
+        --methods percentile mse mixed-percentile mixed-mse --output work_dirs/cross
+
+`--generated` is what `datasets.synthetic --sensor kitti --riders varied` writes. Behind `--` stand options of
+`training.on_device` in place of the recipe's. A step that is done stays, and a command that was stopped goes on. The
+weights are made of the drive's data: its licence is theirs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from base.arguments import whole_number
+from base.command import add_log_level, run_command, run_main
+from base.errors import ConfigError
+from base.files import read_json, sha256_file, user_path, write_json
+from base.ownership import owned_folder
+from benchmarks.real_drive_data import INFO_FILE
+
+__all__ = ["RECIPE", "main", "start"]
+
+_logger = logging.getLogger(__name__)
+
+RECIPE = (
+    *("--rate", "5e-4", "--iterations", "900", "--rot-weight", "6", "--scale", "0.05", "--single-sweep", "0"),
+    *("--fade", "0.2", "--paste", "bicycle=3", "pedestrian=3"),
+)
+"""Options of `training.on_device`; docs/benchmarks/real_drive.md says why."""
+
+_TRAINED_INFO = "centerpoint_infos_train.pkl"
+_TOLD = 800  # last characters of a failed step's log
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="real_drive_cross", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="labels.json and its scans")
+    parser.add_argument("--unlabelled", type=Path, metavar="DIR", help="more scans, to compare boxes on")
+    parser.add_argument("--generated", type=Path, required=True, metavar="DIR", help="dataset beside the real frames")
+    parser.add_argument("--config", default="configs/model/centerpoint_t4_demo.py", metavar="PY")
+    parser.add_argument("--init", default="models/zoo/centerpoint_t4_demo/checkpoint.pth", metavar="PTH")
+    parser.add_argument("--folds", type=whole_number(2, 100), default=4, metavar="N", help="default %(default)s")
+    parser.add_argument("--gap", type=whole_number(0, 1000), default=5, metavar="N", help="frames between")
+    parser.add_argument("--calibration", nargs="+", default=[], metavar="NAME=DIR", help="of benchmarks.real_drive")
+    parser.add_argument("--methods", nargs="+", default=[], metavar="NAME", help="of benchmarks.real_drive")
+    parser.add_argument("--device", default="auto", help="to train on; default %(default)s")
+    parser.add_argument("--workers", type=whole_number(1, 1024), metavar="N", help="processes, shared by the folds")
+    parser.add_argument("--at-once", type=whole_number(1, 100), metavar="N", help="folds; default all of them")
+    parser.add_argument(
+        "--resamples", type=whole_number(0, 100_000), default=1000, metavar="N", help="of the bootstrap"
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR")
+    parser.add_argument("recipe", nargs="*", help=f"options of training.on_device; default: {' '.join(RECIPE)}")
+    add_log_level(parser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs all steps; 0 when done, 2 on wrong input."""
+    args = _parser().parse_args(argv)
+    return run_command(lambda: _run(args), args.log_level)
+
+
+def _run(args: argparse.Namespace) -> None:
+    out = user_path(args.output)
+    with owned_folder(out, "--output"):
+        _claim(out / "cross.json", args)
+        folds, count = out / "folds", args.folds
+        if not (folds / f"fold_{count - 1}" / "test").is_dir():
+            options = ["--data", args.data, "--folds", count, "--gap", args.gap, "--out", folds]
+            start("benchmarks.real_drive_folds", options, out / "folds.log")
+        at_once = min(args.at_once or count, count)
+        workers = max(1, (args.workers or len(os.sched_getaffinity(0))) // at_once)
+        with ThreadPoolExecutor(at_once) as pool:
+            for done in [
+                pool.submit(_fold, args, folds / f"fold_{k}", out / f"fold_{k}", workers) for k in range(count)
+            ]:
+                done.result()
+        parts = [out / f"fold_{k}" / "score" for k in range(count)]
+        pooled = ["--parts", *parts, "--config", args.config, "--resamples", args.resamples, "--output", out / "pool"]
+        start("benchmarks.real_drive_pool", pooled, out / "pool.log")
+    print((out / "pool" / "results.md").read_text(encoding="utf-8"))  # noqa: T201
+
+
+def _fold(args: argparse.Namespace, data: Path, out: Path, workers: int) -> None:
+    """Fine-tunes on all but a part, and scores that part."""
+    out.mkdir(exist_ok=True)
+    tuned = out / "tuned.pth"
+    if not tuned.exists():
+        start(
+            "training.on_device",
+            [
+                *(args.config, "--init", args.init, "--data-root", data / "train", args.generated),
+                *("--info-file", INFO_FILE, _TRAINED_INFO, "--share", 1, 1, "--workers", workers, "--seed", 0),
+                *("--device", args.device, "--output", tuned, *(args.recipe or RECIPE)),
+            ],
+            out / "train.log",
+        )
+    options = ["--data", data / "test", "--config", args.config, "--checkpoint", tuned, "--workers", workers]
+    options += ["--resamples", args.resamples, "--output", out / "score"]
+    for name in ("unlabelled", "calibration", "methods"):
+        if value := getattr(args, name):
+            options += [f"--{name}", *(value if isinstance(value, list) else [value])]
+    start("benchmarks.real_drive", options, out / "score.log")
+    _logger.info("%s: trained and scored", out.name)
+
+
+def start(module: str, options: Sequence[object], log: Path) -> None:
+    """Runs a module as a process of its own, whose output goes to a file.
+
+    Raises:
+        ConfigError: it failed; the message ends in what it said last.
+    """
+    command = [sys.executable, "-m", module, *map(str, options)]
+    paths = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+    with log.open("wb") as stream:
+        ended = subprocess.run(
+            command, stdout=stream, stderr=subprocess.STDOUT, env={**os.environ, "PYTHONPATH": paths}, check=False
+        )
+    if ended.returncode != 0:
+        said = log.read_text(encoding="utf-8", errors="replace")[-_TOLD:].strip()
+        raise ConfigError(f"{module} ended with exit code {ended.returncode}; its output is in '{log}': {said}")
+
+
+def _claim(path: Path, args: argparse.Namespace) -> None:
+    """The folder belongs to one recipe, one choice of frames and one checkpoint to begin with."""
+    mine = {
+        "config": Path(args.config).name,
+        "init_sha256": sha256_file(user_path(args.init)),
+        "data": str(user_path(args.data)),
+        "generated": str(user_path(args.generated)),
+        "folds": args.folds,
+        "gap": args.gap,
+        "recipe": list(args.recipe or RECIPE),
+    }
+    if path.exists() and (theirs := read_json(path)) != mine:
+        different = sorted(key for key in mine if theirs.get(key) != mine[key])
+        raise ConfigError(
+            f"'{path.parent}' holds results of another run: {', '.join(different)} differ. Give another --output, or "
+            "remove it."
+        )
+    write_json(path, mine)
+
+
+if __name__ == "__main__":
+    run_main(main)
