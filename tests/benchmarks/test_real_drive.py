@@ -14,6 +14,7 @@ from base.boxes import Boxes3D
 from base.errors import DataError
 from benchmarks import real_drive_cross
 from benchmarks.int8_accuracy_results import StoredRun
+from benchmarks.real_drive import _parser as score_parser
 from benchmarks.real_drive import main, one_sweep, summary
 from benchmarks.real_drive_data import INFO_FILE, convert_scans, read_scan_npz
 from benchmarks.real_drive_folds import main as folds_main
@@ -23,6 +24,7 @@ from benchmarks.real_drive_scores import agreement, frames_in_view, heading_erro
 from datasets.frames import open_frames
 from eval.metrics import FrameResult
 from models.config import load_model_config
+from training.on_device.__main__ import _parser as training_parser
 
 CLASSES = ("car", "truck", "bus", "bicycle", "pedestrian")
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "model" / "centerpoint_t4_demo.py"
@@ -236,8 +238,11 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str]]]:
         if module == "benchmarks.real_drive_folds":
             assert folds_main(words) == 0
         elif module == "training.on_device":
+            understood = training_parser().parse_args(words)
+            assert (len(understood.data_root), understood.share, understood.seed) == (2, [1.0, 1.0], 0)
             output.write_text("weights")
         elif module == "benchmarks.real_drive":
+            assert score_parser().parse_args(words).output == output
             (output / "labelled" / "detections").mkdir(parents=True)
             run = StoredRun(output / "labelled")
             truth = boxes([(12, 1.9, 0.0)], [0])
