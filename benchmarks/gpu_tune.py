@@ -138,7 +138,7 @@ class _Timed:
 
 def _first_ways(tilings: Iterable[Tiling]) -> list[Tiling]:
     """Each cut in one way: by the copy engine and by turns where it can; what is no convolution has one way."""
-    ways: dict[Tiling, Tiling] = {}
+    ways: dict[Tiling | tuple[int, ...], Tiling] = {}
     for tiling in tilings:
         cut = tiling.cut if isinstance(tiling, ConvTiling) else tiling
         if cut not in ways or _way(tiling) > _way(ways[cut]):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from functools import cache
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -203,9 +202,10 @@ class ConvTiling:
         return {name: getattr(self, name) for name in (*names, *(flag for flag in flags if getattr(self, flag)))}
 
     @property
-    def cut(self) -> ConvTiling:
-        """What it has in common with those that differ only in how they store and take turns."""
-        return replace(self, staged=False, ordered=False, stages=0)
+    def cut(self) -> tuple[int, ...]:
+        """What those have in common that differ only in how they store and take turns, among the tilings of a layer."""
+        shape = (self.n_tile, self.slab_chunks, self.groups, self.warpgroups, self.blocks, self.block_rows, self.across)
+        return (*shape, self.channels_as_rows, self.register_weights)
 
     @property
     def macros(self) -> dict[str, int]:
@@ -221,12 +221,12 @@ def conv_tilings(conv: FusedConv, source: PlanMap, target: PlanMap) -> tuple[Con
     """
     measured = measured_choices().get(conv_signature(conv, source, target))
     by_estimate = sorted(_tilings(conv, source, target), key=lambda tiling: _estimated_cycles(tiling, conv, target))
-    cuts: dict[tuple[bool, bool], set[ConvTiling]] = {}
+    cuts: dict[tuple[bool, bool], set[tuple[int, ...]]] = {}
     for tiling in by_estimate:
         of_form = cuts.setdefault((tiling.channels_as_rows, tiling.register_weights), set())
         if len(of_form) < _CANDIDATES:
             of_form.add(tiling.cut)
-    kept: set[ConvTiling] = set().union(*cuts.values())
+    kept: set[tuple[int, ...]] = set().union(*cuts.values())
     found = sorted(
         (tiling for tiling in by_estimate if tiling.cut in kept or tiling.choice == measured),
         key=lambda tiling: tiling.choice != measured,
@@ -243,12 +243,8 @@ def conv_tilings(conv: FusedConv, source: PlanMap, target: PlanMap) -> tuple[Con
 
 def tilings_of_same_sums(tiling: ConvTiling) -> tuple[ConvTiling, ...]:
     """The same products in the same order, stored and taking turns in other ways: results are equal bit for bit."""
-    found = [
-        _with_stages(replace(tiling, staged=staged, ordered=ordered))
-        for staged, ordered in product((False, True), repeat=2)
-        if (staged, ordered) != (tiling.staged, tiling.ordered)
-    ]
-    return tuple(fitted for fitted in found if fitted is not None and _is_sensible(fitted))
+    cut = replace(tiling, staged=False, ordered=False)
+    return tuple(way for way in _ways(cut) if (way.staged, way.ordered) != (tiling.staged, tiling.ordered))
 
 
 def tiling_macros(tiling: ConvTiling | HeadsTiling, registers: int) -> dict[str, int]:
@@ -309,22 +305,19 @@ def _tilings(conv: FusedConv, source: PlanMap, target: PlanMap) -> Iterator[Conv
                 stages=2,
                 resident=True,
             )
-            for tiling in (*_with_columns(uncut), *_with_rows(uncut)):
-                fitted = _with_stages(tiling)
-                if fitted is not None and _is_sensible(fitted):
-                    yield fitted
+            for cut in filter(_is_sensible, (*_with_columns(uncut), *_with_rows(uncut))):
+                yield from _ways(cut)
 
 
 def _with_columns(uncut: ConvTiling) -> Iterator[ConvTiling]:
     """A layer cut by channels as columns."""
     for blocks, block_rows, across in _SHAPES:
         for groups, warpgroups in _CONSUMERS:
-            for staged, ordered in product((False, True), repeat=2):
-                # Streamed weights pay where two warpgroups share them.
-                yield replace(
-                    uncut, groups=groups, warpgroups=warpgroups, blocks=blocks, block_rows=block_rows, across=across,
-                    resident=warpgroups == 1, staged=staged, ordered=ordered,
-                )  # fmt: skip
+            # Streamed weights pay where two warpgroups share them.
+            yield replace(
+                uncut, groups=groups, warpgroups=warpgroups, blocks=blocks, block_rows=block_rows, across=across,
+                resident=warpgroups == 1,
+            )  # fmt: skip
 
 
 def _with_rows(uncut: ConvTiling) -> Iterator[ConvTiling]:
@@ -336,12 +329,21 @@ def _with_rows(uncut: ConvTiling) -> Iterator[ConvTiling]:
             if warpgroups * BLOCK % uncut.n_tile:
                 continue
             in_registers = (False, True) if warpgroups == 1 and uncut.slabs == 1 else (False,)
-            for register_weights, staged, ordered in product(in_registers, (False, True), (False, True)):
+            for register_weights in in_registers:
                 yield replace(
                     uncut, groups=groups, warpgroups=warpgroups, blocks=blocks, block_rows=block_rows, across=across,
                     resident=warpgroups == 1, channels_as_rows=True, register_weights=register_weights,
-                    staged=staged, ordered=ordered,
                 )  # fmt: skip
+
+
+def _ways(cut: ConvTiling) -> Iterator[ConvTiling]:
+    """It in every way to store and to take turns, with as many stages as fit."""
+    for staged in (False, True) if _can_stage(cut) else (False,):
+        fitted = _with_stages(replace(cut, staged=True) if staged else cut)
+        if fitted is not None:
+            yield fitted
+            if fitted.stride == 1 or fitted.warpgroups == 1:
+                yield replace(fitted, ordered=True)
 
 
 def _with_stages(tiling: ConvTiling) -> ConvTiling | None:
@@ -352,8 +354,6 @@ def _with_stages(tiling: ConvTiling) -> ConvTiling | None:
 
 def _is_sensible(tiling: ConvTiling) -> bool:
     if tiling.in_columns > _MOST_COLUMNS:
-        return False
-    if (tiling.staged and not _can_stage(tiling)) or (tiling.ordered and tiling.stride > 1 and tiling.warpgroups > 1):
         return False
     consumers = tiling.groups * tiling.warpgroups
     if tiling.accumulators > _ACCUMULATORS[consumers]:

@@ -77,7 +77,7 @@ def test_cuts_are_timed_once_and_the_best_in_every_way(timed: list[Any], tmp_pat
     layer = [
         tiling for tiling in once if tiling.in_int8 and (tiling.kernel, tiling.slabs * tiling.slab_chunks) == (3, 4)
     ]
-    ways: dict[ConvTiling, list[ConvTiling]] = {}
+    ways: dict[tuple[int, ...], list[ConvTiling]] = {}
     for tiling in layer:
         ways.setdefault(tiling.cut, []).append(tiling)
     refined = [cut for cut, tilings in ways.items() if len(tilings) > 1]
