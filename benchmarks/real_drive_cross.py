@@ -4,7 +4,7 @@
         --generated data/like_kitti --calibration generated=data/like_kitti real=data/kitti_unlabelled \
         --methods percentile mse mixed-percentile mixed-mse --output work_dirs/cross
 
-`--generated` is what `datasets.synthetic --sensor kitti --riders varied` writes. Behind `--` stand options of
+`--generated` is what `datasets.synthetic --sensor kitti` writes. Behind `--` stand options of
 `training.on_device` in place of the recipe's. A step that is done stays, and a command that was stopped goes on. The
 weights are made of the drive's data: its licence is theirs.
 """
@@ -32,10 +32,10 @@ __all__ = ["RECIPE", "main", "start"]
 _logger = logging.getLogger(__name__)
 
 RECIPE = (
-    *("--rate", "5e-4", "--iterations", "900", "--rot-weight", "6", "--scale", "0.05", "--single-sweep", "0"),
-    *("--fade", "0.2", "--paste", "bicycle=3", "pedestrian=3"),
+    *("--rate", "5e-4", "--iterations", "900", "--rot-weight", "6"),
+    *("--scale", "0.05", "--single-sweep", "0", "--fade", "0.2"),
 )
-"""Options of `training.on_device`; docs/benchmarks/real_drive.md says why."""
+"""Options of `training.on_device`; docs/benchmarks/real_drive.md has what it came to."""
 
 _TRAINED_INFO = "centerpoint_infos_train.pkl"
 _TOLD = 800  # last characters of a failed step's log

@@ -3,7 +3,7 @@ frames in.
 
 `people.make_bicycle` is one kind of rider, close behind the middle of the bicycle, on wheels that a third of all beams
 hit. A network trained on it alone tells front from back by those; on real scans, where the hip is far back, wheels are
-nearly empty and a rack or a bag may stand where that rider has a basket, it is as often wrong as right.
+nearly empty and a rack or a bag may stand where that rider has a basket, it is often wrong.
 """
 
 from __future__ import annotations

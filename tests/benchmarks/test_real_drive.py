@@ -304,7 +304,7 @@ def test_own_options_replace_the_recipe(drive: Path, tmp_path: Path, steps: list
     )
     trained = [words for module, words in steps if module == "training.on_device"]
     assert all(words[-4:] == ["--rate", "1e-3", "--fade", "0"] for words in trained)
-    assert not any("--paste" in words for words in trained)
+    assert not any("--iterations" in words for words in trained)
 
 
 def test_a_step_that_fails_says_why(tmp_path: Path) -> None:
