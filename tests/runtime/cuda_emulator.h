@@ -254,6 +254,7 @@ T atomicExch(T* address, U value) {
     return old;
 }
 
+static inline void __threadfence() {}
 static inline int __popc(unsigned value) { return __builtin_popcount(value); }
 static inline int __clz(int value) { return value ? __builtin_clz((unsigned)value) : 32; }
 static inline int __ffs(unsigned value) { return __builtin_ffs((int)value); }

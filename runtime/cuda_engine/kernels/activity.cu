@@ -168,4 +168,7 @@ extern "C" __global__ void __launch_bounds__(LIST_THREADS) activity_list(
     __syncthreads();
     const int place = places[light] + sums[light][warp] + __popc((light ? backs : fronts) & ((1u << lane) - 1));
     if (active) store_kept(lists + layer.list + (light ? layer.all - 1 - place : place), tile_word(row, column, parts));
+    // The first layer reads its list ahead of waiting for this kernel, which makes no promise about memory: it is there before
+    // a block ends.
+    __threadfence();
 }
