@@ -91,10 +91,11 @@ class CudaDevice:
         return bytes(self._call("cudaGetDeviceProperties", self.index).name).split(b"\0")[0].decode()
 
     def allocate(self, num_bytes: int) -> int:
-        """Device memory, zeroed."""
+        """Device memory, zeroed when the call returns."""
         address = int(self._call("cudaMalloc", num_bytes))
         self._memory.append(address)
         self._call("cudaMemset", address, 0, num_bytes)
+        self._settle()
         return address
 
     def allocate_pinned(self, shape: Sequence[int], dtype: Any) -> NDArray[Any]:
@@ -132,6 +133,7 @@ class CudaDevice:
         address = self.allocate(data.nbytes)
         to_device = self._runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
         self._call("cudaMemcpy", address, data.ctypes.data, data.nbytes, to_device)
+        self._settle()
         return address
 
     def download(self, target: NDArray[Any], address: int, stream: int) -> None:
@@ -374,6 +376,14 @@ class CudaDevice:
         for owned in (self._graphs, self._events, self._streams, self._modules, self._memory, self._pinned):
             owned.clear()
         self._registered.clear()
+
+    def _settle(self) -> None:
+        """Waits for what the default stream was given: `cudaMemset` and the end of `cudaMemcpy` do not wait themselves.
+
+        The streams of `create_stream` do not wait for that one. Where other processes keep the device busy, zeros would
+        come after what was uploaded by such a stream, and wipe it out.
+        """
+        self._call("cudaStreamSynchronize", 0)
 
     def _copy(self, target: int, source: int, num_bytes: int, kind: str, stream: int) -> None:
         self._call("cudaMemcpyAsync", target, source, num_bytes, getattr(self._runtime.cudaMemcpyKind, kind), stream)
