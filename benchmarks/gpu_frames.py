@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ from benchmarks.gpu_cloud import lidar_cloud, occupied_cells, street_cloud
 from benchmarks.gpu_timing import Contender, Timing, ratio
 from eval.codec import to_json
 from runtime.cuda_engine.checks.reference import store
-from runtime.cuda_engine.pillar_parameters import COUNTERS
+from runtime.cuda_engine.checks.skip_checks import marks_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,14 +80,9 @@ class FrameEngine:
         network.canvas.write(device, stream, store(canvas, plan.canvas))
         graphs, shares = {}, {}
         for name, cells in frames.items():
-            rows, columns = np.nonzero(cells)
-            records: NDArray[np.int32] = np.zeros((max(len(rows), 1), 4), np.int32)
-            records[: len(rows), 3] = rows << 16 | columns
-            counters: NDArray[np.int32] = np.zeros(len(COUNTERS.names), np.int32)
-            counters[COUNTERS.names.index("voxels")] = len(rows)
-            marks = partial(activity.enqueue_marks, device.upload_new(records), device.upload_new(counters), stream)
+            records, counters = (device.upload_new(values) for values in marks_of(cells))
             device.begin_capture(stream)
-            marks()
+            activity.enqueue_marks(records, counters, stream)
             network.enqueue(stream)
             graphs[name] = device.end_capture(stream)
             # The frame before is this one, too.

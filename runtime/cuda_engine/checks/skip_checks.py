@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from runtime.cuda_engine.network import Tiling
     from runtime.cuda_engine.plan import NetworkPlan
 
-__all__ = ["SkippingPair", "check_skipping", "random_cells"]
+__all__ = ["SkippingPair", "check_skipping", "marks_of", "random_cells"]
 
 # Every kind of layer, in sizes that have tiles to skip and end within one.
 _ARCHITECTURES = {
@@ -78,11 +78,7 @@ class SkippingPair:
 
     def mark(self, cells: NDArray[np.bool_]) -> None:
         """Tells the skipping network of a frame's cells, as the pillar kernels do. Waits for the stream."""
-        rows, columns = np.nonzero(cells)
-        records: NDArray[np.int32] = np.zeros((max(len(rows), 1), 4), np.int32)
-        records[: len(rows), 3] = rows << 16 | columns
-        counters: NDArray[np.int32] = np.zeros(len(COUNTERS.names), np.int32)
-        counters[COUNTERS.names.index("voxels")] = len(rows)
+        records, counters = marks_of(cells)
         self._device.upload(self._pillars, records, self._stream)
         self._device.upload(self._counters, counters, self._stream)
         self.enqueue_marks()
@@ -105,6 +101,20 @@ class SkippingPair:
             if a.tobytes() != b.tobytes():
                 names.append(name)
         return names
+
+
+def marks_of(cells: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """What `TileActivity.enqueue_marks` reads: records of its pillars, whose cells alone count, and the counters.
+
+    Args:
+        cells: (height, width) of the canvas, where it has pillars.
+    """
+    rows, columns = np.nonzero(cells)
+    records: NDArray[np.int32] = np.zeros((max(len(rows), 1), 4), np.int32)
+    records[: len(rows), 3] = rows << 16 | columns
+    counters: NDArray[np.int32] = np.zeros(len(COUNTERS.names), np.int32)
+    counters[COUNTERS.names.index("voxels")] = len(rows)
+    return records, counters
 
 
 def random_cells(size: tuple[int, int], rng: np.random.Generator) -> Iterator[NDArray[np.bool_]]:
