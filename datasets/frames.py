@@ -48,7 +48,7 @@ class Frame:
         timestamp_s: seconds.
         points: (N, C) float32 after the test pipeline: sweeps merged, range filtered; columns as the specification's
             `point_columns`, of the same pipeline: x, y, z (metres, ego frame), usually intensity, time lag in seconds.
-        ground_truth: boxes with velocity, score 1, and `num_points`.
+        ground_truth: boxes with velocity (NaN where it is not known), score 1, and `num_points`.
         invalid_points: of the key frame's file, points with NaN or an infinity, which were left out.
         zero_points: of the key frame's file, points at exactly (0, 0, 0).
         lidar2ego, ego2global: (4, 4) from the frame of points and boxes to the vehicle's, and on to the map; None where
@@ -144,6 +144,7 @@ class FrameSource:
         values[:, 2] += values[:, 5] / 2
         if values.shape[1] == 7:
             values = np.concatenate([values, np.zeros((len(values), 2), np.float32)], axis=1)
+        values[~truth["velocity_known"], 7:] = np.nan
         points = np.ascontiguousarray(packed["inputs"]["points"].numpy(), dtype=np.float32)
         self._hold(index, points, values, truth["num_lidar_pts"])
         cloud = self._watch.seen.get(str(info["lidar_points"]["lidar_path"]), CloudFacts())

@@ -37,8 +37,8 @@ class T4Dataset(Det3DDataset):
     `metainfo=dict(classes=…)` selects and orders classes by name, and what it leaves out gets label -1.
 
     Ground truth is what `num_lidar_pts > 0` (or `bbox_3d_isvalid` with `use_valid_flag`) and label > -1 leave. Boxes
-    are `LiDARInstance3DBoxes` of 9 numbers in the ego frame with velocity (m/s over ground, along ego x and y); a
-    velocity of NaN, which annotators leave at the ends of a track, counts as standing still.
+    are `LiDARInstance3DBoxes` of 9 numbers in the ego frame with velocity (m/s over ground, along ego x and y). A
+    velocity of NaN, which annotators leave at the ends of a track, is 0 in them, and `velocity_known` says so.
 
     `name_mapping`, category -> class or None, as autoware-ml's configs have it, decides on the label by the category
     that the annotators gave, or by the file's class where they gave none; classes that it lacks are no error.
@@ -187,9 +187,9 @@ class T4Dataset(Det3DDataset):
 
         Returns:
             `gt_bboxes_3d`: `LiDARInstance3DBoxes` (n, 9) (bottom centre inside, as mmdet3d keeps them);
-            `gt_labels_3d` (n,) int64; `num_lidar_pts` (n,) int64; and of all that are annotated, how many
-            (`num_annotated`), how many of no class (`num_without_class`), and how many of the others without points or
-            not valid (`num_without_points`).
+            `gt_labels_3d` (n,) int64; `num_lidar_pts` (n,) int64; `velocity_known` (n,) bool; and of all that are
+            annotated, how many (`num_annotated`), how many of no class (`num_without_class`), and how many of the
+            others without points or not valid (`num_without_points`).
         """
         instances, count = sample.instances, len(sample.instances)
         boxes = np.array([i.bbox_3d for i in instances], dtype=np.float32).reshape(count, 7)
@@ -209,12 +209,14 @@ class T4Dataset(Det3DDataset):
         for label in labels[keep].tolist():
             self.num_ins_per_cat[label] += 1
         boxes[:, 2] += np.float32(self._storage.lidar_height_m)
-        velocity[~np.isfinite(velocity).all(axis=1)] = 0.0
+        known = np.asarray(np.isfinite(velocity).all(axis=1)) & self.with_velocity
+        velocity[~known] = 0.0
         full = np.concatenate([boxes, velocity], axis=1) if self.with_velocity else boxes
         return {
             "gt_bboxes_3d": LiDARInstance3DBoxes(full[keep], box_dim=full.shape[1], origin=(0.5, 0.5, 0.5)),
             "gt_labels_3d": labels[keep],
             "num_lidar_pts": points[keep],
+            "velocity_known": known[keep],
             "num_annotated": count,
             "num_without_class": count - with_class,
             "num_without_points": with_class - int(keep.sum()),

@@ -186,7 +186,7 @@ def _objects(boxes: Boxes3D, labels: Sequence[Any], *, truth: bool) -> list[Any]
                 position=(x, y, z),
                 orientation=Quaternion(math.cos(yaw / 2), 0.0, 0.0, math.sin(yaw / 2)),
                 shape=Shape(ShapeType.BOUNDING_BOX, (width, length, height)),
-                velocity=(vx, vy, 0.0),
+                velocity=None if math.isnan(vx) or math.isnan(vy) else (vx, vy, 0.0),
                 semantic_score=score,
                 semantic_label=labels[label],
                 pointcloud_num=count if truth else None,

@@ -132,7 +132,7 @@ def test_boxes_and_points_reach_any_config(root: Path, kind: str, load_dim: int)
     keys = ("x", "y", "z", "l", "w", "h", "yaw")
     expected = [[box[key] for key in keys] for box in (CAR, WALKER)]
     np.testing.assert_allclose(first.ground_truth.boxes[:, :7], expected, atol=1e-6)
-    np.testing.assert_allclose(first.ground_truth.boxes[:, 7:], [[5, -1], [0, 0]])
+    np.testing.assert_allclose(first.ground_truth.boxes[:, 7:], np.array([[5, -1], [np.nan, np.nan]]))
     assert first.ground_truth.labels.tolist() == [0, 2]
     assert first.ground_truth.num_points is not None
     assert first.ground_truth.num_points.tolist() == [inside(scan(0), CAR), 77]

@@ -102,8 +102,11 @@ def test_boxes_without_points_and_ignored_ones_go(tmp_path: Path) -> None:
 
 def test_velocity_nan_is_standing_still(tmp_path: Path) -> None:
     nan = float("nan")
-    found = truth(make(tmp_path, sample(instance(velocity=[nan, nan]), instance(velocity=[1.0, nan]))))
-    np.testing.assert_array_equal(found["gt_bboxes_3d"].tensor.numpy()[:, 7:], np.zeros((2, 2)))
+    some = [instance(velocity=[nan, nan]), instance(velocity=[1.0, nan]), instance(velocity=[0.0, 0.0])]
+    found = truth(make(tmp_path, sample(*some)))
+    np.testing.assert_array_equal(found["gt_bboxes_3d"].tensor.numpy()[:, 7:], np.zeros((3, 2)))
+    assert found["velocity_known"].tolist() == [False, False, True]
+    assert truth(make(tmp_path, sample(*some), with_velocity=False))["velocity_known"].tolist() == [False] * 3
 
 
 def test_classes_are_chosen_and_ordered_by_name(tmp_path: Path) -> None:
