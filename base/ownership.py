@@ -178,12 +178,17 @@ def _lock_folder(path: Path, option: str) -> Lock:
 
 def _lock_beside(path: Path, option: str) -> Lock:
     name = unfinished_name(path, _LOCK)
-    for _ in range(_TRIES):
+    for tries in range(_TRIES):
         try:
             name.touch()
             lock = try_lock(name)
-        except FileNotFoundError:
-            continue
+        except FileNotFoundError as error:
+            if tries < _TRIES - 1:
+                continue
+            # Nobody removes it so often: no file can be made there, as below /proc.
+            error.filename = str(path)
+            error.add_note(f"{option} names that path.")
+            raise
         if lock is None:
             break
         # The run that had it may have removed the file before it was locked.

@@ -22,6 +22,7 @@ __all__ = [
     "DEFAULT_MODEL_CONFIG",
     "PRECISIONS",
     "add_common_arguments",
+    "add_debug_divergence",
     "add_max_points",
     "add_override_arguments",
     "add_record",
@@ -66,13 +67,17 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         help="export dim as (width, length, height) and yaw clockwise from the y axis, as Autoware expects",
     )
     parser.add_argument("--strict", action="store_true", help="a step that cannot run on this machine fails the run")
-    parser.add_argument(
+    add_accept(parser, KNOWN_CHECKS)
+    add_log_level(parser)
+
+
+def add_debug_divergence(group: argparse._ActionsContainer) -> None:
+    """The option that explains a failed comparison."""
+    group.add_argument(
         "--debug-divergence",
         action="store_true",
         help="after a failed comparison, name the first layer that differs, and its weights",
     )
-    add_accept(parser, KNOWN_CHECKS)
-    add_log_level(parser)
 
 
 def add_max_points(group: argparse._ActionsContainer) -> None:

@@ -32,6 +32,7 @@ def _parser() -> argparse.ArgumentParser:
         help="Python, which is run (default %(default)s)",
     )
     cli.add_common_arguments(parser)
+    cli.add_debug_divergence(parser)
     cli.add_record(parser)
     cli.add_override_arguments(parser)
     return parser

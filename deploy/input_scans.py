@@ -17,6 +17,7 @@ from base.boxes import Boxes3D
 from base.errors import DataError
 from base.files import sha256_file
 from base.messages import shown, shown_file
+from base.natural_order import natural_order
 from datasets.plausibility import PointsExpected
 from datasets.scan import ScanFormat, read_scan
 
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
     from datasets.frames import FrameSource
     from models.spec import ModelSpec
 
-__all__ = ["FileScans", "FrameScans", "InputScan", "InputScans", "scan_files"]
+__all__ = ["DEFAULT_RATE_HZ", "FileScans", "FrameScans", "InputScan", "InputScans", "scan_files"]
 
+DEFAULT_RATE_HZ = 10.0
 _SUFFIXES = (".bin", ".pcd")
 _MAX_FILES = 1_000_000
 
@@ -140,7 +142,7 @@ class FrameScans:
 
 
 def scan_files(given: Sequence[Path]) -> tuple[Path, ...]:
-    """The files that `--points` names: files as they are, of folders their `.bin` or `.pcd` files by name.
+    """The files that `--points` names: files as they are, of folders their `.bin` or `.pcd` files as names count.
 
     Raises:
         DataError: a file or folder does not exist, a folder has no such file, or has both kinds.
@@ -158,7 +160,8 @@ def scan_files(given: Sequence[Path]) -> tuple[Path, ...]:
 
 def _files_of(folder: Path) -> list[Path]:
     with os.scandir(folder) as entries:
-        names = sorted(entry.name for _, entry in zip(range(_MAX_FILES), entries, strict=False) if entry.is_file())
+        names = [entry.name for _, entry in zip(range(_MAX_FILES), entries, strict=False) if entry.is_file()]
+    names.sort(key=natural_order)  # 2.bin before 10.bin: the order is the drive's
     scans = [name for name in names if name.lower().endswith(_SUFFIXES) and not name.startswith(".")]
     kinds = Counter(Path(name).suffix.lower() for name in scans)
     place = f"Folder {shown_file(folder)}"

@@ -21,6 +21,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("deploy_config", help="deploy config, such as configs/deploy/deploy_config.py")
     parser.add_argument("model_config", help="model config, such as configs/model/centerpoint_t4_demo.py")
     cli.add_common_arguments(parser)
+    cli.add_debug_divergence(parser)
     cli.add_record(parser)
     return parser
 

@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING
 
 from base.arguments import DEFAULT_POINTS, number
 from base.command import EXIT_FAILED, EXIT_PASSED, run_command, run_main
+from base.errors import ConfigError
 from base.files import user_path
 from base.messages import plain_lines
 from base.ownership import owned_folder
 from datasets.scan import FORMATS, ScanFormat, columns_option
 from deploy import cli
-from deploy.config.names import BACKENDS
+from deploy.config.names import BACKENDS, ONNX_BACKENDS
 from deploy.config.paths import input_path
+from deploy.input_scans import DEFAULT_RATE_HZ
 
 if TYPE_CHECKING:
     from deploy.prediction import ScanPrediction
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
+DEFAULT_FORMAT = "t4"
 DEFAULT_CHECKPOINT = "models/zoo/centerpoint_t4_demo/checkpoint.pth"
 # Option -> field of the format that it replaces.
 _FORMAT_OPTIONS = {
@@ -59,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     frames.add_argument("--data-root", metavar="DIR", help="the dataset; without it, the model config's")
     frames.add_argument("--info-file", metavar="PKL", help="info file of its frames, relative to it")
     scan = parser.add_argument_group("the scan; the model expects base_link (ground at z = 0) and intensity 0 to 255")
-    scan.add_argument("--format", choices=tuple(FORMATS), default="t4", help="defaults of the following (%(default)s)")
+    scan.add_argument("--format", choices=tuple(FORMATS), help=f"defaults of the following ({DEFAULT_FORMAT})")
     scan.add_argument(
         "--columns",
         type=columns_option,
@@ -76,9 +79,8 @@ def _parser() -> argparse.ArgumentParser:
     scan.add_argument(
         "--rate",
         type=number(0.01, 1e4),
-        default=10.0,
         metavar="HZ",
-        help="scans a second, for time lines (%(default)g)",
+        help=f"scans a second, for time lines ({DEFAULT_RATE_HZ:g})",
     )
     cli.add_max_points(scan)
     model = parser.add_argument_group("the model; without any of these, the shipped demo")
@@ -94,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
         "--precision",
         choices=("fp32", "fp16", "int8"),
         default="fp32",
-        help="of ONNX files exported here; int8 of PyTorch, too",
+        help="of ONNX files exported here; int8 of PyTorch, too (%(default)s)",
     )
     run.add_argument("--calibration-data-root", metavar="DIR", help="T4 dataset to calibrate an INT8 network on")
     run.add_argument("--calibration-info-file", metavar="PKL", help="info file of that dataset, relative to it")
@@ -120,13 +122,44 @@ def scan_format(args: argparse.Namespace) -> ScanFormat:
         ConfigError: a value is out of its range.
     """
     given = {field: getattr(args, option) for option, field in _FORMAT_OPTIONS.items()}
-    return dataclasses.replace(FORMATS[args.format], **{k: v for k, v in given.items() if v is not None})
+    return dataclasses.replace(
+        FORMATS[args.format or DEFAULT_FORMAT], **{k: v for k, v in given.items() if v is not None}
+    )
+
+
+def _require_effect(args: argparse.Namespace) -> None:
+    """That no option was given which the others leave without effect: a user would think that it had one.
+
+    Raises:
+        ConfigError: one was.
+    """
+    backends = {args.backend, args.compare} - {None}
+    reads_onnx, reads_engines = bool(backends & set(ONNX_BACKENDS)), "tensorrt" in backends
+    exports = not args.onnx_dir and (reads_onnx or (reads_engines and not args.engine_dir))
+    running = " and ".join(sorted(backends))
+    of_files = "says how the files of --points are; frames of a dataset are as its info file says"
+    rules = [(option, bool(args.points), of_files) for option in ("format", *_FORMAT_OPTIONS, "rate")]
+    calibrates = (args.precision == "int8", f"is for --precision=int8; it is {args.precision}")
+    rules += [(option, *calibrates) for option in ("calibration_data_root", "calibration_info_file")]
+    rules += [
+        ("onnx_dir", reads_onnx or reads_engines, f"is for backends that read ONNX files; {running} reads none"),
+        ("engine_dir", reads_engines, f"is for the backend tensorrt; {running} reads no engine"),
+    ]
+    for option, has_effect, why in rules:
+        if getattr(args, option) is not None and not has_effect:
+            raise ConfigError(f"--{option.replace('_', '-')} {why}. Leave it out.")
+    if args.precision == "fp16" and not exports:
+        raise ConfigError(
+            f"--precision=fp16 is of ONNX files that this command exports; {running} runs what there is. Choose a "
+            "backend that reads ONNX files, without --onnx-dir and --engine-dir, or leave it out."
+        )
 
 
 def _predict(args: argparse.Namespace) -> int:
     from deploy.prediction import PredictionRequest, predict
     from deploy.prediction_output import PredictionOutput
 
+    _require_effect(args)
     out = user_path(args.out)
     record = cli.recording_of(args)
     request = PredictionRequest(
@@ -145,7 +178,7 @@ def _predict(args: argparse.Namespace) -> int:
         max_points=args.max_points or DEFAULT_POINTS,
         data_root=user_path(args.data_root) if args.data_root else None,
         info_file=args.info_file,
-        rate_hz=args.rate,
+        rate_hz=args.rate or DEFAULT_RATE_HZ,
         calibration_data_root=user_path(args.calibration_data_root) if args.calibration_data_root else None,
         calibration_info_file=args.calibration_info_file,
     )

@@ -21,7 +21,7 @@ from datasets.plausibility import PointsExpected
 from datasets.scan import ScanFormat
 from deploy.config.schema import DeployConfig
 from deploy.devices import resolve_device
-from deploy.input_scans import FileScans, FrameScans, InputScan, InputScans, scan_files
+from deploy.input_scans import DEFAULT_RATE_HZ, FileScans, FrameScans, InputScan, InputScans, scan_files
 from deploy.prediction_files import PredictionFiles, plan_int8
 from runtime.capacity import check_cloud
 from runtime.counts import dropped_pillars
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from runtime.detector import Detector, InspectableDetector
 
 __all__ = [
-    "DEFAULT_RATE_HZ",
     "VERIFIED_SCANS",
     "BackendResult",
     "Prediction",
@@ -42,7 +41,6 @@ __all__ = [
     "predict",
 ]
 
-DEFAULT_RATE_HZ = 10.0
 VERIFIED_SCANS = 10
 """Of a sequence, so many are compared tensor by tensor; of the others the boxes stand beside each other."""
 # What a graph computes in, finest first: two backends are held against each other by the coarser one's limits.

@@ -107,7 +107,7 @@ class Recorder(Protocol):
 
 
 def require_recordable(path: Path) -> Path:
-    """Checks what can be checked of a recording's file before any work: its suffix, its package, its place.
+    """Checks of a recording's file before any work: its suffix, its package, and that a file can be made there.
 
     Args:
         path: Where `--record` leads.
@@ -116,8 +116,10 @@ def require_recordable(path: Path) -> Path:
         The same.
 
     Raises:
-        ConfigError: neither a `.rrd` nor a `.mcap` file, or a file that exists: no recording is replaced.
+        ConfigError: neither a `.rrd` nor a `.mcap` file, a file that exists (no recording is replaced), one that
+            another run is writing, or no place for a file.
         MissingDependencyError: the package that writes it is not installed.
+        OSError: its folder cannot be made or written.
     """
     suffix = path.suffix.lower()
     if suffix not in _PACKAGES:
@@ -132,6 +134,8 @@ def require_recordable(path: Path) -> Path:
             f"--record is {shown_file(path)}, which exists; a recording replaces no file, which may be a drive's own. "
             "Remove it, or name another."
         )
+    with owned_file(path, "--record"):
+        pass  # what cannot be written there is told now, not after the model is read
     return path
 
 

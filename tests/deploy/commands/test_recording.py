@@ -203,6 +203,37 @@ def test_odd_folders(predict: Predict, drive: Path, tmp_path: Path) -> None:
     assert "nowhere.bin' does not exist" in err
 
 
+def test_scans_of_a_folder_stand_as_their_numbers_count(predict: Predict, drive: Path, tmp_path: Path) -> None:
+    for name, number in (("000", 2), ("001", 10), ("002", 9)):
+        (drive / f"{name}.bin").rename(drive / f"{number}.bin")
+    assert predict("--points", drive, "--record", "drive.rrd")[0] == 0
+    names = ["2.bin", "9.bin", "10.bin"]
+    assert [line["scan"]["file"] for line in lines(tmp_path / "out")] == names
+    seen = read_recording(tmp_path / "drive.rrd")
+    assert [seen[index].name for index in range(3)] == names
+
+
+def test_an_option_without_effect_is_refused(predict: Predict, deployment: Deployment, drive: Path) -> None:
+    files, frames = ("--points", drive), ("--data-root", deployment.data_root)
+    cases: list[tuple[tuple[str | Path, ...], str]] = [
+        ((*frames, "--lidar-height=1.7"), "--lidar-height says how the files of --points are"),
+        ((*frames, "--lidar-height=0"), "--lidar-height says how the files of --points are"),
+        ((*frames, "--format=t4"), "--format says how"),
+        ((*frames, "--columns=5"), "--columns says how"),
+        ((*frames, "--rate=10"), "--rate says how"),
+        ((*files, "--calibration-data-root=d"), "--calibration-data-root is for --precision=int8; it is fp32"),
+        ((*files, "--calibration-info-file=i.pkl", "--precision=fp16"), "is for --precision=int8; it is fp16"),
+        ((*files, "--onnx-dir=d"), "--onnx-dir is for backends that read ONNX files; pytorch reads none"),
+        ((*files, "--engine-dir=d", "--compare=onnx"), "--engine-dir is for the backend tensorrt; onnx and pytorch"),
+        ((*files, "--precision=fp16"), "--precision=fp16 is of ONNX files that this command exports; pytorch runs"),
+        ((*files, "--precision=fp16", "--backend=onnx", "--onnx-dir=d"), "--precision=fp16 is of ONNX files"),
+    ]
+    for options, message in cases:
+        code, out, err = predict(*options)
+        assert (code, out) == (2, "")
+        assert message in err
+
+
 def test_a_recording_that_cannot_be_written_is_told_first(
     predict: Predict, drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,8 +250,14 @@ def test_a_recording_that_cannot_be_written_is_told_first(
         assert message in err
         assert "nowhere.pth" not in err
     assert (tmp_path / "there.mcap").read_bytes() == b"a drive of an hour"
-    code, _, err = predict("--points", drive, "--record", "file/seen.rrd")
+    code, _, err = predict("--points", drive, "--record", "/proc/seen.mcap", "--checkpoint=nowhere.pth")
     assert code == 2
+    assert "/proc" in err
+    assert "Another run" not in err
+    assert "nowhere.pth" not in err
+    code, _, err = predict("--points", drive, "--record", "file/seen.rrd", "--checkpoint=nowhere.pth")
+    assert code == 2
+    assert "nowhere.pth" not in err
     assert "'--record'" in err or "--record: " in err
     for name, module, remedy in (
         ("a.rrd", "rerun", "pip install rerun-sdk"),
