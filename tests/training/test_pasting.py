@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from training.on_device.frames import XYZ_STEP_M, PackedFrame
-from training.on_device.pasting import Drawn, ObjectBank
+from training.on_device.pasting import Drawn, Looseness, ObjectBank
 
 CPU = torch.device("cpu")
 CAR, BICYCLE = 0, 3
@@ -97,3 +97,51 @@ def test_what_cannot_be_put(entry: str, tmp_path: Path, capsys: pytest.CaptureFi
     ]
     assert main([*options, "--device", "cpu", "--paste", entry]) == 2
     assert f"--paste has '{entry}'; give CLASS=N" in " ".join(capsys.readouterr().err.split())
+
+
+def test_objects_turned_and_moved_hold_their_points() -> None:
+    source = frame([(10.0, 3.0, 0.7)], [BICYCLE], 1)
+    bank = ObjectBank([[source]], {BICYCLE: 1}, CPU, 0, looseness=Looseness(math.radians(30.0), 0.3))
+    empty = frame([], [], 2)
+    box = source.boxes[0]
+    own = source.points[inside(source.points, box)]
+    # Places in the object's own frame; it is the same object wherever it stands.
+    before = (own[:, 0] * XYZ_STEP_M - box[0] + 1j * (own[:, 1] * XYZ_STEP_M - box[1])) * np.exp(-1j * box[6])
+    turns, factors = [], []
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        drawn = bank.add_to(Drawn.of(empty, torch.from_numpy(empty.points)), rng)
+        moved = drawn.boxes[0]
+        points = drawn.points.numpy()
+        pasted = points[points[:, 3] == 1]
+        place = pasted[:, 0] * XYZ_STEP_M - moved[0] + 1j * (pasted[:, 1] * XYZ_STEP_M - moved[1])
+        np.testing.assert_allclose(place * np.exp(-1j * moved[6]), before, atol=XYZ_STEP_M)
+        np.testing.assert_array_equal(pasted[:, 2:], own[:, 2:])
+        np.testing.assert_array_equal(moved[2:6], box[2:6])
+        assert math.atan2(moved[1], moved[0]) == pytest.approx(math.atan2(box[1], box[0]), abs=1e-5)
+        assert not (inside(points[points[:, 3] == 2], moved, heights=False)).any()
+        turns.append(math.degrees(moved[6] - box[6]))
+        factors.append(np.hypot(moved[0], moved[1]) / np.hypot(box[0], box[1]))
+    assert -30.0 <= min(turns) < -20.0
+    assert 20.0 < max(turns) <= 30.0
+    assert 0.7 <= min(factors) < 0.8
+    assert 1.2 < max(factors) <= 1.3
+
+
+def test_objects_are_drawn_by_the_shares_of_their_datasets() -> None:
+    """One object against fifty: three of four draws are of the first dataset, where the shares say so."""
+    one = frame([(10.0, 3.0, 0.7)], [BICYCLE], 1)
+    many = [frame([(10.0, 3.0, 0.7)], [BICYCLE], 3) for _ in range(50)]
+    without = frame([(10.0, 3.0, 0.7)], [CAR], 4)
+    empty = frame([], [], 2)
+    stored = Drawn.of(empty, torch.from_numpy(empty.points))
+
+    def of_the_first(bank: ObjectBank) -> float:
+        rng = np.random.default_rng(0)
+        return float(np.mean([(bank.add_to(stored, rng).points[:, 3] == 1).any().item() for _ in range(400)]))
+
+    parts = [[one], many, [without]]
+    assert of_the_first(ObjectBank(parts, {BICYCLE: 1}, CPU, 0, shares=[3.0, 1.0, 50.0])) == pytest.approx(
+        0.75, abs=0.07
+    )
+    assert of_the_first(ObjectBank(parts, {BICYCLE: 1}, CPU, 0)) == pytest.approx(1 / 51, abs=0.03)

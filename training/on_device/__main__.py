@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -75,7 +76,21 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="CLASS=N",
-        help="put up to N objects of a class, of any of the frames, into every frame (datasets of one sensor)",
+        help="put up to N objects of a class, of the datasets by their shares, into every frame (of one sensor)",
+    )
+    parser.add_argument(
+        "--paste-turn",
+        type=number(0.0, 180.0),
+        default=0.0,
+        metavar="DEG",
+        help="... turned about themselves by up to this (%(default)s)",
+    )
+    parser.add_argument(
+        "--paste-distance",
+        type=number(0.0, 0.9),
+        default=0.0,
+        metavar="X",
+        help="... at 1 ± this times their distance (%(default)s)",
     )
     parser.add_argument(
         "--capture", action="store_true", help="backbone, neck and head as CUDA graphs: fewer launches, on a GPU"
@@ -117,7 +132,7 @@ def _train(args: argparse.Namespace, output: Path) -> None:
     from training.on_device.augmentation import Augmentation
     from training.on_device.frames import FrameStore, load_frames
     from training.on_device.loop import Progress, Schedule, train
-    from training.on_device.pasting import ObjectBank
+    from training.on_device.pasting import Looseness, ObjectBank
     from training.train import save_release
 
     device = _device(args.device)
@@ -138,7 +153,8 @@ def _train(args: argparse.Namespace, output: Path) -> None:
     model = build_model(cfg, args.seed)
     if args.init is not None:
         load_checkpoint(model, user_path(args.init))
-    store = FrameStore(parts, args.share or [float(len(part)) for part in parts], device, args.seed)
+    shares = args.share or [float(len(part)) for part in parts]
+    store = FrameStore(parts, shares, device, args.seed)
     schedule = Schedule(
         args.iterations,
         args.minutes,
@@ -174,7 +190,8 @@ def _train(args: argparse.Namespace, output: Path) -> None:
             save(progress.iteration)
 
     augmentation = Augmentation(scale=args.scale, single_sweep=args.single_sweep)
-    bank = ObjectBank(parts, wanted, device, args.seed) if wanted else None
+    looseness = Looseness(math.radians(args.paste_turn), args.paste_distance)
+    bank = ObjectBank(parts, wanted, device, args.seed, shares, looseness) if wanted else None
     if bank is not None:
         _logger.info("%d objects to put into frames", len(bank))
     meta = save(train(model.to(device), spec, store, schedule, augmentation, report, bank))

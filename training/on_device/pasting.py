@@ -1,7 +1,9 @@
-"""Objects of some frames put into others, where they stood: more of a rare class, and beside what real scans show.
+"""Objects of some frames put into others: more of a rare class, and beside what real scans show.
 
 As ground-truth sampling of SECOND (Yan et al., Sensors 2018, section 3.2.2): an object is the points inside its box.
-Where it is put, the frame's own points go; what would touch an object of the frame is left out.
+Where it is put, the frame's own points go; what would touch an object of the frame is left out. It stands where it
+stood, or turned about itself and nearer or farther, as VoxelNet changes objects (Zhou and Tuzel, CVPR 2018, section
+3.2): what was seen of it stays seen, which is not quite what a sensor would see there.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from numpy.typing import NDArray
 
 from training.on_device.frames import XYZ_STEP_M, PackedFrame
 
-__all__ = ["Drawn", "ObjectBank"]
+__all__ = ["Drawn", "Looseness", "ObjectBank"]
 
 _MIN_POINTS = 12
 _MOST_OBJECTS = 4000  # of a class
@@ -46,17 +48,63 @@ class Drawn:
 
 
 @dataclass(frozen=True)
+class Looseness:
+    """How far an object may stand from where it stood.
+
+    Attributes:
+        turn_rad: it is turned about its own centre by up to this, either way.
+        distance: ... put at 1 ± this times its distance from the sensor, in its direction, at its height.
+    """
+
+    turn_rad: float = 0.0
+    distance: float = 0.0
+
+    def draw(self, rng: np.random.Generator) -> tuple[float, float]:
+        """An angle, and a factor of the distance."""
+        return (
+            float(rng.uniform(-self.turn_rad, self.turn_rad)),
+            float(rng.uniform(1.0 - self.distance, 1.0 + self.distance)),
+        )
+
+
+_WHERE_IT_STOOD = Looseness()
+
+
+@dataclass(frozen=True)
 class _Object:
     points: torch.Tensor
     of_last_sweep: int
     box: NDArray[np.float32]
+
+    def moved(self, angle: float, factor: float) -> _Object:
+        """Turned about its centre, which then is `factor` times as far away."""
+        if (angle, factor) == (0.0, 1.0):
+            return self
+        cos, sin = np.cos(angle), np.sin(angle)
+        turn = np.array([[cos, sin], [-sin, cos]], np.float32)  # of rows: counter-clockwise
+        box = self.box.copy()
+        box[:2] *= factor
+        box[6] = np.arctan2(np.sin(box[6] + angle), np.cos(box[6] + angle))
+        box[7:9] = box[7:9] @ turn
+        old, new, by = (torch.from_numpy(part).to(self.points.device) for part in (self.box[:2], box[:2], turn))
+        codes = torch.round(((self.points[:, :2] * XYZ_STEP_M - old) @ by + new) / XYZ_STEP_M)
+        limits = torch.iinfo(self.points.dtype)
+        points = self.points.clone()
+        points[:, :2] = codes.clamp(limits.min, limits.max).to(points.dtype)
+        return _Object(points, self.of_last_sweep, box)
 
 
 class ObjectBank:
     """Objects by class, and how many of each a frame gets."""
 
     def __init__(
-        self, parts: Sequence[Sequence[PackedFrame]], wanted: Mapping[int, int], device: torch.device, seed: int
+        self,
+        parts: Sequence[Sequence[PackedFrame]],
+        wanted: Mapping[int, int],
+        device: torch.device,
+        seed: int,
+        shares: Sequence[float] | None = None,
+        looseness: Looseness = _WHERE_IT_STOOD,
     ) -> None:
         """Cuts objects out of frames.
 
@@ -65,10 +113,15 @@ class ObjectBank:
             wanted: Label -> how many a frame gets at most: of so many drawn, those that touch nothing.
             device: Where points are kept.
             seed: Of the choice where there are more than a class needs.
+            shares: How often objects of each dataset are drawn, among those that have the class; None: every object
+                alike.
+            looseness: How far they may stand from where they stood.
         """
         self._wanted = dict(wanted)
+        self._looseness = looseness
         rng = np.random.default_rng([seed, 2])
         frames = [frame for part in parts for frame in part]
+        part_of = [number for number, part in enumerate(parts) for _ in part]
         places: dict[int, list[tuple[int, int]]] = {label: [] for label in wanted}
         for number, frame in enumerate(frames):
             for row, label in enumerate(frame.labels.tolist()):
@@ -80,6 +133,7 @@ class ObjectBank:
             for number, row in (found[index] for index in sorted(order.tolist())):
                 chosen.setdefault(number, []).append((label, row))
         self._objects: dict[int, list[_Object]] = {label: [] for label in wanted}
+        sources: dict[int, list[int]] = {label: [] for label in wanted}
         for number, rows in chosen.items():
             frame = frames[number]
             boxes = frame.boxes[[row for _, row in rows]]
@@ -90,6 +144,8 @@ class ObjectBank:
                 if len(own) >= _MIN_POINTS:
                     lagging = int((own[:, 4] > 0).sum())
                     self._objects[label].append(_Object(own, len(own) - lagging, boxes[column]))
+                    sources[label].append(part_of[number])
+        self._chances = {label: _chances(of, shares) for label, of in sources.items()}
 
     def __len__(self) -> int:
         return sum(map(len, self._objects.values()))
@@ -100,8 +156,8 @@ class ObjectBank:
         added: list[_Object] = []
         for label, count in self._wanted.items():
             objects = self._objects[label]
-            for index in rng.integers(len(objects), size=count) if objects else ():
-                found = objects[index]
+            for index in rng.choice(len(objects), count, p=self._chances[label]) if objects else ():
+                found = objects[index].moved(*self._looseness.draw(rng))
                 if _is_clear(found.box, np.concatenate(boxes)):
                     boxes.append(found.box[None])
                     labels.append(np.array([label], np.int64))
@@ -115,6 +171,16 @@ class ObjectBank:
         return Drawn(
             torch.cat([*fresh, kept, *late]), sum(map(len, fresh)) + last, np.concatenate(boxes), np.concatenate(labels)
         )
+
+
+def _chances(sources: Sequence[int], shares: Sequence[float] | None) -> NDArray[np.float64]:
+    """Of each object, by the number of the dataset that it is of."""
+    of = np.asarray(sources, np.int64)
+    chances: NDArray[np.float64] = np.ones(len(of))
+    if shares is not None:
+        chances = np.asarray(shares, np.float64)[of] / np.bincount(of)[of]
+    whole: float = chances.sum() or 1.0  # of no objects
+    return np.asarray(chances / whole)
 
 
 def _inside(points: torch.Tensor, boxes: NDArray[np.float32], *, heights: bool) -> torch.Tensor:
