@@ -26,6 +26,7 @@ from base.errors import ConfigError
 from base.files import read_json, sha256_file, user_path, write_json
 from base.ownership import owned_folder
 from benchmarks.real_drive_data import INFO_FILE
+from benchmarks.real_drive_folds import fold_names
 
 __all__ = ["RECIPE", "main", "start"]
 
@@ -50,6 +51,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--init", default="models/zoo/centerpoint_t4_demo/checkpoint.pth", metavar="PTH")
     parser.add_argument("--folds", type=whole_number(2, 100), default=4, metavar="N", help="default %(default)s")
     parser.add_argument("--gap", type=whole_number(0, 1000), default=5, metavar="N", help="frames between")
+    parser.add_argument(
+        "--pairs", action="store_true", help="leave two parts out at a time, for benchmarks.real_drive_choose"
+    )
     parser.add_argument("--calibration", nargs="+", default=[], metavar="NAME=DIR", help="of benchmarks.real_drive")
     parser.add_argument("--methods", nargs="+", default=[], metavar="NAME", help="of benchmarks.real_drive")
     parser.add_argument("--device", default="auto", help="to train on; default %(default)s")
@@ -75,17 +79,18 @@ def _run(args: argparse.Namespace) -> None:
     with owned_folder(out, "--output"):
         _claim(out / "cross.json", args)
         folds, count = out / "folds", args.folds
-        if not (folds / f"fold_{count - 1}" / "test").is_dir():
+        names = fold_names(count, args.pairs)
+        if not (folds / names[-1] / "test").is_dir():
             options = ["--data", args.data, "--folds", count, "--gap", args.gap, "--out", folds]
-            start("benchmarks.real_drive_folds", options, out / "folds.log")
-        at_once = min(args.at_once or count, count)
+            start("benchmarks.real_drive_folds", [*options, *(["--pairs"] if args.pairs else [])], out / "folds.log")
+        at_once = min(args.at_once or len(names), len(names))
         workers = max(1, (args.workers or len(os.sched_getaffinity(0))) // at_once)
         with ThreadPoolExecutor(at_once) as pool:
-            for done in [
-                pool.submit(_fold, args, folds / f"fold_{k}", out / f"fold_{k}", workers) for k in range(count)
-            ]:
+            for done in [pool.submit(_fold, args, folds / name, out / name, workers) for name in names]:
                 done.result()
-        parts = [out / f"fold_{k}" / "score" for k in range(count)]
+        if args.pairs:
+            return
+        parts = [out / name / "score" for name in names]
         pooled = ["--parts", *parts, "--config", args.config, "--resamples", args.resamples, "--output", out / "pool"]
         start("benchmarks.real_drive_pool", pooled, out / "pool.log")
     print((out / "pool" / "results.md").read_text(encoding="utf-8"))  # noqa: T201
@@ -140,6 +145,7 @@ def _claim(path: Path, args: argparse.Namespace) -> None:
         "generated": str(user_path(args.generated)),
         "folds": args.folds,
         "gap": args.gap,
+        "pairs": args.pairs,
         "recipe": list(args.recipe or RECIPE),
     }
     if path.exists() and (theirs := read_json(path)) != mine:

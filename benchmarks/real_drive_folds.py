@@ -3,7 +3,8 @@
     python -m benchmarks.real_drive_folds --data data/kitti_drive --folds 4 --out data/folds
 
 writes `fold_K/train`, a dataset of all frames but the K-th part and its neighbours, and `fold_K/test`, that part as
-`benchmarks.real_drive` takes it. docs/benchmarks/real_drive.md has the commands that follow.
+`benchmarks.real_drive` takes it. With `--pairs` it writes `pair_I_J`, where two parts are left out of training and
+scored: what `benchmarks.real_drive_choose` chooses recipes by. docs/benchmarks/real_drive.md has the commands.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import argparse
 import json
 import shutil
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 
 from base.arguments import whole_number
@@ -21,7 +22,7 @@ from base.errors import ConfigError
 from base.files import atomic_dir, user_path
 from benchmarks.real_drive_data import CLASS_OF_TYPE, convert_scans, read_labels
 
-__all__ = ["main", "parts"]
+__all__ = ["fold_names", "main", "pairs_of", "parts"]
 
 _CLASSES = ("car", "truck", "bus", "bicycle", "pedestrian")
 
@@ -42,6 +43,21 @@ def parts(frames: int, folds: int, gap: int) -> list[tuple[list[int], list[int]]
     return split
 
 
+def pairs_of(split: Sequence[tuple[list[int], list[int]]]) -> dict[str, tuple[list[int], list[int]]]:
+    """(to train on, to score) of each two folds: what neither leaves out, and their parts behind one another."""
+    return {
+        f"pair_{i}_{j}": ([index for index in split[i][0] if index in set(split[j][0])], split[i][1] + split[j][1])
+        for i, j in combinations(range(len(split)), 2)
+    }
+
+
+def fold_names(folds: int, pairs: bool) -> list[str]:
+    """What the folders are called."""
+    if pairs:
+        return [f"pair_{i}_{j}" for i, j in combinations(range(folds), 2)]
+    return [f"fold_{number}" for number in range(folds)]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Writes the folds; 0 when done, 2 on wrong input."""
     parser = argparse.ArgumentParser(prog="real_drive_folds", description=__doc__.split("\n\n")[0])
@@ -50,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--gap", type=whole_number(0, 1000), default=5, metavar="N", help="frames between (%(default)s)"
     )
+    parser.add_argument("--pairs", action="store_true", help="leave two parts out at a time, to choose recipes by")
     parser.add_argument(
         "--classes", nargs="+", default=_CLASSES, metavar="NAME", help="of the model (default: the demo's)"
     )
@@ -62,8 +79,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> None:
     data, out = user_path(args.data), user_path(args.out)
     frames = read_labels(data / "labels.json")
-    for number, (train, test) in enumerate(parts(len(frames), args.folds, args.gap)):
-        fold = out / f"fold_{number}"
+    split = parts(len(frames), args.folds, args.gap)
+    named = pairs_of(split) if args.pairs else dict(zip(fold_names(args.folds, False), split, strict=True))
+    for name_of_fold, (train, test) in named.items():
+        if not train:
+            raise ConfigError(f"Nothing is left to train on beside two of {args.folds} parts; give more --folds.")
+        fold = out / name_of_fold
         for name, chosen in (("parts", train), ("test", test)):
             with atomic_dir(fold / name) as folder:
                 for index in chosen:
@@ -72,7 +93,7 @@ def _run(args: argparse.Namespace) -> None:
                     shutil.copyfile(data / frames[index].lidar, target)
                 rows = [frames[index].model_dump() for index in chosen]
                 (folder / "labels.json").write_text(json.dumps(rows), encoding="utf-8")
-        convert_scans(fold / "parts", fold / "train", args.classes, f"fold{number}")
+        convert_scans(fold / "parts", fold / "train", args.classes, name_of_fold.replace("_", ""))
         shutil.rmtree(fold / "parts")
         kinds = sum(item.type in CLASS_OF_TYPE for index in test for item in frames[index].objects)
         print(f"{fold}: {len(train)} frames to train on, {len(test)} with {kinds} objects to score")  # noqa: T201

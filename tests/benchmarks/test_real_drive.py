@@ -16,9 +16,10 @@ from benchmarks import real_drive_cross
 from benchmarks.int8_accuracy_results import StoredRun
 from benchmarks.real_drive import _parser as score_parser
 from benchmarks.real_drive import main, one_sweep, summary
+from benchmarks.real_drive_choose import main as choose_main
 from benchmarks.real_drive_data import INFO_FILE, convert_scans, read_scan_npz
 from benchmarks.real_drive_folds import main as folds_main
-from benchmarks.real_drive_folds import parts
+from benchmarks.real_drive_folds import pairs_of, parts
 from benchmarks.real_drive_pool import main as pool_main
 from benchmarks.real_drive_scores import agreement, frames_in_view, heading_errors, intervals, tables
 from datasets.frames import open_frames
@@ -314,3 +315,64 @@ def test_a_step_that_fails_says_why(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"real_drive_folds ended with exit code 2; .*step\.log"):
         real_drive_cross.start("benchmarks.real_drive_folds", ["--data", tmp_path, "--out", tmp_path / "out"], log)
     assert "labels.json" in log.read_text()
+
+
+def stored(folder: Path, numbers: list[int], yaws: list[float]) -> None:
+    """A scored run of frames of one car each, found with these headings' errors; none: not found."""
+    (folder / "detections").mkdir(parents=True)
+    run = StoredRun(folder)
+    truth = boxes([(12, 1.9, 0.0)], [0])
+    run.save_frames([FrameResult(str(i), Boxes3D.empty(), truth) for i in numbers], ["drive"] * len(numbers))
+    found = [boxes([(12, 1.9, yaw)], [0], [0.9]) for yaw in yaws] or [Boxes3D.empty()] * len(numbers)
+    for name in ("fp32", "fp16"):
+        run.save_detections(name, found)
+
+
+def test_recipes_are_chosen_without_the_part_they_are_scored_on(tmp_path: Path) -> None:
+    each, turned = 12, math.pi
+    numbers = [list(range(part * each, part * each + each)) for part in range(3)]
+    rows = [{"frame": i, "lidar": f"{i}.npz", "objects": []} for i in range(3 * each)]
+    (tmp_path / "labels.json").write_text(json.dumps(rows))
+    # Of recipe a the other part is turned where part 0 was left out, of b everything else is.
+    for pair in ((0, 1), (0, 2), (1, 2)):
+        wrong = {"a": [0 in pair and part != 0 for part in pair], "b": [not (0 in pair and part != 0) for part in pair]}
+        for name, flags in wrong.items():
+            yaws = [turned if flag else 0.0 for flag in flags for _ in range(each)]
+            folder = tmp_path / f"{name}_pairs" / f"pair_{pair[0]}_{pair[1]}" / "score" / "labelled"
+            stored(folder, numbers[pair[0]] + numbers[pair[1]], yaws)
+    for name in ("a", "b"):
+        (tmp_path / f"{name}_pairs" / "cross.json").write_text(json.dumps({"folds": 3, "gap": 0}))
+        for fold in range(3):
+            yaws = [0.0] * each if name == "a" else []
+            stored(tmp_path / name / f"fold_{fold}" / "score" / "labelled", numbers[fold], yaws)
+    options = ["--data", str(tmp_path), "--output", str(tmp_path / "out")]
+    for option, end in (("--pairs", "_pairs"), ("--folds", "")):
+        options += [option, *(f"{name}={tmp_path / (name + end)}" for name in ("a", "b"))]
+    assert choose_main(options) == 0
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [row["chosen"] for row in results["choices"]] == ["b", "a", "a"]
+    assert [row["worth"] for row in results["choices"]] == [
+        {"a": pytest.approx(0.0, abs=1.0), "b": pytest.approx(100.0, abs=1.0)},
+        *2 * [{"a": pytest.approx(100.0, abs=1.0), "b": pytest.approx(0.0, abs=1.0)}],
+    ]
+    # Part 0 is scored by b, which found nothing there.
+    assert results["pooled"]["frames"] == 3 * each
+    assert results["pooled"]["variants"]["fp32"]["headings"]["all"]["matched"] == 2 * each
+
+
+def test_recipes_need_both_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--data", str(tmp_path), "--output", str(tmp_path / "out")]
+    assert choose_main([*options, "--pairs", "a=x", "--folds", "b=x"]) == 2
+    assert "--pairs has a, --folds b; give both for each recipe." in " ".join(capsys.readouterr().err.split())
+    assert choose_main([*options, "--pairs", "x", "--folds", "b=x"]) == 2
+    assert "--pairs has 'x'; give NAME=DIR" in capsys.readouterr().err
+
+
+def test_pairs_leave_two_parts_out() -> None:
+    named = pairs_of(parts(40, 4, 2))
+    assert list(named) == ["pair_0_1", "pair_0_2", "pair_0_3", "pair_1_2", "pair_1_3", "pair_2_3"]
+    for name, (train, test) in named.items():
+        i, j = (int(part) for part in name.split("_")[1:])
+        assert test == [*range(10 * i, 10 * i + 10), *range(10 * j, 10 * j + 10)]
+        assert train
+        assert min(abs(a - b) for a in train for b in test) == 3  # two frames between
