@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 from base.arguments import number
 from base.command import add_log_level, run_command, run_main
 from base.errors import ConfigError, DataError
-from base.files import read_json, sha256_file, user_path, write_json
+from base.files import sha256_file, user_path, write_json
 from benchmarks.int8_accuracy_device import Engines, score_on_device
 from benchmarks.int8_accuracy_judged import write_judged
 from benchmarks.int8_accuracy_prepared import Prepared
@@ -36,6 +36,7 @@ from benchmarks.int8_accuracy_results import DEFAULT_RANGES_M, Drawn, StoredRun,
 from benchmarks.int8_accuracy_scoring import score
 from benchmarks.int8_accuracy_variants import BACKENDS, FP16, METHODS, parse_variant, variant_and_backend
 from benchmarks.int8_plans import layer_rows, plan_name, plans
+from benchmarks.run_options import add_calibrate_batches, add_model, add_output, add_resamples, add_workers, claim
 from models.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -50,12 +51,11 @@ _STAGES = ("prepare", "score", "report")
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="int8_accuracy", description="Accuracy of a model in INT8, by method.")
-    parser.add_argument("--config", default="configs/model/centerpoint_t4_demo.py", metavar="PY")
-    parser.add_argument("--checkpoint", default="models/zoo/centerpoint_t4_demo/checkpoint.pth", metavar="PTH")
+    add_model(parser)
     parser.add_argument("--data-root", required=True, metavar="DIR", help="T4 dataset to score on (its split val)")
     parser.add_argument("--calibration-data-root", metavar="DIR", help="to calibrate on (its split train)")
     parser.add_argument("--frames", type=int, default=-1, metavar="N", help="frames to score; -1 is all")
-    parser.add_argument("--calibrate-batches", type=int, default=100, metavar="N", help="default %(default)s")
+    add_calibrate_batches(parser, 100)
     parser.add_argument(
         "--methods",
         nargs="+",
@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         "--plan", type=Path, metavar="JSON", help="layers that mixed variants leave in FP16: of a search"
     )
     parser.add_argument("--device", default="cpu", help='to prepare on, "cpu" or "cuda:N"; default %(default)s')
-    parser.add_argument("--workers", type=int, metavar="N", help="processes that score; default one a processor")
+    add_workers(parser)
     parser.add_argument(
         "--pair",
         nargs=2,
@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SHARE",
         help="then measure, too, the fastest plan whose INT8 layers cost at most this share of what all layers cost",
     )
-    parser.add_argument("--resamples", type=int, default=1000, metavar="N", help="of the bootstrap")
+    add_resamples(parser)
     parser.add_argument(
         "--judged",
         nargs="+",
@@ -102,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="variants whose judgements the report keeps in judged.npz.xz (see int8_accuracy_judged.py)",
     )
-    parser.add_argument("--output", type=Path, default=Path("work_dirs/int8_accuracy"), metavar="DIR")
+    add_output(parser, "work_dirs/int8_accuracy")
     add_log_level(parser)
     return parser
 
@@ -168,7 +168,7 @@ class _Stages:
         waiting = [name for name in methods if not self.stored.has(name) and name not in self.stored.refusals()]
         files = [variant for variant, backend in self.prepared.asked(waiting) if backend != "pytorch"]
         if "prepare" in args.stages and files:
-            _claim(out / "prepared.json", _identity(args))
+            claim(out / "prepared.json", _identity(args))
             started = time.perf_counter()
             self.prepared.export_all(list(dict.fromkeys(files)))
             _logger.info("%d variants prepared in %.1f s", len(files), time.perf_counter() - started)
@@ -180,7 +180,7 @@ class _Stages:
                 "backend": args.backend,
                 "ranges_m": [list(pair) for pair in DEFAULT_RANGES_M],
             }
-            _claim(out / "run.json", {**_identity(args), **scored})
+            claim(out / "run.json", {**_identity(args), **scored})
             if "score" in args.stages and waiting:
                 started = time.perf_counter()
                 self._score(waiting, frames, count)
@@ -233,20 +233,6 @@ def _identity(args: argparse.Namespace) -> dict[str, Any]:
         "checkpoint_sha256": sha256_file(user_path(args.checkpoint)),
         "calibrate_batches": args.calibrate_batches,
     }
-
-
-def _claim(path: Path, mine: dict[str, Any]) -> None:
-    """The folder belongs to one run."""
-    if not path.exists():
-        write_json(path, mine)
-        return
-    theirs = read_json(path)
-    different = sorted(key for key in mine if theirs.get(key) != mine[key])
-    if different:
-        raise ConfigError(
-            f"'{path.parent}' holds results of another run: {', '.join(different)} differ. Give another --output, or "
-            "remove it."
-        )
 
 
 if __name__ == "__main__":

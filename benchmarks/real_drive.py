@@ -18,16 +18,27 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from base.arguments import number, whole_number
 from base.command import add_log_level, run_command, run_main
-from base.errors import ConfigError
-from base.files import atomic_dir, atomic_path, read_json, sha256_file, user_path, write_json
+from base.files import atomic_dir, sha256_file, user_path
 from base.ownership import owned_folder
 from benchmarks.int8_accuracy_results import StoredRun
 from benchmarks.int8_accuracy_scoring import network_opener, score
 from benchmarks.int8_accuracy_variants import FP16, Variants, parse_variant
 from benchmarks.real_drive_data import INFO_FILE, convert_scans
 from benchmarks.real_drive_scores import agreement, frames_in_view, heading_errors, intervals, tables
+from benchmarks.run_options import (
+    add_calibrate_batches,
+    add_drive,
+    add_int8,
+    add_model,
+    add_output,
+    add_resamples,
+    add_view,
+    add_workers,
+    claim,
+    named_folders,
+    publish,
+)
 from eval.metrics import FrameResult
 from models.spec import ModelSpec
 
@@ -36,53 +47,26 @@ if TYPE_CHECKING:
 
     from quant.stored_frames import StoredFrames
 
-__all__ = ["Detections", "main", "one_sweep", "summary"]
+__all__ = ["DEFAULT_METHODS", "Detections", "main", "one_sweep", "summary"]
 
 _logger = logging.getLogger(__name__)
 
 _FLOAT = ("fp32", FP16)
-_DEFAULT_METHODS = ("max", "percentile", "mse", "entropy", "sparse_mse")
+DEFAULT_METHODS = ("max", "percentile", "mse", "entropy", "sparse_mse")
 _DEFAULT_LEFT = ("pts_backbone.blocks.0.*",)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="real_drive", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--data", required=True, type=Path, metavar="DIR", help="the drive: labels.json and its scans")
-    parser.add_argument("--unlabelled", type=Path, metavar="DIR", help="more scans (.npz), to compare boxes on")
-    parser.add_argument("--config", default="configs/model/centerpoint_t4_demo.py", metavar="PY")
-    parser.add_argument("--checkpoint", default="models/zoo/centerpoint_t4_demo/checkpoint.pth", metavar="PTH")
-    parser.add_argument(
-        "--calibration",
-        nargs="+",
-        default=[],
-        metavar="NAME=DIR",
-        help="frames that INT8 is calibrated on: a T4 dataset's split train, or a folder of .npz scans; without it, "
-        "floating point alone",
-    )
-    parser.add_argument(
-        "--calibrate-batches", type=whole_number(1, 10_000), default=48, metavar="N", help="default %(default)s"
-    )
-    parser.add_argument(
-        "--methods",
-        nargs="+",
-        default=_DEFAULT_METHODS,
-        metavar="NAME",
-        help=f"of calibration (default: {' '.join(_DEFAULT_METHODS)}); mixed-NAME leaves --leave in FP16",
-    )
+    add_drive(parser)
+    add_model(parser)
+    add_int8(parser, DEFAULT_METHODS)
+    add_calibrate_batches(parser, 48)
     parser.add_argument("--leave", nargs="+", default=_DEFAULT_LEFT, metavar="LAYERS", help="default %(default)s")
-    parser.add_argument(
-        "--view", type=number(1.0, 180.0), default=40.0, metavar="DEG", help="scored within ± this (%(default)s)"
-    )
-    parser.add_argument(
-        "--block", type=whole_number(1, 1000), default=5, metavar="N", help="frames drawn together (%(default)s)"
-    )
-    parser.add_argument(
-        "--resamples", type=whole_number(0, 100_000), default=1000, metavar="N", help="of the bootstrap"
-    )
-    parser.add_argument(
-        "--workers", type=whole_number(1, 1024), metavar="N", help="processes that score; default one a processor"
-    )
-    parser.add_argument("--output", type=Path, default=Path("work_dirs/real_drive"), metavar="DIR")
+    add_view(parser)
+    add_resamples(parser)
+    add_workers(parser)
+    add_output(parser, "work_dirs/real_drive")
     add_log_level(parser)
     return parser
 
@@ -96,22 +80,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> None:
     for name in args.methods:
         parse_variant(name)
-    sources = _sources(args.calibration)
+    sources = named_folders(args.calibration, "--calibration")
     out = user_path(args.output)
     with owned_folder(out, "--output"):
         _measure(args, out, sources)
-
-
-def _sources(entries: Sequence[str]) -> dict[str, Path]:
-    sources = {}
-    for entry in entries:
-        name, equals, folder = entry.partition("=")
-        if not (name.isidentifier() and equals and folder) or name in sources:
-            raise ConfigError(
-                f"--calibration has '{entry}'; give NAME=DIR, each name once, such as generated=data/t4train."
-            )
-        sources[name] = user_path(folder)
-    return sources
 
 
 def _measure(args: argparse.Namespace, out: Path, sources: dict[str, Path]) -> None:
@@ -122,7 +94,7 @@ def _measure(args: argparse.Namespace, out: Path, sources: dict[str, Path]) -> N
     spec = ModelSpec.from_config(cfg)
     model = build_model(cfg)
     load_checkpoint(model, user_path(args.checkpoint))
-    _claim(out / "run.json", args)
+    claim(out / "run.json", _identity(args))
     variants = {name: ("", name) for name in _FLOAT}
     variants |= {f"{method} ({source})": (source, method) for source in sources for method in args.methods}
     for source, folder in {"": None, **sources}.items():
@@ -136,11 +108,7 @@ def _measure(args: argparse.Namespace, out: Path, sources: dict[str, Path]) -> N
         folder = user_path(args.unlabelled)
         runs["the unlabelled scans"] = _scored(out, "unlabelled", folder, once, openers, model, spec, args.workers)
     results = summary(runs, list(variants), spec.class_names, args.view, args.block, args.resamples)
-    write_json(out / "results.json", results)
-    text = tables(results)
-    with atomic_path(out / "results.md") as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    print(text)  # noqa: T201
+    publish(out, results, tables(results))
 
 
 def one_sweep(cfg: Any) -> Any:
@@ -152,9 +120,9 @@ def one_sweep(cfg: Any) -> Any:
     return cfg
 
 
-def _claim(path: Path, args: argparse.Namespace) -> None:
+def _identity(args: argparse.Namespace) -> dict[str, Any]:
     """The folder belongs to one model and one choice of frames."""
-    mine = {
+    return {
         "config": Path(args.config).name,
         "checkpoint_sha256": sha256_file(user_path(args.checkpoint)),
         "calibrate_batches": args.calibrate_batches,
@@ -162,13 +130,6 @@ def _claim(path: Path, args: argparse.Namespace) -> None:
         "data": str(user_path(args.data)),
         "unlabelled": str(user_path(args.unlabelled)) if args.unlabelled else None,
     }
-    if path.exists() and (theirs := read_json(path)) != mine:
-        different = sorted(key for key in mine if theirs.get(key) != mine[key])
-        raise ConfigError(
-            f"'{path.parent}' holds results of another run: {', '.join(different)} differ. Give another --output, or "
-            "remove it."
-        )
-    write_json(path, mine)
 
 
 def _folder(out: Path, source: str, method: str) -> Path:

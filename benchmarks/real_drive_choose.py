@@ -17,10 +17,9 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from base.arguments import number
 from base.command import add_log_level, run_command, run_main
 from base.errors import ConfigError
-from base.files import atomic_path, read_json, user_path, write_json
+from base.files import read_json, user_path
 from base.ownership import owned_folder
 from base.tables import markdown_table
 from benchmarks.int8_accuracy_results import StoredRun
@@ -30,6 +29,7 @@ from benchmarks.real_drive_data import read_labels
 from benchmarks.real_drive_folds import parts
 from benchmarks.real_drive_pool import PooledRun
 from benchmarks.real_drive_scores import tables
+from benchmarks.run_options import add_drive, add_model, add_output, add_resamples, add_view, named_folders, publish
 from eval.metrics import FrameResult
 from models.config import load_model_config
 from models.spec import ModelSpec
@@ -37,7 +37,6 @@ from models.spec import ModelSpec
 __all__ = ["main", "worth"]
 
 _FEWEST = 20
-_BLOCK = 5
 
 
 class _Frames:
@@ -70,16 +69,15 @@ def worth(results: Mapping[str, Any]) -> float:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="real_drive_choose", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="labels.json and its scans")
+    add_drive(parser)
     for name in ("pairs", "folds"):
         parser.add_argument(
             f"--{name}", nargs="+", required=True, metavar="NAME=DIR", help="of benchmarks.real_drive_cross"
         )
-    parser.add_argument("--config", default="configs/model/centerpoint_t4_demo.py", metavar="PY")
-    parser.add_argument(
-        "--view", type=number(1.0, 180.0), default=40.0, metavar="DEG", help="scored within ± this (%(default)s)"
-    )
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR")
+    add_model(parser, weights=None)
+    add_view(parser)
+    add_resamples(parser)
+    add_output(parser)
     add_log_level(parser)
     return parser
 
@@ -91,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> None:
-    pairs, folds = _named(args.pairs, "--pairs"), _named(args.folds, "--folds")
+    pairs, folds = named_folders(args.pairs, "--pairs"), named_folders(args.folds, "--folds")
     if list(pairs) != list(folds):
         raise ConfigError(f"--pairs has {', '.join(pairs)}, --folds {', '.join(folds)}; give both for each recipe.")
     claim = read_json(next(iter(pairs.values())) / "cross.json")
@@ -100,7 +98,7 @@ def _run(args: argparse.Namespace) -> None:
     class_names = ModelSpec.from_config(load_model_config(user_path(args.config))).class_names
 
     def told(runs: Any, resamples: int) -> dict[str, Any]:
-        return summary({"the labelled frames": runs}, ["fp32", FP16], class_names, args.view, _BLOCK, resamples)
+        return summary({"the labelled frames": runs}, ["fp32", FP16], class_names, args.view, args.block, resamples)
 
     rows: list[dict[str, Any]] = []
     for fold in range(len(split)):
@@ -108,16 +106,13 @@ def _run(args: argparse.Namespace) -> None:
         values = {name: round(worth(results), 2) for name, results in found.items()}
         rows.append({"fold": fold, "worth": values, "chosen": max(values, key=lambda name: values[name])})
     scored = [StoredRun(folds[row["chosen"]] / f"fold_{row['fold']}" / "score" / "labelled") for row in rows]
-    results = {"choices": rows, "pooled": told(PooledRun(scored), 1000)}
+    pooled = told(PooledRun(scored), args.resamples)
     out = user_path(args.output)
     with owned_folder(out, "--output"):
-        write_json(out / "results.json", results)
         head = ["part", *pairs, "chosen"]
         body = [[str(row["fold"]), *(f"{v:.1f}" for v in row["worth"].values()), row["chosen"]] for row in rows]
-        text = "\n".join([*markdown_table(head, body), "", tables(results["pooled"])])
-        with atomic_path(out / "results.md") as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    print(text)  # noqa: T201
+        text = "\n".join([*markdown_table(head, body), "", tables(pooled)])
+        publish(out, {"choices": rows, "pooled": pooled}, text)
 
 
 def _without(folder: Path, fold: int, lengths: Sequence[int]) -> list[tuple[StoredRun, slice]]:
@@ -128,16 +123,6 @@ def _without(folder: Path, fold: int, lengths: Sequence[int]) -> list[tuple[Stor
             part = slice(lengths[i], None) if fold == i else slice(lengths[i])
             chosen.append((StoredRun(folder / f"pair_{i}_{j}" / "score" / "labelled"), part))
     return chosen
-
-
-def _named(entries: Sequence[str], option: str) -> dict[str, Path]:
-    named = {}
-    for entry in entries:
-        name, equals, folder = entry.partition("=")
-        if not (name.isidentifier() and equals and folder) or name in named:
-            raise ConfigError(f"{option} has '{entry}'; give NAME=DIR, each name once.")
-        named[name] = user_path(folder)
-    return named
 
 
 if __name__ == "__main__":

@@ -19,14 +19,26 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from base.arguments import whole_number
 from base.command import add_log_level, run_command, run_main
 from base.errors import ConfigError
-from base.files import read_json, sha256_file, user_path, write_json
+from base.files import sha256_file, user_path
 from base.ownership import owned_folder
+from benchmarks.real_drive import DEFAULT_METHODS
 from benchmarks.real_drive_data import INFO_FILE
-from benchmarks.real_drive_folds import fold_names
+from benchmarks.real_drive_folds import add_split, fold_names
+from benchmarks.run_options import (
+    add_calibrate_batches,
+    add_drive,
+    add_int8,
+    add_model,
+    add_output,
+    add_resamples,
+    add_workers,
+    claim,
+)
 
 __all__ = ["RECIPE", "main", "start"]
 
@@ -44,25 +56,17 @@ _TOLD = 800  # last characters of a failed step's log
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="real_drive_cross", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="labels.json and its scans")
-    parser.add_argument("--unlabelled", type=Path, metavar="DIR", help="more scans, to compare boxes on")
+    add_drive(parser)
     parser.add_argument("--generated", type=Path, required=True, metavar="DIR", help="dataset beside the real frames")
-    parser.add_argument("--config", default="configs/model/centerpoint_t4_demo.py", metavar="PY")
-    parser.add_argument("--init", default="models/zoo/centerpoint_t4_demo/checkpoint.pth", metavar="PTH")
-    parser.add_argument("--folds", type=whole_number(2, 100), default=4, metavar="N", help="default %(default)s")
-    parser.add_argument("--gap", type=whole_number(0, 1000), default=5, metavar="N", help="frames between")
-    parser.add_argument(
-        "--pairs", action="store_true", help="leave two parts out at a time, for benchmarks.real_drive_choose"
-    )
-    parser.add_argument("--calibration", nargs="+", default=[], metavar="NAME=DIR", help="of benchmarks.real_drive")
-    parser.add_argument("--methods", nargs="+", default=[], metavar="NAME", help="of benchmarks.real_drive")
+    add_model(parser, "--init")
+    add_split(parser)
+    add_int8(parser, DEFAULT_METHODS)
+    add_calibrate_batches(parser, 48)
     parser.add_argument("--device", default="auto", help="to train on; default %(default)s")
-    parser.add_argument("--workers", type=whole_number(1, 1024), metavar="N", help="processes, shared by the folds")
+    add_workers(parser)
     parser.add_argument("--at-once", type=whole_number(1, 100), metavar="N", help="folds; default all of them")
-    parser.add_argument(
-        "--resamples", type=whole_number(0, 100_000), default=1000, metavar="N", help="of the bootstrap"
-    )
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR")
+    add_resamples(parser)
+    add_output(parser)
     parser.add_argument("recipe", nargs="*", help=f"options of training.on_device; default: {' '.join(RECIPE)}")
     add_log_level(parser)
     return parser
@@ -77,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> None:
     out = user_path(args.output)
     with owned_folder(out, "--output"):
-        _claim(out / "cross.json", args)
+        claim(out / "cross.json", _identity(args))
         folds, count = out / "folds", args.folds
         names = fold_names(count, args.pairs)
         if not (folds / names[-1] / "test").is_dir():
@@ -111,7 +115,7 @@ def _fold(args: argparse.Namespace, data: Path, out: Path, workers: int) -> None
             out / "train.log",
         )
     options = ["--data", data / "test", "--config", args.config, "--checkpoint", tuned, "--workers", workers]
-    options += ["--resamples", args.resamples, "--output", out / "score"]
+    options += ["--resamples", args.resamples, "--calibrate-batches", args.calibrate_batches, "--output", out / "score"]
     for name in ("unlabelled", "calibration", "methods"):
         if value := getattr(args, name):
             options += [f"--{name}", *(value if isinstance(value, list) else [value])]
@@ -136,9 +140,9 @@ def start(module: str, options: Sequence[object], log: Path) -> None:
         raise ConfigError(f"{module} ended with exit code {ended.returncode}; its output is in '{log}': {said}")
 
 
-def _claim(path: Path, args: argparse.Namespace) -> None:
+def _identity(args: argparse.Namespace) -> dict[str, Any]:
     """The folder belongs to one recipe, one choice of frames and one checkpoint to begin with."""
-    mine = {
+    return {
         "config": Path(args.config).name,
         "init_sha256": sha256_file(user_path(args.init)),
         "data": str(user_path(args.data)),
@@ -148,13 +152,6 @@ def _claim(path: Path, args: argparse.Namespace) -> None:
         "pairs": args.pairs,
         "recipe": list(args.recipe or RECIPE),
     }
-    if path.exists() and (theirs := read_json(path)) != mine:
-        different = sorted(key for key in mine if theirs.get(key) != mine[key])
-        raise ConfigError(
-            f"'{path.parent}' holds results of another run: {', '.join(different)} differ. Give another --output, or "
-            "remove it."
-        )
-    write_json(path, mine)
 
 
 if __name__ == "__main__":

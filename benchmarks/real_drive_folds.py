@@ -21,8 +21,9 @@ from base.command import add_log_level, run_command, run_main
 from base.errors import ConfigError
 from base.files import atomic_dir, user_path
 from benchmarks.real_drive_data import CLASS_OF_TYPE, convert_scans, read_labels
+from benchmarks.run_options import add_drive
 
-__all__ = ["fold_names", "main", "pairs_of", "parts"]
+__all__ = ["add_split", "fold_names", "main", "pairs_of", "parts"]
 
 _CLASSES = ("car", "truck", "bus", "bicycle", "pedestrian")
 
@@ -58,15 +59,20 @@ def fold_names(folds: int, pairs: bool) -> list[str]:
     return [f"fold_{number}" for number in range(folds)]
 
 
+def add_split(parser: argparse.ArgumentParser) -> None:
+    """--folds, --gap and --pairs: how a drive is cut into parts."""
+    parser.add_argument("--folds", type=whole_number(2, 100), default=4, metavar="N", help="parts (%(default)s)")
+    parser.add_argument(
+        "--gap", type=whole_number(0, 1000), default=5, metavar="N", help="frames left out between (%(default)s)"
+    )
+    parser.add_argument("--pairs", action="store_true", help="leave two parts out at a time, to choose recipes by")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Writes the folds; 0 when done, 2 on wrong input."""
     parser = argparse.ArgumentParser(prog="real_drive_folds", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="labels.json and its scans")
-    parser.add_argument("--folds", type=whole_number(2, 100), default=4, metavar="N", help="default %(default)s")
-    parser.add_argument(
-        "--gap", type=whole_number(0, 1000), default=5, metavar="N", help="frames between (%(default)s)"
-    )
-    parser.add_argument("--pairs", action="store_true", help="leave two parts out at a time, to choose recipes by")
+    add_drive(parser)
+    add_split(parser)
     parser.add_argument(
         "--classes", nargs="+", default=_CLASSES, metavar="NAME", help="of the model (default: the demo's)"
     )

@@ -13,15 +13,15 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from base.arguments import number, whole_number
 from base.command import add_log_level, run_command, run_main
 from base.errors import ConfigError
-from base.files import atomic_path, user_path, write_json
+from base.files import user_path
 from base.ownership import owned_folder
 from benchmarks.int8_accuracy_results import StoredRun
 from benchmarks.int8_accuracy_variants import FP16
 from benchmarks.real_drive import summary
 from benchmarks.real_drive_scores import tables
+from benchmarks.run_options import add_model, add_output, add_resamples, add_view, publish
 from eval.metrics import FrameResult
 from models.config import load_model_config
 from models.spec import ModelSpec
@@ -46,15 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Writes results.json and results.md; 0 when done, 2 on wrong input."""
     parser = argparse.ArgumentParser(prog="real_drive_pool", description=__doc__.split("\n\n")[0])
     parser.add_argument("--parts", type=Path, nargs="+", required=True, metavar="DIR", help="of benchmarks.real_drive")
-    parser.add_argument("--config", default="configs/model/centerpoint_t4_demo.py", metavar="PY")
-    parser.add_argument(
-        "--view", type=number(1.0, 180.0), default=40.0, metavar="DEG", help="scored within ± this (%(default)s)"
-    )
-    parser.add_argument("--block", type=whole_number(1, 1000), default=5, metavar="N", help="frames drawn together")
-    parser.add_argument(
-        "--resamples", type=whole_number(0, 100_000), default=1000, metavar="N", help="of the bootstrap"
-    )
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR")
+    add_model(parser, weights=None)
+    add_view(parser)
+    add_resamples(parser)
+    add_output(parser)
     add_log_level(parser)
     args = parser.parse_args(argv)
     return run_command(lambda: _run(args), args.log_level)
@@ -79,11 +74,7 @@ def _run(args: argparse.Namespace) -> None:
     with owned_folder(out, "--output"):
         spec = ModelSpec.from_config(load_model_config(user_path(args.config)))
         results = summary(runs, variants, spec.class_names, args.view, args.block, args.resamples)
-        write_json(out / "results.json", results)
-        text = tables(results)
-        with atomic_path(out / "results.md") as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    print(text)  # noqa: T201
+        publish(out, results, tables(results))
 
 
 if __name__ == "__main__":
