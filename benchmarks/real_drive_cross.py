@@ -53,6 +53,9 @@ RECIPE = (
 _TRAINED_INFO = "centerpoint_infos_train.pkl"
 _TOLD = 800  # last characters of a failed step's log
 
+# What runs now: a command that is stopped ends it.
+_children: set[subprocess.Popen[bytes]] = set()
+
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="real_drive_cross", description=__doc__.split("\n\n")[0])
@@ -90,8 +93,15 @@ def _run(args: argparse.Namespace) -> None:
         at_once = min(args.at_once or len(names), len(names))
         workers = max(1, (args.workers or len(os.sched_getaffinity(0))) // at_once)
         with ThreadPoolExecutor(at_once) as pool:
-            for done in [pool.submit(_fold, args, folds / name, out / name, workers) for name in names]:
-                done.result()
+            started = [pool.submit(_fold, args, folds / name, out / name, workers) for name in names]
+            try:
+                for done in started:
+                    done.result()
+            except KeyboardInterrupt:  # leaving the pool would wait for all of them
+                pool.shutdown(wait=False, cancel_futures=True)
+                for child in list(_children):
+                    child.terminate()
+                raise
         if args.pairs:
             return
         parts = [out / name / "score" for name in names]
@@ -129,15 +139,20 @@ def start(module: str, options: Sequence[object], log: Path) -> None:
     Raises:
         ConfigError: it failed; the message ends in what it said last.
     """
-    command = [sys.executable, "-m", module, *map(str, options)]
     paths = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+    environment = {**os.environ, "PYTHONPATH": paths}
     with log.open("wb") as stream:
-        ended = subprocess.run(
-            command, stdout=stream, stderr=subprocess.STDOUT, env={**os.environ, "PYTHONPATH": paths}, check=False
-        )
-    if ended.returncode != 0:
+        child = subprocess.Popen(_command(module, options), stdout=stream, stderr=subprocess.STDOUT, env=environment)
+        _children.add(child)
+        code = child.wait()
+        _children.remove(child)
+    if code != 0:
         said = log.read_text(encoding="utf-8", errors="replace")[-_TOLD:].strip()
-        raise ConfigError(f"{module} ended with exit code {ended.returncode}; its output is in '{log}': {said}")
+        raise ConfigError(f"{module} ended with exit code {code}; its output is in '{log}': {said}")
+
+
+def _command(module: str, options: Sequence[object]) -> list[str]:
+    return [sys.executable, "-m", module, *map(str, options)]
 
 
 def _identity(args: argparse.Namespace) -> dict[str, Any]:

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
+import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -376,3 +381,37 @@ def test_pairs_leave_two_parts_out() -> None:
         assert test == [*range(10 * i, 10 * i + 10), *range(10 * j, 10 * j + 10)]
         assert train
         assert min(abs(a - b) for a in train for b in test) == 3  # two frames between
+
+
+def test_a_stopped_cross_validation_leaves_nothing_running(
+    drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two folds train, two wait for their turn, when the signal comes."""
+    running = tmp_path / "running"
+    running.mkdir()
+    sleeper = f"import os, pathlib, time; pathlib.Path({str(running)!r}, str(os.getpid())).touch(); time.sleep(600)"
+    whole = real_drive_cross._command
+
+    def command(module: str, options: list[object]) -> list[str]:
+        return [sys.executable, "-c", sleeper] if module == "training.on_device" else whole(module, options)
+
+    monkeypatch.setattr(real_drive_cross, "_command", command)
+
+    def stop() -> None:
+        while len(list(running.iterdir())) < 2:
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    folds = tmp_path / "out" / "folds"
+    for fold in range(4):
+        (folds / f"fold_{fold}" / "test").mkdir(parents=True)
+    thread = threading.Thread(target=stop, daemon=True)
+    thread.start()
+    options = ["--data", str(drive), "--generated", str(tmp_path), "--at-once", "2", "--output", str(tmp_path / "out")]
+    assert real_drive_cross.main(options) == 128 + signal.SIGTERM
+    thread.join()
+    started = [int(path.name) for path in running.iterdir()]
+    assert len(started) == 2
+    for process in started:
+        with pytest.raises(ProcessLookupError):
+            os.kill(process, 0)
