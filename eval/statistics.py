@@ -64,7 +64,8 @@ class Difference:
         a: AP of the first result on all frames, the mean over the thresholds; NaN where there is no object.
         b: AP of the second.
         difference: b − a.
-        low: Lower end of the interval of the difference; NaN where it is not defined.
+        low: Lower end of the interval of the difference; NaN where it is not defined, as where one frame (or group)
+            holds all objects.
         high: Upper end.
         verdict: Of b against a: "better" or "worse" where the interval excludes 0, "undefined" where a side has no AP
             or no interval was computed.
@@ -203,7 +204,8 @@ class Resampled:
         num_groups: What was drawn: frames, or the groups they belong to.
         num_resamples: Draws.
         seed: Of the draws.
-        draws: (ranges, 1 + classes, max(draws, 1)) AP, the mean over the classes first; NaN without draws.
+        draws: (ranges, 1 + classes, max(draws, 1)) AP, the mean over the classes first; NaN without draws, and where
+            one group holds all objects.
     """
 
     metrics: DetectionMetrics
@@ -247,6 +249,8 @@ def resample(
     draws: NDArray[np.float64] = np.full((len(limits), 1 + len(class_names), 1), math.nan)
     if num_resamples:
         draws = resampled_precision(matched, group_of, num_groups, policy, num_resamples, seed)
+        # Of one group every draw is the same: what looks like an interval of no width is none.
+        draws[matched.groups_with_objects(group_of, num_groups) == 1] = math.nan
     return Resampled(metrics, len(frames), num_groups, num_resamples, seed, draws)
 
 

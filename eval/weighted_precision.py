@@ -224,6 +224,22 @@ class WeightedPrecision:
         """Of one range, class and threshold, by their places."""
         return self._scored[int(np.ravel_multi_index((limit, label, threshold), self._shape))]
 
+    def groups_with_objects(self, group_of: NDArray[np.int64], num_groups: int) -> NDArray[np.int64]:
+        """(ranges, 1 + classes) how many groups of frames hold an object, of any class first.
+
+        Args:
+            group_of: (F,) number of each frame's group.
+            num_groups: How many there are.
+        """
+        ranges, classes, thresholds = self._shape
+        holds = np.zeros((ranges, 1 + classes, num_groups), bool)
+        for part in range(ranges):
+            for label in range(classes):
+                of_frames = self._scored[(part * classes + label) * thresholds].num_ground_truth
+                holds[part, 1 + label, group_of[of_frames > 0]] = True
+        holds[:, 0] = holds[:, 1:].any(axis=1)
+        return np.asarray(holds.sum(axis=2), np.int64)
+
     def average_precision(self, counts: NDArray[np.int32], policy: ApPolicy) -> NDArray[np.float64]:
         """Mean AP over the thresholds under every weighting.
 

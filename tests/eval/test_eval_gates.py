@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import pytest
 
@@ -58,6 +59,15 @@ def test_a_drop_at_the_limit_passes() -> None:
 def test_what_of_the_drop_is_judged(judge: str, passes_at: float, fails_at: float) -> None:
     assert judged(total=passes_at, judge=judge)["mAP"].status == "PASSED"
     assert judged(total=fails_at, judge=judge)["mAP"].status == "FAILED"
+
+
+@pytest.mark.parametrize("judge", ["worst_bound", "best_bound"])
+def test_without_an_interval_the_difference_is_judged(judge: Literal["worst_bound", "best_bound"]) -> None:
+    alone = Difference("total", None, 0.9, 0.7, -0.2, math.nan, math.nan, "undefined")
+    comparison = replace(COMPARISON, differences=(alone,))
+    for limit, status in ((0.3, "PASSED"), (0.1, "FAILED")):
+        (found,) = judge_gates(comparison, GateLimits(total=limit, judge=judge))
+        assert (found.status, found.judged_by) == (status, "difference")
 
 
 def test_the_interval_is_in_the_reason() -> None:

@@ -56,6 +56,11 @@ def detector(num_frames: int, seed: int, recall: float = 0.8, noise_m: float = 0
     return frames
 
 
+def joined(first: Boxes3D, second: Boxes3D) -> Boxes3D:
+    names = ("boxes", "scores", "labels")
+    return Boxes3D(*(np.concatenate([getattr(first, name), getattr(second, name)]) for name in names))
+
+
 def compare(a: list[FrameResult], b: list[FrameResult], **options: Any) -> BootstrapComparison:
     settings: dict[str, Any] = {"ranges_m": RANGES, "thresholds_m": THRESHOLDS, "num_resamples": 200, **options}
     return paired_bootstrap(a, b, CLASSES, **settings)
@@ -225,6 +230,33 @@ def test_few_frames_are_warned_about(monkeypatch: pytest.MonkeyPatch) -> None:
         "b against a: an interval over 10 frames is too narrow; evaluate at least 20",
         "b against a: an interval over 2 groups of frames is too narrow; evaluate at least 20",
     ]
+
+
+def test_one_frame_or_group_has_no_interval() -> None:
+    """Drawn again and again, one frame is always the same: an interval without width would claim certainty."""
+    one = compare(detector(1, 1), detector(1, 2))
+    same = compare(detector(30, 1), detector(30, 2), groups=["drive"] * 30)
+    for found in (one, same):
+        assert all(math.isnan(item.low) and math.isnan(item.high) for item in found.differences)
+        assert {item.verdict for item in found.differences} == {"undefined"}
+        assert not math.isnan(found.total.difference)
+
+
+def test_objects_of_one_frame_give_no_verdict() -> None:
+    """One bus, in one of forty frames, found by one side only: a difference, but nothing sure of buses."""
+    bus = Boxes3D(np.array([[5, 5, 0, 2, 2, 2, 0, 0, 0]], np.float32), np.ones(1, np.float32), np.array([1]))
+    a, b = detector(40, 1, recall=0.9), detector(40, 1, recall=0.9)
+    for frames, found in ((a, True), (b, False)):
+        for index, frame in enumerate(frames):
+            cars = [part.select(part.labels == 0) for part in (frame.detections, frame.ground_truth)]
+            if index == 7:
+                cars[1] = joined(cars[1], bus)
+                cars[0] = joined(cars[0], bus) if found else cars[0]
+            frames[index] = FrameResult(frame.token, *cars)
+    of_bus = compare(a, b).of("bus")
+    assert [of_bus.a, of_bus.b, of_bus.difference] == pytest.approx([1.0, 0.0, -1.0])
+    assert (math.isnan(of_bus.low), of_bus.verdict) == (True, "undefined")
+    assert compare(a, b).of("car").verdict == "indistinguishable"
 
 
 def test_json_round_trip() -> None:
