@@ -13,19 +13,20 @@ from __future__ import annotations
 import argparse
 import copy
 import logging
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from base.command import add_log_level, run_command, run_main
+from base.errors import DataError
 from base.files import atomic_dir, sha256_file, user_path
+from base.messages import shown_file
 from base.ownership import owned_folder
 from benchmarks.int8_accuracy_results import StoredRun
 from benchmarks.int8_accuracy_scoring import network_opener, score
 from benchmarks.int8_accuracy_variants import FP16, Variants, parse_variant
-from benchmarks.real_drive_data import INFO_FILE, convert_scans
-from benchmarks.real_drive_scores import agreement, frames_in_view, heading_errors, intervals, tables
+from benchmarks.real_drive_data import INFO_FILE, convert_scans, drive_scans, scans_sha256
+from benchmarks.real_drive_scores import agreement, frames_in_view, heading_errors, intervals, objects_to_find, tables
 from benchmarks.run_options import (
     add_calibrate_batches,
     add_drive,
@@ -47,11 +48,12 @@ if TYPE_CHECKING:
 
     from quant.stored_frames import StoredFrames
 
-__all__ = ["DEFAULT_METHODS", "Detections", "main", "one_sweep", "summary"]
+__all__ = ["DEFAULT_METHODS", "Detections", "check_input", "main", "one_sweep", "summary"]
 
 _logger = logging.getLogger(__name__)
 
 _FLOAT = ("fp32", FP16)
+_TRAIN_INFOS = "centerpoint_infos_train.pkl"
 DEFAULT_METHODS = ("max", "percentile", "mse", "entropy", "sparse_mse")
 _DEFAULT_LEFT = ("pts_backbone.blocks.0.*",)
 
@@ -78,12 +80,43 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> None:
-    for name in args.methods:
-        parse_variant(name)
-    sources = named_folders(args.calibration, "--calibration")
+    sources = check_input(args.data, args.unlabelled, args.calibration, args.methods)
     out = user_path(args.output)
     with owned_folder(out, "--output"):
         _measure(args, out, sources)
+
+
+def check_input(
+    data: Path, unlabelled: Path | None, calibration: Sequence[str], methods: Sequence[str]
+) -> dict[str, Path]:
+    """Checks what was given before anything is made of it: names, folders, labels, that scans are there.
+
+    Args:
+        data, unlabelled: The options of these names.
+        calibration: Of `NAME=DIR` each.
+        methods: Variants.
+
+    Returns:
+        Folder of each name of the calibration.
+
+    Raises:
+        ConfigError: no such method, or an entry that is none.
+        DataError: a folder is missing, or what it holds is wrong.
+    """
+    for name in methods:
+        parse_variant(name)
+    sources = named_folders(calibration, "--calibration")
+    if not drive_scans(user_path(data))[1]:
+        raise DataError(
+            f"--data: {shown_file(user_path(data))} has no labels.json, without which nothing can be scored. Scans "
+            "without labels are --unlabelled."
+        )
+    if unlabelled:
+        drive_scans(user_path(unlabelled))
+    for folder in sources.values():
+        if not (folder / _TRAIN_INFOS).is_file():
+            drive_scans(folder)
+    return sources
 
 
 def _measure(args: argparse.Namespace, out: Path, sources: dict[str, Path]) -> None:
@@ -94,7 +127,7 @@ def _measure(args: argparse.Namespace, out: Path, sources: dict[str, Path]) -> N
     spec = ModelSpec.from_config(cfg)
     model = build_model(cfg)
     load_checkpoint(model, user_path(args.checkpoint))
-    claim(out / "run.json", _identity(args))
+    _claim(out, args, sources)
     variants = {name: ("", name) for name in _FLOAT}
     variants |= {f"{method} ({source})": (source, method) for source in sources for method in args.methods}
     for source, folder in {"": None, **sources}.items():
@@ -120,16 +153,31 @@ def one_sweep(cfg: Any) -> Any:
     return cfg
 
 
+def _claim(out: Path, args: argparse.Namespace, sources: Mapping[str, Path]) -> None:
+    """The folder belongs to one model and one choice of frames, each name of --calibration to one set of frames."""
+    claim(out / "run.json", _identity(args))
+    for source, folder in sources.items():
+        claim(out / f"calibration_{source}.json", {f"frames of --calibration {source}": _frames_sha256(folder)})
+
+
 def _identity(args: argparse.Namespace) -> dict[str, Any]:
-    """The folder belongs to one model and one choice of frames."""
+    data, unlabelled = user_path(args.data), user_path(args.unlabelled) if args.unlabelled else None
     return {
         "config": Path(args.config).name,
         "checkpoint_sha256": sha256_file(user_path(args.checkpoint)),
         "calibrate_batches": args.calibrate_batches,
         "left": list(args.leave),
-        "data": str(user_path(args.data)),
-        "unlabelled": str(user_path(args.unlabelled)) if args.unlabelled else None,
+        "data": str(data),
+        "data_sha256": scans_sha256(data),
+        "unlabelled": str(unlabelled) if unlabelled else None,
+        "unlabelled_sha256": scans_sha256(unlabelled) if unlabelled else None,
     }
+
+
+def _frames_sha256(folder: Path) -> str:
+    """Which frames a set of calibration frames is."""
+    infos = folder / _TRAIN_INFOS
+    return sha256_file(infos) if infos.is_file() else scans_sha256(folder)
 
 
 def _folder(out: Path, source: str, method: str) -> Path:
@@ -167,7 +215,7 @@ def _calibration(
     from quant.stored_frames import StoredFrames
 
     count = args.calibrate_batches
-    if (folder / "centerpoint_infos_train.pkl").is_file():
+    if (folder / _TRAIN_INFOS).is_file():
         return StoredFrames.read(
             calibration_batches(cfg, "train", str(folder), count, model=model), count, args.workers
         )
@@ -228,10 +276,10 @@ def summary(
     labelled = next(iter(runs.values()))
     frames = {name: frames_in_view(labelled.frames(name), view) for name in variants}
     first = frames[variants[0]]
-    objects = Counter(class_names[label] for frame in first for label in frame.ground_truth.labels.tolist())
     return {
         "frames": len(first),
-        "objects": {name: objects[name] for name in class_names if objects[name]},
+        "drawn": -(-len(first) // block),
+        "objects": objects_to_find(first, class_names),
         "base": FP16,
         "variants": {
             name: {

@@ -26,8 +26,8 @@ from base.command import add_log_level, run_command, run_main
 from base.errors import ConfigError
 from base.files import sha256_file, user_path
 from base.ownership import owned_folder
-from benchmarks.real_drive import DEFAULT_METHODS
-from benchmarks.real_drive_data import INFO_FILE
+from benchmarks.real_drive import DEFAULT_METHODS, check_input
+from benchmarks.real_drive_data import INFO_FILE, scans_sha256
 from benchmarks.real_drive_folds import add_split, fold_names
 from benchmarks.run_options import (
     add_calibrate_batches,
@@ -82,12 +82,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> None:
+    # Before hours of training: what the later steps would refuse.
+    check_input(args.data, args.unlabelled, args.calibration, args.methods)
+    if not (user_path(args.generated) / _TRAINED_INFO).is_file():
+        raise ConfigError(f"--generated is '{args.generated}', where there is no {_TRAINED_INFO}.")
     out = user_path(args.output)
     with owned_folder(out, "--output"):
         claim(out / "cross.json", _identity(args))
         folds, count = out / "folds", args.folds
         names = fold_names(count, args.pairs)
-        if not (folds / names[-1] / "test").is_dir():
+        if not (folds / names[-1] / "train" / INFO_FILE).is_file():  # what is written last
             options = ["--data", args.data, "--folds", count, "--gap", args.gap, "--out", folds]
             start("benchmarks.real_drive_folds", [*options, *(["--pairs"] if args.pairs else [])], out / "folds.log")
         at_once = min(args.at_once or len(names), len(names))
@@ -161,7 +165,9 @@ def _identity(args: argparse.Namespace) -> dict[str, Any]:
         "config": Path(args.config).name,
         "init_sha256": sha256_file(user_path(args.init)),
         "data": str(user_path(args.data)),
+        "data_sha256": scans_sha256(user_path(args.data)),
         "generated": str(user_path(args.generated)),
+        "generated_sha256": sha256_file(user_path(args.generated) / _TRAINED_INFO),
         "folds": args.folds,
         "gap": args.gap,
         "pairs": args.pairs,

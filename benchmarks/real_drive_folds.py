@@ -18,9 +18,11 @@ from pathlib import Path
 
 from base.arguments import whole_number
 from base.command import add_log_level, run_command, run_main
-from base.errors import ConfigError
+from base.errors import ConfigError, DataError
 from base.files import atomic_dir, user_path
-from benchmarks.real_drive_data import CLASS_OF_TYPE, convert_scans, read_labels
+from base.messages import shown_file
+from base.ownership import owned_folder
+from benchmarks.real_drive_data import CLASS_OF_TYPE, convert_scans, drive_scans
 from benchmarks.run_options import add_drive
 
 __all__ = ["add_split", "fold_names", "main", "pairs_of", "parts"]
@@ -84,25 +86,28 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> None:
     data, out = user_path(args.data), user_path(args.out)
-    frames = read_labels(data / "labels.json")
+    scans, frames = drive_scans(data)
+    if not frames:
+        raise DataError(f"--data: {shown_file(data)} has no labels.json; parts are made of a drive with labels.")
     split = parts(len(frames), args.folds, args.gap)
     named = pairs_of(split) if args.pairs else dict(zip(fold_names(args.folds, False), split, strict=True))
-    for name_of_fold, (train, test) in named.items():
-        if not train:
-            raise ConfigError(f"Nothing is left to train on beside two of {args.folds} parts; give more --folds.")
-        fold = out / name_of_fold
-        for name, chosen in (("parts", train), ("test", test)):
-            with atomic_dir(fold / name) as folder:
-                for index in chosen:
-                    target = folder / frames[index].lidar
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copyfile(data / frames[index].lidar, target)
-                rows = [frames[index].model_dump() for index in chosen]
-                (folder / "labels.json").write_text(json.dumps(rows), encoding="utf-8")
-        convert_scans(fold / "parts", fold / "train", args.classes, name_of_fold.replace("_", ""))
-        shutil.rmtree(fold / "parts")
-        kinds = sum(item.type in CLASS_OF_TYPE for index in test for item in frames[index].objects)
-        print(f"{fold}: {len(train)} frames to train on, {len(test)} with {kinds} objects to score")  # noqa: T201
+    with owned_folder(out, "--out"):
+        for name_of_fold, (train, test) in named.items():
+            if not train:
+                raise ConfigError(f"Nothing is left to train on beside two of {args.folds} parts; give more --folds.")
+            fold = out / name_of_fold
+            for name, chosen in (("parts", train), ("test", test)):
+                with atomic_dir(fold / name) as folder:
+                    for index in chosen:
+                        target = folder / frames[index].lidar
+                        target.parent.mkdir(parents=True, exist_ok=True)
+                        shutil.copyfile(scans[index], target)
+                    rows = [frames[index].model_dump() for index in chosen]
+                    (folder / "labels.json").write_text(json.dumps(rows), encoding="utf-8")
+            convert_scans(fold / "parts", fold / "train", args.classes, name_of_fold.replace("_", ""))
+            shutil.rmtree(fold / "parts")
+            kinds = sum(item.type in CLASS_OF_TYPE for index in test for item in frames[index].objects)
+            print(f"{fold}: {len(train)} frames to train on, {len(test)} with {kinds} objects to score")  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -57,6 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> None:
     folders = [user_path(part) for part in args.parts]
+    for index, folder in enumerate(folders):
+        if folder.resolve() in [other.resolve() for other in folders[:index]]:
+            raise ConfigError(f"--parts names '{args.parts[index]}' twice; its frames would count twice.")
     parts = [StoredRun(folder / "labelled") for folder in folders]
     for folder, part in zip(args.parts, parts, strict=True):
         for name in _VARIANTS:

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from base.boxes import Boxes3D
 from base.tables import markdown_table
 from eval.box_comparison import BoxComparator, BoxTolerance, nearest_pairs
+from eval.intervals import FEW_GROUPS
 from eval.metrics import FrameResult
 from eval.statistics import BootstrapComparison, Difference, paired_bootstrap
 
-__all__ = ["agreement", "frames_in_view", "heading_errors", "intervals", "tables"]
+__all__ = ["agreement", "frames_in_view", "heading_errors", "intervals", "objects_to_find", "tables"]
 
 RANGES_M = ((0.0, 50.0),)
 _MATCH_M, _MIN_SCORE = 2.0, 0.3
@@ -32,6 +33,17 @@ def frames_in_view(frames: Sequence[FrameResult], half_angle_deg: float) -> list
         )
         for frame in frames
     ]
+
+
+def objects_to_find(frames: Sequence[FrameResult], class_names: Sequence[str]) -> dict[str, int]:
+    """Objects of each class within the range that is scored; of the classes that have some."""
+    counts = dict.fromkeys(class_names, 0)
+    for frame in frames:
+        truth = frame.ground_truth
+        distance = np.hypot(truth.boxes[:, 0], truth.boxes[:, 1])
+        for label in truth.labels[(distance > RANGES_M[0][0]) & (distance < RANGES_M[-1][1])].tolist():
+            counts[class_names[label]] += 1
+    return {name: count for name, count in counts.items() if count}
 
 
 def _seen(boxes: Boxes3D, half_angle_deg: float) -> NDArray[np.bool_]:
@@ -96,9 +108,7 @@ def intervals(
         label_a="base",
         label_b="this",
     )
-    known = {name for name in class_names if comparison.of(name).b == comparison.of(name).b}
-    labelled = {class_names[label] for frame in frames for label in frame.ground_truth.labels.tolist() if label >= 0}
-    return {name: _cell(comparison.of(name)) for name in class_names if name in known & labelled}
+    return {name: _cell(comparison.of(name)) for name in objects_to_find(frames, class_names)}
 
 
 def _cell(item: Difference) -> dict[str, float | None]:
@@ -149,11 +159,15 @@ def tables(results: dict[str, Any]) -> str:
     """
     variants = results["variants"]
     classes = list(dict.fromkeys(name for row in variants.values() for name in row["ap"]))
+    objects = ", ".join(f"{count} {name}" for name, count in results["objects"].items())
     lines = [
         f"AP in points (mean over 0.5, 1, 2 and 4 m), {results['frames']} frames, "
-        f"{', '.join(f'{count} {name}' for name, count in results['objects'].items())}; 95 % intervals.",
+        f"{objects or 'no object in view: there is nothing to find, and no AP'}; 95 % intervals.",
         "",
     ]
+    drawn = results["drawn"]
+    if drawn < FEW_GROUPS and any(cell["low"] is not None for row in variants.values() for cell in row["ap"].values()):
+        lines += [f"Intervals over {drawn} blocks of frames are too narrow; there should be {FEW_GROUPS}.", ""]
     head = ["", *classes, "headings matched", "median error", "beyond 90°"]
     lines += markdown_table(head, [[name, *_ap(row, classes), *_heading(row)] for name, row in variants.items()])
     if results["against"]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from base.errors import DataError
 from base.messages import shown_file
-from benchmarks.real_drive_data import CLASS_OF_TYPE, read_labels, read_scan_npz
+from benchmarks.real_drive_data import CLASS_OF_TYPE, drive_scans, read_scan_npz
 from benchmarks.scan_facts import Scan
 
 if TYPE_CHECKING:
@@ -57,15 +57,12 @@ def real_scans(source: Path, height_m: float, most: int, turned: bool = False, h
         points[:, 2] += height_m
         yield Scan(points, height_m, *_NOTHING)
         return
-    labels = read_labels(source / "labels.json") if (source / "labels.json").is_file() else None
-    files = [frame.lidar for frame in labels] if labels else sorted(path.name for path in source.glob("*.npz"))
-    if not files:
-        raise DataError(f"{shown_file(source)} has neither labels.json nor .npz files.")
+    files, labels = drive_scans(source)
     for index in _spread(len(files), most):
-        points = _without_vehicle(read_scan_npz(source / files[index]))
+        points = _without_vehicle(read_scan_npz(files[index]))
         points[:, 2] += height_m
         points[:, 3] *= 255.0
-        if labels is None:
+        if not labels:
             yield Scan(points, height_m, *_NOTHING)
             continue
         known = [item for item in labels[index].objects if item.type in CLASS_OF_TYPE]

@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 
 from base.boxes import Boxes3D
-from base.errors import DataError
+from base.errors import ConfigError, DataError
 from benchmarks import real_drive_cross
 from benchmarks.int8_accuracy_results import StoredRun
+from benchmarks.real_drive import _claim, main, one_sweep, summary
 from benchmarks.real_drive import _parser as score_parser
-from benchmarks.real_drive import main, one_sweep, summary
 from benchmarks.real_drive_choose import main as choose_main
-from benchmarks.real_drive_data import INFO_FILE, convert_scans, read_scan_npz
+from benchmarks.real_drive_data import INFO_FILE, convert_scans, drive_scans, read_scan_npz
 from benchmarks.real_drive_folds import main as folds_main
 from benchmarks.real_drive_folds import pairs_of, parts
 from benchmarks.real_drive_pool import main as pool_main
@@ -90,6 +90,137 @@ def test_broken_scans_are_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.npz").write_bytes(content)
     with pytest.raises(DataError, match=r"a\.npz' is no scan"):
         read_scan_npz(tmp_path / "a.npz")
+
+
+def test_any_broken_byte_is_named(tmp_path: Path) -> None:
+    """Nothing but a DataError comes of a file with some bytes spoilt or its end cut off."""
+    xyz = np.random.default_rng(0).integers(-50_000, 50_000, (500, 3)).astype(np.int32)
+    np.savez_compressed(tmp_path / "a.npz", xyz_mm=xyz, intensity_percent=np.full(500, 7, np.uint8))
+    whole = (tmp_path / "a.npz").read_bytes()
+    broken = 0
+    for start in range(0, len(whole), 97):
+        for content in (whole[:start], whole[:start] + bytes(40) + whole[start + 40 :]):
+            (tmp_path / "b.npz").write_bytes(content)
+            try:
+                read_scan_npz(tmp_path / "b.npz")
+            except DataError:
+                broken += 1
+    assert broken > 60
+    with pytest.raises(DataError, match=r"Scan '.*c\.npz' does not exist"):
+        read_scan_npz(tmp_path / "c.npz")
+
+
+@pytest.mark.parametrize(
+    ("xyz", "percent", "message"),
+    [
+        (np.zeros((4, 3), np.complex64), np.zeros(4, np.uint8), "xyz_mm of type complex64; it must hold numbers"),
+        (np.zeros((4, 3), "U3"), np.zeros(4, np.uint8), "it must hold numbers"),
+        (np.zeros((4, 3), np.int32), np.full(4, 252, np.uint8), "from 252 to 252; it is the reflectance times 100"),
+        (np.zeros((4, 3), np.int32), np.full(4, np.nan, np.float32), "it is the reflectance times 100, 0 to 100"),
+    ],
+)
+def test_arrays_of_something_else_are_refused(tmp_path: Path, xyz: Any, percent: Any, message: str) -> None:
+    np.savez(tmp_path / "a.npz", xyz_mm=xyz, intensity_percent=percent)
+    with pytest.raises(DataError, match=message):
+        read_scan_npz(tmp_path / "a.npz")
+
+
+def test_wrong_labels_are_told_before_a_model_is_read(
+    drive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = json.loads((drive / "labels.json").read_text())
+
+    def told(change: Any) -> str:
+        changed = json.loads(json.dumps(rows))
+        change(changed)
+        (drive / "labels.json").write_text(json.dumps(changed))
+        options = ["--data", str(drive), "--checkpoint", "nowhere.pth", "--output", str(tmp_path / "out")]
+        assert main(options) == 2
+        err = capsys.readouterr().err
+        assert "Traceback" not in err
+        assert "nowhere.pth" not in err
+        return err
+
+    assert "[0].objects[0].type is 'van', but must be one of Car, Van, " in told(
+        lambda changed: changed[0]["objects"][0].update(type="van")
+    )
+    assert "[0].objects[0].box[4] is -1.9, but must be a size above 0" in told(
+        lambda changed: changed[0]["objects"][0]["box"].__setitem__(4, -1.9)
+    )
+    assert "[1].frame is 7, but must not be that of [0] too" in told(lambda changed: changed[1].update(frame=7))
+    assert "[1].lidar is 'lidar/0.npz', but must not be" in told(lambda changed: changed[1].update(lidar="lidar/0.npz"))
+    assert "[1].lidar is 'lidar/2.npz', but no such file is there" in told(
+        lambda changed: changed[1].update(lidar="lidar/2.npz")
+    )
+    assert "it is [], but must name at least one frame" in told(lambda changed: changed.clear())
+    (drive / "labels.json").unlink()
+    for file in (drive / "lidar").iterdir():
+        file.rename(drive / file.name)
+    assert main(["--data", str(drive), "--output", str(tmp_path / "out")]) == 2
+    assert "has no labels.json, without which nothing can be scored" in capsys.readouterr().err
+    assert main(["--data", str(tmp_path / "nothing"), "--output", str(tmp_path / "out")]) == 2
+    assert "nothing' does not exist" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_scans_without_labels_stand_as_their_numbers_count(drive: Path) -> None:
+    (drive / "labels.json").unlink()
+    for name in ("10", "9", "2"):
+        (drive / f"{name}.npz").write_bytes((drive / "lidar" / "0.npz").read_bytes())
+    scans, frames = drive_scans(drive)
+    assert ([path.name for path in scans], frames) == (["2.npz", "9.npz", "10.npz"], [])
+
+
+def test_results_of_other_frames_are_not_taken_for_these(drive: Path, tmp_path: Path) -> None:
+    """A folder keeps what was made; other labels, scans or calibration frames under the same path are others."""
+    scans, out = tmp_path / "scans", tmp_path / "out"
+    scans.mkdir()
+    (scans / "a.npz").write_bytes((drive / "lidar" / "0.npz").read_bytes())
+    out.mkdir()
+    checkpoint = tmp_path / "a.pth"
+    checkpoint.write_text("weights")
+    options = ["--data", str(drive), "--config", str(CONFIG), "--checkpoint", str(checkpoint)]
+    args = score_parser().parse_args(options)
+
+    def claim(**sources: Path) -> None:
+        _claim(out, args, sources)
+
+    claim()
+    claim(real=scans)
+    claim(more=drive)
+    claim(real=scans)
+    with pytest.raises(ConfigError, match="frames of --calibration real differ"):
+        claim(real=drive)
+    (scans / "b.npz").write_bytes((drive / "lidar" / "1.npz").read_bytes())
+    with pytest.raises(ConfigError, match="frames of --calibration real differ"):
+        claim(real=scans)
+    rows = json.loads((drive / "labels.json").read_text())
+    (drive / "labels.json").write_text(json.dumps(rows[:1]))
+    with pytest.raises(ConfigError, match="data_sha256 differ"):
+        claim()
+
+
+def test_nothing_in_view_is_said(tmp_path: Path) -> None:
+    run = StoredRun(tmp_path)
+    truth = [boxes([(-10, 0, 0.0), (60, 0, 0.0)], [0, 0]) for _ in range(4)]
+    run.save_frames([FrameResult(str(i), Boxes3D.empty(), item) for i, item in enumerate(truth)], ["drive"] * 4)
+    run.save_detections("fp16", truth)
+    results = summary({"the labelled frames": run}, ["fp16"], CLASSES, 40.0, 1, 100)
+    assert results["objects"] == results["variants"]["fp16"]["ap"] == {}, "behind, and beyond 50 m"
+    assert "no object in view: there is nothing to find" in tables(results)
+
+
+def test_few_blocks_are_told_beside_their_intervals(tmp_path: Path) -> None:
+    run = StoredRun(tmp_path)
+    truth = [boxes([(10, 0, 0.0)], [0]) for _ in range(12)]
+    run.save_frames([FrameResult(str(i), Boxes3D.empty(), item) for i, item in enumerate(truth)], ["drive"] * 12)
+    run.save_detections("fp16", truth)
+    runs = {"the labelled frames": run}
+    assert "Intervals over 3 blocks of frames are too narrow" in tables(summary(runs, ["fp16"], CLASSES, 40.0, 5, 100))
+    assert "too narrow" not in tables(summary(runs, ["fp16"], CLASSES, 40.0, 5, 0))
+    alone = summary(runs, ["fp16"], CLASSES, 40.0, 12, 100)
+    assert alone["variants"]["fp16"]["ap"]["car"] == {"value": 100.0, "low": None, "high": None}
+    assert "| fp16 | 100.0 | 12 |" in tables(alone)
 
 
 def test_scans_of_other_shapes_are_refused(tmp_path: Path) -> None:
@@ -200,6 +331,15 @@ def test_parts_are_scored_as_one_drive(tmp_path: Path, capsys: pytest.CaptureFix
     assert json.loads((tmp_path / "out" / "results.json").read_text()) == wanted
     assert pool_main(["--parts", str(tmp_path / "nothing"), "--output", str(tmp_path / "out2")]) == 2
     assert "holds no detections of 'fp32'" in capsys.readouterr().err
+    twice = [
+        "--parts",
+        str(tmp_path / "part_0"),
+        str(tmp_path / "x" / ".." / "part_0"),
+        "--output",
+        str(tmp_path / "o"),
+    ]
+    assert pool_main(twice) == 2
+    assert "twice; its frames would count twice" in capsys.readouterr().err
 
 
 def test_parts_are_told_in_int8_and_on_other_scans(tmp_path: Path) -> None:
@@ -267,7 +407,12 @@ def test_cross_validation_in_one_command(
 ) -> None:
     out = tmp_path / "cross"
     options = ["--data", str(drive), "--generated", str(tmp_path / "like"), "--folds", "2", "--gap", "0"]
-    options += ["--calibration", "real=scans", "--methods", "mse", "mixed-mse", "--resamples", "0", "--workers", "4"]
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    (scans / "a.npz").write_bytes((drive / "lidar" / "0.npz").read_bytes())
+    (tmp_path / "like").mkdir()
+    (tmp_path / "like" / "centerpoint_infos_train.pkl").write_text("frames")
+    options += ["--methods", "mse", "mixed-mse", "--resamples", "0", "--workers", "4", "--calibration", f"real={scans}"]
     assert real_drive_cross.main([*options, "--output", str(out)]) == 0
     assert sorted(module for module, _ in steps) == sorted(
         [
@@ -291,7 +436,7 @@ def test_cross_validation_in_one_command(
             assert words[words.index("--data") + 1] == str(out / "folds" / fold / "test")
             assert words[words.index("--checkpoint") + 1] == str(out / fold / "tuned.pth")
             assert words[words.index("--methods") + 1 :][:2] == ["mse", "mixed-mse"]
-            assert words[words.index("--calibration") + 1] == "real=scans"
+            assert words[words.index("--calibration") + 1] == f"real={scans}"
     # Every frame is scored by a model that was not trained on it.
     for fold in ("fold_0", "fold_1"):
         cfg = load_model_config(CONFIG)
@@ -305,12 +450,29 @@ def test_cross_validation_in_one_command(
 
 def test_own_options_replace_the_recipe(drive: Path, tmp_path: Path, steps: list[tuple[str, list[str]]]) -> None:
     options = ["--data", str(drive), "--generated", str(tmp_path), "--folds", "2", "--gap", "0", "--resamples", "0"]
+    (tmp_path / "centerpoint_infos_train.pkl").write_text("frames")
     assert (
         real_drive_cross.main([*options, "--output", str(tmp_path / "x"), "--", "--rate", "1e-3", "--fade", "0"]) == 0
     )
     trained = [words for module, words in steps if module == "training.on_device"]
     assert all(words[-4:] == ["--rate", "1e-3", "--fade", "0"] for words in trained)
     assert not any("--iterations" in words for words in trained)
+
+
+def test_what_a_later_step_would_refuse_is_told_first(
+    drive: Path, tmp_path: Path, steps: list[tuple[str, list[str]]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--data", str(drive), "--generated", str(tmp_path), "--folds", "2", "--output", str(tmp_path / "x")]
+    for more, message in (
+        ((), "where there is no centerpoint_infos_train.pkl"),
+        (("--methods", "percntile"), "Did you mean percentile?"),
+        (("--calibration", "real=nowhere"), "nowhere' does not exist"),
+        (("--unlabelled", "nowhere"), "nowhere' does not exist"),
+    ):
+        assert real_drive_cross.main([*options, *more]) == 2
+        assert message in capsys.readouterr().err
+    assert not steps
+    assert not (tmp_path / "x").exists()
 
 
 def test_a_step_that_fails_says_why(tmp_path: Path) -> None:
@@ -404,7 +566,9 @@ def test_a_stopped_cross_validation_leaves_nothing_running(
 
     folds = tmp_path / "out" / "folds"
     for fold in range(4):
-        (folds / f"fold_{fold}" / "test").mkdir(parents=True)
+        (folds / f"fold_{fold}" / "train").mkdir(parents=True)
+        (folds / f"fold_{fold}" / "train" / INFO_FILE).write_text("frames")
+    (tmp_path / "centerpoint_infos_train.pkl").write_text("frames")
     thread = threading.Thread(target=stop, daemon=True)
     thread.start()
     options = ["--data", str(drive), "--generated", str(tmp_path), "--at-once", "2", "--output", str(tmp_path / "out")]
