@@ -29,19 +29,24 @@ if TYPE_CHECKING:
 
 __all__ = ["ActivitySizes", "TileActivity", "TiledLayer", "tile_words"]
 
-_KERNELS = ("activity_mark", "activity_join", "activity_list")
+_KERNELS = ("activity_mark", "activity_list")
 _MOST_CELLS = 8192
 # Of a layer: tiles from the front of its list and from its back, int32 each.
 _COUNT_BYTES = 8
+# What kernels/activity.cu calls a piece: as many tiles of a row as a warp has lanes.
+_LANES = 32
+# Tables of bits that take turns, and two numbers beside them.
+_TABLES, _STATE_BYTES = 3, 8
 
 
 @dataclass(frozen=True)
 class ActivitySizes:
     """Of the kernels; no result depends on them."""
 
-    mark_threads: int = 256
-    join_threads: int = 1024
+    mark_threads: int = 1024
+    mark_pillars: int = 4
     list_threads: int = 256
+    band_rows: int = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,29 +123,28 @@ class TileActivity:
             )
         self.layers = tuple(layers)
         self._device, self._sizes = device, sizes or ActivitySizes()
-        self._words = -(-width // 32)
-        reaches, records, tallest = self._described()
-        levels = int(tallest).bit_length()
-        grid = {"GRID_X": width, "GRID_Y": height, "LEVELS": levels, "LAYERS": len(layers)}
+        described = _described(self.layers, self._sizes.list_threads // _LANES)
+        grid = {"GRID_X": width, "GRID_Y": height, "SPANS": described.spans, "LAYERS": len(layers)}
         macros = {**grid, **definitions(self._sizes), "MOST_PARTS": MOST_PARTS}
         macros |= {"COUNTER_VOXELS": COUNTERS.definitions["COUNTER_VOXELS"]}
         kernels = device.compile_all(
             kernel_source(macros, "intrinsics.cuh", "overlap.cuh", "tiles.cuh", "activity.cu"), _KERNELS
         )
-        self._mark, self._join, self._list = (kernels[name] for name in _KERNELS)
-        self._every: NDArray[np.uint32] = np.full(height * self._words, 0xFFFFFFFF, np.uint32)
-        self._now, self._before = (device.allocate(self._every.nbytes) for _ in range(2))
-        self._table = device.allocate(levels * self._every.nbytes)
-        self._records, self._reaches = device.upload_new(records), device.upload_new(reaches)
-        self._lists = device.allocate(sum(layer.down * layer.across for layer in layers) * 4)
-        self._counts = device.allocate(len(layers) * _COUNT_BYTES)
-        step = self._sizes.list_threads
-        segments = [(index, first) for index, layer in enumerate(records) for first in range(0, int(layer[3]), step)]
-        self._segments, self._num_segments = device.upload_new(np.array(segments, np.int32)), len(segments)
-        self._offsets, self._fixed = records[:, 4], records[:, 6]
+        self._mark, self._list = (kernels[name] for name in _KERNELS)
+        rows = height + -(-height // self._sizes.band_rows)
+        self._every: NDArray[np.uint32] = np.full(_TABLES * rows * -(-width // 32), 0xFFFFFFFF, np.uint32)
+        self._tables, self._state = device.allocate(self._every.nbytes), device.allocate(_STATE_BYTES)
+        lists = device.allocate(sum(layer.down * layer.across for layer in layers) * 4)
+        self._lists, self._counts = lists, device.allocate(len(layers) * _COUNT_BYTES)
+        self._offsets, self._fixed = described.records[:, 2], described.records[:, 4]
         # Until `always_read` says otherwise, all parts of a tile are read.
         fixed, every = max(sum(map(_fixed_bytes, layers)), 1), (1 << MOST_PARTS) - 1
         self._always = device.upload_new(np.full(fixed, every, np.uint8))
+        self._num_blocks = len(described.blocks)
+        constant = (described.records, described.blocks, described.pieces, described.reaches)
+        found = device.allocate(self._num_blocks * 8)
+        self._listed = [*map(device.upload_new, constant), self._always, self._tables, self._state, found]
+        self._listed += [self._lists, self._counts]
 
     def feed(self, label: str, tiles: TilesArguments) -> None:
         """Makes a launch compute its list instead of all tiles."""
@@ -167,21 +171,16 @@ class TileActivity:
             pillars: Address of (n, 4) int32 whose last number is row << 16 | column.
             counters: Address of the counters, the fields of `VoxelCounts`.
         """
-        device = self._device
-        self._launch(
-            self._mark, device.num_multiprocessors, self._sizes.mark_threads, [pillars, counters, self._now], stream
-        )
+        marked = [pillars, counters, self._tables, self._state]
+        self._launch(self._mark, self._device.num_multiprocessors, self._sizes.mark_threads, marked, stream)
 
     def mark_all(self, stream: int) -> None:
         """Marks every cell: the next run computes all tiles, and the one after it too."""
-        self._device.upload(self._now, self._every, stream)
+        self._device.upload(self._tables, self._every, stream)
 
     def enqueue(self, stream: int) -> None:
         """Puts the making of the lists on the stream; may be captured. The marks are cleared."""
-        sizes, joined = self._sizes, [self._now, self._before, self._table, self._counts]
-        self._launch(self._join, self._words, sizes.join_threads, joined, stream)
-        listed = [self._records, self._segments, self._reaches, self._always, self._table, self._lists, self._counts]
-        self._launch(self._list, self._num_segments, sizes.list_threads, listed, stream)
+        self._launch(self._list, self._num_blocks, self._sizes.list_threads, self._listed, stream)
 
     def counts(self, stream: int) -> dict[str, tuple[int, int]]:
         """Layer -> (active tiles of the last run, all tiles). Waits for the stream."""
@@ -198,22 +197,55 @@ class TileActivity:
         overlap = self._device.compute_capability >= (9, 0)
         self._device.launch(kernel, blocks, threads, pointers(*addresses), stream, overlap=overlap)
 
-    def _described(self) -> tuple[NDArray[np.uint32], NDArray[np.int32], int]:
-        """Reaches of all rows and columns of tiles, the layers' records, and the most rows that one reaches."""
-        reaches: list[NDArray[np.int64]] = []
-        records, filled, listed, fixed, tallest = [], 0, 0, 0, 1
-        for layer in self.layers:
-            parts, tiles, always = layer.tile_reaches, layer.down * layer.across, _fixed_bytes(layer)
-            starts = filled, filled + len(parts) * layer.down
-            records.append((*starts, layer.across, tiles, listed, len(parts), fixed if always else -1))
-            reaches += [rows for rows, _ in parts] + [columns for _, columns in parts]
-            filled += len(parts) * (layer.down + layer.across)
-            listed += tiles
-            fixed += always
-            tallest = max(tallest, *(int((rows[:, 1] - rows[:, 0]).max()) + 1 for rows, _ in parts))
-        pairs = np.concatenate(reaches)
-        packed = (pairs[:, 1] << 16 | pairs[:, 0]).astype(np.uint32)
-        return packed, np.array(records, np.int32), tallest
+
+@dataclass(frozen=True, eq=False)
+class _Described:
+    """Layers as the kernels have them; one row for each, each field an int32 or a uint32 (kernels/activity.cu).
+
+    Attributes:
+        records: Of layers.
+        blocks: Of activity_list.
+        pieces: Of the warps of these blocks.
+        reaches: Last << 16 | first column of the canvas, of columns of tiles.
+        spans: Most groups of 32 words that the columns of a piece reach over.
+    """
+
+    records: NDArray[np.int32]
+    blocks: NDArray[np.int32]
+    pieces: NDArray[np.uint32]
+    reaches: NDArray[np.uint32]
+    spans: int
+
+
+def _described(layers: Sequence[TiledLayer], warps: int) -> _Described:
+    reaches: list[NDArray[np.int64]] = []
+    records, blocks, pieces, filled, listed, fixed, spans = [], [], [], 0, 0, 0, 1
+    for index, layer in enumerate(layers):
+        parts, tiles, always = layer.tile_reaches, layer.down * layer.across, _fixed_bytes(layer)
+        records.append((layer.across, tiles, listed, len(parts), fixed if always else -1))
+        starts = [(row, first) for row in range(layer.down) for first in range(0, layer.across, _LANES)]
+        abreast, begin = warps // len(parts), len(blocks)
+        assert abreast > 0
+        for at in range(0, len(starts), abreast):
+            blocks.append((index, begin, int(at + abreast >= len(starts))))
+            held = np.zeros((warps, 4), np.uint32)
+            for part, (rows, columns) in enumerate(parts):
+                for warp, (row, first) in enumerate(starts[at : at + abreast], part * abreast):
+                    count = min(layer.across - first, _LANES)
+                    place = filled + part * layer.across + first
+                    held[warp] = rows[row, 1] << 16 | rows[row, 0], place, row, count << 16 | first
+                    words = columns[first + count - 1, 1] // 32 - columns[first, 0] // 32 + 1
+                    spans = max(spans, -(-int(words) // 32))
+            pieces.append(held)
+        reaches += [columns for _, columns in parts]
+        filled += len(parts) * layer.across
+        listed += tiles
+        fixed += always
+    pairs = np.concatenate(reaches)
+    packed = (pairs[:, 1] << 16 | pairs[:, 0]).astype(np.uint32)
+    return _Described(
+        np.array(records, np.int32), np.array(blocks, np.int32), np.concatenate(pieces), packed, spans
+    )
 
 
 def _fixed_bytes(layer: TiledLayer) -> int:

@@ -132,7 +132,7 @@ def test_reaches_are_those_that_gradients_have(name: str) -> None:
             assert tuple(reach.columns[x]) == (columns.min(), columns.max()), (target, x)
 
 
-@pytest.mark.parametrize("sizes", [ActivitySizes(32, 32, 64), ActivitySizes(64, 96, 32)])
+@pytest.mark.parametrize("sizes", [ActivitySizes(32, 1, 64, 3), ActivitySizes(64, 3, 32, 16), ActivitySizes()])
 def test_lists_are_the_tiles_that_numpy_finds(device: EngineDevice, sizes: ActivitySizes) -> None:
     """Each once, whatever the kernels' sizes; also for the last frame's pillars."""
     plan = random_plan(ARCHITECTURES["upsampled"], "int8")

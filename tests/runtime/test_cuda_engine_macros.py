@@ -88,7 +88,7 @@ def _macros() -> dict[str, dict[str, object]]:
             "COUNTER_VOXELS": 0,
             "GRID_X": 64,
             "GRID_Y": 64,
-            "LEVELS": 4,
+            "SPANS": 1,
             "LAYERS": 3,
         },
         "blocks.cuh conv_geometry.cuh": {**conv.macros, "ARGUMENT_BYTES": 80},
