@@ -243,9 +243,7 @@ def _described(layers: Sequence[TiledLayer], warps: int) -> _Described:
         fixed += always
     pairs = np.concatenate(reaches)
     packed = (pairs[:, 1] << 16 | pairs[:, 0]).astype(np.uint32)
-    return _Described(
-        np.array(records, np.int32), np.array(blocks, np.int32), np.concatenate(pieces), packed, spans
-    )
+    return _Described(np.array(records, np.int32), np.array(blocks, np.int32), np.concatenate(pieces), packed, spans)
 
 
 def _fixed_bytes(layer: TiledLayer) -> int:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 import runtime.cuda_engine.reach
 from runtime.cuda_engine.activity import ActivitySizes, TileActivity, TiledLayer
 from runtime.cuda_engine.checks.random_plans import Architecture, random_plan
-from runtime.cuda_engine.pillar_parameters import COUNTERS
+from runtime.cuda_engine.checks.skip_checks import marks_of
 from runtime.cuda_engine.plan import FusedConv, MapType
 from runtime.cuda_engine.reach import Reach, layer_reach, map_reaches
 from tests.runtime.emulated_device import EmulatedDevice
@@ -132,35 +132,80 @@ def test_reaches_are_those_that_gradients_have(name: str) -> None:
             assert tuple(reach.columns[x]) == (columns.min(), columns.max()), (target, x)
 
 
-@pytest.mark.parametrize("sizes", [ActivitySizes(32, 1, 64, 3), ActivitySizes(64, 3, 32, 16), ActivitySizes()])
+@pytest.mark.parametrize(
+    "sizes", [ActivitySizes(32, 1, 64, 3), ActivitySizes(64, 3, 32, 16), ActivitySizes(64, 2, 96, 1), ActivitySizes()]
+)
 def test_lists_are_the_tiles_that_numpy_finds(device: EngineDevice, sizes: ActivitySizes) -> None:
     """Each once, whatever the kernels' sizes; also for the last frame's pillars."""
     plan = random_plan(ARCHITECTURES["upsampled"], "int8")
     reaches, size = map_reaches(plan), (plan.canvas.height, plan.canvas.width)
     layers = [TiledLayer(conv.node, (layer_reach(plan, conv, reaches),), 3, 5) for conv in plan.convs]
     activity = TileActivity(cast(Any, device), size, layers, sizes)
+    for cells in _frames(device, activity, size, (0.001, 0.0, 0.003)):
+        for layer in layers:
+            words = listed_words(device, _tiles(activity, layer))
+            assert [(word >> 18, word >> 4 & 0x3FFF) for word in words] == _expected(layer, layer.reaches[0], cells)
+
+
+def test_lists_of_a_wide_canvas_with_parts_are_those_that_numpy_finds(device: EngineDevice) -> None:
+    """Reaches of more columns than a warp has words, more tiles in a row than it has lanes, and tiles of parts."""
+    size = (41, 2600)
+    narrow, wide, tall = (_spread(size, *margins) for margins in ((1, 2), (0, 700), (30, 3)))
+    layers = [
+        TiledLayer("wide", (wide,), 7, 64),
+        TiledLayer("many", (narrow,), 5, 8),
+        TiledLayer("parts", (narrow, wide, tall), 4, 48),
+    ]
+    activity = TileActivity(cast(Any, device), size, layers)
+    random = np.random.default_rng(5)
+    always = random.integers(0, 8, (layers[2].down, layers[2].across)).astype(np.uint8)
+    activity.always_read("parts", always, STREAM)
+    for cells in _frames(device, activity, size, (0.0, 0.0001, 0.002, 0.0)):
+        for layer in layers[:2]:
+            words = listed_words(device, _tiles(activity, layer))
+            assert [(word >> 18, word >> 4 & 0x3FFF) for word in words] == _expected(layer, layer.reaches[0], cells)
+        found = [set(_expected(layers[2], reach, cells)) for reach in layers[2].reaches]
+        bits = {tile: sum((tile in tiles) << part for part, tiles in enumerate(found)) for tile in set().union(*found)}
+        read = {tile: parts | int(always[tile]) for tile, parts in bits.items()}
+        # Those that read every part come first, both halves row by row.
+        words = [row << 18 | column << 4 | parts for (row, column), parts in read.items()]
+        order = sorted(words, key=lambda word: (word & 15 != 7, word))
+        assert listed_words(device, _tiles(activity, layers[2])) == order
+
+
+def _frames(
+    device: EngineDevice, activity: TileActivity, size: tuple[int, int], shares: tuple[float, ...]
+) -> Iterator[NDArray[np.bool_]]:
+    """Runs frames of so many cells; gives those of each and of the one before it."""
     before: NDArray[np.bool_] = np.zeros(size, bool)
     random = np.random.default_rng(1)
-    tiles: Any = type("Tiles", (), {})()
-    for share in (0.001, 0.0, 0.003):
+    for share in shares:
         now = random.random(size) < share
-        rows, columns = np.nonzero(now)
-        records = np.zeros((max(len(rows), 1), 4), np.int32)
-        records[: len(rows), 3] = rows << 16 | columns
-        counters = np.zeros(len(COUNTERS.names), np.int32)
-        counters[COUNTERS.names.index("voxels")] = len(rows)
+        records, counters = marks_of(now)
         activity.enqueue_marks(device.upload_new(records), device.upload_new(counters), STREAM)
         activity.enqueue(STREAM)
-        for layer in layers:
-            activity.feed(layer.label, tiles)
-            tiles.all = layer.down * layer.across
-            found = [(word >> 18, word >> 4 & 0x3FFF) for word in listed_words(device, tiles)]
-            assert sorted(found) == _expected(layer, now | before), layer.label
+        yield now | before
         before = now
 
 
-def _expected(layer: TiledLayer, cells: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    reach: Reach = layer.reaches[0]
+def _spread(size: tuple[int, int], rows: int, columns: int) -> Reach:
+    """Of pixels that are cells, and depend on so many more on each side."""
+
+    def axis(length: int, margin: int) -> NDArray[np.int64]:
+        each = np.arange(length)
+        return np.stack([np.maximum(each - margin, 0), np.minimum(each + margin, length - 1)], axis=1)
+
+    return Reach(axis(size[0], rows), axis(size[1], columns))
+
+
+def _tiles(activity: TileActivity, layer: TiledLayer) -> Any:
+    tiles: Any = type("Tiles", (), {})()
+    activity.feed(layer.label, tiles)
+    tiles.all = layer.down * layer.across
+    return tiles
+
+
+def _expected(layer: TiledLayer, reach: Reach, cells: NDArray[np.bool_]) -> list[tuple[int, int]]:
     found = []
     for row in range(layer.down):
         for column in range(layer.across):
