@@ -219,31 +219,53 @@ class _Described:
 
 def _described(layers: Sequence[TiledLayer], warps: int) -> _Described:
     reaches: list[NDArray[np.int64]] = []
-    records, blocks, pieces, filled, listed, fixed, spans = [], [], [], 0, 0, 0, 1
+    blocks: list[NDArray[np.int64]] = []
+    records, pieces, filled, listed, fixed, spans = [], [], 0, 0, 0, 1
     for index, layer in enumerate(layers):
         parts, tiles, always = layer.tile_reaches, layer.down * layer.across, _fixed_bytes(layer)
         records.append((layer.across, tiles, listed, len(parts), fixed if always else -1))
-        starts = [(row, first) for row in range(layer.down) for first in range(0, layer.across, _LANES)]
-        abreast, begin = warps // len(parts), len(blocks)
-        assert abreast > 0
-        for at in range(0, len(starts), abreast):
-            blocks.append((index, begin, int(at + abreast >= len(starts))))
-            held = np.zeros((warps, 4), np.uint32)
-            for part, (rows, columns) in enumerate(parts):
-                for warp, (row, first) in enumerate(starts[at : at + abreast], part * abreast):
-                    count = min(layer.across - first, _LANES)
-                    place = filled + part * layer.across + first
-                    held[warp] = rows[row, 1] << 16 | rows[row, 0], place, row, count << 16 | first
-                    words = columns[first + count - 1, 1] // 32 - columns[first, 0] // 32 + 1
-                    spans = max(spans, -(-int(words) // 32))
-            pieces.append(held)
-        reaches += [columns for _, columns in parts]
+        held = _pieces(layer, warps, filled)
+        last = np.arange(len(held)) == len(held) - 1
+        begin = sum(map(len, blocks))
+        blocks.append(np.stack([np.full(len(held), index), np.full(len(held), begin), last], axis=1))
+        pieces.append(held)
+        for _, columns in parts:
+            first = columns[::_LANES, 0] // 32
+            end = columns[np.minimum(np.arange(0, layer.across, _LANES) + _LANES, layer.across) - 1, 1] // 32
+            spans = max(spans, -(-int((end - first).max() + 1) // 32))
+            reaches.append(columns)
         filled += len(parts) * layer.across
         listed += tiles
         fixed += always
-    pairs = np.concatenate(reaches)
-    packed = (pairs[:, 1] << 16 | pairs[:, 0]).astype(np.uint32)
-    return _Described(np.array(records, np.int32), np.array(blocks, np.int32), np.concatenate(pieces), packed, spans)
+    return _Described(
+        np.array(records, np.int32),
+        np.concatenate(blocks).astype(np.int32),
+        np.concatenate(pieces).reshape(-1, 4),
+        _packed(np.concatenate(reaches)),
+        spans,
+    )
+
+
+def _pieces(layer: TiledLayer, warps: int, place: int) -> NDArray[np.uint32]:
+    """(blocks, warps, 4): a layer's, the reaches of whose columns begin at a place; zeros for warps without one."""
+    parts = layer.tile_reaches
+    firsts = np.arange(0, layer.across, _LANES)
+    row, first = (each.ravel() for each in np.meshgrid(np.arange(layer.down), firsts, indexing="ij"))
+    tiles = np.minimum(layer.across - first, _LANES) << 16 | first
+    abreast = warps // len(parts)
+    assert abreast > 0
+    block, warp = np.divmod(np.arange(len(row)), abreast)
+    pieces = np.zeros((block[-1] + 1, warps, 4), np.uint32)
+    for part, (rows, _) in enumerate(parts):
+        columns = place + part * layer.across + first
+        pieces[block, part * abreast + warp] = np.stack([_packed(rows)[row], columns, row, tiles], axis=1)
+    return pieces
+
+
+def _packed(reaches: NDArray[np.int64]) -> NDArray[np.uint32]:
+    """(n, 2) first and last of each as one word."""
+    packed: NDArray[np.uint32] = (reaches[:, 1] << 16 | reaches[:, 0]).astype(np.uint32)
+    return packed
 
 
 def _fixed_bytes(layer: TiledLayer) -> int:
