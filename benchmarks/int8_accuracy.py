@@ -31,7 +31,7 @@ from base.errors import ConfigError, DataError
 from base.files import sha256_file, user_path, write_json
 from benchmarks.int8_accuracy_device import Engines, score_on_device
 from benchmarks.int8_accuracy_judged import write_judged
-from benchmarks.int8_accuracy_prepared import Prepared
+from benchmarks.int8_accuracy_prepared import Prepared, read_plan
 from benchmarks.int8_accuracy_results import DEFAULT_RANGES_M, Drawn, StoredRun, write_results
 from benchmarks.int8_accuracy_scoring import score
 from benchmarks.int8_accuracy_variants import BACKENDS, FP16, METHODS, parse_variant, variant_and_backend
@@ -114,12 +114,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> None:
-    for name in args.methods:
-        parse_variant(variant_and_backend(name, args.backend)[0])
+    asked = [*args.methods, *([args.each_layer] if args.each_layer else [])]
+    variants = [parse_variant(variant_and_backend(name, args.backend)[0]) for name in asked]
+    if "prepare" in args.stages:
+        if any(variant.mixed for variant in variants) and args.plan is None:
+            raise ConfigError("A mixed variant needs --plan: the JSON file of quant.search, or one with 'skip_layers'.")
+        if any(variant.method == "qat" for variant in variants) and args.qat_checkpoint is None:
+            raise ConfigError("The variant 'qat' needs --qat-checkpoint.")
     methods = [FP16, *(name for name in args.methods if name != FP16)]
-    missing = sorted({name for pair in args.pair for name in pair} - set(methods))
-    if missing:
-        raise ConfigError(f"--pair names {', '.join(missing)}, which --methods does not.")
+    for option, names in (("--pair", [name for pair in args.pair for name in pair]), ("--judged", args.judged)):
+        if missing := sorted(set(names) - set(methods)):
+            raise ConfigError(f"{option} names {', '.join(missing)}, which --methods does not.")
     if args.plans and not (args.each_layer and set(_STAGES) <= set(args.stages)):
         raise ConfigError("--plans chooses by what --each-layer measures, in one run of all --stages; give both.")
     if args.plans and args.backend != "cuda":
@@ -165,15 +170,19 @@ class _Stages:
     def run(self, methods: Sequence[str]) -> None:
         """Prepares and scores those of the variants that are not, as far as --stages says."""
         args, out = self._args, self.stored.folder
+        scores = "score" in args.stages or "report" in args.stages
+        frames, count = self._frames if scores else (None, 0)  # what is wrong with them is told before calibrations
         waiting = [name for name in methods if not self.stored.has(name) and name not in self.stored.refusals()]
         files = [variant for variant, backend in self.prepared.asked(waiting) if backend != "pytorch"]
+        if "prepare" in args.stages:
+            for name, chosen in _chosen(args).items():
+                claim(out / f"prepared_{name}.json", chosen)
         if "prepare" in args.stages and files:
             claim(out / "prepared.json", _identity(args))
             started = time.perf_counter()
             self.prepared.export_all(list(dict.fromkeys(files)))
             _logger.info("%d variants prepared in %.1f s", len(files), time.perf_counter() - started)
-        if "score" in args.stages or "report" in args.stages:
-            frames, count = self._frames
+        if frames is not None:
             scored = {
                 "dataset_sha256": sha256_file(user_path(args.data_root) / "centerpoint_infos_val.pkl"),
                 "frames": count,
@@ -233,6 +242,19 @@ def _identity(args: argparse.Namespace) -> dict[str, Any]:
         "checkpoint_sha256": sha256_file(user_path(args.checkpoint)),
         "calibrate_batches": args.calibrate_batches,
     }
+
+
+def _chosen(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """What some variants are made of, where it is given: files that exist were made of the same."""
+    frames = user_path(args.calibration_data_root or args.data_root) / "centerpoint_infos_train.pkl"
+    chosen: dict[str, dict[str, Any]] = {}
+    if frames.is_file():
+        chosen["frames"] = {"calibration frames": sha256_file(frames)}
+    if args.plan:
+        chosen["plan"] = {"layers of --plan": list(read_plan(user_path(args.plan)))}
+    if args.qat_checkpoint:
+        chosen["qat"] = {"--qat-checkpoint": sha256_file(user_path(args.qat_checkpoint))}
+    return chosen
 
 
 if __name__ == "__main__":

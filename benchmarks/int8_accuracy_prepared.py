@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from quant.stored_frames import StoredFrames
 
-__all__ = ["Prepared"]
+__all__ = ["Prepared", "read_plan"]
 
 _logger = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ class Prepared:
             from models.build import build_model
 
             args = self._args
-            plan = _plan(user_path(args.plan)) if args.plan else ()
+            plan = read_plan(user_path(args.plan)) if args.plan else ()
             self._variants = Variants(
                 self._model,
                 self._spec,
@@ -143,8 +143,12 @@ class Prepared:
         return StoredFrames.load(path)
 
 
-def _plan(path: Path) -> tuple[str, ...]:
-    """The layers that a plan of `quant.search` leaves in FP16; of a list of layers, that list."""
+def read_plan(path: Path) -> tuple[str, ...]:
+    """The layers that a plan of `quant.search` leaves in FP16; of a list of layers, that list.
+
+    Raises:
+        DataError: it is no such file.
+    """
     plan = read_json(path)
     chosen = plan.get("chosen", plan) if isinstance(plan, dict) else None
     layers = chosen.get("skip_layers") if isinstance(chosen, dict) else None

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 
 from base.command import add_log_level, run_command, run_main
+from base.errors import ConfigError
 from base.files import user_path
 from datasets.synthetic.riders import DEFAULT_RIDERS, RIDERS
 from datasets.synthetic.sensors import DEFAULT_SENSOR, SENSORS
@@ -22,7 +23,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--frames-per-scene", type=int, default=10, help="key frames a scene (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="default %(default)s")
     parser.add_argument("--split", choices=("both", "train", "val"), default="both", help="generate one split only")
-    parser.add_argument("--beams", type=int, default=64, choices=(64, 128), help="default %(default)s")
+    parser.add_argument("--beams", type=int, choices=(64, 128), help=f"of --sensor {DEFAULT_SENSOR}; default 64")
     parser.add_argument(
         "--sensor",
         choices=tuple(SENSORS),
@@ -55,6 +56,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _generate(args: argparse.Namespace) -> None:
     from datasets.synthetic.dataset_writer import DatasetConfig, generate
 
+    if args.beams is not None and args.sensor != DEFAULT_SENSOR:
+        raise ConfigError(
+            f"--beams is for --sensor {DEFAULT_SENSOR}; {args.sensor} has the beams of its own units. Leave it out."
+        )
     scenes = {"train": args.train_scenes, "val": args.val_scenes}
     start = time.monotonic()
     if args.split != "both":
@@ -63,7 +68,7 @@ def _generate(args: argparse.Namespace) -> None:
         scenes,
         args.frames_per_scene,
         args.seed,
-        beams=args.beams,
+        beams=args.beams or 64,
         key_every=args.key_every,
         sweeps=args.sweeps,
         tables=args.tables,

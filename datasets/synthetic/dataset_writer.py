@@ -75,7 +75,8 @@ class DatasetConfig:
                     f"scenes must count {' and '.join(SPLITS)} from 0 to {_MAX_SCENES}, got {split}: {shown(count)}"
                 )
         if not any(self.scenes.values()):
-            raise ConfigError("nothing to generate: --train-scenes and --val-scenes are both 0")
+            options = " and ".join(f"--{split}-scenes" for split in self.scenes)
+            raise ConfigError(f"nothing to generate: {options} {'is' if len(self.scenes) == 1 else 'are both'} 0")
         for name, (low, high) in _LIMITS.items():
             if not low <= getattr(self, name) <= high:
                 raise ConfigError(f"{name} must be {low} to {high}, got {shown(getattr(self, name))}")

@@ -138,6 +138,8 @@ def calibration_batches(
         )
     frames = open_frames(model_cfg, split=split, data_root=data_root, info_file=info_file)
     wanted = len(frames) if max_frames is None else max_frames
+    if wanted > len(frames):
+        _logger.info("Calibrating on %d frames: there are no more, %d were asked for.", len(frames), wanted)
     return CalibrationFrames(frames, evenly_spaced(len(frames), wanted), model, ModelSpec.from_config(model_cfg))
 
 

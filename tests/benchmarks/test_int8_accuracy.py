@@ -25,19 +25,23 @@ def boxes(xy: list[tuple[float, float]], labels: list[int], scores: list[float] 
     return Boxes3D(values, np.array(scores or [1.0] * len(xy), np.float32), np.array(labels, np.int64))
 
 
+def stored(folder: Path, times: int) -> StoredRun:
+    """Two frames, so often; fp16 finds all, half loses the far car, empty nothing."""
+    truth = [boxes([(5, 0), (40, 0)], [0, 0]), boxes([(10, 0), (25, 3)], [1, 0])]
+    run = StoredRun(folder)
+    frames = [FrameResult(f"f{i}", Boxes3D.empty(), item) for i, item in enumerate(times * truth)]
+    run.save_frames(frames, list("abcd")[: 2 * times])
+    perfect = [boxes([(5, 0), (40, 0)], [0, 0], [0.9, 0.7]), boxes([(10, 0), (25, 3)], [1, 0], [0.8, 0.6])]
+    run.save_detections("fp16", times * perfect)
+    run.save_detections("same", times * perfect)
+    run.save_detections("half", times * [perfect[0].select(np.array([True, False])), perfect[1]])
+    run.save_detections("empty", times * [Boxes3D.empty(), Boxes3D.empty()])
+    return run
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> StoredRun:
-    """Two frames; fp16 finds all, half loses the far car, empty nothing."""
-    truth = [boxes([(5, 0), (40, 0)], [0, 0]), boxes([(10, 0), (25, 3)], [1, 0])]
-    run = StoredRun(tmp_path)
-    frames = [FrameResult(f"f{i}", Boxes3D.empty(), item) for i, item in enumerate(truth)]
-    run.save_frames(frames, ["a", "b"])
-    perfect = [boxes([(5, 0), (40, 0)], [0, 0], [0.9, 0.7]), boxes([(10, 0), (25, 3)], [1, 0], [0.8, 0.6])]
-    run.save_detections("fp16", perfect)
-    run.save_detections("same", perfect)
-    run.save_detections("half", [perfect[0].select(np.array([True, False])), perfect[1]])
-    run.save_detections("empty", [Boxes3D.empty(), Boxes3D.empty()])
-    return run
+    return stored(tmp_path, 1)
 
 
 def test_detections_come_back(run: StoredRun) -> None:
@@ -70,7 +74,15 @@ def test_differences(run: StoredRun) -> None:
     assert (run.folder / "results.md").read_text() == text
 
 
-def test_cells_and_pairs(run: StoredRun) -> None:
+def test_cells_of_one_scene_have_no_chance_to_tell(run: StoredRun) -> None:
+    write_results(run, ["fp16", "same"], CLASSES, 100)
+    (_, same) = json.loads((run.folder / "results.json").read_text())["variants"]
+    assert (same["cells_summary"]["cells"], same["cells_summary"]["equal_model_misses"]) == (4, None)
+    assert same["cells"]["35-51 m"]["car"]["low"] is None
+
+
+def test_cells_and_pairs(tmp_path: Path) -> None:
+    run = stored(tmp_path, 2)
     text = write_results(run, ["fp16", "same", "half"], CLASSES, 100, [("half", "same")], workers=2)
     results = json.loads((run.folder / "results.json").read_text())
     rows = {row["method"]: row for row in results["variants"]}
@@ -131,7 +143,7 @@ def test_a_backend_of_its_own() -> None:
         variant_and_backend("mse@onnxx", "onnx")
 
 
-def test_stages_and_processes_change_nothing(tmp_path: Path) -> None:
+def test_stages_and_processes_change_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from datasets.synthetic.dataset_writer import DatasetConfig, generate
 
     data = tmp_path / "t4"
@@ -152,6 +164,18 @@ def test_stages_and_processes_change_nothing(tmp_path: Path) -> None:
     assert pair["method"] == f"{other} against {name}"
     one, two = (folder / "models" / name / "pts_backbone_neck_head.onnx" for folder in (together, apart))
     assert one.read_bytes() == two.read_bytes()
+    # What is in a folder was made of one plan and of one set of calibration frames.
+    plan.write_text(json.dumps({"chosen": {"skip_layers": ["pts_backbone.blocks.0.1"]}}))
+    assert main([*options, "--output", str(together)]) == 2
+    assert "layers of --plan differ" in capsys.readouterr().err
+    plan.write_text(json.dumps({"chosen": {"skip_layers": ["pts_backbone.blocks.0.0"]}}))
+    more = tmp_path / "more"
+    generate(DatasetConfig({"train": 1}, frames_per_scene=1, seed=6, sweeps=1), more, workers=1)
+    assert main([*options, "--calibration-data-root", str(more), "--output", str(together)]) == 2
+    assert "calibration frames differ" in capsys.readouterr().err
+    assert main([*options, "--frames", "3", "--output", str(tmp_path / "third")]) == 2
+    assert "--frames is 3; " in capsys.readouterr().err
+    assert not (tmp_path / "third" / "models").exists(), "told before anything is calibrated"
 
 
 def test_variants_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -160,6 +184,16 @@ def test_variants_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "Did you mean qat" in capsys.readouterr().err
     assert main([*out, "--methods", "mse", "--pair", "mse", "max"]) == 2
     assert "--pair names max" in capsys.readouterr().err
+    for options, message in (
+        (("--methods", "mse", "--judged", "max"), "--judged names max, which --methods does not"),
+        (("--methods", "mse", "--each-layer", "percntile"), "Did you mean percentile"),
+        (("--methods", "mixed-mse"), "A mixed variant needs --plan"),
+        (("--methods", "qat"), "needs --qat-checkpoint"),
+    ):
+        assert main([*out, *options, "--checkpoint", "nowhere.pth"]) == 2
+        err = capsys.readouterr().err
+        assert message in err
+        assert "nowhere.pth" not in err, "told before a model is read"
 
 
 def test_a_folder_of_another_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -261,3 +261,14 @@ def test_info_file_is_plain_data(tiny_dataset: Path) -> None:
 
     with (tiny_dataset / "centerpoint_infos_val.pkl").open("rb") as stream:
         assert Nothing(stream).load()["data_list"]
+
+
+def test_beams_are_of_one_sensor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from datasets.synthetic.__main__ import main
+
+    out = ["--out", str(tmp_path / "out"), "--train-scenes", "0", "--frames-per-scene", "1"]
+    assert main([*out, "--sensor", "kitti", "--beams", "64"]) == 2
+    assert "--beams is for --sensor spinning; kitti has the beams of its own units" in capsys.readouterr().err
+    assert main([*out, "--split", "train"]) == 2
+    assert "nothing to generate: --train-scenes is 0" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
