@@ -89,6 +89,9 @@ class SearchResult:
                 # An output that the plan does not touch has an infinite ratio.
                 ratios = step["measured"]["sqnr_db"]
                 step["measured"]["sqnr_db"] = {k: v if math.isfinite(v) else None for k, v in ratios.items()}
+                # Of objects in one frame there is no interval.
+                ends = {name: step["measured"][name] for name in ("low", "high")}
+                step["measured"] |= {k: v if math.isfinite(v) else None for k, v in ends.items()}
         write_json(path, values)
 
     def summary(self) -> str:
@@ -102,7 +105,8 @@ class SearchResult:
             )
             if step.measured is not None:
                 of = step.measured
-                text += f" {of.difference:+10.4f}  {of.low:+.4f} to {of.high:+.4f}"
+                text += f" {of.difference:+10.4f}  "
+                text += "none" if math.isnan(of.low) else f"{of.low:+.4f} to {of.high:+.4f}"
                 text += "  within" if step.within_budget else "  too much"
             lines.append(text + ("  <- chosen" if step == self.chosen else ""))
         lines.append(f"all in INT8 {1e3 * self.int8_time_s:.3f} ms, all in FP16 {1e3 * self.fp16_time_s:.3f} ms")
@@ -145,6 +149,11 @@ def search_plan(
         raise ConfigError(f"The budget is {budget}; give a loss of mAP from 0 to 1, such as 0.002.")
     if math.isnan(profile.map_drop):
         raise ConfigError("The profile has no mAP: its frames hold no object. Analyse frames with ground truth.")
+    if math.isnan(_loss(profile.quantized, criterion)):
+        raise ConfigError(
+            "The profile has no interval: one of its frames holds all objects. Analyse more frames, or judge by "
+            "--criterion=estimate."
+        )
     if max_evaluations < 1:
         raise ConfigError(f"max_evaluations is {max_evaluations}; give 1 or more.")
     # Shared out is what must be within the budget: where no loss is measured, its interval still has a far end.

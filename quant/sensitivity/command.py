@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 from typing import TYPE_CHECKING
 
 from base.arguments import SEED, whole_number
@@ -106,10 +107,13 @@ def summary(profile: SensitivityProfile, max_map_drop: float) -> str:
     from quant.sensitivity.selection import get_sensitive_layers
 
     quantized = profile.quantized
+    interval = "no interval: one frame holds all objects"
+    if not math.isnan(quantized.low):
+        interval = f"{100 * profile.confidence:g} % interval {quantized.low:+.4f} to {quantized.high:+.4f}"
+        interval += f": {quantized.verdict}"
     lines = [
         f"{profile.num_frames} frames: mAP {profile.float_map:.4f} in floating point, "
-        f"{quantized.mean_ap:.4f} quantized ({quantized.difference:+.4f}, {100 * profile.confidence:g} % interval "
-        f"{quantized.low:+.4f} to {quantized.high:+.4f}: {quantized.verdict})",
+        f"{quantized.mean_ap:.4f} quantized ({quantized.difference:+.4f}, {interval})",
         "",
         f"{'layer':44s} {'alone':>8s} {'all but':>8s} {'lowest SQNR':>12s}",
     ]

@@ -74,7 +74,14 @@ def test_from_a_checkpoint_to_a_plan(data_root: Path, tmp_path: Path, capsys: py
     assert found["chosen"]["within_budget"] is True
     # All layers quantized on the profile's frame: the profile has measured just that.
     assert found["chosen"]["measured"]["mean_ap"] == pytest.approx(profile.quantized.mean_ap)
-    assert "<- chosen" in capsys.readouterr().out
+    # One frame has no interval: none is claimed, and nothing is judged by its end.
+    assert "no interval: one frame holds all objects" in printed
+    assert (found["chosen"]["measured"]["low"], found["chosen"]["measured"]["high"]) == (None, None)
+    out = capsys.readouterr().out
+    assert "<- chosen" in out
+    assert "nan" not in out
+    assert search.main([str(item) for item in (*arguments, "--criterion", "interval")]) == 2
+    assert "The profile has no interval" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
