@@ -1,6 +1,6 @@
 """Draws what calibration on generated frames, and on real ones, costs on real scans.
 
-    python -m benchmarks.real_drive_chart work_dirs/cross/pool/results.json --out docs/benchmarks/real_drive_int8.png
+    python -m benchmarks.real_drive_chart work_dirs/cross/pool/results.json --out work_dirs/cross/int8.png
 
 On the left the change of AP by class with its interval; on the right how many boxes of FP16 and INT8 are lost, new
 moved or turned, on all scans of the results, labelled or not. A method has a row for each set of calibration frames.
