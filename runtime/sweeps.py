@@ -94,6 +94,7 @@ class SweepMotion:
     def __init__(self, settings: SweepSettings) -> None:
         self.settings = settings
         self._past: deque[tuple[float, NDArray[np.float64]]] = deque(maxlen=settings.num_past)
+        self._last_s: float | None = None  # with no past cloud kept, times rise all the same
 
     def add(self, timestamp_s: float, pose: NDArray[np.float64]) -> list[Sweep]:
         """Takes the present cloud in; the sweeps in the order in which their points are joined.
@@ -107,12 +108,18 @@ class SweepMotion:
         """
         place = np.asarray(pose, np.float64)
         turn = place[:3, :3] if place.shape == (4, 4) else np.full((3, 3), np.nan)
-        if not np.isfinite(place).all() or not np.allclose(turn @ turn.T, np.eye(3), atol=1e-4):
-            raise DataError(f"The pose of a cloud is a rigid motion, (4, 4) and finite; got {np.array2string(place)}.")
-        if not np.isfinite(timestamp_s) or (self._past and timestamp_s <= self._past[0][0]):
-            before = self._past[0][0] if self._past else "nothing"
+        is_rigid = np.isfinite(place).all() and np.allclose(turn @ turn.T, np.eye(3), atol=1e-4)
+        # A mirrored one keeps lengths as well; a transposed one has its translation below.
+        if not is_rigid or np.linalg.det(turn) < 0.0 or not np.allclose(place[3], (0.0, 0.0, 0.0, 1.0), atol=1e-6):
             raise DataError(
-                f"A cloud of time {timestamp_s} s follows one of {before}: times rise within a stream. Call reset() "
+                "The pose of a cloud is a rigid motion, (4, 4) and finite, with the translation in its last column and "
+                f"the last row 0, 0, 0, 1; got {np.array2string(place)}."
+            )
+        before = self._last_s
+        if not np.isfinite(timestamp_s) or (before is not None and timestamp_s <= before):
+            earlier = "nothing" if before is None else before
+            raise DataError(
+                f"A cloud of time {timestamp_s} s follows one of {earlier}: times rise within a stream. Call reset() "
                 "where a new stream begins."
             )
         found = [Sweep(0, 0.0, None)]
@@ -122,11 +129,13 @@ class SweepMotion:
         for age, (then_s, there) in enumerate(self._past, 1):
             found.append(Sweep(age, timestamp_s - then_s, (back @ there)[:3]))
         self._past.appendleft((timestamp_s, place))
+        self._last_s = timestamp_s
         return found
 
     def reset(self) -> None:
         """Forgets all clouds: a new stream begins."""
         self._past.clear()
+        self._last_s = None
 
 
 class JoinedSweeps:

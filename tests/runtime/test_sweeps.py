@@ -102,9 +102,18 @@ def test_what_is_no_stream_is_refused() -> None:
         motion.add(10.0, np.eye(4))
     motion.reset()
     assert len(motion.add(3.0, np.eye(4))) == 1
-    for pose in (np.eye(3), np.full((4, 4), np.nan), 2 * np.eye(4)):
+    moved_away = np.eye(4)
+    moved_away[:3, 3] = 5.0, 1.0, 0.0
+    assert motion.add(4.0, moved_away)[1].move is not None
+    # Columns for rows, as of a library that stores them so; and what keeps lengths, but mirrors.
+    for pose in (np.eye(3), np.full((4, 4), np.nan), 2 * np.eye(4), moved_away.T, np.diag([1.0, -1.0, 1.0, 1.0])):
         with pytest.raises(DataError, match="The pose of a cloud is a rigid motion"):
             motion.add(11.0, pose)
+    alone = SweepMotion(SweepSettings(0))
+    for seconds in (10.0, 10.1):
+        assert len(alone.add(seconds, np.eye(4))) == 1
+    with pytest.raises(DataError, match="times rise"):
+        alone.add(10.05, np.eye(4))
     with pytest.raises(ConfigError, match="num_past is 65"):
         SweepSettings(65)
     with pytest.raises(ConfigError, match="close_m is nan"):
