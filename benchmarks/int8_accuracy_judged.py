@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from base.arguments import whole_number
 from base.command import add_log_level, run_command, run_main
 from base.errors import DataError
 from base.files import atomic_path, user_path
@@ -165,7 +166,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="int8_accuracy_judged", description="Differences of AP from judgements.")
     parser.add_argument("file", type=Path, metavar="FILE", help="of write_judged")
     parser.add_argument("--pair", nargs=2, action="append", default=[], metavar="NAME", help="may be repeated")
-    parser.add_argument("--resamples", type=int, default=1000, metavar="N", help="of the bootstrap")
+    parser.add_argument(
+        "--resamples", type=whole_number(40, 100_000), default=1000, metavar="N", help="of the bootstrap (%(default)s)"
+    )
     add_log_level(parser)
     args = parser.parse_args(argv)
 

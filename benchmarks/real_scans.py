@@ -18,6 +18,7 @@ from typing import Any
 
 from base.arguments import number, whole_number
 from base.command import add_log_level, run_command, run_main
+from base.errors import ConfigError
 from base.files import atomic_path, user_path, write_json
 from base.ownership import owned_folder
 from benchmarks.scan_facts import Scan, layers_of, scan_facts
@@ -68,6 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> None:
     from models.config import load_model_config
 
+    if (args.turned or args.half) and user_path(args.real).is_dir():
+        raise ConfigError(f"--turned and --half say how a .bin file is; --real is the folder '{args.real}'.")
     cfg = load_model_config(user_path(args.config))
     layers = layers_of(cfg.model.pts_backbone, cfg.model.pts_neck)
     generated_height = args.real_height if args.generated_height is None else args.generated_height

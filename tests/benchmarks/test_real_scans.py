@@ -167,3 +167,11 @@ def test_the_table_says_what_lies_inside() -> None:
     assert any(line.startswith("| intensity 50 % | 9 | 9 | 1.00 |") and line.endswith("| yes |") for line in text)
     assert not any("75–100 m" in line for line in text)  # nobody has anything there
     assert figures(scans[0])["points, 0–10 m"] == 100.0
+
+
+def test_options_of_a_file_beside_a_folder_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for option in ("--half", "--turned"):
+        assert (
+            main(["--real", str(tmp_path), "--generated", str(tmp_path), option, "--out", str(tmp_path / "out")]) == 2
+        )
+        assert "--turned and --half say how a .bin file is" in capsys.readouterr().err
