@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 __all__ = ["DeviceMap", "DeviceNetwork", "Launch", "Tiling", "channels_per_chunk", "heads_label"]
 
 Tiling = ConvTiling | HeadsTiling
+# Pixels of 16 bytes in a line of the caches.
+_LINE = 8
+# Products for each number that a layer writes, from which on it waits for the tensor cores, not for its stores. Then
+# loads, of which those of 3x3 tiles begin a pixel further left, had better begin with a line.
+_MANY_PRODUCTS = 576
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class DeviceMap:
     Attributes:
         address: Of its first byte.
         chunks: Of 16 bytes: 16 int8 or 8 float16 channels.
-        pitch: Pixels of a row with its border.
+        pitch: Pixels from one row to the next: a row with its border, or more.
         plane: Bytes of one chunk.
     """
 
@@ -51,12 +56,21 @@ class DeviceMap:
     plane: int
 
     @classmethod
-    def allocate(cls, device: CudaDevice, plan_map: PlanMap) -> DeviceMap:
-        """Zeroed, so that its border is."""
-        per_chunk = channels_per_chunk(plan_map)
-        chunks, pitch = -(-plan_map.channels // per_chunk), plan_map.width + 2
+    def allocate(cls, device: CudaDevice, plan_map: PlanMap, *, in_lines: bool) -> DeviceMap:
+        """Zeroed, so that its border is.
+
+        Args:
+            device: Where it lies.
+            plan_map: Of the plan.
+            in_lines: Whether each row's first pixel begins a line of the caches, so that eight pixels that are stored
+                together are one line and no line is stored in two parts; else rows follow each other without a gap.
+        """
+        per_chunk, line = channels_per_chunk(plan_map), _LINE if in_lines else 1
+        chunks, pitch = -(-plan_map.channels // per_chunk), -(-(plan_map.width + 2) // line) * line
         plane = (plan_map.height + 2) * pitch * 16
-        return cls(plan_map, device.allocate(chunks * plane), chunks, pitch, plane)
+        # A pixel of border ends a line.
+        skipped = (line - 1) * 16
+        return cls(plan_map, device.allocate(chunks * plane + skipped) + skipped, chunks, pitch, plane)
 
     def boxes(self, device: CudaDevice, first_channel: int, chunks: int, rows: int, columns: int) -> ctypes.Array[Any]:
         """The tensor map of boxes of so many chunks, rows and pixels, chunks counted from that of a channel.
@@ -64,7 +78,7 @@ class DeviceMap:
         Boxes begin at any pixel of the padded map and hold zeros beyond its end.
         """
         skipped = first_channel // channels_per_chunk(self.map)
-        sizes = (2 * self.pitch, self.map.height + 2, self.chunks - skipped)
+        sizes = (2 * (self.map.width + 2), self.map.height + 2, self.chunks - skipped)
         address = self.address + skipped * self.plane
         return device.tensor_map(address, sizes, (self.pitch * 16, self.plane), (2 * columns, rows, chunks))
 
@@ -84,34 +98,36 @@ class DeviceMap:
 
     def read(self, device: CudaDevice, stream: int) -> NDArray[Any]:
         """The map on the host, for checks: (channels, height, width), int8 codes or float16. Waits for the stream."""
-        dense = self._blocked(device, stream)[:, 1:-1, 1:-1].transpose(0, 3, 1, 2)
+        dense = self._blocked(device, stream)[:, 1:-1, 1 : self.map.width + 1].transpose(0, 3, 1, 2)
         return dense.reshape(-1, self.map.height, self.map.width)[: self.map.channels]
 
     def read_border(self, device: CudaDevice, stream: int) -> NDArray[Any]:
-        """All elements of the border, for checks: zeros. Waits for the stream."""
+        """All elements of the border and of gaps between rows, for checks: zeros. Waits for the stream."""
         blocked = self._blocked(device, stream)
-        sides = blocked[:, [0, -1]], blocked[:, :, [0, -1]]
+        sides = blocked[:, [0, -1]], blocked[:, :, 0], blocked[:, :, self.map.width + 1 :]
         return np.concatenate([side.ravel() for side in sides])
 
     def read_padded(self, device: CudaDevice, stream: int, first: int, chunks: int) -> NDArray[Any]:
         """Some chunks on the host as they lie: (chunks, height + 2, width + 2, channels of a chunk)."""
-        _, rows, columns, channels = self._shape
-        blocked = np.empty((chunks, rows, columns, channels), self.map.type)
-        device.download(blocked, self.address + first * self.plane, stream)
-        device.synchronize(stream)
-        return blocked
+        return self._rows(device, stream, first, chunks)[:, :, : self.map.width + 2]
 
     def write(self, device: CudaDevice, stream: int, values: NDArray[Any]) -> None:
         """Sets the map from (channels, height, width) int8 codes or float16, for checks. Waits for the stream."""
         blocked = np.zeros(self._shape, self.map.type)
         per_chunk = channels_per_chunk(self.map)
         for channel, plane in enumerate(values):
-            blocked[channel // per_chunk, 1:-1, 1:-1, channel % per_chunk] = plane
+            blocked[channel // per_chunk, 1:-1, 1 : self.map.width + 1, channel % per_chunk] = plane
         device.upload(self.address, blocked, stream)
         device.synchronize(stream)
 
     def _blocked(self, device: CudaDevice, stream: int) -> NDArray[Any]:
-        return self.read_padded(device, stream, 0, self.chunks)
+        return self._rows(device, stream, 0, self.chunks)
+
+    def _rows(self, device: CudaDevice, stream: int, first: int, chunks: int) -> NDArray[Any]:
+        blocked = np.empty((chunks, *self._shape[1:]), self.map.type)
+        device.download(blocked, self.address + first * self.plane, stream)
+        device.synchronize(stream)
+        return blocked
 
     @property
     def _shape(self) -> tuple[int, int, int, int]:
@@ -182,7 +198,10 @@ class DeviceNetwork:
         """
         self._device = device
         self.plan = plan
-        self.maps = {name: DeviceMap.allocate(device, plan_map) for name, plan_map in plan.maps.items()}
+        self.maps = {
+            name: DeviceMap.allocate(device, plan_map, in_lines=_is_stored_in_lines(plan, name))
+            for name, plan_map in plan.maps.items()
+        }
         self.canvas = self.maps[plan.canvas.name]
         self.outputs = {
             name: device.allocate(output.channels * output.height * output.width * 4)
@@ -359,6 +378,15 @@ class DeviceNetwork:
             width=source.map.width,
         )
         return arguments, min(device.num_multiprocessors, tiles.all)
+
+
+def _is_stored_in_lines(plan: NetworkPlan, name: str) -> bool:
+    """Whether a map's rows begin with a line of the caches: that of layers that take their time to store it."""
+    # The canvas has none: it is written pillar by pillar, by kernels that know of no gaps.
+    products = [
+        conv.in_channels * (conv.kernel**2 if conv.upsample == 1 else 1) for conv in plan.convs if conv.target == name
+    ]
+    return bool(products) and max(products) < _MANY_PRODUCTS
 
 
 def _all_tiles(height: int, width: int, tiling: Tiling) -> TilesArguments:

@@ -48,8 +48,9 @@ class FakeDevice:
 
     def view(self, address: int, shape: tuple[int, ...], dtype: Any = np.float32) -> NDArray[Any]:
         count = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        assert count <= len(self.memory[address]), f"{count} bytes wanted of {len(self.memory[address])}"
-        values: NDArray[Any] = self.memory[address][:count].view(dtype).reshape(shape)
+        memory = self.bytes_from(address)
+        assert count <= len(memory), f"{count} bytes wanted of {len(memory)}"
+        values: NDArray[Any] = memory[:count].view(dtype).reshape(shape)
         return values
 
     def put(self, call: tuple[Any, ...], action: Callable[[], None]) -> None:
@@ -63,8 +64,9 @@ class FakeDevice:
 
     def upload(self, address: int, source: NDArray[Any], stream: int) -> None:
         self.calls.append(("upload", address, source.nbytes, stream))
-        assert source.nbytes <= len(self.memory[address])
-        self.memory[address][: source.nbytes] = np.frombuffer(source.tobytes(), np.uint8)
+        memory = self.bytes_from(address)
+        assert source.nbytes <= len(memory)
+        memory[: source.nbytes] = np.frombuffer(source.tobytes(), np.uint8)
 
     def download(self, target: NDArray[Any], address: int, stream: int) -> None:
         self.calls.append(("download", address, target.nbytes, stream))
@@ -72,7 +74,7 @@ class FakeDevice:
 
     def zero(self, address: int, num_bytes: int, stream: int) -> None:
         self.calls.append(("zero", address, num_bytes, stream))
-        self.memory[address][:num_bytes] = 0
+        self.bytes_from(address)[:num_bytes] = 0
 
     def create_stream(self) -> int:
         self.calls.append(("create_stream",))
@@ -99,7 +101,7 @@ class FakeDevice:
 
     def device_copy(self, target: int, source: int, num_bytes: int, stream: int) -> None:
         self.calls.append(("device_copy", target, source, num_bytes, stream))
-        self.memory[target][:num_bytes] = self.memory[source][:num_bytes]
+        self.bytes_from(target)[:num_bytes] = self.bytes_from(source)[:num_bytes]
 
     def begin_capture(self, stream: int) -> None:
         self.calls.append(("begin_capture", stream))
