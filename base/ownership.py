@@ -2,7 +2,7 @@
 
     with owned_folder(out, "--out"):
         ...
-    with owned_file(path, "--output"):
+    with owned_file(path, "--output", args):
         ...
 
 Nothing is left in a folder or beside a file to mark it: the lock is the operating system's, on the folder itself.
@@ -10,6 +10,7 @@ Nothing is left in a folder or beside a file to mark it: the lock is the operati
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import stat
@@ -19,16 +20,15 @@ from pathlib import Path
 from types import MappingProxyType
 
 from base.errors import ConfigError
+from base.keeping import require_no_input, require_ours
 from base.leftovers import entries_below, remove, sweep, unfinished_name
 from base.locks import Lock, holder, try_lock
-from base.reading import open_regular
 
 __all__ = ["owned_file", "owned_folder", "owned_name"]
 
 _LOCK = ".centerpoint.lock"
 _TRIES = 100
 _MAX_NAMED = 6
-_MAX_RECORD = 1 << 28
 
 
 @contextmanager
@@ -36,7 +36,7 @@ def owned_folder(
     folder: str | os.PathLike[str],
     option: str,
     records: Sequence[str] = (),
-    marks: Mapping[str, bytes] = MappingProxyType({}),
+    marks: Mapping[str, bytes | str] = MappingProxyType({}),
 ) -> Iterator[Path]:
     """Makes a folder, with its parents, and keeps it for this run.
 
@@ -48,8 +48,8 @@ def owned_folder(
         folder: The folder.
         option: Of the command line that names it, for messages.
         records: Names of files in it that say what a whole run came to.
-        marks: Name of a file that is going to be written -> what stands in every one that was written here. Somebody
-            else's file of that name is not replaced.
+        marks: Name of a file that is going to be written -> what is found in every one that was written here
+            (`base.keeping.require_ours`). Somebody else's file of that name is not replaced.
 
     Raises:
         ConfigError: another run is using it, it is no folder that can be written, or it holds a file that must not be
@@ -61,7 +61,7 @@ def owned_folder(
     began = _file_system_now_ns(path)
     lock = _lock_folder(path, option)
     try:
-        _require_ours(path, marks, option)
+        require_ours(path, marks, option)
         sweep(path)
         for record in records:
             (path / record).unlink(missing_ok=True)
@@ -77,20 +77,25 @@ def owned_folder(
 
 
 @contextmanager
-def owned_file(file: str | os.PathLike[str], option: str) -> Iterator[Path]:
+def owned_file(
+    file: str | os.PathLike[str], option: str, arguments: argparse.Namespace | None = None
+) -> Iterator[Path]:
     """Keeps a file that is going to be written for this run; its folder is made.
 
     Args:
         file: The file.
         option: Of the command line that names it, for messages.
+        arguments: The whole command line: a file that it names otherwise is not replaced.
 
     Raises:
-        ConfigError: another run is writing it, or it is no place for a file.
+        ConfigError: another run is writing it, it is no place for a file, or the command reads it.
         OSError: its folder cannot be made.
     """
     path = Path(file)
     if os.path.isdir(path):
         raise ConfigError(f"{option} is '{path}', which is a folder; name the file to write.")
+    if arguments is not None:
+        require_no_input(path, option, arguments)
     with owned_name(path, option):
         remove(unfinished_name(path))
         yield path
@@ -134,21 +139,6 @@ def _make(folder: Path, option: str) -> list[Path]:
             f"{option}: '{folder}' cannot be written by this user. Choose another, or change its permissions."
         )
     return absent
-
-
-def _require_ours(folder: Path, marks: Mapping[str, bytes], option: str) -> None:
-    for name, mark in marks.items():
-        path = folder / name
-        if not os.path.lexists(path):
-            continue
-        with open_regular(path, error=ConfigError, remedy=f"Choose another folder with {option}.") as stream:
-            content = stream.read(_MAX_RECORD)
-        # Of an empty document nothing is lost.
-        if mark not in content and content.strip() not in (b"", b"{}"):
-            raise ConfigError(
-                f"'{path}' is not of this project, and a run would replace it. Choose another folder with {option}, or "
-                "move the file away."
-            )
 
 
 def _remove_empty(folders: Sequence[Path]) -> None:

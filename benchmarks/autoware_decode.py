@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run_owning(args: argparse.Namespace) -> None:
-    with owned_file(user_path(args.out).with_suffix(".json"), "--out"):
+    with owned_file(user_path(args.out).with_suffix(".json"), "--out", args):
         _run(args)
 
 

@@ -22,7 +22,7 @@ from base.parsing import misfit
 from base.progress import progress
 from datasets.box_plausibility import BoxPoints, BoxWatch
 from datasets.box_points import count_in_boxes
-from datasets.info_file import write_info_file
+from datasets.info_file import INFO_MARK, write_info_file
 from datasets.info_options import add_class_options, add_point_options, point_facts, renaming
 from datasets.infos import OWN_FRAMES
 from datasets.own_frames import OwnBox, OwnFrame, find_own_frames, read_own_frames
@@ -101,7 +101,8 @@ def _run(args: argparse.Namespace) -> None:
     columns = _columns(args.columns, frames)
     if args.max_sweeps and (frames[0].timestamp is None or frames[0].ego2global is None):
         raise ConfigError("--max-sweeps needs timestamp and ego2global of every frame in --labels.")
-    with owned_folder(out, "--out"):
+    path = out / f"{args.prefix}_{args.split}.pkl"
+    with owned_folder(out, "--out", marks={path.name: INFO_MARK}):
         data_list = _infos(frames, root, source, columns, classes, names)
         if args.max_sweeps:
             _add_sweeps(data_list, args.max_sweeps, args.lidar_height)
@@ -117,7 +118,6 @@ def _run(args: argparse.Namespace) -> None:
             },
             "data_list": data_list,
         }
-        path = out / f"{args.prefix}_{args.split}.pkl"
         write_info_file(path, content)
     for line in _told(path, frames, data_list, classes):
         print(line)  # noqa: T201 - what it did

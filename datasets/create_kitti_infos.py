@@ -25,7 +25,7 @@ from base.progress import progress
 from base.reading import read_bounded
 from datasets.box_plausibility import BoxPoints, BoxWatch
 from datasets.box_points import count_in_boxes
-from datasets.info_file import write_info_file
+from datasets.info_file import INFO_MARK, write_info_file
 from datasets.info_options import add_class_options, add_point_options, point_facts, renaming
 from datasets.kitti_geometry import camera_to_lidar, in_view
 from datasets.kitti_layouts import KittiFrame, find_frames
@@ -100,7 +100,8 @@ def _run(args: argparse.Namespace) -> None:
     if not root.is_dir():
         raise DataError(f"{shown_file(root)} is no folder. Give the folder of the data with --root.")
     classes, names = renaming(args, KITTI_CLASSES, _ALIASES)
-    with owned_folder(out, "--out"):
+    path = out / f"{args.prefix}_{args.split}.pkl"
+    with owned_folder(out, "--out", marks={path.name: INFO_MARK}):
         base, frames = find_frames(root)
         frames = _listed(frames, user_path(args.list)) if args.list else frames
         looks = _Looks(CloudWatch(PointsExpected(1.0, None), XYZ_INTENSITY), BoxWatch(), BoxPoints())
@@ -122,7 +123,6 @@ def _run(args: argparse.Namespace) -> None:
             },
             "data_list": infos,
         }
-        path = out / f"{args.prefix}_{args.split}.pkl"
         write_info_file(path, content)
     for line in _told(path, frames, infos, classes, unlabelled):
         print(line)  # noqa: T201 - what it did

@@ -18,12 +18,13 @@ from base.command import add_log_level, run_command, run_main
 from base.documents import read_json, read_yaml
 from base.errors import ConfigError, DataError
 from base.files import user_path
+from base.keeping import require_ours
 from base.messages import shown, shown_file
 from base.ownership import owned_folder
 from base.parsing import Items, Record, Text, misfit
 from base.progress import progress
 from datasets.geometry import rotation_matrix
-from datasets.info_file import write_info_file
+from datasets.info_file import INFO_MARK, write_info_file
 from datasets.synthetic.sweeps import sweep_to_key
 from datasets.t4_classes import ClassRules
 from datasets.t4_consistency import compare_tables
@@ -281,6 +282,7 @@ def _create(args: argparse.Namespace) -> None:
     absent = [entry.name for entries in splits.values() for entry in entries if entry.name not in found]
     if absent:
         raise DataError(f"{len(absent)} datasets are not below '{root}', such as '{absent[0]}'. Fetch them first.")
+    require_ours(out, {f"{args.prefix}_{split}.pkl": INFO_MARK for split in splits}, "--out")
     infos: dict[str, list[dict[str, Any]]] = {split: [] for split in splits}
     jobs = [(split, entry) for split, entries in splits.items() for entry in entries]
     for split, entry in progress(jobs, label="reading T4 datasets", unit="dataset"):

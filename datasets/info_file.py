@@ -9,8 +9,10 @@ from typing import Any
 
 from base.files import atomic_path
 
-__all__ = ["write_info_file"]
+__all__ = ["INFO_MARK", "write_info_file"]
 
+INFO_MARK = rb"(?s)\A\x80\x04\x95.{8}}\x94\(\x8c.(metainfo|data_list)\x94"
+"""How every such file begins (`base.keeping.require_ours`); mmengine writes its own by another protocol of pickle."""
 _PICKLE_PROTOCOL = 4
 
 

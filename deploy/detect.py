@@ -21,7 +21,7 @@ from base.manifests import require_as_made
 from base.onnx_files import read_onnx
 from base.ownership import owned_folder
 from base.wholeness import MARKS
-from eval.detections_file import DETECTIONS, MANIFEST_KIND
+from eval.detections_file import DETECTIONS, DETECTIONS_MARK, MANIFEST_KIND
 from export.manifest import build_manifest, discard_manifest, write_manifest
 from export.onnx_graph import metadata
 from models.known_checks import KNOWN_CHECKS
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> None:
-    with owned_folder(user_path(args.out), "--out", marks=MARKS):
+    with owned_folder(user_path(args.out), "--out", marks={**MARKS, DETECTIONS: DETECTIONS_MARK}):
         _detect(args)
 
 

@@ -9,7 +9,6 @@ of each other, and `--merge` sums up their files.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import time
 from collections.abc import Sequence
@@ -33,6 +32,7 @@ from deploy.config.paths import input_path
 from deploy.config.schema import DeployConfig
 from deploy.devices import resolve_device
 from deploy.evaluation_record import Evaluated, conclude, merge_parts
+from deploy.work_dir import marks_of
 from models.known_checks import KNOWN_CHECKS
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 # What --merge takes from the parts.
+_PART_MARK = b'"part of an? '
 _OF_THE_PARTS = ("backend", "checkpoint", "onnx_dir", "engine_dir", "data_root", "info_file", "untimed", "nuscenes")
 # Backend -> the option that says where its network comes from.
 _SOURCES = {"pytorch": "checkpoint", "tensorrt": "engine_dir", **dict.fromkeys(ONNX_BACKENDS, "onnx_dir")}
@@ -130,7 +131,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _evaluate_owning(args: argparse.Namespace, processes: Processes) -> int:
-    with owned_folder(user_path(args.out), "--out") if processes.is_first else contextlib.nullcontext():
+    if not processes.is_first:
+        return _evaluate(args, processes)
+    marks = marks_of("results.json", "detections.jsonl") if args.part is None else {_part_name(args.part): _PART_MARK}
+    with owned_folder(user_path(args.out), "--out", marks=marks):
         return _evaluate(args, processes)
 
 
@@ -247,11 +251,15 @@ def _write_part(
 ) -> int:
     from eval.parts import EvaluationPart, write_evaluation_part
 
-    path = user_path(args.out) / f"part-{args.part.number}-of-{args.part.of}.json"
+    path = user_path(args.out) / _part_name(args.part)
     part = EvaluationPart(device, args.data_root, tuple(runs), opening, found_since(opening))
     write_evaluation_part(path, args.part, what.model_dump(), part)
     print(plain_lines(f"{path}: part {args.part} of the evaluation, {len(runs)} of {what.frames} frames"))  # noqa: T201
     return EXIT_PASSED
+
+
+def _part_name(part: Share) -> str:
+    return f"part-{part.number}-of-{part.of}.json"
 
 
 class _Watched:

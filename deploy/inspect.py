@@ -15,6 +15,7 @@ from base.command import EXIT_FAILED, EXIT_PASSED, add_log_level, run_command, r
 from base.errors import ConfigError, UserError
 from base.files import user_path, write_json
 from base.messages import plain_lines, shown
+from base.ownership import owned_file
 from base.tables import text_table
 from deploy.config.paths import input_path
 from deploy.inspect_diff import Difference, diff_engines, diff_graphs
@@ -158,7 +159,7 @@ def _inspect(args: argparse.Namespace) -> int:
             texts.append(
                 "Engines cannot be opened on this machine: their tensors and kernels were not compared (SKIPPED)."
             )
-    _write(args.json, document)
+    _write(args, document)
     print(plain_lines("\n\n".join(texts)))  # noqa: T201 - what the command is for
     return code
 
@@ -174,12 +175,12 @@ def _verify(path: Path, args: argparse.Namespace) -> int:
         signature = statement.with_name(SIGNATURE) if args.signature is None else input_path(args.signature)
         signed = is_signed(statement, signature, input_path(args.key))
         if not signed:
-            _write(args.json, {"signed": False, "files": {}})
+            _write(args, {"signed": False, "files": {}})
             print(plain_lines(f"'{signature}' is no signature of '{statement}' by '{args.key}'"))  # noqa: T201 - what the command is for
             return EXIT_FAILED
     verdicts = verify_provenance(path, None if args.root is None else input_path(args.root))
     document = {"files": {item.name: item.verdict for item in verdicts}}
-    _write(args.json, document if args.key is None else {"signed": True, **document})
+    _write(args, document if args.key is None else {"signed": True, **document})
     text = verdict_text(verdicts)
     print(plain_lines(text if args.key is None else f"signed by '{args.key}'\n{text}"))  # noqa: T201 - what the command is for
     return EXIT_PASSED if all(item.verdict == "as stated" for item in verdicts) else EXIT_FAILED
@@ -195,18 +196,19 @@ def _inspect_model(path: Path, args: argparse.Namespace) -> int:
         raise ConfigError(f"'{path}' is a model config itself; --model-config belongs to a checkpoint.")
     given = None if args.model_config is None else input_path(args.model_config)
     report = inspect_model(path if is_config else given, None if is_config else path)
-    _write(args.json, {"files": {str(path): report.plain()}})
+    _write(args, {"files": {str(path): report.plain()}})
     print(plain_lines(model_text(report)))  # noqa: T201 - what the command is for
     return EXIT_FAILED if args.strict and not report.is_able else EXIT_PASSED
 
 
-def _write(file: str | None, document: Mapping[str, Any]) -> None:
-    if file is None:
+def _write(args: argparse.Namespace, document: Mapping[str, Any]) -> None:
+    if args.json is None:
         return
     try:
-        write_json(user_path(file), document)
+        with owned_file(user_path(args.json), "--json", args) as path:
+            write_json(path, document)
     except OSError as error:
-        raise UserError(f"Cannot write '{file}': {error.strerror or error}.") from error
+        raise UserError(f"Cannot write '{args.json}': {error.strerror or error}.") from error
 
 
 def graph_text(facts: GraphFacts) -> str:

@@ -19,7 +19,8 @@ from deploy.config.paths import input_path
 from deploy.config.schema import DeployConfig, Scenario, ShapeRange
 from deploy.data_roots import validation_root
 from deploy.quantization_plan import QuantizationPlan, plan_quantization
-from export.existing import check_engine_dir, check_onnx_dir
+from deploy.work_dir import DETECTIONS_MARK
+from export.existing import calibration_marks, check_engine_dir, check_onnx_dir, engine_marks, onnx_marks
 
 if TYPE_CHECKING:
     from eval.vehicle import VehicleSettings
@@ -87,6 +88,18 @@ class RunPlan:
     def builds_engines(self) -> bool:
         """Whether this run writes engines."""
         return self.mode in ("trt", "both")
+
+    @property
+    def marks(self) -> dict[str, bytes | str]:
+        """What the files that this run writes beside its records are known by (`base.keeping`)."""
+        quantizes = self.quantization is not None and not self.quantization.checkpoint_is_quantized
+        detections = [f"{backend}{kind}.jsonl" for backend in self.backends for kind in ("", "_candidates")]
+        return {
+            **{f"detections/{name}": DETECTIONS_MARK for name in detections},
+            **(onnx_marks("onnx/") if self.exports_onnx or self.foreign_onnx is not None else {}),
+            **(engine_marks("tensorrt/") if self.builds_engines else {}),
+            **(calibration_marks("quantized/") if quantizes else {}),
+        }
 
     @property
     def uses_quantized_model(self) -> bool:

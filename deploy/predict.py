@@ -22,6 +22,7 @@ from deploy import cli
 from deploy.config.names import BACKENDS, ONNX_BACKENDS
 from deploy.config.paths import input_path
 from deploy.input_scans import DEFAULT_RATE_HZ
+from deploy.work_dir import marks_of
 
 if TYPE_CHECKING:
     from deploy.prediction import ScanPrediction
@@ -182,7 +183,8 @@ def _predict(args: argparse.Namespace) -> int:
         calibration_data_root=user_path(args.calibration_data_root) if args.calibration_data_root else None,
         calibration_info_file=args.calibration_info_file,
     )
-    with owned_folder(out, "--out"), contextlib.ExitStack() as stack:
+    marks = marks_of("detections.json", "detections.jsonl", "detections.png")
+    with owned_folder(out, "--out", marks=marks), contextlib.ExitStack() as stack:
         written = PredictionOutput(out, request.form if request.points else None)
         stack.callback(written.close)
         recorder: Recorder | None = None

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from base.errors import CheckpointError
 from base.files import sha256_file
+from base.keeping import require_ours
 from base.messages import shown_file
 from deploy.config.names import ONNX_BACKENDS
+from export.existing import check_onnx_dir, engine_marks, onnx_marks
 
 if TYPE_CHECKING:
     from torch import nn
@@ -138,6 +140,7 @@ class PredictionFiles:
         if self.request.onnx_dir is not None:
             return self.request.onnx_dir
         folder = self.request.out / "onnx"
+        require_ours(folder, onnx_marks(), "--out")
         export_components(self.model, self.spec, folder, self._export_settings())
         return folder
 
@@ -161,7 +164,6 @@ class PredictionFiles:
     def engines(self) -> tuple[Path, Path | None]:
         """Folder of the engines, and of the ONNX files that they must come from, if those are known."""
         from export.engine.pipeline import CenterPointTensorRTExportPipeline
-        from export.existing import check_onnx_dir
 
         request = self.request
         folder, onnx_dir = request.engine_dir, request.onnx_dir
@@ -169,6 +171,7 @@ class PredictionFiles:
             onnx_dir = self.onnx
             check_onnx_dir(onnx_dir, self.spec, request.checkpoint, "--onnx-dir")
             folder = request.out / "tensorrt"
+            require_ours(folder, engine_marks(), "--out")
             CenterPointTensorRTExportPipeline(self._engine_settings()).run(onnx_dir, folder, self.spec)
         return folder, onnx_dir
 

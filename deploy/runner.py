@@ -98,7 +98,7 @@ class CenterPointDeploymentRunner:
                 from deploy.run_recording import require_evaluated
 
                 require_evaluated(self.record, plan.backends)
-            with owned_work_dir(plan.work_dir), log_to_file(plan.work_dir, self.config.deploy_log_path):
+            with owned_work_dir(plan.work_dir, plan.marks), log_to_file(plan.work_dir, self.config.deploy_log_path):
                 _logger.info("model '%s', mode '%s', into %s", plan.spec.name, plan.mode, plan.work_dir)
                 session = Session(plan)
                 try:

@@ -249,7 +249,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run_owning(args: argparse.Namespace) -> int:
-    with owned_file(user_path(args.out), "--out") if args.out else contextlib.nullcontext():
+    with owned_file(user_path(args.out), "--out", args) if args.out else contextlib.nullcontext():
         return _run(args)
 
 

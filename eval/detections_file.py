@@ -17,10 +17,12 @@ from base.messages import printable, shown, shown_file
 from eval.metrics import FrameResult
 from eval.score_stream import JsonLines
 
-__all__ = ["DETECTIONS", "MANIFEST_KIND", "read_detections", "write_detections"]
+__all__ = ["DETECTIONS", "DETECTIONS_MARK", "MANIFEST_KIND", "read_detections", "write_detections"]
 
 DETECTIONS = "detections.jsonl"
 """Name of the file in a folder of one detector's detections."""
+DETECTIONS_MARK = rb'\A\{"token":"'
+"""What is found in every such file (`base.keeping.require_ours`)."""
 MANIFEST_KIND = "detections"
 """Kind of the manifest that lies beside it there."""
 _MAX_NUMBER = 1e9

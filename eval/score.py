@@ -104,7 +104,7 @@ def score(args: argparse.Namespace) -> None:
         UserError: wrong input or configuration.
     """
     detections = None if args.detections is None else user_path(args.detections)
-    with owned_file(user_path(args.out), "--out") as out:
+    with owned_file(user_path(args.out), "--out", args) as out:
         frames = FrameFile(user_path(args.frames), detections)
         configs = _configs(args.config, frames.configs(), args)
         result = score_file(frames, configs, _nuscenes_classes(args.classes, configs), curves=args.curves)

@@ -1,4 +1,4 @@
-"""ONNX files and engines that a run did not make itself: are they whole, and do they belong to this model?"""
+"""ONNX files and engines that a run finds: are they whole, of this model, and made by this project?"""
 
 from __future__ import annotations
 
@@ -13,17 +13,28 @@ from base.manifests import Manifest, read_manifest, require_as_made, require_sam
 from base.messages import printable, shown
 from base.onnx_files import read_onnx
 from base.wholeness import require_whole
-from export.onnx_graph import metadata
+from export.onnx_graph import PRODUCER, metadata
 from export.precision import graph_precision
+from models.spec import BACKBONE_NECK_HEAD, VOXEL_ENCODER
 
 if TYPE_CHECKING:
     from models.spec import ModelSpec
 
-__all__ = ["check_engine_dir", "check_onnx_dir", "component_files"]
+__all__ = [
+    "calibration_marks",
+    "check_engine_dir",
+    "check_onnx_dir",
+    "component_files",
+    "engine_marks",
+    "onnx_marks",
+]
+
+_COMPONENTS = (VOXEL_ENCODER, BACKBONE_NECK_HEAD)
+# A string of that length in a pickle, which torch stores as it is: the key that only a quantized checkpoint has.
+_QUANTIZED = rb"X\x0c\x00\x00\x00quantization"
 
 # What files of one export say about themselves alone.
 _OWN_NOTES = {"component"}
-
 _logger = logging.getLogger(__name__)
 
 
@@ -188,3 +199,19 @@ def _engine_precision(settings: Mapping[str, Any], path: Path, remedy: str) -> s
             f"{shown(policy)}, but both must be text. {remedy}"
         )
     return policy if graph == "fp32" and policy in ("fp16", "fp32_tf32") else graph
+
+
+def onnx_marks(folder: str = "") -> dict[str, bytes | str]:
+    """What ONNX files of ours are known by (`base.keeping`); `folder` lies in the one that is written: "onnx/"."""
+    return {f"{folder}{name}.onnx": PRODUCER.encode() for name in _COMPONENTS}
+
+
+def engine_marks(folder: str = "") -> dict[str, bytes | str]:
+    """Of engines, which are written after their builder's log, and of the manifests beside them."""
+    engines = [f"{folder}{name}.engine" for name in _COMPONENTS]
+    return {f"{name}.json": b'"schema_version"' for name in engines} | {name: f"{name}.log" for name in engines}
+
+
+def calibration_marks(folder: str = "") -> dict[str, bytes | str]:
+    """Of a quantized checkpoint and the cache beside it."""
+    return {f"{folder}checkpoint.pth": _QUANTIZED, f"{folder}calibration.json": b'"int8 calibration"'}

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["METADATA_PREFIX", "canonicalize_", "metadata", "set_metadata_"]
+__all__ = ["METADATA_PREFIX", "PRODUCER", "canonicalize_", "metadata", "set_metadata_"]
 
 METADATA_PREFIX = "centerpoint."
 
-_PRODUCER = "centerpoint-deploy"
+PRODUCER = "centerpoint-deploy"
 # Input slot of an operator -> what the initializer in it is called.
 _SLOT_NAMES = {
     "Conv": ("input", "weight", "bias"),
@@ -31,7 +31,7 @@ def canonicalize_(model: onnx.ModelProto, graph_name: str) -> None:
     are equal by accident and hide them from builders that want constants.
     """
     graph = model.graph
-    model.producer_name, model.producer_version = _PRODUCER, ""
+    model.producer_name, model.producer_version = PRODUCER, ""
     model.domain, model.doc_string, model.model_version = "", "", 1
     graph.name, graph.doc_string = graph_name, ""
     for node in graph.node:

@@ -13,9 +13,10 @@ from base.arguments import whole_number
 from base.checks import add_accept
 from base.command import EXIT_USAGE, add_log_level, run_command, run_main
 from base.files import user_path
-from base.ownership import owned_file, owned_folder
+from base.ownership import owned_file
 from base.torchrun import joined
 from models.known_checks import KNOWN_CHECKS
+from training.work_dir import owned_work_dir
 
 __all__ = ["main"]
 
@@ -77,9 +78,9 @@ def _owning(args: argparse.Namespace, is_first: bool, run: Callable[[], int]) ->
     """Runs a command while what it writes is its own; of several processes the first one writes."""
     with contextlib.ExitStack() as stack:
         if is_first:
-            stack.enter_context(owned_file(user_path(args.output), "--output"))
+            stack.enter_context(owned_file(user_path(args.output), "--output", args))
             if args.command == "qat":
-                stack.enter_context(owned_folder(user_path(args.work_dir), "--work-dir"))
+                stack.enter_context(owned_work_dir(user_path(args.work_dir), resume=args.resume))
         return run()
 
 

@@ -243,7 +243,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run_owning(args: argparse.Namespace) -> SearchResult:
-    with owned_file(user_path(args.output), "--output") if args.output else contextlib.nullcontext():
+    with owned_file(user_path(args.output), "--output", args) if args.output else contextlib.nullcontext():
         return _run(args)
 
 

@@ -24,15 +24,19 @@ from base.command import add_log_level, run_command, run_main
 from base.determinism import set_determinism
 from base.errors import ConfigError, UserError
 from base.files import atomic_path, user_path
-from base.ownership import owned_file, owned_folder
+from base.keeping import require_ours
+from base.ownership import owned_file
 from models.build import import_mmdet3d
 from models.config import load_model_config
 from models.known_checks import KNOWN_CHECKS
 from training.safe_files import safe_files
 from training.targets import use_numpy_targets
+from training.work_dir import open_runner, owned_work_dir
 
 __all__ = ["main", "runner_config", "save_release"]
 
+# In every checkpoint to ship, whichever hook wrote it.
+_MARK = rb"X\x0c\x00\x00\x00model_config"
 _DEFAULT_CONFIG = "configs/model/centerpoint_t4_demo.py"
 
 _logger = logging.getLogger(__name__)
@@ -161,7 +165,10 @@ def _train(args: argparse.Namespace) -> None:
         raise ConfigError(f"The model config is named twice: '{args.config}' and --model-config '{args.model_config}'.")
     args.model_config = args.config or args.model_config or Path(_DEFAULT_CONFIG)
     output = user_path(args.output or args.work_dir / f"{args.model_config.stem}.pth")
-    with owned_folder(user_path(args.work_dir), "--work-dir"), owned_file(output, "--output"):
+    work_dir = user_path(args.work_dir)
+    with owned_work_dir(work_dir, resume=args.resume), owned_file(output, "--output", args):
+        if args.output is None:
+            require_ours(work_dir, {output.name: _MARK}, "--work-dir")
         _train_into(args, output)
 
 
@@ -171,7 +178,6 @@ def _train_into(args: argparse.Namespace, output: Path) -> None:
         raise UserError(f"'{args.model_config}' has no training recipe (train_cfg, optim_wrapper, param_scheduler).")
     import_mmdet3d()
     import torch
-    from mmengine.runner import Runner
 
     _register(cfg)
     set_determinism(args.seed)
@@ -180,7 +186,7 @@ def _train_into(args: argparse.Namespace, output: Path) -> None:
     torch.backends.cudnn.allow_tf32 = True
     cfg = runner_config(cfg, args)
     cfg.resume = args.resume
-    runner = Runner.from_cfg(cfg)
+    runner = open_runner(cfg)
     for hook in _releasing(runner):
         hook.output = None  # this command says where
     use_numpy_targets(runner.model.pts_bbox_head)

@@ -35,6 +35,8 @@ COLORS = {
     "pedestrian": "#ffe66d",
 }
 _MAX_RINGS = 4096
+# What a folder of earlier previews is known by (`base.keeping.require_ours`).
+_MARKS = {"statistics.json": b'"points_per_frame"', "statistics.png": "statistics.json"}
 RANGE_EDGES_M = (0, 10, 20, 30, 40, 50, 60, 80, 100, 120)
 
 Points = NDArray[np.float32]
@@ -196,7 +198,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> None:
-    with owned_folder(user_path(args.out), "--out"):
+    with owned_folder(user_path(args.out), "--out", marks=_MARKS):
         _preview(args)
 
 

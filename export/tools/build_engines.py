@@ -20,6 +20,7 @@ from base.wholeness import MARKS
 from export.engine.pipeline import CenterPointTensorRTExportPipeline, EngineSettings
 from export.engine.request import DEFAULT_WORKSPACE_BYTES, PRECISION_POLICIES, ShapeProfile
 from export.engine.selection import BUILDERS
+from export.existing import engine_marks
 from export.manifest import build_manifest, write_manifest
 
 __all__ = ["main"]
@@ -57,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> None:
-    with owned_folder(user_path(args.out), "--out", marks=MARKS):
+    with owned_folder(user_path(args.out), "--out", marks={**MARKS, **engine_marks()}):
         _build(args)
 
 

@@ -19,6 +19,7 @@ from base.files import user_path
 from base.ownership import owned_folder
 from base.shares import SHARE
 from base.wholeness import MARKS
+from export.existing import calibration_marks
 from export.manifest import build_manifest, discard_manifest, write_manifest
 from export.quantized_model import quantize_float_model, save_quantized_model
 from models.known_checks import KNOWN_CHECKS
@@ -28,6 +29,7 @@ __all__ = ["PART", "main"]
 
 PART = "part.json"
 _DEFAULTS = PtqSettings()
+_PART_MARKS: dict[str, bytes | str] = {PART: b'"part of a'}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -80,7 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> None:
-    with owned_folder(user_path(args.out), "--out", marks=MARKS):
+    marks = {**MARKS, **calibration_marks()} if args.part is None else _PART_MARKS
+    with owned_folder(user_path(args.out), "--out", marks=marks):
         _calibrate(args)
 
 

@@ -18,6 +18,7 @@ from base.errors import ConfigError
 from base.files import sha256_file, user_path
 from base.ownership import owned_folder
 from base.wholeness import MARKS
+from export.existing import onnx_marks
 from export.manifest import build_manifest, write_manifest
 from export.onnx_export import EXPORT_PRECISIONS, OnnxExportSettings, export_components
 from export.opsets import DEFAULT_OPSET, INT8_OPSET
@@ -64,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> None:
-    with owned_folder(user_path(args.out), "--out", marks=MARKS):
+    with owned_folder(user_path(args.out), "--out", marks={**MARKS, **onnx_marks()}):
         _export(args)
 
 

@@ -12,6 +12,7 @@ from mmengine.registry import HOOKS
 
 from base.errors import ConfigError
 from base.files import write_json
+from base.keeping import require_ours
 from quant.hooks.runner_model import unwrapped_model
 
 if TYPE_CHECKING:
@@ -68,8 +69,13 @@ class DetectionMapHook(Hook):
         self._spec: ModelSpec | None = None
 
     def before_train(self, runner: Runner) -> None:
-        """Takes up the curve of a resumed training."""
+        """Takes up the curve of a resumed training.
+
+        Raises:
+            ConfigError: a file of the curve's name is something else.
+        """
         path = Path(runner.work_dir) / CURVE_FILE
+        require_ours(path.parent, {CURVE_FILE: b'"loss"'}, "--work-dir")
         if runner._resume and path.is_file():
             from base.documents import read_json
             from quant.forms import CurveForm

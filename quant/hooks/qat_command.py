@@ -119,7 +119,6 @@ def run(args: argparse.Namespace) -> int:
         )
     import_mmdet3d()
     from mmengine.dist import is_main_process
-    from mmengine.runner import Runner
 
     for module in ("datasets.t4", "quant.hooks.detection_map_hook"):
         # Their classes register themselves.
@@ -128,12 +127,13 @@ def run(args: argparse.Namespace) -> int:
     from quant.hooks.runner_model import unwrapped_model
     from training.safe_files import safe_files
     from training.targets import use_numpy_targets
+    from training.work_dir import open_runner
 
     set_determinism(args.seed)
     cfg = qat_config(args)
     if args.launcher == "pytorch":
         _join_processes(cfg)
-    runner = Runner.from_cfg(cfg)
+    runner = open_runner(cfg)
     use_numpy_targets(unwrapped_model(runner).pts_bbox_head)
     with safe_files(args.resume):
         runner.train()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from base.arguments import SEED, whole_number
 from base.errors import ConfigError
 from base.files import user_path
+from base.keeping import require_ours
 from base.messages import plain_lines
 from base.shares import WHOLE
 from quant.part_options import add_parts, output_of
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["add_arguments", "run"]
 
 _SHOWN = 10
+_PICTURES = (".svg", ".png")
 _logger = logging.getLogger(__name__)
 
 
@@ -64,12 +66,16 @@ def run(args: argparse.Namespace) -> int:
     from quant.sensitivity.parts import merge_sensitivity_parts
 
     output = output_of(args, ".csv")
+    if args.part is None:
+        profile_name = output.with_suffix(".json").name
+        pictures = {output.with_suffix(suffix).name: profile_name for suffix in _PICTURES}
+        require_ours(output.parent, {profile_name: b'"model_fingerprint"', **pictures}, "--output")
     profile = merge_sensitivity_parts([user_path(path) for path in args.merge]) if args.merge else _measure(args)
     if args.part is not None:
         return 0
     profile.write_csv(output)
     profile.write_json(output.with_suffix(".json"))
-    for suffix in (".svg", ".png"):
+    for suffix in _PICTURES:
         write_sensitivity_chart(profile, output.with_suffix(suffix))
     _logger.info("wrote %s, and .json, .svg and .png beside it", output)
     print(plain_lines(summary(profile, args.max_map_drop)))  # noqa: T201 - what the command is for

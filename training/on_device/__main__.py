@@ -119,11 +119,12 @@ def _run(args: argparse.Namespace) -> None:
         if values is not None and len(values) != len(roots):
             raise ConfigError(f"{name} has {len(values)} values for {len(roots)} --data-root; give one for each.")
     output = user_path(args.output)
-    with owned_file(output, "--output"):
-        _train(args, output)
+    log = user_path(args.log) if args.log else output.with_suffix(".log.jsonl")
+    with owned_file(output, "--output", args), owned_file(log, "--log", args):
+        _train(args, output, log)
 
 
-def _train(args: argparse.Namespace, output: Path) -> None:
+def _train(args: argparse.Namespace, output: Path, log: Path) -> None:
     import torch
 
     from models.build import build_model, load_checkpoint
@@ -167,7 +168,6 @@ def _train(args: argparse.Namespace, output: Path) -> None:
         log_interval=args.log_interval,
     )
     lines: list[str] = []
-    log = user_path(args.log) if args.log else output.with_suffix(".log.jsonl")
 
     def save(iterations: int) -> dict[str, Any]:
         meta = {

@@ -54,7 +54,7 @@ def test_explained_messages_are_the_programs_own() -> None:
     messages = re.findall(r"^\| `([^`]+)` \|", text, re.MULTILINE)
     messages += re.findall(r"^\| `([^`]+)` \|", page("quantization.md").split("## Messages")[1], re.MULTILINE)
     messages += ["makes up to", "contradicts", "no frame was compared", "NaN or infinite values"]
-    folders = ("base", "models", "datasets", "runtime", "eval", "quant", "export", "autoware", "deploy")
+    folders = ("base", "models", "datasets", "runtime", "eval", "training", "quant", "export", "autoware", "deploy")
     sources = "\n".join(
         file.read_text(encoding="utf-8") for folder in folders for file in (REPOSITORY / folder).rglob("*.py")
     )
