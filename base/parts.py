@@ -1,13 +1,12 @@
 """Files of work that was cut into shares: each says of what it is a part, and only parts that make up one whole merge.
 
-A part is JSON: the share, the work (what every part of it must agree in: model, data, settings), the content, and
-a checksum over all of it. Equal parts are equal bytes. What the content is, its format says (`base.parsing`).
+A part is JSON (`base.sealed`): the share, the work (what every part of it must agree in: model, data, settings) and the
+content. Equal parts are equal bytes. What the content is, its format says (`base.parsing`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -15,18 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from base.documents import read_json
 from base.errors import DataError
 from base.files import atomic_path
 from base.messages import shown, shown_file
-from base.parsing import NonEmptyStr, PositiveInt, Record, Text, parse
+from base.parsing import NonEmptyStr, PositiveInt, Record, parse
+from base.sealed import Sealed
 from base.shares import Share
 
 __all__ = ["Part", "read_parts", "write_part"]
 
 T = TypeVar("T")
-
-_VERSION = 1
 
 
 class _ShareForm(Record):
@@ -40,7 +37,6 @@ class _PartForm(Record):
     share: _ShareForm
     work: dict[NonEmptyStr, Any]
     content: Any
-    sha256: Text
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,15 +68,9 @@ def write_part(
         work: What all parts must agree in, as plain values; each key is named where they do not.
         content: Plain values without NaN and infinities.
     """
-    value = {
-        "format": _form(kind),
-        "version": _VERSION,
-        "share": dataclasses.asdict(share),
-        "work": dict(work),
-        "content": dict(content),
-    }
+    value = {"share": dataclasses.asdict(share), "work": dict(work), "content": dict(content)}
     with atomic_path(path) as temporary:
-        temporary.write_text(_text({**value, "sha256": _checksum(value)}) + "\n", encoding="utf-8")
+        temporary.write_text(_text(_documents(kind).sealed(value)) + "\n", encoding="utf-8")
 
 
 def read_parts(
@@ -133,8 +123,9 @@ def _a(kind: str) -> str:
     return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
 
 
-def _form(kind: str) -> str:
-    return f"part of {_a(kind)}"
+def _documents(kind: str) -> Sealed:
+    what = f"part of {_a(kind)}"
+    return Sealed(what, 1, what, "Give files that were written with --part.", f"Make this part of the {kind} again.")
 
 
 def _are(items: Sequence[str]) -> str:
@@ -142,21 +133,8 @@ def _are(items: Sequence[str]) -> str:
 
 
 def _read(path: Path, kind: str, content: type[T]) -> Part[T]:
-    remedy = f"Make this part of the {kind} again."
-    value = read_json(path, remedy=remedy)
-    form = _form(kind)
-    if not isinstance(value, dict) or value.get("format") != form:
-        raise DataError(f"{shown_file(path)} is no {form}; give files that were written with --part.")
-    if value.get("version") != _VERSION:
-        raise DataError(
-            f"{shown_file(path)} is a {form} of version {shown(value.get('version'))}; this release reads "
-            f"{_VERSION}. {remedy}"
-        )
-    parsed = parse(_PartForm, value, file=path, remedy=remedy)
-    if parsed.sha256 != _checksum({key: item for key, item in value.items() if key != "sha256"}):
-        raise DataError(
-            f"{shown_file(path)} was changed or damaged since it was written: its checksum does not fit. {remedy}"
-        )
+    documents = _documents(kind)
+    remedy, parsed = documents.remedy, documents.read(path, _PartForm)
     try:
         share = Share(parsed.share.number, parsed.share.of)
     except ValueError as error:
@@ -176,7 +154,3 @@ def _require_same_work(part: Part[Any], work: Mapping[str, Any], whose: str, kin
 
 def _text(value: Any) -> str:
     return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-
-
-def _checksum(value: Mapping[str, Any]) -> str:
-    return hashlib.sha256(_text(value).encode()).hexdigest()

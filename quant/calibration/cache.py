@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from base.errors import DataError
-from base.files import read_json, write_json
+from base.files import write_json
 from base.parsing import parse
+from base.sealed import Sealed
 from quant.calibration.identity import architecture_fingerprint, weights_fingerprint
 from quant.calibration.result import CalibrationResult, QuantizerCalibration
 from quant.forms import CacheForm
@@ -21,17 +20,21 @@ if TYPE_CHECKING:
 
 __all__ = ["read_cache", "write_cache"]
 
-_FORMAT = "int8 calibration"
-_VERSION = 1
 _LARGEST_SCALE = 65504.0  # of FP16
 _REMEDY = "Calibrate again."
+_DOCUMENTS = Sealed(
+    "int8 calibration",
+    1,
+    "calibration cache",
+    "Give the file that save_calib_cache wrote.",
+    _REMEDY,
+    separators=(", ", ": "),
+)
 
 
 def write_cache(result: CalibrationResult, path: str | Path) -> None:
     """Writes `result` without its histograms."""
     content = {
-        "format": _FORMAT,
-        "version": _VERSION,
         "amax_method": result.amax_method,
         "weight_method": result.weight_method,
         "percentile": result.percentile,
@@ -39,7 +42,7 @@ def write_cache(result: CalibrationResult, path: str | Path) -> None:
         "model": {"architecture": result.architecture, "weights_sha256": result.weights_sha256},
         "quantizers": [{"name": name, **dataclasses.asdict(entry)} for name, entry in result.quantizers.items()],
     }
-    write_json(path, {**content, "sha256": _checksum(content)})
+    write_json(path, _DOCUMENTS.sealed(content))
 
 
 def read_cache(path: str | Path, model: nn.Module, required: frozenset[str]) -> CalibrationResult:
@@ -53,17 +56,7 @@ def read_cache(path: str | Path, model: nn.Module, required: frozenset[str]) -> 
         DataError: the file is missing, truncated, changed, of another model or other weights, lacks a quantizer, names
             an unknown one, or holds an invalid scale.
     """
-    content = read_json(path)
-    if not isinstance(content, dict) or content.get("format") != _FORMAT:
-        raise DataError(f"'{path}' is no calibration cache. Give the file that save_calib_cache wrote.")
-    if content.get("version") != _VERSION:
-        raise DataError(
-            f"'{path}' is a calibration cache of version {content.get('version')}; this release reads {_VERSION}. "
-            f"{_REMEDY}"
-        )
-    checksum = content.pop("sha256", None)
-    if checksum != _checksum(content):
-        raise DataError(f"'{path}' was changed or damaged since it was written: its checksum does not fit. {_REMEDY}")
+    content = _DOCUMENTS.read(path)
     try:
         result = _result(content)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -143,7 +136,3 @@ def _check_quantizers(
                     f"Calibration cache '{path}': '{name}' has the scale {scale!r}; scales are positive numbers of "
                     f"eight significant bits. {_REMEDY}"
                 )
-
-
-def _checksum(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
