@@ -101,8 +101,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> int:
     from datasets.frames import open_frames
     from deploy.config.paths import input_path
-    from deploy.detectors import DetectorFiles, open_checked_detector
     from eval.codec import to_json
+    from export.existing import check_onnx_dir
     from models.config import load_model_config
     from models.spec import ModelSpec
     from runtime.opening import open_detector
@@ -110,12 +110,11 @@ def _run(args: argparse.Namespace) -> int:
     cfg = load_model_config(input_path(args.model_config))
     spec = ModelSpec.from_config(cfg)
     frames = open_frames(cfg, "val", str(user_path(args.data_root)))
-    files = DetectorFiles(onnx_dir=user_path(args.onnx_dir))
-    detector, precision = open_checked_detector("cuda", files, spec=spec, device=args.device)
-    detector.close()
+    onnx_dir = user_path(args.onnx_dir)
+    precision = check_onnx_dir(onnx_dir, spec, None, "--onnx-dir")
 
     def opener(skips: bool) -> Detector:
-        options: dict[str, Any] = {"device": args.device, "onnx_dir": files.onnx_dir, "skips_empty": skips}
+        options: dict[str, Any] = {"device": args.device, "onnx_dir": onnx_dir, "skips_empty": skips}
         return open_detector("cuda", spec=spec, **options)
 
     found = compare(opener, frames, num_frames=args.frames or -1, precision=precision)
