@@ -53,6 +53,10 @@ def _calibration_impl(ctx):
     args.add("--amax-method", ctx.attr.amax_method)
     args.add("--engine", ctx.attr.engine)
     args.add_all(ctx.attr.skip_layers, before_each = "--skip-layer")
+    if ctx.file.deploy_config:
+        args.add("--deploy-config", ctx.file.deploy_config)
+        inputs.append(ctx.file.deploy_config)
+        inputs += ctx.files._deploy_configs
 
     def run(more, made, action_inputs, what):
         ctx.actions.run(
@@ -112,8 +116,13 @@ calibration = rule(
             doc = "package of the quantizers",
         ),
         "skip_layers": attr.string_list(doc = "layers and patterns kept in floating point"),
+        "deploy_config": attr.label(
+            allow_single_file = [".py"],
+            doc = "deploy configuration whose quantization.sensitive_layers stay in floating point, too",
+        ),
         "version": attr.string(mandatory = True, doc = "version of the artifact, in the folder's name"),
         "_configs": attr.label(default = "//configs/model"),
+        "_deploy_configs": attr.label(default = "//configs/deploy"),
         "_calibrator": attr.label(default = "//export/tools:calibrate", executable = True, cfg = "exec"),
     },
 )

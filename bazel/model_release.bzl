@@ -33,6 +33,7 @@ def model_release(
         version,
         checkpoint = None,
         dataset = None,
+        deploy_config = None,
         bundle_dataset = None,
         num_batches = 100,
         num_samples = -1,
@@ -48,11 +49,12 @@ def model_release(
       version: version of the artifacts, in the folders' names.
       checkpoint: trained weights; None draws weights from seed 0, which have no bundles and no reports.
       dataset: a t4_dataset to score on; None makes no reports.
+      deploy_config: deploy configuration whose `quantization.sensitive_layers` stay in floating point in INT8.
       bundle_dataset: what score thresholds of the bundles are measured on; None takes the node's usual ones.
       num_batches: frames to calibrate on.
       num_samples: frames to score; -1 for all.
       shards: actions that share the calibration, the analysis and the evaluations; 0: as --//bazel:shards says.
-      skip_layers: layers and patterns kept in floating point.
+      skip_layers: further layers and patterns kept in floating point. The sensitivity analysis measures them all.
       tags: of every target, such as "manual" for a release that `//...` leaves alone.
     """
     seed = -1 if checkpoint else 0
@@ -76,6 +78,7 @@ def model_release(
         name = name + "_calibration",
         checkpoint = checkpoint,
         dataset = calibration_dataset,
+        deploy_config = deploy_config,
         model_config = model_config,
         num_batches = num_batches,
         seed = seed,
@@ -130,9 +133,22 @@ def model_release(
                 tags = tags + ["manual"],
                 version = version,
             )
+        measured = name + "_calibration"
+        if deploy_config or skip_layers:
+            measured = name + "_whole_calibration"
+            calibration(
+                name = measured,
+                checkpoint = checkpoint,
+                dataset = calibration_dataset,
+                model_config = model_config,
+                num_batches = num_batches,
+                shards = shards,
+                tags = tags + ["manual"],
+                version = version,
+            )
         sensitivity(
             name = name + "_sensitivity",
-            calibration = ":" + name + "_calibration",
+            calibration = ":" + measured,
             dataset = dataset,
             num_samples = num_samples,
             shards = shards,

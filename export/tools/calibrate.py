@@ -15,8 +15,11 @@ from base.arguments import SEED, THREADS, whole_number
 from base.checks import add_accept
 from base.command import add_log_level, run_command, run_main
 from base.determinism import set_determinism
+from base.errors import ConfigError
 from base.files import user_path
 from base.ownership import owned_folder
+from base.parsing import Items, NonEmptyStr, misfit, parse
+from base.python_configs import run_config
 from base.shares import SHARE
 from base.wholeness import MARKS
 from export.existing import calibration_marks
@@ -61,6 +64,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--skip-layer", action="append", default=[], metavar="NAME", help="layer or pattern to keep in floating point"
     )
+    parser.add_argument(
+        "--deploy-config", type=Path, metavar="PY", help="keep its quantization.sensitive_layers in floating point, too"
+    )
     parts = parser.add_mutually_exclusive_group()
     parts.add_argument(
         "--part", type=SHARE, metavar="K/N", help="run the K-th of N shares of the frames; write part.json"
@@ -103,13 +109,17 @@ def _calibrate(args: argparse.Namespace) -> None:
         inputs["checkpoint"] = user_path(args.checkpoint)
         weights = "checkpoint"
         load_checkpoint(model, inputs["checkpoint"])
+    kept = list(args.skip_layer)
+    if args.deploy_config is not None:
+        inputs["deploy_config"] = user_path(args.deploy_config)
+        kept += _sensitive_layers(inputs["deploy_config"])
     settings = PtqSettings(
         engine=args.engine,
         method=args.method,
         amax_method=args.amax_method,
         num_batches=args.num_batches,
         fuse_bn=not args.no_fuse_bn,
-        skip_layers=tuple(args.skip_layer),
+        skip_layers=tuple(kept),
     )
     batches = calibration_batches(cfg, args.split, str(data_root), args.num_batches, model=model)
     inputs["info_file"] = data_root / cfg[f"{args.split}_dataloader"].dataset.ann_file
@@ -138,6 +148,16 @@ def _calibrate(args: argparse.Namespace) -> None:
         packages=("torch", "mmdet3d", "numpy", args.engine),
     )
     write_manifest(out / "manifest.json", manifest)
+
+
+def _sensitive_layers(path: Path) -> tuple[str, ...]:
+    """What a deploy configuration keeps in floating point; `deploy.config` checks the rest of it."""
+    cfg = run_config(path, "Deploy config", missing="Give its path with --deploy-config.")
+    section = cfg.get("quantization", {})
+    if not isinstance(section, dict):
+        raise misfit(path, ["quantization"], section, "must be a dictionary", error=ConfigError)
+    layers = section.get("sensitive_layers", ())
+    return parse(Items[NonEmptyStr], layers, file=path, at=("quantization", "sensitive_layers"), error=ConfigError)
 
 
 if __name__ == "__main__":

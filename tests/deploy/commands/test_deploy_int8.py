@@ -214,6 +214,30 @@ def test_the_build_action_calibrates_the_same_bytes_twice(
         assert sha256_file(tmp_path / name) == sha256_file(calibrated / name)
 
 
+def test_the_build_action_keeps_the_layers_of_a_deploy_config_in_floating_point(
+    deployment: Deployment, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The layers that a run with that configuration keeps, read from the same file."""
+    config = tmp_path / "int8.py"
+    config.write_text("quantization = dict(enabled=True, sensitive_layers=['pts_backbone.blocks.0.*'])\n")
+    given = ["--model-config", deployment.model_config, "--checkpoint", deployment.checkpoint, "--data-root", data]
+    given += ["--num-batches", "1", "--log-level", "ERROR", "--out", tmp_path / "out", "--deploy-config", config]
+    assert calibrate.main([str(item) for item in given]) == 0
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["inputs"]["deploy_config"]["file"] == "int8.py"
+    layers = {layer["path"]: layer["quantized"] for layer in manifest["settings"]["structure"]["layers"]}
+    first = {path for path in layers if path.startswith("pts_backbone.blocks.0.")}
+    assert first
+    assert not any(layers[path] for path in first)
+    assert any(layers.values())
+    for text, place in (("quantization = 3", "quantization"), ("quantization = dict(sensitive_layers=3)", "layers")):
+        config.write_text(text + "\n")
+        assert calibrate.main([str(item) for item in given]) == 2
+        error = capsys.readouterr().err
+        assert str(config) in error
+        assert place in error
+
+
 def test_the_build_action_exports_it(
     calibrated: Path, deployment: Deployment, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
