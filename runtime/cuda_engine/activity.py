@@ -223,7 +223,7 @@ def _described(layers: Sequence[TiledLayer], warps: int) -> _Described:
     records, pieces, filled, listed, fixed, spans = [], [], 0, 0, 0, 1
     for index, layer in enumerate(layers):
         parts, tiles, always = layer.tile_reaches, layer.down * layer.across, _fixed_bytes(layer)
-        records.append((layer.across, tiles, listed, len(parts), fixed if always else -1))
+        records.append((layer.across, tiles, listed, len(parts), fixed if always else -1, warps // len(parts)))
         held = _pieces(layer, warps, filled)
         last = np.arange(len(held)) == len(held) - 1
         begin = sum(map(len, blocks))

@@ -25,7 +25,7 @@
 //             zeroed for the frame after that.
 //   state     which of them is this frame's; how many layers have their lists
 //   layers    {tiles in a row, in all; where its list begins; number of its parts; where the parts that its tiles always read
-//             begin, or -1}
+//             begin, or -1; pieces of a block}
 //   blocks    {layer, its first block, whether it is its last}
 //   pieces    of each warp: {last << 16 | first row that it reaches; where the reaches of its tiles' columns begin, last << 16 |
 //             first; row of tiles; tiles << 16 | first tile in the row}
@@ -52,8 +52,8 @@ typedef unsigned long long u64;
 #define TABLE_ROWS (GRID_Y + (GRID_Y + BAND_ROWS - 1) / BAND_ROWS)
 #define TABLE (TABLE_ROWS * WORDS)
 #define WARPS (LIST_THREADS / 32)
-// Rows that a warp loads at a time.
-#define ROWS_AHEAD 16
+// What a warp loads at a time.
+#define BANDS_AHEAD 16
 #define ENDS ((1ull << 24) - 1)
 
 static_assert(GRID_Y <= 8192 && GRID_X <= 65536, "reaches are 16 bits, tiles of a layer 24");
@@ -64,7 +64,7 @@ struct State {
     int turn, listed;
 };
 struct Layer {
-    int across, all, list, parts, always;
+    int across, all, list, parts, always, abreast;
 };
 struct Block {
     int layer, first, last;
@@ -108,23 +108,30 @@ extern "C" __global__ void __launch_bounds__(MARK_THREADS) activity_mark(
     }
 }
 
-// The OR of a word over some rows: whole bands by their own.
+// The OR of a word over some rows: whole bands by their own, and the rows above and below them. Half of the kernel's time were
+// instructions, most of them here: places are constants behind three addresses.
 __device__ __forceinline__ u32 joined_rows(const u32* words, int top, int bottom)
 {
-    const int first = (top + BAND_ROWS - 1) / BAND_ROWS, bands = max((bottom + 1) / BAND_ROWS - first, 0);
-    const int above = bands ? first * BAND_ROWS - top : bottom - top + 1, rows = bottom - top + 1 - bands * (BAND_ROWS - 1);
-    u32 any = 0;
-    for (int begin = 0; begin < rows; begin += ROWS_AHEAD) {
-        u32 loaded[ROWS_AHEAD];
+    const int first = (top + BAND_ROWS - 1) / BAND_ROWS, end = max((bottom + 1) / BAND_ROWS, first);
+    const int above = min(first * BAND_ROWS, bottom + 1) - top, below = bottom + 1 - end * BAND_ROWS;
+    const u32 *upper = words + top * WORDS, *lower = words + end * BAND_ROWS * WORDS;
+    u32 ends[2][BAND_ROWS];
 #pragma unroll
-        for (int k = 0; k < ROWS_AHEAD; ++k) {
-            const int i = begin + k, beyond = i - above;
-            const int row = beyond < 0 ? top + i : beyond < bands ? GRID_Y + first + beyond : top + i + bands * (BAND_ROWS - 1);
-            loaded[k] = i < rows ? words[row * WORDS] : 0;
-        }
-#pragma unroll
-        for (int k = 0; k < ROWS_AHEAD; ++k) any |= loaded[k];
+    for (int k = 0; k < BAND_ROWS - 1; ++k) {
+        ends[0][k] = k < above ? upper[k * WORDS] : 0;
+        ends[1][k] = k < below ? lower[k * WORDS] : 0;
     }
+    u32 any = 0;
+    for (int band = first; band < end; band += BANDS_AHEAD) {
+        const u32* whole = words + (GRID_Y + band) * WORDS;
+        u32 loaded[BANDS_AHEAD];
+#pragma unroll
+        for (int k = 0; k < BANDS_AHEAD; ++k) loaded[k] = k < end - band ? whole[k * WORDS] : 0;
+#pragma unroll
+        for (int k = 0; k < BANDS_AHEAD; ++k) any |= loaded[k];
+    }
+#pragma unroll
+    for (int k = 0; k < BAND_ROWS - 1; ++k) any |= ends[0][k] | ends[1][k];
     return any;
 }
 
@@ -176,8 +183,7 @@ extern "C" __global__ void __launch_bounds__(LIST_THREADS) activity_list(
     const bool exists = lane < tiles;
     const u32 columns = exists ? reaches[piece.columns + lane] : 0;
     const Layer layer = layers[block.layer];
-    const int abreast = WARPS / layer.parts;
-    const bool writes = exists && warp < abreast;
+    const bool writes = exists && warp < layer.abreast;
     const u32 fixed = writes && layer.always >= 0 ? always[layer.always + piece.row * layer.across + column] : 0;
     // What the frame before read: nobody looks at it before it is the next frame's.
     u32* last_table = tables + (turn == 0 ? 2 : turn - 1) * TABLE;
@@ -200,7 +206,7 @@ extern "C" __global__ void __launch_bounds__(LIST_THREADS) activity_list(
     __syncthreads();
     u32 parts = 0;
     if (writes)
-        for (int part = 0; part < layer.parts; ++part) parts |= (reached[part * abreast + warp] >> lane & 1) << part;
+        for (int part = 0; part < layer.parts; ++part) parts |= (reached[part * layer.abreast + warp] >> lane & 1) << part;
     const bool active = parts != 0, light = active && (parts | fixed) != (1u << layer.parts) - 1;
     parts |= fixed;
     const u32 fronts = __ballot_sync(ALL, active && !light), backs = __ballot_sync(ALL, light);
@@ -237,5 +243,5 @@ extern "C" __global__ void __launch_bounds__(LIST_THREADS) activity_list(
         store_kept(lists + layer.list + (light ? layer.all - 1 - offset : offset), tile_word(piece.row, column, parts));
     // The first layer reads its list ahead of waiting for this kernel, which makes no promise about memory: it is there before
     // a block ends.
-    __threadfence();
+    if (active || threadIdx.x == 0) __threadfence();
 }
