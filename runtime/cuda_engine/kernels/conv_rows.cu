@@ -61,6 +61,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) conv(
     extern __shared__ __align__(128) char memory[];
     __shared__ __align__(8) u64 barriers[BARRIERS];
     const int warpgroup = uniform(threadIdx.x / 128);
+    begin_with_next();
     const TileCounts counts = count_tiles(g.tiles);
     const Ring ring = set_up(memory, barriers);
     const Share share = my_share(g, counts);
@@ -68,10 +69,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) conv(
     int item = share.first + share.lanes * group;
     const u32 guess = guess_of(g, item);
     __syncthreads();
-    begin_with_next();
-    // Nothing to do: no weights either. The kernel still ends after the one before it.
+    // Nothing to do: no weights either, and room for the next kernel. This one still ends after the one before it.
     if (share.first >= share.items) {
-        wait_for_previous();
+        if (blockIdx.x == 0) wait_for_previous();
         return;
     }
 

@@ -174,6 +174,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) heads(
     const u32 scales = last + BRANCHES * LAST_BYTES, ring = scales + BRANCHES * SCALE_BYTES;
     const u32 full = shared_address(barriers), empty = full + STAGES * 8, loaded = empty + STAGES * 8;
     const int group = uniform(threadIdx.x / 128);
+    begin_with_next();
     const TileCounts counts = count_tiles(g.tiles);
     const u32 guess = guess_tile(g.tiles, blockIdx.x);
     if (threadIdx.x == 0) {
@@ -185,13 +186,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) heads(
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
     __syncthreads();
-    begin_with_next();
 
     const int tiles = counts.front + counts.back;
     int item = blockIdx.x, stage = 0;
-    // Nothing to do: no weights either. The kernel still ends after the one before it.
+    // Nothing to do: no weights either, and room for the next kernel. This one still ends after the one before it.
     if (item >= tiles) {
-        wait_for_previous();
+        if (blockIdx.x == 0) wait_for_previous();
         return;
     }
     u32 next = first_tile(g.tiles, counts, item, guess);

@@ -2,8 +2,9 @@
 // they do before they wait for it (barriers, weights to shared memory) costs no time. After the wait its results are
 // visible. Before compute capability 9.0 kernels follow each other.
 //
-// Constraints: every kernel that may be launched with `overlap` waits for the one before it ahead of reading or writing
-// what that one wrote or reads; `wait_for_previous` is for all threads of a block.
+// Constraints: every block of a kernel that may be launched with `overlap` waits for the one before it ahead of reading or writing
+// what that one wrote or reads; a block that does neither may end at once, but one at least waits: what is done when a kernel
+// ends is then all that came before it. `begin_with_next` orders nothing.
 // Checked by: python -m runtime.cuda_engine.selfcheck --only frames (one frame after another, without a pause)
 
 __device__ __forceinline__ void begin_with_next() {
