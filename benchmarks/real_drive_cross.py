@@ -132,7 +132,7 @@ def _fold(args: argparse.Namespace, data: Path, out: Path, workers: int) -> None
     options += ["--resamples", args.resamples, "--calibrate-batches", args.calibrate_batches, "--output", out / "score"]
     for name in ("unlabelled", "calibration", "methods"):
         if value := getattr(args, name):
-            options += [f"--{name}", *(value if isinstance(value, list) else [value])]
+            options += [f"--{name}", *([value] if isinstance(value, Path) else value)]
     start("benchmarks.real_drive", options, out / "score.log")
     _logger.info("%s: trained and scored", out.name)
 

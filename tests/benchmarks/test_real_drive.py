@@ -19,6 +19,7 @@ from base.boxes import Boxes3D
 from base.errors import ConfigError, DataError
 from benchmarks import real_drive_cross
 from benchmarks.int8_accuracy_results import StoredRun
+from benchmarks.int8_accuracy_variants import parse_variant
 from benchmarks.real_drive import _claim, main, one_sweep, summary
 from benchmarks.real_drive import _parser as score_parser
 from benchmarks.real_drive_choose import main as choose_main
@@ -388,7 +389,10 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str]]]:
             assert (len(understood.data_root), understood.share, understood.seed) == (2, [1.0, 1.0], 0)
             output.write_text("weights")
         elif module == "benchmarks.real_drive":
-            assert score_parser().parse_args(words).output == output
+            understood = score_parser().parse_args(words)
+            assert understood.output == output
+            for name in understood.methods:
+                parse_variant(name)
             (output / "labelled" / "detections").mkdir(parents=True)
             run = StoredRun(output / "labelled")
             truth = boxes([(12, 1.9, 0.0)], [0])
