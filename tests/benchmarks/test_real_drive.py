@@ -406,6 +406,16 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str]]]:
     return started
 
 
+def test_cross_validation_scores_by_default_methods(
+    drive: Path, tmp_path: Path, steps: list[tuple[str, list[str]]]
+) -> None:
+    (tmp_path / "like").mkdir()
+    (tmp_path / "like" / "centerpoint_infos_train.pkl").write_text("frames")
+    options = ["--data", str(drive), "--generated", str(tmp_path / "like"), "--folds", "2", "--gap", "0"]
+    assert real_drive_cross.main([*options, "--resamples", "0", "--output", str(tmp_path / "cross")]) == 0
+    assert [module for module, _ in steps].count("benchmarks.real_drive") == 2
+
+
 def test_cross_validation_in_one_command(
     drive: Path, tmp_path: Path, steps: list[tuple[str, list[str]]], capsys: pytest.CaptureFixture[str]
 ) -> None:
