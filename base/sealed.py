@@ -69,7 +69,11 @@ class Sealed:
             )
         checksum = value.pop("sha256", None)
         content = value if form is None else parse(form, value, file=path, remedy=self.remedy)
-        if checksum != self._checksum(value):
+        try:
+            fits = checksum == self._checksum(value)
+        except ValueError:  # a NaN or an infinity, which no document is written with
+            fits = False
+        if not fits:
             raise DataError(
                 f"{shown_file(path)} was changed or damaged since it was written: its checksum does not fit. "
                 f"{self.remedy}"

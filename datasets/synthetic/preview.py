@@ -36,7 +36,7 @@ COLORS = {
 }
 _MAX_RINGS = 4096
 # What a folder of earlier previews is known by (`base.keeping.require_ours`).
-_MARKS = {"statistics.json": b'"points_per_frame"', "statistics.png": "statistics.json"}
+_MARKS: dict[str, bytes | str] = {"statistics.json": b'"points_per_frame"', "statistics.png": "statistics.json"}
 RANGE_EDGES_M = (0, 10, 20, 30, 40, 50, 60, 80, 100, 120)
 
 Points = NDArray[np.float32]
