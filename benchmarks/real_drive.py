@@ -25,10 +25,9 @@ from base.ownership import owned_folder
 from benchmarks.int8_accuracy_results import StoredRun
 from benchmarks.int8_accuracy_scoring import network_opener, score
 from benchmarks.int8_accuracy_variants import FP16, Variants, parse_variant
-from benchmarks.real_drive_data import INFO_FILE, convert_scans, drive_scans, scans_sha256
+from benchmarks.real_drive_data import INFO_FILE, TRAIN_INFO_FILE, convert_scans, drive_scans, scans_sha256
 from benchmarks.real_drive_scores import agreement, frames_in_view, heading_errors, intervals, objects_to_find, tables
 from benchmarks.run_options import (
-    add_calibrate_batches,
     add_drive,
     add_int8,
     add_model,
@@ -53,7 +52,6 @@ __all__ = ["DEFAULT_METHODS", "Detections", "check_input", "main", "one_sweep", 
 _logger = logging.getLogger(__name__)
 
 _FLOAT = ("fp32", FP16)
-_TRAIN_INFOS = "centerpoint_infos_train.pkl"
 DEFAULT_METHODS = ("max", "percentile", "mse", "entropy", "sparse_mse")
 _DEFAULT_LEFT = ("pts_backbone.blocks.0.*",)
 
@@ -63,7 +61,6 @@ def _parser() -> argparse.ArgumentParser:
     add_drive(parser)
     add_model(parser)
     add_int8(parser, DEFAULT_METHODS)
-    add_calibrate_batches(parser, 48)
     parser.add_argument("--leave", nargs="+", default=_DEFAULT_LEFT, metavar="LAYERS", help="default %(default)s")
     add_view(parser)
     add_resamples(parser)
@@ -114,7 +111,7 @@ def check_input(
     if unlabelled:
         drive_scans(user_path(unlabelled))
     for folder in sources.values():
-        if not (folder / _TRAIN_INFOS).is_file():
+        if not (folder / TRAIN_INFO_FILE).is_file():
             drive_scans(folder)
     return sources
 
@@ -176,7 +173,7 @@ def _identity(args: argparse.Namespace) -> dict[str, Any]:
 
 def _frames_sha256(folder: Path) -> str:
     """Which frames a set of calibration frames is."""
-    infos = folder / _TRAIN_INFOS
+    infos = folder / TRAIN_INFO_FILE
     return sha256_file(infos) if infos.is_file() else scans_sha256(folder)
 
 
@@ -215,7 +212,7 @@ def _calibration(
     from quant.stored_frames import StoredFrames
 
     count = args.calibrate_batches
-    if (folder / _TRAIN_INFOS).is_file():
+    if (folder / TRAIN_INFO_FILE).is_file():
         return StoredFrames.read(
             calibration_batches(cfg, "train", str(folder), count, model=model), count, args.workers
         )

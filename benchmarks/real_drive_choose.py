@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from benchmarks.int8_accuracy_results import StoredRun
 from benchmarks.int8_accuracy_variants import FP16
 from benchmarks.real_drive import summary
 from benchmarks.real_drive_data import read_labels
-from benchmarks.real_drive_folds import parts
+from benchmarks.real_drive_folds import fold_name, pair_name, parts
 from benchmarks.real_drive_pool import PooledRun
 from benchmarks.real_drive_scores import tables
 from benchmarks.run_options import add_drive, add_model, add_output, add_resamples, add_view, named_folders, publish
@@ -39,15 +40,16 @@ __all__ = ["main", "worth"]
 _FEWEST = 20
 
 
-class _Frames:
-    """Frames of several runs behind one another."""
+@dataclass(frozen=True)
+class _Stretch:
+    """Some frames of a run, one behind the other."""
 
-    def __init__(self, chosen: Sequence[tuple[StoredRun, slice]]) -> None:
-        self._chosen = chosen
+    run: StoredRun
+    part: slice
 
     def frames(self, method: str) -> list[FrameResult]:
         """A variant's detections beside the ground truth."""
-        return [frame for run, part in self._chosen for frame in run.frames(method)[part]]
+        return self.run.frames(method)[self.part]
 
 
 def worth(results: Mapping[str, Any]) -> float:
@@ -102,10 +104,10 @@ def _run(args: argparse.Namespace) -> None:
 
     rows: list[dict[str, Any]] = []
     for fold in range(len(split)):
-        found = {name: told(_Frames(_without(folder, fold, lengths)), 0) for name, folder in pairs.items()}
+        found = {name: told(PooledRun(_without(folder, fold, lengths)), 0) for name, folder in pairs.items()}
         values = {name: round(worth(results), 2) for name, results in found.items()}
         rows.append({"fold": fold, "worth": values, "chosen": max(values, key=lambda name: values[name])})
-    scored = [StoredRun(folds[row["chosen"]] / f"fold_{row['fold']}" / "score" / "labelled") for row in rows]
+    scored = [StoredRun(folds[row["chosen"]] / fold_name(row["fold"]) / "score" / "labelled") for row in rows]
     pooled = told(PooledRun(scored), args.resamples)
     out = user_path(args.output)
     with owned_folder(out, "--output"):
@@ -115,13 +117,13 @@ def _run(args: argparse.Namespace) -> None:
         publish(out, {"choices": rows, "pooled": pooled}, text)
 
 
-def _without(folder: Path, fold: int, lengths: Sequence[int]) -> list[tuple[StoredRun, slice]]:
+def _without(folder: Path, fold: int, lengths: Sequence[int]) -> list[_Stretch]:
     """The other parts' frames, of the pairs with `fold`."""
     chosen = []
     for i, j in combinations(range(len(lengths)), 2):
         if fold in (i, j):
             part = slice(lengths[i], None) if fold == i else slice(lengths[i])
-            chosen.append((StoredRun(folder / f"pair_{i}_{j}" / "score" / "labelled"), part))
+            chosen.append(_Stretch(StoredRun(folder / pair_name(i, j) / "score" / "labelled"), part))
     return chosen
 
 

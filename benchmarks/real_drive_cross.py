@@ -27,10 +27,9 @@ from base.errors import ConfigError
 from base.files import sha256_file, user_path
 from base.ownership import owned_folder
 from benchmarks.real_drive import DEFAULT_METHODS, check_input
-from benchmarks.real_drive_data import INFO_FILE, scans_sha256
+from benchmarks.real_drive_data import INFO_FILE, TRAIN_INFO_FILE, scans_sha256
 from benchmarks.real_drive_folds import add_split, fold_names
 from benchmarks.run_options import (
-    add_calibrate_batches,
     add_drive,
     add_int8,
     add_model,
@@ -50,7 +49,6 @@ RECIPE = (
 )
 """Options of `training.on_device`; docs/benchmarks/real_drive.md has what it came to."""
 
-_TRAINED_INFO = "centerpoint_infos_train.pkl"
 _TOLD = 800  # last characters of a failed step's log
 
 # What runs now: a command that is stopped ends it.
@@ -64,7 +62,6 @@ def _parser() -> argparse.ArgumentParser:
     add_model(parser, "--init")
     add_split(parser)
     add_int8(parser, DEFAULT_METHODS)
-    add_calibrate_batches(parser, 48)
     parser.add_argument("--device", default="auto", help="to train on; default %(default)s")
     add_workers(parser)
     parser.add_argument("--at-once", type=whole_number(1, 100), metavar="N", help="folds; default all of them")
@@ -84,8 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> None:
     # Before hours of training: what the later steps would refuse.
     check_input(args.data, args.unlabelled, args.calibration, args.methods)
-    if not (user_path(args.generated) / _TRAINED_INFO).is_file():
-        raise ConfigError(f"--generated is '{args.generated}', where there is no {_TRAINED_INFO}.")
+    if not (user_path(args.generated) / TRAIN_INFO_FILE).is_file():
+        raise ConfigError(f"--generated is '{args.generated}', where there is no {TRAIN_INFO_FILE}.")
     out = user_path(args.output)
     with owned_folder(out, "--output"):
         claim(out / "cross.json", _identity(args))
@@ -123,7 +120,7 @@ def _fold(args: argparse.Namespace, data: Path, out: Path, workers: int) -> None
             "training.on_device",
             [
                 *(args.config, "--init", args.init, "--data-root", data / "train", args.generated),
-                *("--info-file", INFO_FILE, _TRAINED_INFO, "--share", 1, 1, "--workers", workers, "--seed", 0),
+                *("--info-file", INFO_FILE, TRAIN_INFO_FILE, "--share", 1, 1, "--workers", workers, "--seed", 0),
                 *("--device", args.device, "--output", tuned, *(args.recipe or RECIPE)),
             ],
             out / "train.log",
@@ -167,7 +164,7 @@ def _identity(args: argparse.Namespace) -> dict[str, Any]:
         "data": str(user_path(args.data)),
         "data_sha256": scans_sha256(user_path(args.data)),
         "generated": str(user_path(args.generated)),
-        "generated_sha256": sha256_file(user_path(args.generated) / _TRAINED_INFO),
+        "generated_sha256": sha256_file(user_path(args.generated) / TRAIN_INFO_FILE),
         "folds": args.folds,
         "gap": args.gap,
         "pairs": args.pairs,

@@ -28,6 +28,7 @@ __all__ = [
     "CLASS_OF_TYPE",
     "INFO_FILE",
     "LIDAR_HEIGHT_M",
+    "TRAIN_INFO_FILE",
     "DriveFrame",
     "convert_scans",
     "drive_scans",
@@ -45,6 +46,7 @@ CLASS_OF_TYPE = {"Car": "car", "Van": "car", "Truck": "truck", "Cyclist": "bicyc
 _OTHER_TYPES = ("Tram", "Misc", "Person_sitting", "DontCare")  # KITTI's, and no ground truth
 
 INFO_FILE = "centerpoint_infos_val.pkl"
+TRAIN_INFO_FILE = "centerpoint_infos_train.pkl"
 _COLUMNS = "x,y,z,intensity"
 _MAX_POINTS = 5_000_000
 _MAX_ARRAY_BYTES = 3 * 8 * _MAX_POINTS + 4096

@@ -25,7 +25,7 @@ from base.ownership import owned_folder
 from benchmarks.real_drive_data import CLASS_OF_TYPE, convert_scans, drive_scans
 from benchmarks.run_options import add_drive
 
-__all__ = ["add_split", "fold_names", "main", "pairs_of", "parts"]
+__all__ = ["add_split", "fold_name", "fold_names", "main", "pair_name", "pairs_of", "parts"]
 
 _CLASSES = ("car", "truck", "bus", "bicycle", "pedestrian")
 
@@ -49,16 +49,26 @@ def parts(frames: int, folds: int, gap: int) -> list[tuple[list[int], list[int]]
 def pairs_of(split: Sequence[tuple[list[int], list[int]]]) -> dict[str, tuple[list[int], list[int]]]:
     """(to train on, to score) of each two folds: what neither leaves out, and their parts behind one another."""
     return {
-        f"pair_{i}_{j}": ([index for index in split[i][0] if index in set(split[j][0])], split[i][1] + split[j][1])
+        pair_name(i, j): ([index for index in split[i][0] if index in set(split[j][0])], split[i][1] + split[j][1])
         for i, j in combinations(range(len(split)), 2)
     }
+
+
+def fold_name(number: int) -> str:
+    """The folder of a part: trained on what it and its neighbours leave."""
+    return f"fold_{number}"
+
+
+def pair_name(i: int, j: int) -> str:
+    """The folder of two parts, the first one first."""
+    return f"pair_{i}_{j}"
 
 
 def fold_names(folds: int, pairs: bool) -> list[str]:
     """What the folders are called."""
     if pairs:
-        return [f"pair_{i}_{j}" for i, j in combinations(range(folds), 2)]
-    return [f"fold_{number}" for number in range(folds)]
+        return [pair_name(i, j) for i, j in combinations(range(folds), 2)]
+    return [fold_name(number) for number in range(folds)]
 
 
 def add_split(parser: argparse.ArgumentParser) -> None:

@@ -19,7 +19,7 @@ from base.files import user_path
 from base.ownership import owned_folder
 from benchmarks.int8_accuracy_results import StoredRun
 from benchmarks.int8_accuracy_variants import FP16
-from benchmarks.real_drive import summary
+from benchmarks.real_drive import Detections, summary
 from benchmarks.real_drive_scores import tables
 from benchmarks.run_options import add_model, add_output, add_resamples, add_view, publish
 from eval.metrics import FrameResult
@@ -32,9 +32,9 @@ _VARIANTS = ("fp32", FP16)
 
 
 class PooledRun:
-    """Stored runs behind one another."""
+    """Runs behind one another."""
 
-    def __init__(self, parts: Sequence[StoredRun]) -> None:
+    def __init__(self, parts: Sequence[Detections]) -> None:
         self._parts = parts
 
     def frames(self, method: str) -> list[FrameResult]:

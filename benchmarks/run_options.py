@@ -53,7 +53,7 @@ def add_calibrate_batches(parser: argparse.ArgumentParser, default: int) -> None
 
 
 def add_int8(parser: argparse.ArgumentParser, methods: Sequence[str]) -> None:
-    """--unlabelled, --calibration and --methods: what INT8 is made with, and compared on."""
+    """--unlabelled, --calibration, --methods and --calibrate-batches: what INT8 is made with, and compared on."""
     parser.add_argument("--unlabelled", type=Path, metavar="DIR", help="more scans (.npz), to compare boxes on")
     parser.add_argument(
         "--calibration",
@@ -70,6 +70,7 @@ def add_int8(parser: argparse.ArgumentParser, methods: Sequence[str]) -> None:
         metavar="NAME",
         help=f"of calibration (default: {' '.join(methods)}); mixed-NAME leaves the first block in FP16",
     )
+    add_calibrate_batches(parser, 48)
 
 
 def add_view(parser: argparse.ArgumentParser) -> None:
