@@ -13,7 +13,7 @@ from base.errors import ConfigError
 from base.files import user_path
 from base.reading import open_regular
 
-__all__ = ["require_no_input", "require_ours"]
+__all__ = ["key_of_checkpoint", "require_no_input", "require_ours"]
 
 _MAX_READ = 1 << 28
 
@@ -42,6 +42,12 @@ def require_ours(folder: str | os.PathLike[str], marks: Mapping[str, bytes | str
                 f"'{path}' is not of this project, and a run would replace it. Choose another place with {option}, or "
                 "move the file away."
             )
+
+
+def key_of_checkpoint(key: str) -> bytes:
+    """The mark of files of torch with a key: a text in a pickle of protocol 2, its length before it."""
+    text = key.encode()
+    return re.escape(b"X" + len(text).to_bytes(4, "little") + text)
 
 
 def require_no_input(path: str | os.PathLike[str], option: str, arguments: argparse.Namespace) -> None:

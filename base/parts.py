@@ -21,9 +21,12 @@ from base.parsing import NonEmptyStr, PositiveInt, Record, parse
 from base.sealed import Sealed
 from base.shares import Share
 
-__all__ = ["Part", "read_parts", "write_part"]
+__all__ = ["PART_MARK", "Part", "read_parts", "write_part"]
 
 T = TypeVar("T")
+
+PART_MARK = b'"part of an? '
+"""What is found in every part, of whatever it is one (`base.keeping.require_ours`)."""
 
 
 class _ShareForm(Record):

@@ -23,6 +23,7 @@ from base.errors import BackendUnavailable, ConfigError
 from base.files import sha256_file, user_path
 from base.messages import plain_lines
 from base.ownership import owned_folder
+from base.parts import PART_MARK
 from base.shares import SHARE, Share
 from base.torchrun import Processes, joined
 from deploy import cli
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 # What --merge takes from the parts.
-_PART_MARK = b'"part of an? '
 _OF_THE_PARTS = ("backend", "checkpoint", "onnx_dir", "engine_dir", "data_root", "info_file", "untimed", "nuscenes")
 # Backend -> the option that says where its network comes from.
 _SOURCES = {"pytorch": "checkpoint", "tensorrt": "engine_dir", **dict.fromkeys(ONNX_BACKENDS, "onnx_dir")}
@@ -133,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _evaluate_owning(args: argparse.Namespace, processes: Processes) -> int:
     if not processes.is_first:
         return _evaluate(args, processes)
-    marks = marks_of("results.json", "detections.jsonl") if args.part is None else {_part_name(args.part): _PART_MARK}
+    marks = marks_of("results.json", "detections.jsonl") if args.part is None else {_part_name(args.part): PART_MARK}
     with owned_folder(user_path(args.out), "--out", marks=marks):
         return _evaluate(args, processes)
 

@@ -123,9 +123,7 @@ def _spread(
 def _judge(gate: _Gate, comparison: BootstrapComparison, judge: Judgement) -> GateResult:
     item = gate.difference
     if judge != "difference" and math.isnan(item.low):
-        judge = (
-            "difference"  # one frame holds all objects: there is no interval, and the difference is all that is known
-        )
+        judge = "difference"  # one frame holds all objects: without an interval it is all that is known
     drop = -{"difference": item.difference, "worst_bound": item.low, "best_bound": item.high}[judge]
 
     def result(status: Literal["PASSED", "FAILED", "SKIPPED"], reason: str = "") -> GateResult:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from base.errors import ConfigError, DataError
 from base.files import sha256_file
+from base.keeping import key_of_checkpoint
 from base.manifests import Manifest, read_manifest, require_as_made, require_same_file
 from base.messages import printable, shown
 from base.onnx_files import read_onnx
@@ -30,8 +31,8 @@ __all__ = [
 ]
 
 _COMPONENTS = (VOXEL_ENCODER, BACKBONE_NECK_HEAD)
-# A string of that length in a pickle, which torch stores as it is: the key that only a quantized checkpoint has.
-_QUANTIZED = rb"X\x0c\x00\x00\x00quantization"
+# The key that only a quantized checkpoint has.
+_QUANTIZED = key_of_checkpoint("quantization")
 
 # What files of one export say about themselves alone.
 _OWN_NOTES = {"component"}

@@ -24,7 +24,7 @@ from base.command import add_log_level, run_command, run_main
 from base.determinism import set_determinism
 from base.errors import ConfigError, UserError
 from base.files import atomic_path, user_path
-from base.keeping import require_ours
+from base.keeping import key_of_checkpoint, require_ours
 from base.ownership import owned_file
 from models.build import import_mmdet3d
 from models.config import load_model_config
@@ -36,7 +36,7 @@ from training.work_dir import open_runner, owned_work_dir
 __all__ = ["main", "runner_config", "save_release"]
 
 # In every checkpoint to ship, whichever hook wrote it.
-_MARK = rb"X\x0c\x00\x00\x00model_config"
+_MARK = key_of_checkpoint("model_config")
 _DEFAULT_CONFIG = "configs/model/centerpoint_t4_demo.py"
 
 _logger = logging.getLogger(__name__)

@@ -19,6 +19,7 @@ from base.errors import ConfigError
 from base.files import user_path
 from base.ownership import owned_folder
 from base.parsing import Items, NonEmptyStr, misfit, parse
+from base.parts import PART_MARK
 from base.python_configs import run_config
 from base.shares import SHARE
 from base.wholeness import MARKS
@@ -32,7 +33,6 @@ __all__ = ["PART", "main"]
 
 PART = "part.json"
 _DEFAULTS = PtqSettings()
-_PART_MARKS: dict[str, bytes | str] = {PART: b'"part of a'}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> None:
-    marks = {**MARKS, **calibration_marks()} if args.part is None else _PART_MARKS
+    marks = {**MARKS, **calibration_marks()} if args.part is None else {PART: PART_MARK}
     with owned_folder(user_path(args.out), "--out", marks=marks):
         _calibrate(args)
 
